@@ -1,0 +1,1 @@
+"""Who is calling: from the Authorization field to a verified token."""

@@ -1,0 +1,201 @@
+"""A token's text -> Token, or why not: strict where RFC 8725bis is, cheapest check first."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.auth.keys import Keys, KeySet
+from gateway.problems import Problem
+from gateway.strict_json import json_object
+
+# RFC 7515 section 2: base64url without padding. Anything else, `=` included, MUST be rejected.
+_GRAMMAR = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
+# Understood by nobody here, and each changes what is signed or what it means
+# (CVE-2026-32597 crit, CVE-2026-48525 b64, CVE-2024-28180 zip).
+_UNSUPPORTED_HEADERS = ("crit", "b64", "zip")
+# RFC 8725bis: a logout, event or DPoP token of the same issuer is no access token.
+_OTHER_KINDS = re.compile(r"(?!(application/)?at\+jwt$).*\+jwt", re.IGNORECASE)
+
+Claims = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Who may sign: the `iss`, its allowed algorithms, the accepted `aud` values (none: unchecked), its keys."""
+
+    name: str
+    algorithms: frozenset[str]
+    audience: frozenset[str]
+    keys: Keys
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)  # a trace must not show a token
+class Token:
+    """A token whose signature, issuer and claim types are good; its times are checked at each use.
+
+    `fingerprint` is the hexadecimal SHA-256 of the signing input, which every spelling that
+    verifies shares (the text, its hash and the signature's bytes do not: CVE-2026-102269).
+    """
+
+    text: str
+    fingerprint: str
+    claims: Claims
+    issuer: Issuer
+    key_set: KeySet
+
+    @property
+    def expires_at(self) -> float:
+        """The `exp` claim, epoch seconds."""
+        return self.claims["exp"]  # type: ignore[no-any-return]
+
+
+class Verifier:
+    """Verifies tokens of some issuers, and remembers up to `remembered` good ones.
+
+    A remembered token is good only under the very key set that verified it, so that a removed
+    key takes its tokens along. `leeway` is in seconds, `now` returns epoch seconds.
+    """
+
+    def __init__(
+        self,
+        issuers: Iterable[Issuer],
+        *,
+        leeway: float = 0,
+        max_bytes: int = 8192,
+        remembered: int = 10_000,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._issuers = {issuer.name: issuer for issuer in issuers}
+        self._algorithms = frozenset[str]().union(*(issuer.algorithms for issuer in self._issuers.values()))
+        self._leeway = leeway
+        self._max_bytes = max_bytes
+        self._limit = remembered
+        self._remembered: dict[str, Token] = {}
+        self._now = now
+
+    def verify(self, text: str) -> Token:
+        """Return the token if it is genuine and valid now. Raises `Problem` saying why it is not."""
+        token = self.genuine(text)
+        now = self._now()
+        if self.has_expired(token, now):
+            raise Problem("token-expired")
+        claims = token.claims
+        if max(claims.get("nbf", 0), claims.get("iat", 0)) > now + self._leeway:
+            raise Problem("token-not-yet-valid")
+        return token
+
+    def genuine(self, text: str) -> Token:
+        """Return the token if it is genuine, whatever the time. Raises `Problem` saying why it is not."""
+        token = self._remembered.get(text)
+        if token is None or token.key_set is not token.issuer.keys.current():
+            token = self._checked(text)
+            self._remember(token)
+        return token
+
+    def remembers(self, text: str) -> bool:
+        """Tell whether the token has been verified before, and not been forgotten since."""
+        return text in self._remembered
+
+    def has_expired(self, token: Token, now: float | None = None) -> bool:
+        """Tell whether the token's `exp` has come (RFC 7519 section 4.1.4: on or after it is too late)."""
+        # Subtracting, since a float cannot be added to an `exp` of 10**400.
+        return (self._now() if now is None else now) - self._leeway >= token.expires_at
+
+    def _remember(self, token: Token) -> None:
+        while len(self._remembered) >= self._limit:
+            try:
+                del self._remembered[next(iter(self._remembered))]
+            except (StopIteration, KeyError, RuntimeError):
+                break  # another thread is making room at the same moment
+        self._remembered[token.text] = token
+
+    def _checked(self, text: str) -> Token:
+        # The size first: a megabyte of dots must not even be matched (CVE-2025-30204).
+        if len(text) > self._max_bytes or not (parts := _GRAMMAR.fullmatch(text)):
+            raise Problem("malformed-token")
+        header, claims = _json_object(parts[1]), _json_object(parts[2])
+        algorithm, kid = self._checked_header(header)
+        issuer = self._issuer_of(claims)
+        if algorithm not in issuer.algorithms:
+            raise Problem("algorithm-not-allowed")
+        signing_input = text[: parts.end(2)].encode()
+        key_set = _verified(issuer, kid, algorithm, signing_input, _decoded(parts[3]))
+        _check_claims(claims, issuer)
+        return Token(text, hashlib.sha256(signing_input).hexdigest(), claims, issuer, key_set)
+
+    def _checked_header(self, header: Claims) -> tuple[str, str | None]:
+        algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
+        if not isinstance(algorithm, str) or algorithm not in self._algorithms:
+            raise Problem("algorithm-not-allowed")
+        if any(name in header for name in _UNSUPPORTED_HEADERS):
+            raise Problem("malformed-token", "The token's header asks for an unsupported extension.")
+        if not isinstance(kid, str | None) or not isinstance(typ, str) or _OTHER_KINDS.fullmatch(typ):
+            raise Problem("malformed-token", "The token's header names a kind of token or key that is not accepted.")
+        return algorithm, kid
+
+    def _issuer_of(self, claims: Claims) -> Issuer:
+        name = claims.get("iss")
+        if name is None:
+            raise Problem("missing-claim", "The token lacks the claim iss.")
+        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
+            raise Problem("wrong-issuer")
+        return issuer
+
+
+def _verified(issuer: Issuer, kid: str | None, algorithm: str, signing_input: bytes, signature: bytes) -> KeySet:
+    """Return the key set under which the signature verifies."""
+    key_set = issuer.keys.current()
+    keys = key_set.candidates(kid, algorithm)
+    if not keys:
+        key_set = issuer.keys.unknown(kid)
+        keys = key_set.candidates(kid, algorithm)
+    if not keys:
+        raise Problem("unknown-key")
+    if not any(key.verifies(algorithm, signing_input, signature) for key in keys):
+        raise Problem("bad-signature")
+    return key_set
+
+
+def _check_claims(claims: Claims, issuer: Issuer) -> None:
+    if claims.get("exp") is None:
+        raise Problem("missing-claim", "The token lacks the claim exp.")
+    for name in ("exp", "nbf", "iat"):
+        # PyJWT takes "9999999999" and True for a time; an upstream may read them otherwise.
+        if name in claims and not _is_time(claims[name]):
+            raise Problem("invalid-claim", f"The token's claim {name} is not a number.")
+    if issuer.audience:
+        _check_audience(claims.get("aud"), issuer.audience)
+
+
+def _is_time(value: object) -> bool:
+    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
+
+
+def _check_audience(audience: object, accepted: frozenset[str]) -> None:
+    if audience is None:
+        raise Problem("missing-claim", "The token lacks the claim aud.")
+    named = audience if isinstance(audience, list) else [audience]
+    if not all(isinstance(name, str) for name in named) or accepted.isdisjoint(named):
+        raise Problem("wrong-audience")
+
+
+def _decoded(part: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    except ValueError as error:
+        raise Problem("malformed-token") from error
+
+
+def _json_object(part: str) -> Claims:
+    try:
+        return json_object(_decoded(part))
+    except ValueError as error:
+        raise Problem("malformed-token") from error

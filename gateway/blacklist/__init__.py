@@ -1,0 +1,1 @@
+"""What has been taken back: the rules, the resource, the stores."""

@@ -1,0 +1,166 @@
+"""The rules: what blacklists a token, and what taking back and restoring change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, TypeGuard
+
+from gateway.auth.tokens import Token
+from gateway.blacklist.stores.base import LATEST, Added, ClaimValue, Entry, Store
+
+audit = logging.getLogger("gateway.audit")
+
+
+class Actor(NamedTuple):
+    """Who changes something, for the entry and the audit record: a name, an address, a reason given."""
+
+    by: str = ""
+    address: str = ""
+    reason: str = ""
+
+
+class Blacklist:
+    """Answers whether a token is blacklisted, and changes what is.
+
+    A token is blacklisted by an entry of its own, or by an entry for one of its claims (within
+    its issuer) whose cut-off lies after its `iat`; without `iat` it counts as issued before
+    anything. `leeway` and `max_token_age` are in seconds. Whatever fails raises `StoreUnavailable`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        claims: tuple[str, ...] = ("jti", "sub", "sid"),
+        leeway: float = 0,
+        max_token_age: int | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.claims = claims
+        self._leeway = leeway
+        self._max_token_age = max_token_age
+        self._now = now
+        self._keys_of = lru_cache(10_000)(self._lookup_keys)
+
+    def has(self, token: Token) -> bool:
+        """Tell whether the token is blacklisted: one question to the store, never remembered."""
+        return any(_strikes(entry, token) for entry in self.store.find(self._keys_of(token)))
+
+    def add_token(self, token: Token, actor: Actor) -> bool:
+        """Add the token's own entry; tell whether that changed anything."""
+        # The entry outlives the token by the leeway in which the token would still pass.
+        ends = min(math.ceil(min(token.expires_at, LATEST)) + math.ceil(self._leeway), LATEST)
+        added = self._add(
+            Entry(_token_key(token), token.issuer.name, int(self._now()), ends, by=actor.by, reason=actor.reason)
+        )
+        self._record("add", added.changed, actor, fingerprint=token.fingerprint)
+        return added.changed
+
+    def remove_token(self, token: Token, actor: Actor) -> bool:
+        """Lift the token's own entry; tell whether there was one."""
+        changed = self.store.remove(_token_key(token))
+        self._record("remove", changed, actor, fingerprint=token.fingerprint)
+        return changed
+
+    def find_claim(self, issuer: str, name: str, value: ClaimValue) -> Entry | None:
+        """Return the live entry for the claim, if there is one."""
+        return next(iter(self.store.find([_claim_key(issuer, name, value)])), None)
+
+    def add_claim(
+        self, issuer: str, name: str, value: ClaimValue, issued_before: int | None, actor: Actor
+    ) -> tuple[Entry, bool]:
+        """Blacklist all tokens with the claim issued before the cut-off (epoch seconds, default the next second).
+
+        Return the entry in force, whose cut-off may be a later one, and whether that changed anything.
+        Raises ValueError for a cut-off in the future.
+        """
+        latest = self.next_second()
+        cut_off = latest if issued_before is None else issued_before
+        if cut_off > latest:
+            raise ValueError("issued_before lies in the future")
+        # From now, not from the cut-off: an old one would be over at once, and tokens without `iat` with it.
+        ends = (
+            None if self._max_token_age is None else min(latest + self._max_token_age + math.ceil(self._leeway), LATEST)
+        )
+        added = self._add(
+            Entry(
+                _claim_key(issuer, name, value),
+                issuer,
+                int(self._now()),
+                ends,
+                (name, value),
+                cut_off,
+                actor.by,
+                actor.reason,
+            )
+        )
+        self._record(
+            "add", added.changed, actor, issuer=issuer, claim={name: value}, issued_before=added.entry.issued_before
+        )
+        return added.entry, added.changed
+
+    def remove_claim(self, issuer: str, name: str, value: ClaimValue, actor: Actor) -> bool:
+        """Lift the claim's entry; tell whether there was one."""
+        changed = self.store.remove(_claim_key(issuer, name, value))
+        self._record("remove", changed, actor, issuer=issuer, claim={name: value})
+        return changed
+
+    def next_second(self) -> int:
+        """Return the latest cut-off there can be.
+
+        With `iat` in whole seconds, a cut-off of now would spare a token stolen within this second.
+        """
+        return math.floor(self._now()) + 1
+
+    def _add(self, entry: Entry) -> Added:
+        return self.store.add([entry])[0]
+
+    def _lookup_keys(self, token: Token) -> tuple[str, ...]:
+        values = ((name, token.claims.get(name)) for name in self.claims)
+        return (
+            _token_key(token),
+            *(_claim_key(token.issuer.name, name, value) for name, value in values if is_claim_value(value)),
+        )
+
+    def _record(self, action: str, changed: bool, actor: Actor, **entry: object) -> None:
+        record = {
+            "action": action,
+            "changed": changed,
+            **entry,
+            "by": actor.by,
+            "from": actor.address,
+            "reason": actor.reason,
+        }
+        audit.info("blacklist %s", action, extra={"record": record})
+
+
+def is_claim_value(value: object) -> TypeGuard[ClaimValue]:
+    """Tell whether a claim of this value can be blacklisted: a string that is not empty, or a number."""
+    return (
+        (isinstance(value, str) and value != "")
+        or type(value) is int
+        or (isinstance(value, float) and math.isfinite(value))
+    )
+
+
+def _strikes(entry: Entry, token: Token) -> bool:
+    if entry.issued_before is None:
+        return True
+    issued_at = token.claims.get("iat")
+    return issued_at is None or issued_at < entry.issued_before
+
+
+def _token_key(token: Token) -> str:
+    return "token:" + token.fingerprint
+
+
+def _claim_key(issuer: str, name: str, value: ClaimValue) -> str:
+    """Return the key of a claim: a hash, so that length, odd Unicode and NUL do no harm; 7001 and "7001" differ."""
+    return "claim:" + hashlib.sha256(json.dumps([issuer, name, value]).encode()).hexdigest()

@@ -1,0 +1,122 @@
+"""What a request to /blacklist names: its body's members, checked, as one target."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from gateway.blacklist.blacklist import is_claim_value
+from gateway.blacklist.stores.base import ClaimValue
+from gateway.problems import Problem
+from gateway.strict_json import json_object, unique_members
+from gateway.target import Environ
+
+LARGEST_BODY = 64 * 1024  # bytes
+LONGEST_REASON = 1000  # characters
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
+
+Members = dict[str, Any]
+
+
+class Target(NamedTuple):
+    """What to act on: a token's text, a claim with its cut-off, or (both None) the caller's own token."""
+
+    token: str | None
+    claim: tuple[str, ClaimValue] | None
+    issued_before: int | None
+    reason: str
+
+
+def body_members(environ: Environ) -> Members:
+    """Return the members of the JSON object or form in the body; none for an empty body, whatever its type says.
+
+    Raises `Problem` payload-too-large, unsupported-media-type or invalid-request.
+    """
+    body = _read(environ)
+    if not body:
+        return {}
+    media_type = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if media_type not in (JSON, FORM):
+        raise Problem(
+            "unsupported-media-type", f"The body must be {JSON} or {FORM}.", fields=[("Accept", f"{JSON}, {FORM}")]
+        )
+    try:
+        members = json_object(body) if media_type == JSON else _form(body)
+    except ValueError as error:
+        raise _invalid("The body is not one well-formed object with unique members.") from error
+    if not members:
+        raise _invalid("The body names nothing.")
+    return members
+
+
+def _form(body: bytes) -> Members:
+    return unique_members(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True, errors="strict"))
+
+
+def with_query(members: Members, params: Members, claims: tuple[str, ...]) -> Members:
+    """Return the body's members and the claims that the query names.
+
+    A token in a URL would end up in logs. Raises `Problem` invalid-request for one, and for a claim named twice.
+    """
+    if "token" in params:
+        raise _invalid("A token never stands in a URL: send it in the body.")
+    named = {name: params[name] for name in claims if name in params}
+    if named.keys() & members.keys():
+        raise _invalid("Only one target can be named.")
+    return named | members
+
+
+def read_target(members: Members, claims: tuple[str, ...]) -> Target:
+    """Return what the members name. Raises `Problem` invalid-request for anything unknown, mistyped or double."""
+    unknown = members.keys() - {"token", "token_type_hint", "issued_before", "reason", *claims}
+    if unknown:
+        raise _invalid(f"Only token, {', '.join(claims)}, issued_before and reason can be named.")
+    named = [name for name in ("token", *claims) if name in members]
+    if len(named) > 1:
+        raise _invalid("Only one target can be named.")
+    token, reason = members.get("token"), members.get("reason", "")
+    if "token" in members and not (isinstance(token, str) and token):
+        raise _invalid("token must be a string.")
+    if not isinstance(reason, str) or len(reason) > LONGEST_REASON:
+        raise _invalid(f"reason must be a string of up to {LONGEST_REASON} characters.")
+    claim = None
+    if named and token is None:
+        if not is_claim_value(members[named[0]]):
+            raise _invalid("A claim must be a string that is not empty, or a number.")
+        claim = (named[0], members[named[0]])
+    return Target(token, claim, _cut_off(members, claim), reason)
+
+
+def _cut_off(members: Members, claim: tuple[str, ClaimValue] | None) -> int | None:
+    if "issued_before" not in members:
+        return None
+    value = members["issued_before"]
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12:
+        value = int(value)  # a form has nothing but text
+    if claim is None or type(value) is not int or value < 0:
+        raise _invalid("issued_before must be whole epoch seconds and goes with a claim.")
+    return value
+
+
+def _read(environ: Environ) -> bytes:
+    length = environ.get("CONTENT_LENGTH", "")
+    if length and not (length.isascii() and length.isdigit() and len(length) < 19):
+        raise _invalid("Content-Length is not a number.")
+    if not length and not environ.get("wsgi.input_terminated"):
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            # Taken for no body, it would blacklist the caller's own token.
+            raise _invalid("The body's end is not known.")
+        return b""
+    size = min(int(length or LARGEST_BODY + 1), LARGEST_BODY + 1)
+    body: bytes = b""
+    while len(body) < size and (part := environ["wsgi.input"].read(size - len(body))):
+        body += part
+    if len(body) > LARGEST_BODY:
+        raise Problem("payload-too-large", f"The body may have {LARGEST_BODY} bytes.")
+    if length and len(body) < size:
+        raise _invalid("The body ended early.")  # what is left of `sub=1001` may be `sub=10`
+    return body
+
+
+def _invalid(detail: str) -> Problem:
+    return Problem("invalid-request", detail)

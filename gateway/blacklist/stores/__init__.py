@@ -1,0 +1,34 @@
+"""The stores; this module alone names the backends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from urllib.parse import unquote, urlsplit
+
+from gateway.blacklist.stores.base import Added, Entry, Store, StoreRefused
+
+__all__ = ["Added", "Entry", "Store", "StoreRefused", "open_store"]
+
+
+def open_store(
+    url: str, *, now: Callable[[], float] = time.time, replicas: int = 0, accept_lossy: bool = False
+) -> Store:
+    """Open the store a URL names: `sqlite:///relative`, `sqlite:////absolute`, or any of Redis's schemes.
+
+    Raises StoreRefused with one sentence when the store must not be used as it is.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite" and rest.startswith("/") and rest != "/":
+        from gateway.blacklist.stores.sqlite import SqliteStore
+
+        return SqliteStore(unquote(rest[1:]), now)
+    if scheme in ("redis", "rediss", "unix") or scheme.startswith(("redis+", "rediss+")):
+        try:
+            from gateway.blacklist.stores.redis import RedisStore
+        except ImportError as error:
+            raise StoreRefused("A Redis store needs the extra: pip install 'jwt-blacklist-gateway[redis]'.") from error
+        return RedisStore(url, now, replicas=replicas, accept_lossy=accept_lossy)
+    raise StoreRefused(
+        f"No store has the scheme {urlsplit(url).scheme or 'missing'}: use sqlite:///, redis://, rediss:// or unix://."
+    )

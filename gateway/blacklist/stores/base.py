@@ -1,0 +1,140 @@
+"""What a store of blacklist entries is: the entry, and the protocol every backend keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+ClaimValue = str | int | float
+
+# 9999-12-31T23:59:59Z, the last second a date can say. An absurd expiry (2**63, 1e308) is
+# clamped to it, so that blacklisting such a token works and lasts.
+LATEST = 253_402_300_799
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that has been taken back: a token, or all tokens with a claim issued before a cut-off.
+
+    `key` is what the store looks up: `token:` or `claim:` and 64 hexadecimal digits. Times are
+    whole epoch seconds. `issued_before` is the cut-off of a claim entry; `expires_at` is None
+    for an entry that lives until it is lifted. An entry is live while now < expires_at.
+    """
+
+    key: str
+    issuer: str
+    created_at: int
+    expires_at: int | None
+    claim: tuple[str, ClaimValue] | None = None
+    issued_before: int | None = None
+    by: str = ""
+    reason: str = ""
+
+    def is_live(self, now: float) -> bool:
+        """Tell whether the entry still counts at `now` (epoch seconds)."""
+        return self.expires_at is None or now < self.expires_at
+
+    def covers(self, other: Entry) -> bool:
+        """Tell whether adding `other`, an entry with the same key, would change nothing."""
+        return (self.issued_before or 0) >= (other.issued_before or 0) and (
+            self.expires_at is None or (other.expires_at is not None and self.expires_at >= other.expires_at)
+        )
+
+    def merged(self, newer: Entry) -> Entry:
+        """Return `newer` with the later cut-off and the later expiry of the two: neither is ever lowered."""
+        if self.covers(newer):
+            return self
+        cut_offs = [e.issued_before for e in (self, newer) if e.issued_before is not None]
+        ends = (self.expires_at, newer.expires_at)
+        return dataclasses.replace(
+            newer,
+            issued_before=max(cut_offs, default=None),
+            expires_at=None if None in ends else max(e for e in ends if e is not None),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the members a store keeps and an export writes (everything but `key`), absent ones left out."""
+        members = {name: getattr(self, name) for name in self.__slots__ if name != "key"}
+        members["claim"] = None if self.claim is None else {self.claim[0]: self.claim[1]}
+        return {name: value for name, value in members.items() if value not in (None, "")}
+
+    @classmethod
+    def from_json(cls, key: str, members: dict[str, Any]) -> Entry:
+        """Return the entry that `to_json` made. Raises KeyError, TypeError or ValueError for anything else."""
+        claim = members.get("claim")
+        if claim is not None:
+            ((name, value),) = claim.items()
+            claim = (name, value)
+        times = (members.get("expires_at"), members.get("issued_before"))
+        if not isinstance(members["created_at"], int) or not all(isinstance(time, int | None) for time in times):
+            raise TypeError("a time is not in whole seconds")
+        return cls(
+            key=key,
+            issuer=members["issuer"],
+            created_at=members["created_at"],
+            expires_at=members.get("expires_at"),
+            claim=claim,
+            issued_before=members.get("issued_before"),
+            by=members.get("by", ""),
+            reason=members.get("reason", ""),
+        )
+
+
+class StoreRefused(ValueError):
+    """The store must not be used as it is; the text is one sentence for the operator."""
+
+
+class Added(NamedTuple):
+    """What came of adding an entry: the one now in force, and whether anything changed."""
+
+    entry: Entry
+    changed: bool
+
+
+def merge(entries: Sequence[Entry], live: dict[str, Entry], now: float) -> list[Added]:
+    """Return what comes of adding the entries one after the other to the `live` ones, which it keeps up to date."""
+    added = []
+    for entry in entries:
+        known = live.get(entry.key)
+        merged = known.merged(entry) if known else entry
+        changed = merged is not known and merged.is_live(now)
+        if changed:
+            live[entry.key] = merged
+        added.append(Added(merged, changed))
+    return added
+
+
+class Store(Protocol):
+    """Where entries live. Absent is not broken: every method answers truly or raises `StoreUnavailable`.
+
+    One store serves all threads of a process and survives fork. A change that was answered is
+    synced and seen by every other thread, process and node at their next question.
+    """
+
+    def find(self, keys: Sequence[str]) -> Sequence[Entry]:
+        """Return the live entries among `keys`, in one question."""
+
+    def add(self, entries: Sequence[Entry]) -> list[Added]:
+        """Add the entries, all or none, each merged with a live one of its key (`Entry.merged`)."""
+
+    def remove(self, key: str) -> bool:
+        """Remove an entry; tell whether a live one was there."""
+
+    def page(self, limit: int, cursor: str = "") -> tuple[list[Entry], str]:
+        """Return up to `limit` live entries, newest first, and the cursor of the next page, "" at the end.
+
+        Raises ValueError for a cursor that no page gave.
+        """
+
+    def purge(self) -> int:
+        """Delete expired entries; return how many. Space is given back."""
+
+    def count(self) -> int:
+        """Return about how many live entries there are."""
+
+    def ping(self) -> None:
+        """Return if the store answers and takes changes now."""
+
+    def close(self) -> None:
+        """Let go of connections."""

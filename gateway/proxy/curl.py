@@ -1,0 +1,179 @@
+"""One exchange at a time over libcurl: what `transport.CurlAdapter` keeps a few of."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from time import monotonic
+from typing import Any
+
+import pycurl
+import requests
+from requests.exceptions import ConnectionError, ConnectTimeout
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from gateway.proxy.adapter import ClientLeft, MalformedAnswer
+
+# RFC 9110 section 9.2.2. libcurl sends a request again when a kept connection turns out to be dead,
+# whatever its method, and cannot rewind a body: all others get a new connection, and are never sent twice.
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+_WEIRD_REPLY, _TOO_LARGE = 8, 100  # libcurl's numbers, which pycurl does not name
+_MALFORMED = frozenset({pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_BAD_CONTENT_ENCODING, _WEIRD_REPLY, _TOO_LARGE})
+_WEB = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
+_OPTIONS: dict[int, Any] = {
+    pycurl.PATH_AS_IS: 1,
+    pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
+    pycurl.HTTP09_ALLOWED: 0,
+    pycurl.PROTOCOLS: _WEB,
+    pycurl.FOLLOWLOCATION: 0,
+    pycurl.NETRC: pycurl.NETRC_IGNORED,
+    pycurl.PROXY: "",  # not even the environment's
+    pycurl.NOPROXY: "*",
+    pycurl.USERAGENT: "",  # none
+    pycurl.NOSIGNAL: 1,
+    pycurl.TCP_NODELAY: 1,
+}
+_SUPPRESSED = ("Accept", "Expect")  # what libcurl would add
+_TO_POLL = {
+    pycurl.POLL_IN: select.POLLIN,
+    pycurl.POLL_OUT: select.POLLOUT,
+    pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT,
+}
+
+
+Verify = bool | str
+Cert = str | tuple[str, str] | None
+
+
+class Channel:
+    """A libcurl handle with one kept connection to an origin.
+
+    `head` and `body` fill up as `turn` is called: lines of all heads and trailers, and undecoded bytes
+    (at most 360 KB at a time, measured; what is not asked for stays with the upstream).
+    """
+
+    def __init__(self, origin: str, connect_seconds: float, verify: Verify, cert: Cert) -> None:
+        self.head: list[bytes] = []
+        self.body: list[bytes] = []
+        self.is_done = False
+        self.had_event = False
+        self.error: Exception | None = None
+        self._poll = select.poll()
+        self._due = 0.0  # when libcurl wants to be called, in monotonic seconds
+        self._multi = pycurl.CurlMulti()
+        # Not `multi.select`: it fails in a process with more than 1,024 descriptors.
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, 1)
+        self._easy = pycurl.Curl()
+        for option, value in {**_OPTIONS, **_tls(verify, cert), pycurl.URL: origin}.items():
+            self._easy.setopt(option, value)
+        self._easy.setopt(pycurl.CONNECTTIMEOUT_MS, int(connect_seconds * 1000))
+        self._easy.setopt(pycurl.HEADERFUNCTION, self.head.append)
+        self._easy.setopt(pycurl.WRITEFUNCTION, self.body.append)
+
+    def start(self, request: requests.PreparedRequest, target: str) -> None:
+        """Begin an exchange."""
+        easy, method, body = self._easy, str(request.method), request.body
+        if body is not None:
+            easy.setopt(pycurl.UPLOAD, 1)
+            easy.setopt(pycurl.INFILESIZE_LARGE, int(request.headers.get("Content-Length", -1)))
+            easy.setopt(pycurl.READFUNCTION, self._reader(body))
+        else:
+            easy.setopt(pycurl.NOBODY if method == "HEAD" else pycurl.HTTPGET, 1)
+        easy.setopt(pycurl.CUSTOMREQUEST, method)
+        easy.setopt(pycurl.REQUEST_TARGET, target.encode("latin-1"))
+        easy.setopt(pycurl.HTTPHEADER, _field_lines(request.headers))
+        easy.setopt(pycurl.FRESH_CONNECT, body is not None or method not in _IDEMPOTENT)
+        self.head.clear()
+        self.body.clear()
+        self.is_done, self.error = False, None
+        self._multi.add_handle(easy)
+
+    def turn(self, seconds: float) -> bool:
+        """Let libcurl work, waiting at most so long; tell whether something new is there."""
+        known = len(self.head)
+        pause = min(self._due - monotonic(), seconds)
+        events = self._poll.poll(pause * 1000 + 1) if pause > 0 else []
+        self.had_event = bool(events)
+        for descriptor, event in events:
+            self._act(descriptor, _to_curl(event))
+        if not events:
+            self._act(pycurl.SOCKET_TIMEOUT, 0)
+        return self.is_done or bool(self.body) or len(self.head) > known
+
+    def is_connected(self) -> bool:
+        """Tell whether the request is on its way: before, the connect time-out counts alone."""
+        return bool(self._easy.getinfo(pycurl.PRETRANSFER_TIME) > 0)
+
+    def stop(self) -> None:
+        """End the exchange; unless the answer is complete, its connection is closed."""
+        self._multi.remove_handle(self._easy)
+
+    def close(self) -> None:
+        """Close the handle and its connection, whatever their state."""
+        self._easy.close()
+        self._multi.close()
+
+    def _reader(self, body: Any) -> Callable[[int], Any]:
+        read = body.read if hasattr(body, "read") else BytesIO(body if isinstance(body, bytes) else body.encode()).read
+
+        def read_some(size: int) -> Any:
+            try:
+                return read(size)
+            except Exception as error:  # noqa: BLE001 - a server may raise anything here; it ends the exchange
+                self.error = error
+                return pycurl.READFUNC_ABORT
+
+        return read_some
+
+    def _act(self, descriptor: int, events: int) -> None:
+        _, running = self._multi.socket_action(descriptor, events)
+        if not running:
+            _, _, failed = self._multi.info_read()
+            self.is_done = True
+            if failed and not self.error:
+                self.error = _named(failed[0][1], failed[0][2])
+
+    def _watch(self, what: int, descriptor: int, *_: object) -> None:
+        if what == pycurl.POLL_REMOVE:
+            self._poll.unregister(descriptor)
+        else:
+            self._poll.register(descriptor, _TO_POLL.get(what, 0))
+
+    def _set_timer(self, milliseconds: int) -> None:
+        self._due = float("inf") if milliseconds < 0 else monotonic() + milliseconds / 1000
+
+
+def _tls(verify: Verify, cert: Cert) -> dict[int, Any]:
+    options: dict[int, Any] = {
+        pycurl.SSL_VERIFYPEER: 1 if verify else 0,
+        pycurl.SSL_VERIFYHOST: 2 if verify else 0,
+        pycurl.CAINFO: verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH,
+    }
+    if cert:
+        options[pycurl.SSLCERT], options[pycurl.SSLKEY] = (cert, cert) if isinstance(cert, str) else cert
+    return options
+
+
+def _field_lines(fields: Mapping[str, Any]) -> list[bytes]:
+    """Return libcurl's way of saying: these fields, and none of your own."""
+    lines = [f"{name}: {value}" if value else name + ";" for name, value in fields.items()]
+    lines += [name + ":" for name in _SUPPRESSED if name not in fields]
+    return "\n".join(lines).encode("latin-1").split(b"\n")
+
+
+def _to_curl(event: int) -> int:
+    readable = pycurl.CSELECT_IN if event & (select.POLLIN | select.POLLHUP | select.POLLERR) else 0
+    return int(readable | (pycurl.CSELECT_OUT if event & select.POLLOUT else 0))
+
+
+def _named(code: int, message: str) -> Exception:
+    if code == pycurl.E_OPERATION_TIMEDOUT:
+        return ConnectTimeout(message)
+    if code == pycurl.E_READ_ERROR:
+        return ClientLeft("the request's body ended early")
+    # A head beyond 300 KiB comes with the number of a broken connection.
+    is_malformed = code in _MALFORMED or message.startswith("Too large response headers")
+    return MalformedAnswer(message) if is_malformed else ConnectionError(message)

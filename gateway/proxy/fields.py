@@ -1,0 +1,196 @@
+"""RFC 9110's rules for a gateway: which fields go on, and what it says about itself."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from gateway.problems import Problem
+
+Environ = dict[str, Any]
+Fields = list[tuple[str, str]]
+
+# RFC 9110 section 7.6.1, and the two that concern one connection's authentication.
+_HOP_BY_HOP = frozenset(
+    {
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+# Beyond these, what is made anew (Via, X-Forwarded-*, Forwarded, framing), and Expect: the server sends the 100.
+_ENDS_HERE = re.compile(
+    "|".join([*_HOP_BY_HOP, "content-length", "content-type", "expect", "forwarded", "via", "x-forwarded-.*"])
+).fullmatch
+# A client's `Connection: authorization, x-forwarded-for` must not take away what the upstream relies on
+# (CVE-2024-45410, CVE-2026-29054, CVE-2025-48865); `RequestFields` adds the names it is given.
+_NOT_DROPPABLE = frozenset({"authorization", "content-type", "cookie", "host"})
+
+_TOKEN = re.compile(r"[!#-'*+\-.^-`|~\w]+", re.ASCII)
+_HOST = re.compile(r"(\[[\w.:%~-]+\]|[\w.~%!$&'()*+;=-]*)(:\d*)?", re.ASCII)
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+
+
+class RequestFields:
+    """Makes the fields of the request that goes on, from the environ of the one that came.
+
+    `trusted_proxies` is how many hops of X-Forwarded-* and Forwarded are believed: with none, no
+    inbound one goes on. `own` are names that a `Connection` field cannot take away.
+    """
+
+    def __init__(
+        self,
+        authority: str,
+        *,
+        preserve_host: bool,
+        trusted_proxies: int,
+        forward_authorization: bool,
+        own: Iterable[str],
+    ) -> None:
+        # Alike in all workers, so that each of them knows the others' requests (RFC 9110 section 7.6.3).
+        self.pseudonym = "gateway-" + hashlib.sha256(f"{socket.gethostname()} {authority}".encode()).hexdigest()[:12]
+        self._authority = authority
+        self._preserve_host = preserve_host
+        self._trusted_proxies = trusted_proxies
+        self._forward_authorization = forward_authorization
+        self._not_droppable = _NOT_DROPPABLE | {name.lower() for name in own}
+
+    def __call__(self, environ: Environ) -> dict[str, str]:
+        """Return the fields to send, framing aside. Raises `Problem` invalid-request and loop-detected."""
+        host = environ.get("HTTP_HOST", "")
+        fields = {name: value for key, value in environ.items() if (name := _names[key])}
+        if not (self._preserve_host and host):
+            fields["Host"] = self._authority
+        if not self._forward_authorization:
+            fields.pop("Authorization", None)
+        for name in connection_options(environ.get("HTTP_CONNECTION", "")) - self._not_droppable:
+            fields.pop(name.title(), None)
+        peer = environ.get("REMOTE_ADDR") or "unknown"
+        fields.update(_forwarded(peer, environ["wsgi.url_scheme"], host))
+        if self._trusted_proxies:
+            _keep_trusted(environ, fields, self._trusted_proxies)
+        fields["Via"] = self._via(environ)
+        _check_values("".join(fields.values()))
+        return fields
+
+    def _via(self, environ: Environ) -> str:
+        inbound = environ.get("HTTP_VIA")
+        received = f"{environ.get('SERVER_PROTOCOL', 'HTTP/1.1')[5:]} {self.pseudonym}"
+        if not inbound:
+            return received
+        if self.pseudonym in inbound:
+            raise Problem("loop-detected")
+        return f"{inbound}, {received}"
+
+
+@lru_cache(2048)
+def is_token(text: str) -> bool:
+    """Tell whether a text is a token, as names of fields and methods are (RFC 9110 section 5.6.2)."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+@lru_cache(256)
+def connection_options(value: str) -> frozenset[str]:
+    """Return the names, in lower case, that a Connection field has beyond the usual (RFC 9110 section 7.6.1)."""
+    return frozenset(_elements(value.lower())) - _HOP_BY_HOP - {"close"}
+
+
+def check_method(method: str) -> None:
+    """Raise `Problem` invalid-request for a method that is no token (RFC 9110 section 9.1)."""
+    if not is_token(method):
+        raise Problem("invalid-request", "The method is not a token.")
+
+
+def _check_values(text: str) -> None:
+    # Four searches by character take 0.5 µs, one with a regular expression 36.
+    if "\n" in text or "\r" in text or "\0" in text or not (text.isascii() or max(text) <= "\xff"):
+        raise Problem("invalid-request", "A field's value has a character that no field may have.")
+
+
+def client_address(environ: Environ, trusted_proxies: int) -> str:
+    """Return the address of the client, as the outermost proxy that is trusted saw it."""
+    chain = _elements(environ.get("HTTP_X_FORWARDED_FOR", "")) if trusted_proxies else []
+    return chain[-trusted_proxies:][0] if chain else environ.get("REMOTE_ADDR") or "unknown"
+
+
+def response_fields(lines: Fields, status: int) -> Fields:
+    """Return the field lines that go back, in order, repeats included. Raises `Problem` upstream-protocol."""
+    names = [name.lower() for name, _ in lines]
+    drop = _HOP_BY_HOP
+    if "connection" in names:
+        connection = ",".join([value for name, value in lines if name.lower() == "connection"])
+        drop = drop | connection_options(connection)
+    if status == 204 or "transfer-encoding" in names:
+        drop = drop | {"content-length"}  # RFC 9110 section 8.6, RFC 9112 section 6.3
+    elif "content-length" in names:
+        length = lines[names.index("content-length")][1]
+        if names.count("content-length") > 1 or not (length.isdecimal() and len(length) < 19):
+            lines = _with_one_length(lines)
+    return [line for line in lines if line[0].lower() not in drop]
+
+
+def _with_one_length(lines: Fields) -> Fields:
+    """Return the lines with one Content-Length, if all that there are agree (RFC 9110 section 8.6)."""
+    lengths = {part for name, value in lines if name.lower() == "content-length" for part in value.split(",")}
+    length = min(lengths).strip(" \t")
+    if {each.strip(" \t") for each in lengths} != {length} or not _LENGTH.fullmatch(length):
+        raise Problem("upstream-protocol")
+    return [line for line in lines if line[0].lower() != "content-length"] + [("Content-Length", length)]
+
+
+class _Names(dict[str, str]):
+    """The names of the fields that an environ's keys go on as, "" for none; bounded, and read 33 times a request.
+
+    WSGI folds `-` and `_`; what goes on has `-` alone (CVE-2025-64484).
+    """
+
+    def __missing__(self, key: str) -> str:
+        name = key.removeprefix("HTTP_").replace("_", "-").title()
+        goes_on = key == "CONTENT_TYPE" or (key.startswith("HTTP_") and is_token(name) and not _ENDS_HERE(name.lower()))
+        name = name if goes_on else ""
+        if len(self) < 2048:
+            self[key] = name
+        return name
+
+
+_names = _Names()
+
+
+@lru_cache(1024)
+def _forwarded(peer: str, scheme: str, host: str) -> dict[str, str]:
+    """Return what the gateway itself knows of the client. Raises `Problem` invalid-request for a bad host."""
+    if not _HOST.fullmatch(host):
+        raise Problem("invalid-request", "The Host field is not a host.")
+    element = f"for={_quoted(f'[{peer}]' if ':' in peer else peer)};proto={scheme}"
+    fields = {"X-Forwarded-For": peer, "X-Forwarded-Proto": scheme, "Forwarded": element}
+    if host:
+        fields |= {"X-Forwarded-Host": host, "Forwarded": f"{element};host={_quoted(host)}"}
+    return fields
+
+
+def _keep_trusted(environ: Environ, fields: dict[str, str], hops: int) -> None:
+    """Add the last elements of the inbound fields, one for each trusted hop.
+
+    The outermost trusted proxy must set or remove each of them, or a client's passes for its own.
+    """
+    for key, value in environ.items():
+        if key == "HTTP_FORWARDED" or key.startswith("HTTP_X_FORWARDED_"):
+            name = key[5:].replace("_", "-").title()
+            kept = _elements(value)[-hops:]
+            if name in ("Forwarded", "X-Forwarded-For"):
+                kept.append(fields[name])
+            if kept:
+                fields[name] = ", ".join(kept)
+
+
+def _elements(value: str) -> list[str]:
+    """Return the elements of a list field (RFC 9110 section 5.6.1); commas in quotes divide nothing."""
+    return [element for found in _ELEMENT.findall(value) if (element := found.strip(" \t"))] if value else []
+
+
+def _quoted(value: str) -> str:
+    return value if _TOKEN.fullmatch(value) else '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'

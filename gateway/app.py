@@ -1,0 +1,186 @@
+"""build_app(settings): the pipeline, written once, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from gateway.auth.identity import Identity
+from gateway.auth.keys import FetchPolicy, KeysRefused, build_keys, weak_secrets
+from gateway.auth.tokens import Issuer, Verifier
+from gateway.blacklist.blacklist import Blacklist
+from gateway.blacklist.resource import Resource
+from gateway.blacklist.stores import Store, open_store
+from gateway.middleware import App, Gate
+from gateway.ops.access_log import Observe
+from gateway.ops.console import console_pages
+from gateway.ops.health import live, readiness
+from gateway.ops.logs import line_writer
+from gateway.ops.metrics import Metrics, are_shared, decisions
+from gateway.ops.openapi import description
+from gateway.proxy.annotate import Annotate
+from gateway.proxy.fields import client_address
+from gateway.proxy.forward import Upstream
+from gateway.public import Public
+from gateway.server import is_draining
+from gateway.settings import PUBLIC_SECRET, IssuerSettings, Settings, misspelled
+
+Clock = Callable[[], float]
+
+
+class Gateway(Gate):
+    """Wraps any WSGI app: `Gateway(app, Settings(…))`, or `Gateway(app, secret="…", issuer="…")`.
+
+    Raises pydantic's ValidationError for bad settings, KeysRefused and StoreRefused for keys and
+    stores that must not be used. `store` and `now` (epoch seconds) are for tests.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        settings: Settings | None = None,
+        *,
+        store: Store | None = None,
+        now: Clock = time.time,
+        **values: Any,
+    ) -> None:
+        settings = settings or Settings(**values)
+        issuers = build_issuers(settings, now)
+        verifier = Verifier(issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes, now=now)
+        blacklist = build_blacklist(settings, store, now)
+        super().__init__(
+            Annotate(app, settings.annotate),
+            verifier=verifier,
+            blacklist=blacklist,
+            resource=Resource(
+                blacklist,
+                verifier,
+                admin_scope=settings.admin_scope,
+                restore=settings.restore,
+                reports={"/-/decisions": lambda environ: {"decisions": decisions()}} if are_shared() else {},
+            ),
+            identity=Identity(settings.claims_field, settings.subject_field, settings.forward_authorization),
+            public=Public(
+                settings.public_paths,
+                pass_preflight=settings.pass_preflight,
+                trusts_outer=settings.trusted_proxies > 0,
+            ),
+            pages={
+                "/-/live": live,
+                "/-/ready": readiness(
+                    _not_draining, blacklist.store.ping, *(issuer.keys.current for issuer in issuers)
+                ),
+                "/-/openapi.json": description(),
+                **(console_pages() if settings.console else {}),
+            },
+        )
+        self._issuers = issuers
+        self._store = blacklist.store
+
+    def key_age(self) -> float:
+        """Return the age of the oldest issuer's keys, in seconds."""
+        return max(issuer.keys.age() for issuer in self._issuers)
+
+    def pruned(self) -> int:
+        """Return how many expired entries this process has deleted; where the store forgets by itself, 0."""
+        return getattr(self._store, "pruned", 0)
+
+
+def build_app(settings: Settings | None = None, store: Store | None = None) -> Observe:
+    """Return the gateway in front of the upstream that the settings name (default: the environment's)."""
+    settings = settings or Settings()
+    gateway = Gateway(build_upstream(settings), settings, store=store)
+    return Observe(
+        gateway,
+        partial(client_address, trusted_proxies=settings.trusted_proxies),
+        write=line_writer(settings.log_format, "gateway.access") if settings.log_level in ("debug", "info") else None,
+        metrics=Metrics(gateway.key_age, gateway.pruned) if are_shared() else None,
+    )
+
+
+def build_upstream(settings: Settings) -> Upstream:
+    """Return the way to the upstream, as a WSGI app."""
+    return Upstream(
+        settings.upstream,
+        timeout=(settings.connect_timeout, settings.read_timeout),
+        verify=settings.upstream_ca or True,
+        cert=settings.upstream_cert,
+        preserve_host=settings.preserve_host,
+        trusted_proxies=settings.trusted_proxies,
+        own_fields=(settings.claims_field, settings.subject_field),
+    )
+
+
+def build_blacklist(settings: Settings, store: Store | None = None, now: Clock = time.time) -> Blacklist:
+    """Return the blacklist on the store that the settings name. Raises StoreRefused."""
+    if store is None:
+        store = open_store(
+            settings.store, now=now, replicas=settings.replicas, accept_lossy=settings.accept_lossy_store
+        )
+    return Blacklist(
+        store, claims=settings.blacklist_claims, leeway=settings.leeway, max_token_age=settings.max_token_age, now=now
+    )
+
+
+def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
+    """Return the issuers with their keys. Raises KeysRefused with a line for each issuer that has none to go by."""
+    policy = FetchPolicy(ca_file=settings.jwks_ca)
+    issuers, faults = [], []
+    for issuer in _issuer_settings(settings):
+        try:
+            issuers.append(_issuer(issuer, policy, now))
+        except KeysRefused as fault:
+            faults.append(str(fault))
+    if faults:
+        raise KeysRefused("\n".join(faults))
+    return issuers
+
+
+def _issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
+    if settings.issuers:
+        return settings.issuers
+    # The defaults are the assignment's; they give way to public keys that somebody set.
+    public = settings.public_key or settings.jwks_url
+    own = settings.model_fields_set
+    return [
+        IssuerSettings(
+            issuer=settings.issuer,
+            secret=settings.secret if "secret" in own or not public else (),
+            public_key=settings.public_key,
+            jwks_url=settings.jwks_url,
+            algorithms=settings.algorithms if "algorithms" in own or not public else (),
+            audience=settings.audience,
+        )
+    ]
+
+
+def _issuer(settings: IssuerSettings, policy: FetchPolicy, now: Clock) -> Issuer:
+    keys = build_keys(
+        secrets=[secret.get_secret_value() for secret in settings.secret],
+        public_key=settings.public_key,
+        jwks_url=settings.jwks_url,
+        algorithms=settings.algorithms,
+        issuer=settings.issuer,
+        now=now,
+        policy=policy,
+    )
+    return Issuer(settings.issuer, keys.algorithms, frozenset(settings.audience), keys)
+
+
+def _not_draining() -> None:
+    if is_draining():
+        raise RuntimeError("draining")
+
+
+def warnings(settings: Settings) -> list[str]:
+    """Return what an operator should know about the settings, one sentence each."""
+    found = misspelled()
+    for issuer in _issuer_settings(settings):
+        secrets = [secret.get_secret_value() for secret in issuer.secret]
+        if PUBLIC_SECRET in secrets:
+            found.append(f"the secret of {issuer.issuer} is the public example: set GATEWAY_SECRET, 32 random bytes")
+        elif weak_secrets(secrets, issuer.algorithms or ("HS256",)):
+            found.append(f"a secret of {issuer.issuer} is shorter than its hash (RFC 7518, 3.2): 32 random bytes")
+    return found

@@ -1,0 +1,116 @@
+"""Gate: the table of contents of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gateway.auth.bearer import bearer_token
+from gateway.auth.identity import Identity
+from gateway.auth.tokens import Token, Verifier
+from gateway.blacklist.blacklist import Blacklist
+from gateway.blacklist.resource import Resource, success
+from gateway.problems import Problem
+from gateway.public import Public
+from gateway.target import BLACKLIST, Environ, is_decision, is_own, request_target
+from gateway.timing import Timed
+
+StartResponse = Callable[..., Any]
+App = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class Gate:
+    """A WSGI middleware that lets a request through only with a good token that is not blacklisted.
+
+    It answers `/blacklist` and `/-/…` itself. `pages` are operators' resources that need no
+    token, by path. Whatever cannot be decided raises: nothing passes in doubt.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        verifier: Verifier,
+        blacklist: Blacklist,
+        resource: Resource,
+        identity: Identity,
+        public: Public,
+        pages: dict[str, App] | None = None,
+    ) -> None:
+        self.app = app
+        self._verifier = verifier
+        self._blacklist = blacklist
+        self._resource = resource
+        self._identity = identity
+        self._public = public
+        self._pages = pages or {}
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request, or pass it on with the token's identity."""
+        try:
+            path = request_target(environ).path
+            if path in self._pages:
+                return self._page(environ, path)(environ, start_response)
+            token, blacklisted = self._admit(environ, path)
+            if is_own(path):
+                return self._own(environ, start_response, token, blacklisted)
+            self._identity.set(environ, token)
+            return self.app(environ, start_response)
+        except Problem as problem:
+            return refuse(problem, environ, start_response)
+
+    def refuses(self, environ: Environ) -> bool:
+        """Tell whether the request would be refused by its head alone, before its body is read."""
+        try:
+            path = request_target(environ).path
+            if path not in self._pages:
+                self._admit(environ, path)
+        except Problem:
+            return True
+        return False
+
+    def _admit(self, environ: Environ, path: str) -> tuple[Token | None, bool]:
+        """Return the caller's token (None where none is needed) and whether it is blacklisted."""
+        if self._public.admits(environ, path):
+            return None, False
+        with Timed(environ, "auth"):
+            text = bearer_token(environ.get("HTTP_AUTHORIZATION"))
+            environ["gateway.remembered"] = self._verifier.remembers(text)
+            token = environ["gateway.token"] = self._verifier.verify(text)
+        with Timed(environ, "store"):
+            blacklisted = self._blacklist.has(token)
+        if blacklisted and path != BLACKLIST:
+            raise Problem("token-blacklisted")
+        return token, blacklisted
+
+    def _page(self, environ: Environ, path: str) -> App:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            raise Problem("method-not-allowed", fields=[("Allow", "GET, HEAD")])
+        return self._pages[path]
+
+    def _own(
+        self, environ: Environ, start_response: StartResponse, token: Token | None, blacklisted: bool
+    ) -> Iterable[bytes]:
+        if is_decision(request_target(environ).path):
+            # Without a body no type is needed, but wsgiref.validate wants one.
+            fields = [*self._identity.fields(token), ("Content-Type", "text/plain")]
+            return respond(environ, start_response, "200 OK", fields, b"")
+        if token is None:
+            raise Problem("missing-credentials")
+        body = success(self._resource.answer(environ, token, blacklisted))
+        return respond(environ, start_response, "200 OK", [("Content-Type", "application/json")], body)
+
+
+def refuse(problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer with a refusal, and leave its code in the environ for the access log."""
+    environ["gateway.refusal"] = problem.code
+    status, fields, body = problem.response()
+    return respond(environ, start_response, status, fields, body)
+
+
+def respond(
+    environ: Environ, start_response: StartResponse, status: str, fields: list[tuple[str, str]], body: bytes
+) -> Iterable[bytes]:
+    """Answer with a body of the gateway's own, which nothing may store; HEAD gets the fields alone."""
+    start_response(status, [*fields, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

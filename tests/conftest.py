@@ -1,0 +1,98 @@
+"""Shared fixtures: a clock, the gate around an echoing app over a real SQLite store, and a client."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from wsgiref.validate import validator
+
+import hypothesis
+import pytest
+from werkzeug.middleware.lint import LintMiddleware
+
+pytest.register_assert_rewrite("helpers")
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=60)
+hypothesis.settings.load_profile("quick")
+
+from helpers import Api, Clock  # noqa: E402
+
+from gateway import Gateway, Settings  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings come from the test alone."""
+    for name in os.environ:
+        if name.startswith("GATEWAY_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class Upstream:
+    """A WSGI app that remembers each request it got and answers with its fields."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        self.requests.append(environ)
+        body = json.dumps({"path": environ["PATH_INFO"]}).encode()
+        start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+@pytest.fixture
+def upstream() -> Upstream:
+    return Upstream()
+
+
+@pytest.fixture
+def store_url() -> Iterator[str]:
+    """Return the URL of a store that is not there yet, in memory where possible: syncing is tested elsewhere."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
+        yield f"sqlite:///{directory}/blacklist.sqlite3"
+
+
+@cache
+def settings(**values: Any) -> Settings:
+    return Settings(**values)  # twenty times as long as opening a gate with it
+
+
+@pytest.fixture
+def make_gate(upstream: Upstream, clock: Clock, store_url: str) -> Iterator[Callable[..., Gateway]]:
+    """Return a maker of gates with the given settings, all over one store."""
+    made: list[Gateway] = []
+
+    def make(**values: Any) -> Gateway:
+        chosen = settings(**values).model_copy(update={"store": store_url})
+        gate = Gateway(upstream, chosen, now=clock)
+        made.append(gate)
+        return gate
+
+    yield make
+    for gate in made:
+        gate._blacklist.store.close()
+
+
+@pytest.fixture
+def make_api(make_gate: Callable[..., Gateway]) -> Callable[..., Api]:
+    """Return a maker of clients of a gate with the given settings, watched by both checkers of WSGI."""
+    return lambda **values: Api(validator(LintMiddleware(make_gate(**values))))
+
+
+@pytest.fixture
+def gate(make_gate: Callable[..., Gateway]) -> Gateway:
+    return make_gate()
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api]) -> Api:
+    return make_api()

@@ -1,0 +1,170 @@
+"""Public paths are the exact bytes that are set, whatever else a client says (FIELD: exemption confusion)."""
+
+from typing import Any
+
+import pytest
+from helpers import Api, assert_refused, mint
+
+PREFLIGHT = {"Origin": "https://app.test", "Access-Control-Request-Method": "DELETE"}
+
+
+@pytest.fixture
+def api(make_gate: Any) -> Api:
+    """A client of a gate with public paths, without checkers: odd targets are the point here."""
+    return Api(make_gate(public_paths="/health,/static/*,/a/../b", pass_preflight=True))
+
+
+def ask(api: Api, target: str, method: str = "GET", token: str | None = None, **headers: str) -> Any:
+    raw = {"REQUEST_URI": target, "RAW_URI": target}
+    return api(method, "/", token, headers=headers, environ_overrides=raw)
+
+
+@pytest.mark.parametrize(
+    "target", ["/health", "/health?x=1", "/static/", "/static/app.js", "/static/a/b.css?v=1", "/a/../b"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE", "OPTIONS"])
+def test_a_public_path_needs_no_token(api: Api, upstream: Any, target: str, method: str) -> None:
+    assert ask(api, target, method).status_code == 200
+    assert "gateway.claims" not in upstream.requests[-1]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/secret?x=/health",
+        "/secret?/health",
+        "/secret/health",
+        "/health/",
+        "/health/x",
+        "/healthy",
+        "/Health",
+        "/HEALTH",
+        "/%48ealth",
+        "/%68ealth",
+        "/health%2f",
+        "/health%3f",
+        "/health;x",
+        "/./health",
+        "/x/../health",
+        "/health/../secret",
+        "/static",
+        "/Static/x",
+        "/static/../secret",
+        "/static/..",
+        "/static/.",
+        "/static/./x",
+        "/static/%2e%2e/secret",
+        "/static/%2E%2E%2Fsecret",
+        "/static/..%2fsecret",
+        "/static/%252e%252e/secret",
+        "/static/..;/secret",
+        "/static/..\\secret",
+        "/static//secret",
+        "/static/x//../../secret",
+        "/static/a/../../secret",
+        "/static/\xc0\xae\xc0\xae/secret",
+        "/static/%00",
+        "/static/a;b",
+        "/static%2fx",
+        "/x/static/a",
+    ],
+)
+def test_every_other_spelling_needs_a_token(api: Api, upstream: Any, target: str) -> None:
+    assert_refused(ask(api, target), "missing-credentials")
+    assert not upstream.requests
+    assert ask(api, target, token=mint()).status_code == 200
+    assert upstream.requests[-1]["REQUEST_URI"] == target
+
+
+@pytest.mark.parametrize("target", ["/secret#/health", "//health", "//evil.test/health", "/health#x", "/static/ x"])
+def test_a_target_that_is_no_target_is_refused(api: Api, upstream: Any, target: str) -> None:
+    assert_refused(ask(api, target), "bad-request-target")
+    assert_refused(ask(api, target, token=mint()), "bad-request-target")
+    assert not upstream.requests
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-Forwarded-Uri",
+        "X-Forwarded-Path",
+        "X-Forwarded-Prefix",
+        "X-Forwarded-Method",
+        "X-Original-URL",
+        "X-Original-URI",
+        "X-Rewrite-URL",
+        "X-Accel-Redirect",
+        "Script-Name",
+        "Path-Info",
+    ],
+)
+def test_no_field_of_the_client_selects_the_rule(api: Api, upstream: Any, name: str) -> None:
+    assert_refused(ask(api, "/secret", **{name: "/health"}), "missing-credentials")
+    assert_refused(ask(api, "/blacklist", **{name: "/health"}), "missing-credentials")
+    assert not upstream.requests
+
+
+@pytest.mark.parametrize("agent", ["GoogleHC/1.0", "kube-probe/1.30", "ELB-HealthChecker/2.0"])
+def test_no_user_agent_is_exempt(api: Api, agent: str) -> None:
+    assert_refused(ask(api, "/secret", **{"User-Agent": agent}), "missing-credentials")
+
+
+@pytest.mark.parametrize("host", ["a/health?", "a/b@c", "health", "127.0.0.1/health"])
+def test_the_host_decides_nothing(api: Api, host: str) -> None:
+    assert_refused(ask(api, "/secret", Host=host), "missing-credentials")
+
+
+@pytest.mark.parametrize("paths", ["/*", "/blacklist,/blacklist/*,/-/*,/-/auth"])
+def test_the_gateways_own_routes_are_never_public(make_api: Any, paths: str) -> None:
+    api = make_api(public_paths=paths, pass_preflight=True)
+    for path in ("/blacklist", "/blacklist/entries", "/-/auth", "/-/x"):
+        assert_refused(api("GET", path), "missing-credentials")
+        assert_refused(api("OPTIONS", path, headers=PREFLIGHT), "missing-credentials")
+
+
+@pytest.mark.parametrize(
+    ("credentials", "code"),
+    [
+        ("", "missing-credentials"),
+        ("Basic eDp5", "unsupported-scheme"),
+        ("Bearer", "malformed-credentials"),
+        ("Bearer garbage", "malformed-token"),
+        (f"Bearer {mint(exp=1)}", "token-expired"),
+        (f"Bearer {mint(iss='https://evil.test/')}", "wrong-issuer"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+def test_credentials_that_are_there_are_judged_also_where_none_are_needed(
+    api: Api, method: str, credentials: str, code: str
+) -> None:
+    for path in ("/health", "/static/x"):
+        assert_refused(ask(api, path, method, Authorization=credentials, **PREFLIGHT), code)
+
+
+def test_a_blacklisted_token_is_refused_on_a_public_path_too(api: Api) -> None:
+    api("POST", "/blacklist", mint())
+    assert_refused(ask(api, "/health", token=mint()), "token-blacklisted")
+
+
+def test_a_preflight_passes_where_that_is_set(api: Api, upstream: Any) -> None:
+    assert ask(api, "/secret", "OPTIONS", **PREFLIGHT).status_code == 200
+    assert upstream.requests[-1]["REQUEST_METHOD"] == "OPTIONS"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("OPTIONS", {}),
+        ("OPTIONS", {"Origin": "https://app.test"}),
+        ("OPTIONS", {"Access-Control-Request-Method": "DELETE"}),
+        ("GET", PREFLIGHT),
+        ("POST", {**PREFLIGHT, "X-HTTP-Method-Override": "OPTIONS"}),
+        ("options", PREFLIGHT),
+    ],
+)
+def test_what_only_resembles_a_preflight_needs_a_token(api: Api, method: str, headers: Any) -> None:
+    assert_refused(ask(api, "/secret", method, **headers), "missing-credentials")
+
+
+def test_a_preflight_needs_a_token_by_default(make_api: Any) -> None:
+    assert_refused(make_api()("OPTIONS", "/info", headers=PREFLIGHT), "missing-credentials")

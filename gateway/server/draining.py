@@ -1,0 +1,16 @@
+"""Whether this process is finishing its last requests."""
+
+from __future__ import annotations
+
+_begun = False
+
+
+def is_draining() -> bool:
+    """Tell whether this process takes no more connections, and ends those it has: it is not ready for more."""
+    return _begun
+
+
+def begin_drain() -> None:
+    """Let every response from now on end its connection. There is no way back."""
+    global _begun  # noqa: PLW0603 - a fact about the process
+    _begun = True

@@ -1,0 +1,120 @@
+"""A listening socket, its connections, and the few threads that share one epoll over them.
+
+Whichever thread is free takes the next connection that has something to read, reads it, and
+answers once a request is whole. Nothing is handed from thread to thread, which under Python costs
+more than parsing does; and a client that sends slowly holds a connection, never a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import socket
+import time
+from threading import Lock, Thread
+
+from gateway.server.connection import Connection
+from gateway.server.draining import is_draining
+from gateway.server.response import Application
+
+log = logging.getLogger("gateway.server")
+
+BACKLOG = 2048  # connections that the kernel holds until they are accepted
+READ_ONCE = select.EPOLLIN | select.EPOLLONESHOT  # one event, for one thread, until it is armed again
+
+
+class Listener:
+    """Serves the application to whoever connects, at most `connections` at a time, with so many threads."""
+
+    def __init__(self, application: Application, sock: socket.socket, *, threads: int, connections: int) -> None:
+        self._application = application
+        self._socket = sock
+        self._fd = sock.fileno()
+        self._limit = connections
+        self._accepting = Lock()
+        self._connections: dict[int, Connection] = {}
+        self._epoll = select.epoll()
+        self._epoll.register(self._fd, READ_ONCE)
+        for number in range(threads):
+            Thread(target=self._serve, name=f"gateway-{number}", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self._turn()
+            except Exception:
+                log.exception("a thread's turn failed")  # a thread that ended would be missed by nobody
+
+    def _turn(self) -> None:
+        for fd, _ in self._epoll.poll(-1, 1):
+            if fd == self._fd:
+                self._accept()
+            elif connection := self._connections.get(fd):
+                self._attend(connection)
+
+    def _attend(self, connection: Connection) -> None:
+        with connection.lock:
+            if connection.serve():
+                self._epoll.modify(connection.fd, READ_ONCE)
+            else:
+                self._close(connection)
+
+    def _accept(self) -> None:
+        with self._accepting:
+            if not is_draining() and self._take_one() is not None:
+                self._listen()
+
+    def _listen(self) -> None:
+        if len(self._connections) < self._limit:  # else `tidy` tries again
+            self._epoll.modify(self._fd, READ_ONCE)
+
+    def _take_one(self) -> bool | None:
+        """Accept a connection; return False where there is none, None where there are no descriptors for one."""
+        try:
+            sock, address = self._socket.accept()
+        except OSError as error:  # mostly, another process was faster, or the client has left
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                return False
+            log.warning("out of file descriptors: connections wait")  # `tidy` tries again; at once would spin
+            return None
+        connection = Connection(sock, address, self._application)
+        self._connections[connection.fd] = connection
+        self._epoll.register(connection.fd, READ_ONCE)
+        return True
+
+    def _close(self, connection: Connection) -> None:
+        if self._connections.pop(connection.fd, None):  # before the number can be another's
+            connection.close()
+
+    def tidy(self) -> None:
+        """Close the connections whose client has had its time; to be called about once a second."""
+        now = time.monotonic()
+        for connection in list(self._connections.values()):
+            if connection.lock.acquire(blocking=False):  # else it is being served
+                try:
+                    if connection.is_due(now):
+                        self._close(connection)
+                finally:
+                    connection.lock.release()
+        with self._accepting:
+            if not is_draining():
+                self._listen()
+
+    def close(self) -> None:
+        """Accept who has already connected, and no one after; to be called once the drain has begun."""
+        with self._accepting:
+            self._epoll.unregister(self._fd)
+            for _ in range(BACKLOG):  # under load, others connect meanwhile
+                if not self._take_one():
+                    break
+            self._socket.close()
+
+    def is_busy(self) -> bool:
+        """Tell whether there are connections."""
+        return bool(self._connections)
+
+    def cut(self) -> None:
+        """Have the connections that are left reset when the process ends: none shall look complete."""
+        for connection in list(self._connections.values()):
+            connection.reset_at_close()

@@ -1,0 +1,141 @@
+"""Responses as the bundled server sends them: the fields in the application's order and spelling.
+
+waitress's own sorts and re-capitalises them, adds Via, and closes the connection after every chunked response.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from waitress.utilities import build_http_date
+
+from gateway.problems import Problem
+from gateway.server.draining import is_draining
+from gateway.server.request import Environ, Request
+
+Fields = list[tuple[str, str]]
+Application = Callable[..., Iterable[bytes]]
+
+# PEP 3333 forbids these to an application: framing and connection are the server's own.
+_SERVERS_OWN = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
+
+_date = (0, "")
+
+
+class Response:
+    """The response to one request. `send` sends all it is given, or raises ClientDisconnected."""
+
+    def __init__(self, request: Request, send: Callable[[bytes], None]) -> None:
+        self.closes = request.connection_close
+        self.has_begun = False
+        self.is_framed = True  # whether its end shows otherwise than by the close
+        self._request = request
+        self._send = send
+        self._head: tuple[str, Fields] | None = None
+        self._chunked = False
+        self._remaining: int | None = None  # bytes that Content-Length still promises
+
+    def run(self, application: Application, environ: Environ) -> None:
+        """Send what the application answers; what it raises goes to the caller."""
+        body = application(environ, self._start)
+        try:
+            parts = len(body) if isinstance(body, (list, tuple)) else None
+            for part in body:
+                if part:
+                    self._write(part, len(part) if parts == 1 else None)
+            self._finish()
+        finally:
+            if hasattr(body, "close"):
+                body.close()
+
+    def refuse(self, problem: Problem) -> None:
+        """Answer with a refusal of the server's own, and close."""
+        status, fields, body = problem.response()
+        self.closes = True
+        self._head = (status, [*fields, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
+        self._write(body)
+
+    def _start(self, status: str, fields: Fields, exc_info: Any = None) -> Callable[[bytes], None]:
+        """PEP 3333's start_response."""
+        if exc_info and self.has_begun:
+            raise exc_info[1].with_traceback(exc_info[2])
+        if self._head is not None and not exc_info:
+            raise AssertionError("start_response called twice")
+        self._head = (status, list(fields))
+        return self._write
+
+    def _write(self, data: bytes, length: int | None = None) -> None:
+        """Send a part of the body, the first one together with the head; `length` is the whole's, if known."""
+        head = b"" if self.has_begun else self._build_head(length)
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        elif self._remaining is not None:
+            data = data[: self._remaining]
+            self._remaining -= len(data)
+        self.has_begun = True
+        self._send(head + data)
+
+    def _finish(self) -> None:
+        if not self.has_begun:
+            self._write(b"", 0)
+        if self._chunked:
+            self._send(b"0\r\n\r\n")
+        elif self._remaining:
+            self.closes = True  # fewer bytes than promised: closing is what tells the client
+
+    def _build_head(self, length: int | None) -> bytes:
+        if self._head is None:
+            raise AssertionError("start_response was not called")
+        status, fields = self._head
+        names = {name.lower(): value for name, value in fields}
+        if not _SERVERS_OWN.isdisjoint(names):
+            raise AssertionError("a field of the connection is not the application's to set")
+        if "date" not in names:
+            fields.append(("Date", _http_date()))
+        if status.startswith(("1", "204")):
+            fields = [field for field in fields if field[0].lower() != "content-length"]
+            self._remaining = 0
+        elif status.startswith("304") or self._request.command == "HEAD":
+            self._remaining = 0
+        else:
+            self._frame(fields, names.get("content-length"), length)
+        if self.closes or is_draining():
+            self.closes = True
+            fields.append(("Connection", "close"))
+        elif self._request.version == "1.0":
+            fields.append(("Connection", "keep-alive"))
+        return _join_head(status, fields)
+
+    def _frame(self, fields: Fields, promised: str | None, length: int | None) -> None:
+        """Delimit the body: by what the application promised, by what is known, else in chunks."""
+        if promised is not None:
+            self._remaining = int(promised)
+        elif length is not None:
+            self._remaining = length
+            fields.append(("Content-Length", str(length)))
+        elif self._request.version == "1.1":
+            self._chunked = True
+            fields.append(("Transfer-Encoding", "chunked"))
+        else:
+            self.closes = True
+            self.is_framed = False
+
+
+def _join_head(status: str, fields: Fields) -> bytes:
+    # The server's own version, whatever the request's (RFC 9110 section 6.2).
+    lines = ["HTTP/1.1 " + status, *[name + ": " + value for name, value in fields]]
+    head = "\r\n".join(lines)
+    ends = len(lines) - 1
+    if head.count("\r") != ends or head.count("\n") != ends or "\0" in head:
+        raise ValueError("a control character in the response's head")  # it would split the response
+    return (head + "\r\n\r\n").encode("latin-1")
+
+
+def _http_date() -> str:
+    global _date  # noqa: PLW0603 - made once a second, not once a response
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, build_http_date(now))
+    return _date[1]

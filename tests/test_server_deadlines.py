@@ -1,0 +1,134 @@
+"""What the bundled server's connections allow a client: time for a head, a body, a pause, and to read."""
+
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+from recorder import Client, request, until
+
+from gateway.server import connection as module
+from gateway.server.connection import GRACE, HEAD_TIMEOUT, LINGER_TIMEOUT, QUIET_TIMEOUT, Connection
+from gateway.server.listener import Listener
+
+KEEP = ("Connection", "keep-alive")
+
+
+def hello(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    start("200 OK", [])
+    return [b"hello"]
+
+
+def endless(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+    start("200 OK", [])
+    while True:
+        yield bytes(65536)
+
+
+def exits(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    raise SystemExit
+
+
+class Talk:
+    """A connection under test, and its client's socket."""
+
+    def __init__(self, app: Callable[..., Any] = hello) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.client = socket.create_connection(listener.getsockname())
+            self.connection = Connection(*listener.accept(), app)
+        self.began = time.monotonic()
+
+    def __enter__(self) -> "Talk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.connection.close()
+
+    def send(self, data: bytes) -> bool:
+        """Send, and return whether the connection stays."""
+        self.client.sendall(data)
+        assert until(lambda: self.connection._awaits(module.select.POLLIN, 0))
+        return self.connection.serve()
+
+    def is_due(self, seconds: float) -> bool:
+        """Tell whether the connection is due so long after it began."""
+        return self.connection.is_due(self.began + seconds)
+
+
+def test_a_silent_client_has_the_time_for_a_head() -> None:
+    with Talk() as talk:
+        assert not talk.is_due(HEAD_TIMEOUT - 5)
+        assert talk.is_due(HEAD_TIMEOUT + 5)
+
+
+def test_a_head_that_trickles_has_no_more_time() -> None:
+    with Talk() as talk:
+        assert talk.send(request("GET /", KEEP) + b"GET")
+        assert not talk.is_due(HEAD_TIMEOUT - 5)
+        talk.connection._last_active += HEAD_TIMEOUT  # as if a byte had just come
+        assert talk.is_due(HEAD_TIMEOUT + 5)
+
+
+@pytest.mark.parametrize("sent", [request("GET /", KEEP), request("POST /", ("Content-Length", "9")) + b"1234"])
+def test_a_pause_between_requests_or_within_a_body_ends(sent: bytes) -> None:
+    with Talk() as talk:
+        assert talk.send(sent)
+        assert not talk.is_due(QUIET_TIMEOUT - 5)
+        assert talk.is_due(QUIET_TIMEOUT + 5)
+
+
+def test_who_sends_on_after_the_end_is_listened_to_for_a_while() -> None:
+    with Talk() as talk:
+        assert talk.send(request("GET /") + b"more")
+        assert talk.client.recv(1000).endswith(b"\r\n\r\nhello")
+        assert talk.client.recv(1) == b""
+        assert talk.send(b"and more")
+        assert not talk.is_due(LINGER_TIMEOUT - 5)
+        assert talk.is_due(LINGER_TIMEOUT + 5)
+
+
+def test_what_found_no_free_thread_is_not_the_clients_delay() -> None:
+    with Talk() as talk:
+        talk.client.sendall(b"GET")
+        assert until(lambda: not talk.is_due(HEAD_TIMEOUT + 5))
+
+
+def test_a_drain_closes_what_has_no_head_and_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_draining", lambda: True)
+    with Talk() as idle, Talk() as uploading:
+        uploading.send(request("POST /", ("Content-Length", "9")))
+        assert not idle.is_due(GRACE / 2)
+        assert idle.is_due(GRACE + 5)
+        assert not uploading.is_due(GRACE + 5)
+
+
+def test_a_reader_that_stops_frees_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUIET_TIMEOUT", 0.05)
+    with Talk(endless) as talk:
+        assert not talk.send(request("GET /"))
+
+
+def test_even_an_app_that_exits_leaves_an_answer() -> None:
+    with Talk(exits) as talk:
+        assert not talk.send(request("GET /"))
+        assert talk.client.recv(1000).startswith(b"HTTP/1.1 500 ")
+
+
+def test_beyond_the_limit_connections_wait_for_others_to_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.setblocking(False)
+        listener = Listener(hello, sock, threads=2, connections=1)
+        port = sock.getsockname()[1]
+        with Client(port, request("GET /", KEEP)) as first, Client(port, request("GET /")) as second:
+            first.read_until(b"hello")
+            listener.tidy()
+            second.sock.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                second.sock.recv(1)
+            first.sock.close()
+            second.sock.settimeout(10)
+            assert until(lambda: not listener.is_busy())
+            listener.tidy()
+            assert second.read_all().endswith(b"hello")

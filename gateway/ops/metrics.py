@@ -1,0 +1,98 @@
+"""Metrics for Prometheus: each worker process counts, and any process can add up what all of them counted."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter as Sum
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from gateway.ops.access_log import Request
+from gateway.target import Environ
+
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own: where processes leave their figures
+# Seconds, for whole requests and for their parts.
+BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+POLL_SECONDS = 1  # how often, at most, the age of keys is looked at
+
+
+class Metrics:
+    """Counts and times the requests of this process.
+
+    `key_age` returns the age of the oldest keys in seconds, `pruned` how many expired entries
+    this process has deleted.
+    """
+
+    def __init__(self, key_age: Callable[[], float], pruned: Callable[[], int]) -> None:
+        # Imported late: prometheus-client decides at its import whether several processes share the figures.
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+        own = CollectorRegistry()  # not the global one: an app may be built twice
+        self._requests = Counter("gateway_requests", "Requests", ["route", "outcome"], registry=own)
+        self._seconds = Histogram("gateway_request_seconds", "Whole requests", buckets=BUCKETS, registry=own)
+        parts = Histogram("gateway_part_seconds", "Parts of requests", ["part"], buckets=BUCKETS, registry=own)
+        self._parts = {part: parts.labels(part) for part in ("auth", "store", "upstream")}
+        tokens = Counter("gateway_tokens", "Tokens, by whether they were remembered", ["remembered"], registry=own)
+        self._tokens = {True: tokens.labels("yes"), False: tokens.labels("no")}
+        self._errors = Counter("gateway_store_errors", "Requests refused for want of the blacklist", registry=own)
+        self._pruned = Counter("gateway_entries_pruned", "Expired entries deleted", registry=own)
+        self._age = Gauge(
+            "gateway_key_age_seconds", "Age of the oldest keys", multiprocess_mode="livemax", registry=own
+        )
+        self._in_flight = Gauge(
+            "gateway_requests_in_flight", "Requests in flight", multiprocess_mode="livesum", registry=own
+        )
+        self._key_age, self._count_pruned = key_age, pruned
+        self._pruned_before = pruned()
+        self._polled = float("-inf")
+
+    def started(self) -> None:
+        """Count a request in flight."""
+        self._in_flight.inc()
+
+    def finished(self, environ: Environ, request: Request) -> None:
+        """Count a finished request."""
+        self._in_flight.dec()
+        self._requests.labels(request.route, request.outcome).inc()
+        self._seconds.observe(request.seconds)
+        for part, seconds in request.parts.items():
+            self._parts[part].observe(seconds)
+        if "gateway.remembered" in environ:
+            self._tokens[environ["gateway.remembered"]].inc()
+        if request.outcome == "store-unavailable":
+            self._errors.inc()
+        self._poll()
+
+    def _poll(self) -> None:
+        before, self._pruned_before = self._pruned_before, self._count_pruned()
+        if self._pruned_before > before:
+            self._pruned.inc(self._pruned_before - before)
+        if time.monotonic() - self._polled > POLL_SECONDS:
+            self._polled = time.monotonic()
+            self._age.set(self._key_age())
+
+
+def are_shared() -> bool:
+    """Tell whether the processes' figures can be added up."""
+    return DIRECTORY in os.environ
+
+
+def decisions() -> dict[str, int]:
+    """Return how many requests had which outcome since the start, in all processes; probes are left out."""
+    counts = Sum[str]()
+    for metric in added_up(Path(os.environ[DIRECTORY]), "counter_*.db"):
+        for sample in metric.samples:
+            if sample.name == "gateway_requests_total" and sample.labels["route"] != "operators":
+                counts[sample.labels["outcome"]] += int(sample.value)
+    return dict(counts)
+
+
+def added_up(directory: Path, pattern: str = "*.db") -> Iterable[Any]:
+    """Return the metrics that the processes left in the directory."""
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    # A process that is just starting has an empty file, on which the collector's own search would fail.
+    files = [str(path) for path in directory.glob(pattern) if path.stat().st_size]
+    return MultiProcessCollector.merge(files, accumulate=True)  # type: ignore[no-any-return, no-untyped-call]

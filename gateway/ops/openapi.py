@@ -1,0 +1,16 @@
+"""The gateway's own routes, described as OpenAPI 3.1; tests hold the description to what is answered."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from importlib.resources import files
+
+from gateway.ops.pages import App, page
+
+
+def description() -> App:
+    """Return the resource that describes all others; it needs no token, for it tells what is public anyway."""
+    document = json.loads(files(__package__).joinpath("openapi.json").read_bytes())
+    document["info"]["version"] = version("jwt-blacklist-gateway")
+    return page(json.dumps(document).encode(), "application/json")

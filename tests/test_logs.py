@@ -1,0 +1,150 @@
+"""How logs look, and that nothing secret is in them at any level."""
+
+import base64
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGHUP, SIGTERM
+
+import pytest
+from helpers import mint
+from recorder import Recorder, ok, until
+from running import Running
+
+from gateway.ops.logs import configure_logging, line_writer
+
+SECRET = "correct-horse-battery-staple-of-42-bytes"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Take back what `configure_logging` changes in this process."""
+    root, own = logging.getLogger(), logging.getLogger("gateway")
+    handlers, levels = root.handlers[:], (root.level, own.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
+
+
+def test_a_json_record_is_one_line_with_its_members(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "info")
+    logging.getLogger("gateway.x").info("%d lines", 1, extra={"record": {"text": "two\nlines \u2028 é", "number": 1.5}})
+    [line] = capfd.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told.pop("time"))
+    assert told == {
+        "level": "info",
+        "logger": "gateway.x",
+        "message": "1 lines",
+        "text": "two\nlines \u2028 é",
+        "number": 1.5,
+    }
+
+
+def test_a_text_record_is_one_line_with_its_members(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logging("text", "info")
+    logging.getLogger("gateway.x").warning("hm", extra={"record": {"text": "two\nlines", "number": 1.5}})
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.endswith(r'warning gateway.x: hm text="two\nlines" number=1.5')
+
+
+def test_a_line_of_the_access_log_looks_like_any_other(capfd: pytest.CaptureFixture[str]) -> None:
+    for log_format in ("json", "text"):
+        configure_logging(log_format, "info")
+        logging.getLogger("gateway.access").info("GET 200", extra={"record": {"id": "a\n", "status": 200}})
+        line_writer(log_format, "gateway.access")("GET 200", {"id": "a\n", "status": 200})
+        one, other = (re.sub(r"T[0-9:.]+Z", "", line) for line in capfd.readouterr().err.splitlines())
+        assert one == other
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_an_exception_is_told_whole(capfd: pytest.CaptureFixture[str], log_format: str) -> None:
+    configure_logging(log_format, "info")
+    try:
+        raise RuntimeError("the reason")
+    except RuntimeError:
+        logging.getLogger("gateway.x").exception("failed")
+    told = capfd.readouterr().err
+    assert "RuntimeError: the reason" in told
+    assert "Traceback" in told
+    assert log_format == "text" or "RuntimeError" in json.loads(told)["exception"]
+
+
+def test_libraries_are_quiet_below_warning_at_any_level(capfd: pytest.CaptureFixture[str]) -> None:
+    for level, loud in (("debug", True), ("info", True), ("error", False)):
+        configure_logging("json", level)
+        logging.getLogger("urllib3.connectionpool").debug("GET /?access_token=…")
+        logging.getLogger("some.library").info("Authorization: Bearer …")
+        assert capfd.readouterr().err == ""
+        logging.getLogger("some.library").warning("hm")
+        assert bool(capfd.readouterr().err) is loud
+        logging.getLogger("gateway.x").debug("of our own")
+        assert bool(capfd.readouterr().err) is (level == "debug")
+
+
+# A real gateway, at its most talkative
+
+
+def parts(token: str) -> set[str]:
+    """Return what must not be seen of a token: its parts, and what they say when decoded."""
+    header, claims, signature = token.split(".")
+    raw = base64.urlsafe_b64decode(signature + "=" * (-len(signature) % 4))
+    return {claims, signature, raw.hex(), base64.b64encode(raw).decode(), header + "." + claims}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_nothing_secret_is_logged_at_any_level(tmp_path: Path, log_format: str) -> None:
+    secret_file = tmp_path / "secret"
+    secret_file.write_text(SECRET)
+    good = mint(SECRET, sub="1001", jti="jti-hush-1", email="hush@private.test", scope="blacklist:admin")
+    other = mint(SECRET, sub="1002", jti="jti-hush-2", nonce="hush-nonce")
+    forged = mint("wrong", sub="1003", nonce="hush-forged")
+    expired = mint(SECRET, exp=1000, nonce="hush-expired")
+    broken = other[:-4] + "!!!!"
+    answers = [ok(b'{"a": 1}', ("Content-Type", "application/json"), ("Set-Cookie", "session=hush-cookie"))]
+    flags = ("--log-level", "debug", "--log-format", log_format, "--workers", "1")
+    with (
+        Recorder(answers) as upstream,
+        Running(tmp_path, upstream.url, *flags, GATEWAY_SECRET_FILE=str(secret_file)) as gateway,
+    ):
+        for token in (good, other, forged, expired, broken):
+            gateway.get("/info?q=hush-query", token, X_Api_Key="hush-key", X_Request_ID=token)
+            gateway.get(f"/{token}", token, Cookie=f"jwt={token}")
+            gateway.request("POST", "/blacklist", token, {"token": other, "reason": "stolen"})
+            gateway.request("DELETE", "/blacklist", good, {"token": token})
+        gateway.get("/", None, Authorization=f"Basic {base64.b64encode(SECRET.encode()).decode()}")
+        gateway.get("/", None, Authorization=f"Bearer {good} {other}")
+        gateway.get(f"http://elsewhere/{good}", good)
+        gateway.request("POST", "/blacklist", good, {"sub": "1002"})
+        upstream.answer = lambda talk: talk.reset()
+        assert gateway.get(f"/?token={good}", good).status == 502
+        upstream.answer = lambda talk: talk.send(b"HTTP/1.1 200 OK\r\nX: " + good.encode() + b"\r\nbroken\r\n\r\n")
+        assert gateway.get("/", good).status == 502
+        secret_file.write_text(SECRET + "," * 20 + "hush-too")
+        gateway.signal(SIGHUP)
+        secret_file.write_text("")
+        gateway.signal(SIGHUP)
+        assert until(lambda: "does not load" in gateway.log)
+        gateway.signal(SIGTERM)
+        gateway.wait()
+        log = gateway.log
+    assert log.count("gateway.access") == 26
+    assert "bad-signature" in log
+    hidden = {SECRET, base64.b64encode(SECRET.encode()).decode(), "hush"} | parts(good) | parts(other)
+    hidden |= {part for token in (forged, expired, broken) for part in token.split(".")[1:]}
+    assert {part for part in hidden if part in log} == set()
+
+
+@pytest.mark.slow
+def test_the_start_says_what_is_in_force_with_secrets_masked(tmp_path: Path) -> None:
+    issuers = json.dumps([{"issuer": "https://one.test/", "secret": SECRET}])
+    with Running(tmp_path, "http://127.0.0.1:9", GATEWAY_ISSUERS=issuers, GATEWAY_SECRET=SECRET) as gateway:
+        [told] = [record for record in gateway.records if "in force" in record["message"]]
+    assert told["upstream"] == "http://127.0.0.1:9"
+    assert told["restore"] == "holder"
+    assert "https://one.test/" in told["issuers"]
+    assert SECRET not in gateway.log

@@ -1,0 +1,54 @@
+"""The commands; the only modules that print or exit."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+import click
+
+from gateway.cli import entries, run, tokens, transfer
+from gateway.cli.options import UNAVAILABLE, USAGE, faults
+from gateway.problems import Problem
+from gateway.settings import misspelled
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("jwt-blacklist-gateway"), prog_name="gateway")
+def gateway() -> None:
+    """Let stateless JWTs be taken back.
+
+    Every setting is an environment variable GATEWAY_<NAME>, or a flag of the same name.
+    Exit codes: 0 done, 1 "it is blacklisted" (status), 2 wrong usage or settings, 3 the
+    blacklist cannot be asked.
+    """
+
+
+for command in (
+    run.serve,
+    run.demo,
+    run.check_config,
+    tokens.token,
+    entries.revoke,
+    entries.restore,
+    entries.status,
+    entries.list_entries,
+    entries.purge,
+    transfer.export,
+    transfer.import_entries,
+):
+    gateway.add_command(command)
+
+
+def main() -> None:
+    """Run a command; faults become one clear page on standard error, never a stack trace."""
+    try:
+        gateway(prog_name="gateway")
+    except Problem as problem:
+        click.echo(f"gateway: {problem.detail}", err=True)
+        sys.exit(UNAVAILABLE if problem.kind.status.startswith("503") else USAGE)
+    except ValueError as error:  # pydantic's ValidationError, StoreRefused and KeysRefused are some
+        click.echo("gateway: this cannot work as it is set up:", err=True)
+        for fault in [*faults(error), *misspelled()]:
+            click.echo(f"  - {fault}", err=True)
+        sys.exit(USAGE)

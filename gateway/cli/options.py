@@ -1,0 +1,106 @@
+"""Settings as flags, and faults as sentences."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from gateway.app import build_blacklist, build_issuers
+from gateway.problems import Problem
+from gateway.settings import PREFIX, Settings
+
+USAGE, UNAVAILABLE = 2, 3
+
+
+class Fault(click.ClickException):
+    """A fault told in one sentence. Click's own exit code, 1, would say "it is blacklisted"."""
+
+    exit_code = USAGE
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that gives a command flags for the named settings, and a `Settings` first.
+
+    Without names, those are all settings, and everything they need is checked.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def command(**options: Any) -> Any:
+            given = {name: value for name in chosen if (value := options.pop(name)) is not None}
+            return function(Settings(**given) if names else checked(given), **options)
+
+        chosen = names or tuple(Settings.model_fields)
+        flagged: Callable[..., Any] = command
+        for name in reversed(chosen):
+            flagged = _flag(name)(flagged)
+        return flagged
+
+    return decorate
+
+
+def checked(given: dict[str, Any]) -> Settings:
+    """Return the settings. Raises ValueError with a line for each fault: of settings, files, keys and the store."""
+    found: list[str] = []
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        found += faults(error)
+        # What is sound is looked into all the same, with defaults for the rest.
+        wrong = {str(fault["loc"][0]) for fault in error.errors()}
+        fields = Settings.model_fields
+        settings = Settings(**given | {name: fields[name].get_default(call_default_factory=True) for name in wrong})
+    found += _certificate_faults(settings)
+    found += _faults_of(build_issuers, settings)
+    if found:  # else the command opens the store itself, once
+        found += _faults_of(_open_store, settings)
+        raise ValueError("\n".join(found))
+    return settings
+
+
+def _faults_of(build: Callable[[Settings], object], settings: Settings) -> Iterator[str]:
+    try:
+        build(settings)
+    except ValueError as error:
+        yield from faults(error)
+    except Problem as problem:
+        yield problem.detail
+
+
+def _open_store(settings: Settings) -> None:
+    build_blacklist(settings).store.close()
+
+
+def _certificate_faults(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each file of certificates that cannot be used: only a request would show it."""
+    for name in ("upstream_ca", "jwks_ca", "upstream_cert"):
+        path, context = getattr(settings, name), ssl.create_default_context()
+        try:
+            if path and name.endswith("_ca"):
+                context.load_verify_locations(path)
+            elif path:
+                context.load_cert_chain(path, password="")
+        except OSError:
+            yield f"{PREFIX}{name.upper()}: cannot use {path}"
+
+
+def _flag(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    field = Settings.model_fields[name]
+    default = field.default if isinstance(field.default, str | int | float) and name != "secret" else None
+    shown = "" if default is None else f"  [default: {default}]"
+    return click.option("--" + name.replace("_", "-"), name, metavar="VALUE", help=f"{field.description}{shown}")
+
+
+def faults(error: ValueError) -> Iterator[str]:
+    """Yield one sentence for each fault in the error, naming settings as they are set, never their values."""
+    if not isinstance(error, ValidationError):
+        yield from str(error).splitlines()
+        return
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        place = ".".join(str(part) for part in fault["loc"])
+        yield f"{(PREFIX + place.upper()) if place else 'settings'}: {fault['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,140 @@
+"""gateway serve, demo and check-config."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from gateway.app import build_app, build_blacklist, build_issuers, warnings
+from gateway.cli.options import Fault, with_settings
+from gateway.cli.tokens import minted
+from gateway.ops.exposition import Figure, served
+from gateway.ops.logs import configure_logging
+from gateway.server import serve as serve_app
+from gateway.settings import Settings
+
+log = logging.getLogger("gateway")
+
+STORY = """
+The gateway is on {url}, in front of {upstream}. Paste this:
+
+  TOKEN={token}
+  curl -i {url}/info                                              # 401: no token
+  curl -i {url}/info -H "Authorization: Bearer $TOKEN"            # 200: the API's answer, request and token
+  curl -i -X POST {url}/blacklist -H "Authorization: Bearer $TOKEN"    # take the token back
+  curl -i {url}/info -H "Authorization: Bearer $TOKEN"            # 401: token-blacklisted
+  curl -i -X DELETE {url}/blacklist -H "Authorization: Bearer $TOKEN"  # restore it
+  curl -i {url}/info -H "Authorization: Bearer $TOKEN"            # 200 again
+
+Or paste the token into {url}/-/console, in a browser.
+
+Ctrl-C ends both.
+"""
+
+
+@click.command()
+@with_settings()
+def serve(settings: Settings) -> None:
+    """Run the gateway on the bundled server."""
+    _serve(settings)
+
+
+@click.command()
+@with_settings()
+def demo(settings: Settings) -> None:
+    """Run the sample upstream and the gateway together, and print the whole story as curl lines."""
+    with _sample_upstream(settings.upstream):
+        host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+        token = minted(settings, {"sub": "1001"}, lifetime=3600)
+        click.echo(STORY.format(url=f"http://{host}:{settings.port}", upstream=settings.upstream, token=token))
+        # The console's chart needs the metrics, on whatever port.
+        _serve(settings, console=True, log_format="text", metrics_port=settings.metrics_port or 0)
+
+
+@click.command("check-config")
+@with_settings()
+def check_config(settings: Settings) -> None:
+    """Check every setting, the keys and the store; print what is in force, secrets masked."""
+    for name, text in _in_force(settings).items():
+        click.echo(f"GATEWAY_{name.upper()}={text}")
+    build_issuers(settings)
+    build_blacklist(settings).store.ping()
+    for warning in warnings(settings):
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _serve(settings: Settings, **forced: Any) -> None:
+    """Serve until a signal ends it. What cannot work is said before the first worker starts."""
+    settings = settings.model_copy(update=forced)
+    configure_logging(settings.log_format, settings.log_level)
+    build_issuers(settings)
+    store = build_blacklist(settings).store
+    for warning in warnings(settings):
+        click.echo(f"gateway: warning: {warning}", err=True)
+    log.info("version %s, in force:", version("jwt-blacklist-gateway"), extra={"record": _in_force(settings)})
+    flags = {name: value for name, value in click.get_current_context().params.items() if value is not None}
+
+    def load() -> Any:
+        # All but the flags is read anew in each worker, so that SIGHUP brings new secrets and keys. The store
+        # is the one opened here: a worker that starts later must not take an emptied or other one for it.
+        return build_app(Settings(**flags | forced), store)
+
+    with served(settings.host, settings.metrics_port, [Figure("gateway_entries", "Live entries", store.count)]):
+        serve_app(
+            load,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            threads=settings.threads,
+            drain_timeout=settings.drain_timeout,
+        )
+
+
+@contextlib.contextmanager
+def _sample_upstream(url: str) -> Iterator[None]:
+    """Run the sample upstream of this clone at the URL while the block runs."""
+    address = urlsplit(url)
+    host, port = address.hostname or "127.0.0.1", address.port or 80
+    command = [sys.executable, "-m", "upstream", "--host", host, "--port", str(port)]
+    # A session of its own: Ctrl-C reaches the gateway, which ends the upstream after its last request.
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)  # noqa: S603
+    parent = os.getpid()
+    try:
+        _wait_for(process, host, port)
+        yield
+    finally:
+        if os.getpid() == parent:  # a forked worker leaves through here too
+            process.terminate()
+            process.wait()
+
+
+def _wait_for(process: subprocess.Popen[bytes], host: str, port: int) -> None:
+    for _ in range(200):
+        if process.poll() is not None:
+            raise Fault(f"the sample upstream did not start on {host}:{port}; run this in a clone, port free")
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise Fault(f"the sample upstream does not answer on {host}:{port}")
+
+
+def _in_force(settings: Settings) -> dict[str, str]:
+    """Return every setting as text, secrets masked."""
+    return {name: _shown(value) for name, value in settings.model_dump(mode="json").items()}
+
+
+def _shown(value: object) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str("" if value is None else value)
+    return re.sub(r"(?<=://)\S+(?=@)|(?<=password=)[^&]*", "**********", text)  # a store's URL may hold a password

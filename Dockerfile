@@ -1,0 +1,37 @@
+# Two services, one file: docker build --target gateway . (the default) or --target upstream
+
+FROM python:3.13-slim AS build-upstream
+COPY upstream/requirements.txt /build/
+RUN python -m venv --without-pip /venv \
+    && pip --python /venv/bin/python install --require-hashes -r /build/requirements.txt
+
+FROM python:3.13-slim AS build-gateway
+COPY requirements /build/requirements/
+# The lock holds every package by hash, setuptools included: it builds what is published as source only, and is left behind.
+RUN python -m venv --without-pip /venv \
+    && pip --python /venv/bin/python install --require-hashes -r /build/requirements/build.lock \
+    && pip --python /venv/bin/python install --require-hashes --no-build-isolation -r /build/requirements/runtime.lock
+COPY . /build/
+RUN pip --python /venv/bin/python install --no-deps --no-build-isolation /build \
+    && pip --python /venv/bin/python uninstall --yes setuptools
+
+FROM python:3.13-slim AS base
+# What runs has no installer to be turned against it: pip goes, and ensurepip, which could bring it back.
+RUN for module in pip ensurepip; do rm -r "$(python -c "import $module; print($module.__path__[0])")"; done \
+    && rm -f /usr/local/bin/pip* /usr/bin/pip* \
+    && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin app \
+    && install --directory --owner=app --group=app /data
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 GATEWAY_STORE=sqlite:////data/blacklist.sqlite3
+USER 10001:10001
+
+FROM base AS upstream
+COPY --from=build-upstream /venv /venv
+COPY upstream /app/upstream/
+WORKDIR /app
+CMD ["python", "-m", "upstream", "--host", "0.0.0.0"]
+
+FROM base AS gateway
+COPY --from=build-gateway /venv /venv
+VOLUME /data
+HEALTHCHECK --interval=5s --timeout=3s CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 35000, timeout=2); c.request('GET', '/-/live'); raise SystemExit(c.getresponse().status != 200)"]
+CMD ["gateway", "serve"]

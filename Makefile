@@ -1,0 +1,67 @@
+# Everything a developer types. Needs git, make and Python 3.11 or newer; `make` alone lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help run test slow check lint types cover bench fuzz lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/run.stamp  ## start the sample upstream and the gateway, and print the story as curl lines
+	@exec $(VENV)/bin/gateway demo
+
+test: $(VENV)/dev.stamp  ## run every test that needs no extra server
+	$(VENV)/bin/python -m pytest -q -m "not slow"
+
+slow: $(VENV)/dev.stamp  ## run the tests that take long or need a server: redis, nginx, haproxy, caddy, newman (npm ci)
+	$(VENV)/bin/python -m pytest -q -m slow
+
+check: lint types test slow  ## all of what CI runs but the containers
+
+lint: $(VENV)/dev.stamp  ## ruff
+	$(VENV)/bin/ruff check .
+
+types: $(VENV)/dev.stamp  ## mypy, strict
+	$(VENV)/bin/mypy
+
+cover: $(VENV)/dev.stamp  ## run all tests and print their branch coverage
+	$(VENV)/bin/python -m pytest -q --cov --cov-report=term:skip-covered
+
+bench: $(VENV)/dev.stamp  ## measure, and print a table
+	$(VENV)/bin/python -m benchmarks
+
+fuzz: $(VENV)/dev.stamp  ## fuzz the token parser for a minute, from the kept corpus
+	$(PIP) install atheris
+	corpus=$$(mktemp -d) && cp tests/fuzz/corpus/* $$corpus && \
+		$(VENV)/bin/python tests/fuzz/tokens.py $$corpus -max_total_time=60 -max_len=6000
+
+lock: $(VENV)/dev.stamp  ## compile the lock files anew from pyproject.toml
+	$(PIP) install uv
+	$(LOCK) --upgrade requirements/build.in -o requirements/build.lock
+	$(LOCK) --upgrade pyproject.toml --all-extras --group dev -o requirements/dev.lock
+	$(LOCK) pyproject.toml --all-extras -c requirements/dev.lock -o requirements/runtime.lock
+	$(LOCK) upstream/requirements.in -c requirements/dev.lock -o upstream/requirements.txt
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: needs Python 3.11 or newer; name one with: make PYTHON=python3.12 run" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "make: this Python cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The lock holds every package by hash, what builds the source-only ones included: nothing else is fetched.
+$(VENV)/%.stamp: pyproject.toml requirements/build.lock | $(VENV)/bin/python
+	$(PIP) install --require-hashes -r requirements/build.lock
+	$(PIP) install --require-hashes --no-build-isolation $(foreach lock,$(filter-out pyproject.toml requirements/build.lock,$^),-r $(lock))
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/run.stamp: requirements/runtime.lock upstream/requirements.txt
+$(VENV)/dev.stamp: requirements/dev.lock

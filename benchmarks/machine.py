@@ -1,0 +1,73 @@
+"""What a result depends on: the machine, the versions, the day."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.bench import HERE, PEERS_BIN
+from benchmarks.processes import LOAD, TESTED
+from benchmarks.tokens import USERS
+
+OWN = ("waitress", "werkzeug", "pycurl", "PyJWT", "cryptography", "requests", "redis", "granian")
+PEERS = ("Flask", "Flask-JWT-Extended", "gunicorn", "requests", "Werkzeug", "PyJWT")
+PROGRAMS = {
+    "node": "--version",
+    str(PEERS_BIN / "envoy"): "--version",
+    "haproxy": "-v",
+    "nginx": "-v",
+    "redis-server": "--version",
+    "wrk": "-v",
+}
+
+
+def about(rounds: int, seconds: int, load: float) -> list[str]:
+    """Return the lines that say how, where, when and with what the figures were measured."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    machine = f"{os.cpu_count()} cores of {model[1] if model else platform.machine()}"
+    return [
+        f"`{shlex.join(['python', '-m', 'benchmarks', *sys.argv[1:]])}` on {time.strftime('%Y-%m-%d', time.gmtime())}, "
+        f"at commit {_output('git', '-C', str(HERE), 'rev-parse', '--short', 'HEAD')}: medians of {rounds} interleaved "
+        f"rounds of {seconds} s each.",
+        "",
+        f"- {machine}, {platform.system()} {platform.release()}; load average at the start {load:.2f}",
+        f"- the process under test alone on core {TESTED}; wrk, the upstream and redis-server on core {LOAD}",
+        f"- one worker and no access log unless named, connections kept; the HS256 tokens of {USERS} users in turn",
+        "- this gateway asks its store at every request, SQLite unless another is named; the peers' lists are in RAM",
+        "- CPU/request: user and system time of the processes under test, by completed requests; spread: the rounds'",
+        "  range; beside: CPU of redis-server, which is not counted",
+        "- ratios are to the first row: CPU and latency below 1 are better than this gateway, requests/s above 1",
+        "- core busy: below about 90 % at 32 connections, requests/s and latency say more about the other core",
+        "",
+        f"Python {platform.python_version()}; " + ", ".join(f"{name} {version(name)}" for name in OWN) + ".",
+        f"Peers: {', '.join([*_peers(), *map(_version, PROGRAMS, PROGRAMS.values())])}.",
+    ]
+
+
+def _peers() -> list[str]:
+    """Return the versions in the peers' own environments."""
+    code = f"from importlib.metadata import version; print(*[n + ' ' + version(n) for n in {PEERS}], sep=', ')"
+    package = json.loads((HERE / "peers" / "fastify" / "package.json").read_text())
+    fastify = [f"{name} {number}" for name, number in package["dependencies"].items()]
+    return [_output(str(PEERS_BIN / "python"), "-c", code), *fastify]
+
+
+def _version(program: str, option: str) -> str:
+    found = re.search(r"\d+\.\d+\.\d+", _output(program, option))
+    return f"{Path(program).name} {found[0] if found else 'not installed'}"
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return (done.stdout + done.stderr).strip()

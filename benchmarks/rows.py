@@ -1,0 +1,141 @@
+"""The rows of the table. A new row is one function that starts its servers, and one line at the end."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.bench import PEERS, PEERS_BIN, Bench, Row, Running
+from benchmarks.processes import LOAD, Failed, free_port
+from benchmarks.tokens import ISSUER, SECRET
+from benchmarks.web import ask
+
+GRANIAN = Path(sys.executable).parent / "granian"
+
+
+# --- this gateway ---
+
+
+def _settings(bench: Bench, port: int, **more: str) -> dict[str, str]:
+    settings = {
+        "upstream": f"http://127.0.0.1:{bench.upstream}", "host": "127.0.0.1", "port": str(port), "workers": "1",
+        "issuer": ISSUER, "secret": SECRET, "log_level": "warning", **more,
+    }
+    return {"PYTHONPATH": os.pathsep.join(sys.path)} | {f"GATEWAY_{name.upper()}": settings[name] for name in settings}
+
+
+def _sqlite(bench: Bench, name: str) -> str:
+    return f"sqlite:///{bench.work}/{name}.sqlite3"
+
+
+def _blacklist(bench: Bench, port: int) -> None:
+    status, _ = ask(port, "/blacklist", bench.tokens.blacklisted, "POST")
+    if status != 200:
+        raise Failed(f"POST /blacklist answered {status}")
+
+
+def gateway(bench: Bench, name: str = "gateway", **settings: str) -> Running:
+    port = free_port()
+    env = _settings(bench, port, **{"store": _sqlite(bench, name), **settings})
+    server = bench.server(name, [sys.executable, "-m", "gateway", "serve"], port, env)
+    _blacklist(bench, port)
+    return Running(port, [server])
+
+
+def gateway_logging(bench: Bench) -> Running:
+    return gateway(bench, "gateway-logging", log_level="info")
+
+
+def gateway_redis(bench: Bench) -> Running:
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(bench.work), "--save", ""]
+    command += ["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"]
+    redis = bench.server("redis", command, port, core=LOAD)
+    running = gateway(bench, "gateway-redis", store=f"redis://127.0.0.1:{port}/0")
+    running.beside.append(redis)
+    return running
+
+
+def bare(bench: Bench) -> Running:
+    port = free_port()
+    command = [sys.executable, str(PEERS / "bare.py")]
+    return Running(port, [bench.server("bare", command, port, _settings(bench, port))])
+
+
+def decision(bench: Bench, name: str = "decision") -> Running:
+    port = free_port()
+    command = [str(GRANIAN), "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)]
+    # One thread: more would only wait for the interpreter's lock, and nothing here waits for an upstream.
+    command += ["--blocking-threads", "1", "--no-ws", "--log-level", "warning", "gateway.wsgi:app"]
+    env = _settings(bench, port, store=_sqlite(bench, name), trusted_proxies="1")
+    server = bench.server(name, command, port, env)
+    _blacklist(bench, port)
+    return Running(port, [server])
+
+
+def auth_request(bench: Bench) -> Running:
+    behind = decision(bench, "auth-request-decision")
+    port = free_port()
+    config = bench.config("auth_request.conf", port=port, decision=behind.port)
+    return Running(port, [bench.server("auth-request", ["nginx", "-c", config], port), *behind.tested])
+
+
+# --- what people use today ---
+
+
+def flask(bench: Bench) -> Running:
+    port = free_port()
+    command = [str(PEERS_BIN / "gunicorn"), "--worker-class", "gthread", "--workers", "1", "--threads", "8"]
+    command += ["--bind", f"127.0.0.1:{port}", "--keep-alive", "75", "--chdir", str(PEERS), "flask_gateway:app"]
+    env = {"UPSTREAM": f"http://127.0.0.1:{bench.upstream}", "SECRET": SECRET, "ISSUER": ISSUER}
+    server = bench.server("flask", command, port, env)
+    _blacklist(bench, port)
+    return Running(port, [server])
+
+
+def fastify(bench: Bench) -> Running:
+    port = free_port()
+    env = {"PORT": str(port), "UPSTREAM": f"http://127.0.0.1:{bench.upstream}", "SECRET": SECRET, "ISSUER": ISSUER}
+    env |= {"DENIED": bench.tokens.jti, "NODE_ENV": "production"}
+    return Running(port, [bench.server("fastify", ["node", str(PEERS / "fastify" / "gateway.js")], port, env)])
+
+
+def envoy(bench: Bench) -> Running:
+    port = free_port()
+    key = base64.urlsafe_b64encode(SECRET.encode()).rstrip(b"=").decode()
+    jwks = json.dumps({"keys": [{"kty": "oct", "alg": "HS256", "k": key}]})
+    config = bench.config("envoy.yaml", port=port, jwks=jwks)
+    command = [str(PEERS_BIN / "envoy"), "-c", config, "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"]
+    return Running(port, [bench.server("envoy", command, port)])
+
+
+def haproxy(bench: Bench) -> Running:
+    port = free_port()
+    (bench.work / "denied.map").write_text(f"{bench.tokens.jti} denied\n")
+    command = ["haproxy", "-db", "-f", bench.config("haproxy.cfg", port=port)]
+    return Running(port, [bench.server("haproxy", command, port)])
+
+
+def nginx(bench: Bench) -> Running:
+    port = free_port()
+    return Running(port, [bench.server("nginx", ["nginx", "-c", bench.config("nginx.conf", port=port)], port)])
+
+
+# The first row is what the others are compared with.
+ROWS = (
+    Row("gateway", "this gateway", gateway),
+    Row("bare", "the same without auth and blacklist", bare, verifies=False, blacklists=False),
+    Row("logging", "this gateway, writing its access log", gateway_logging),
+    # redis-server shares the load generator's core, where 1 MiB answers starve it beyond the store's time-out.
+    Row("redis", "this gateway, Redis store", gateway_redis, programs=("redis-server",), large=False),
+    Row("flask", "Flask, flask-jwt-extended, requests.Session on gunicorn", flask),
+    Row("fastify", "fastify, @fastify/http-proxy, @fastify/jwt", fastify, programs=("node",)),
+    Row("envoy", "Envoy, jwt_authn (no blacklist)", envoy, blacklists=False),
+    Row("haproxy", "HAProxy, jwt_verify, deny map", haproxy, programs=("haproxy",)),
+    Row("nginx", "nginx, bare proxy (no tokens)", nginx, verifies=False, blacklists=False),
+    Row("auth-request", "nginx auth_request, this gateway's /-/auth on granian", auth_request),
+    Row("decision", "this gateway's /-/auth alone, on granian", decision, path="/-/auth"),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from gateway.problems import Problem
 
@@ -11,6 +12,8 @@ _SCHEME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_ONE_TOKEN = re.compile(r"[ \t,]")
 
 
+# The same text again is also the same object: what looks it up later need not hash it again.
+@lru_cache(4096)
 def bearer_token(authorization: str | None) -> str:
     """Return the token of `Bearer <token>`: the scheme in any case, exactly one space, one token.
 

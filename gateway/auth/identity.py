@@ -33,21 +33,27 @@ class Identity:
         self._names = (claims_field, subject_field)
         self._keys = tuple(_environ_key(name) for name in self._names)
         self._forward_authorization = forward_authorization
-        self._harmless: set[str] = set()  # keys found not to be ours, so that a set difference finds those left
+        self._harmless: set[str] = set()  # keys found not to be ours
         self._values = lru_cache(4096)(_values)
 
     def set(self, environ: Environ, token: Token | None) -> None:
         """Make the environ carry the token's identity, or none, and `gateway.claims` for stages within."""
+        if not self._harmless.issuperset(environ):
+            self._remove_ours(environ)
+        if not self._forward_authorization:
+            environ.pop("HTTP_AUTHORIZATION", None)
+        if token is not None:
+            environ["gateway.claims"] = token.claims
+            for key, value in zip(self._keys, self._values(token), strict=True):
+                if value:
+                    environ[key] = value
+
+    def _remove_ours(self, environ: Environ) -> None:
         for key in environ.keys() - self._harmless:
             if self._folds_to_ours(key):
                 del environ[key]
             elif len(self._harmless) < MOST_HARMLESS:
                 self._harmless.add(key)
-        if not self._forward_authorization:
-            environ.pop("HTTP_AUTHORIZATION", None)
-        if token is not None:
-            environ["gateway.claims"] = token.claims
-            environ.update((key, value) for key, value in zip(self._keys, self._values(token), strict=True) if value)
 
     def fields(self, token: Token | None) -> list[tuple[str, str]]:
         """Return the trusted fields as response fields: all of them, empty where there is nothing to say.

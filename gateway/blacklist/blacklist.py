@@ -51,7 +51,8 @@ class Blacklist:
 
     def has(self, token: Token) -> bool:
         """Tell whether the token is blacklisted: one question to the store, never remembered."""
-        return any(_strikes(entry, token) for entry in self.store.find(self._keys_of(token)))
+        entries = self.store.find(self._keys_of(token))
+        return bool(entries) and any(_strikes(entry, token) for entry in entries)
 
     def add_token(self, token: Token, actor: Actor) -> bool:
         """Add the token's own entry; tell whether that changed anything."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlitedict import SqliteDict
 
 from gateway.blacklist.stores.base import Added, Entry, StoreRefused, merge
-from gateway.blacklist.stores.sqlite_connections import Connection, Connections, begin
+from gateway.blacklist.stores.sqlite_connections import Connection, Connections, Stamp, begin
 from gateway.blacklist.stores.sqlite_file import COUNT, COUNT_CHANGE, EARLIER, FORGET, SAME_SECOND, prepare, question
 from gateway.problems import StoreUnavailable
 
@@ -28,6 +28,7 @@ PURGED_PER_CHANGE = 1000
 REST_SECONDS = 0.005  # another's `begin` tries at least twice in it
 PAGES_PER_CHANGE = 100  # given back to the file system
 SPARE_PAGES = 1000  # kept for new entries
+REMEMBERED = 10_000  # answers
 PING_SECONDS = 0.1  # probes come without a token: no more often than this do they make us sync
 
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
@@ -46,6 +47,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         self._now = now
         self._path = Path(path).resolve()
         self._vouched = ("", "", 0)  # the generation row as last read, its generation, its changes
+        self._memory: tuple[Stamp | None, dict[tuple[str, ...], list[Entry]]] = (None, {})
         self._pinged = float("-inf")
         self.pruned = 0  # expired entries that this process has deleted
         prepare(self._path)
@@ -58,12 +60,29 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         return Connections(self._path)
 
     def find(self, keys: Sequence[str]) -> list[Entry]:
-        """Return the live entries among `keys`."""
-        return self.conn.run(self._find, keys)
+        """Return the live entries among `keys`: by asking, or as asked before if nothing has been committed since."""
+        stamp = self.conn.stamp()  # taken before the question: the answer knows at least this much
+        known, answers = self._memory
+        if stamp is None or stamp != known:
+            answers = {}
+            self._memory = (stamp, answers)
+        keys = tuple(keys)
+        entries = answers.get(keys)
+        if entries is None:
+            entries = self.conn.run(self._entries, keys)
+            if len(answers) >= REMEMBERED:
+                answers.clear()
+            answers[keys] = entries
+        return self._live(entries)
 
     def _find(self, conn: Connection, keys: Sequence[str]) -> list[Entry]:
+        return self._live(self._entries(conn, keys))
+
+    def _entries(self, conn: Connection, keys: Sequence[str]) -> list[Entry]:
+        return [_decode(key, text) for key, text in self._rows(conn, keys).items()]
+
+    def _live(self, entries: list[Entry]) -> list[Entry]:
         now = self._now()
-        entries = [_decode(key, text) for key, text in self._rows(conn, keys).items()]
         return [entry for entry in entries if entry.is_live(now)]
 
     def _rows(self, conn: Connection, keys: Sequence[str]) -> dict[str, str]:
@@ -173,7 +192,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def ping(self) -> None:
         """Return if the store answers and takes changes now."""
-        self.find(())
+        self.conn.run(self._find, ())
         if time.monotonic() - self._pinged > PING_SECONDS:
             self.conn.run(self._change, lambda conn: conn.execute(COUNT_CHANGE))
             self._pinged = time.monotonic()

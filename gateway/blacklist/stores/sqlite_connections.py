@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from gateway.blacklist.stores.sqlite_index import Identity, Index, join, leave
 from gateway.problems import StoreUnavailable
 
 BUSY_SECONDS = 2.0
+LOOK_SECONDS = 0.001  # how often, at most, the file's state is looked at where an answer is remembered
 
 _PRAGMAS = (
     "synchronous=FULL",  # with a write-ahead log nothing less survives a power cut
@@ -29,6 +31,7 @@ T = TypeVar("T")
 
 
 State = tuple[int, int, int, int]  # device, inode, size, nanoseconds of the last change: what one `stat` tells
+Stamp = tuple[bytes, State]
 
 
 class Connection(sqlite3.Connection):
@@ -36,6 +39,14 @@ class Connection(sqlite3.Connection):
 
     seen: State
     log: tuple[int, ...]
+    database: Identity | None = None
+
+    def close(self) -> None:
+        """Close it."""
+        super().close()
+        if self.database is not None:
+            leave(self.database)
+            self.database = None
 
 
 def state_of(path: str) -> State:
@@ -74,7 +85,10 @@ class Connections:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = str(path)
-        self._identity = state_of(self._file)[:2]
+        self._state = state_of(self._file)
+        self._looked = 0.0
+        self._identity = self._state[:2]
+        self._index = Index()
         self._idle: deque[Connection] = deque()
         self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._inherited: list[Connection] = []
@@ -104,14 +118,20 @@ class Connections:
         if self._inherited:
             raise sqlite3.OperationalError("this process was forked while the store was in use")
         seen = self._ours(state_of(self._file))  # before the first page is read
-        conn = sqlite3.connect(
-            f"{self._path.as_uri()}?mode=rw",  # a file that has gone must not come back as an empty blacklist
-            uri=True,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-            factory=Connection,
-        )
+        index = join(self._identity)
+        try:
+            conn = sqlite3.connect(
+                f"{self._path.as_uri()}?mode=rw",  # a file that has gone must not come back as an empty blacklist
+                uri=True,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=Connection,
+            )
+        except BaseException:
+            leave(self._identity)
+            raise
+        conn.database = self._identity
         try:
             for pragma in _PRAGMAS:
                 conn.execute(f"PRAGMA {pragma}")
@@ -119,6 +139,8 @@ class Connections:
             if modes != ["wal", 2]:
                 raise sqlite3.OperationalError("changes would not be synced")
             conn.seen, conn.log = seen, state_of(self._file + "-wal")[:2]
+            index.open(self._file + "-shm")
+            self._index = index
             self._opened.add(conn)
         except BaseException:
             conn.close()
@@ -129,6 +151,21 @@ class Connections:
         if state[:2] != self._identity or not state[2]:
             raise sqlite3.DatabaseError("the file was emptied or replaced")
         return state
+
+    def stamp(self) -> Stamp | None:
+        """Return what another commit, of whatever process, changes, and what is done to the file itself.
+
+        None where that cannot be told. Raises `StoreUnavailable` if the file has gone.
+        """
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            try:
+                self._state = state_of(self._file)
+            except OSError as error:
+                raise StoreUnavailable from error
+            self._looked = now
+        header = self._index.header()
+        return (header, self._state) if header else None
 
     def is_fresh(self, conn: Connection) -> bool:
         """Tell whether the file is as it was when `conn` began to cache it; if not, empty the cache.
@@ -177,6 +214,7 @@ class Connections:
         """Give up in a child process what the parent was using; unclosed, for its locks are the parent's."""
         self._inherited = list(self._opened)
         self._idle = deque()
+        self._index = Index()
 
 
 # No connection may cross a fork: SQLite in the child would believe that it holds locks which it does not

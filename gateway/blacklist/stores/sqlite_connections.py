@@ -16,7 +16,6 @@ from gateway.blacklist.stores.sqlite_index import Identity, Index, join, leave
 from gateway.problems import StoreUnavailable
 
 BUSY_SECONDS = 2.0
-LOOK_SECONDS = 0.001  # how often, at most, the file's state is looked at where an answer is remembered
 
 _PRAGMAS = (
     "synchronous=FULL",  # with a write-ahead log nothing less survives a power cut
@@ -85,9 +84,7 @@ class Connections:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = str(path)
-        self._state = state_of(self._file)
-        self._looked = 0.0
-        self._identity = self._state[:2]
+        self._identity = state_of(self._file)[:2]
         self._index = Index()
         self._idle: deque[Connection] = deque()
         self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -157,15 +154,11 @@ class Connections:
 
         None where that cannot be told. Raises `StoreUnavailable` if the file has gone.
         """
-        now = time.monotonic()
-        if now - self._looked > LOOK_SECONDS:
-            try:
-                self._state = state_of(self._file)
-            except OSError as error:
-                raise StoreUnavailable from error
-            self._looked = now
         header = self._index.header()
-        return (header, self._state) if header else None
+        try:
+            return (header, state_of(self._file)) if header else None
+        except OSError as error:
+            raise StoreUnavailable from error
 
     def is_fresh(self, conn: Connection) -> bool:
         """Tell whether the file is as it was when `conn` began to cache it; if not, empty the cache.

@@ -51,6 +51,8 @@ class Gate:
             path = request_target(environ).path
             if path in self._pages:
                 return self._page(environ, path)(environ, start_response)
+            if environ.get("gateway.overloaded"):
+                raise Problem("overloaded")
             token, blacklisted = self._admit(environ, path)
             if is_own(path):
                 return self._own(environ, start_response, token, blacklisted)
@@ -67,7 +69,7 @@ class Gate:
                 self._admit(environ, path)
         except Problem:
             return True
-        return False
+        return bool(environ.get("gateway.overloaded"))
 
     def _admit(self, environ: Environ, path: str) -> tuple[Token | None, bool]:
         """Return the caller's token (None where none is needed) and whether it is blacklisted."""

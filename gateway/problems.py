@@ -61,6 +61,7 @@ KINDS: dict[str, Kind] = {
     "upstream-unreachable": Kind("502 Bad Gateway", "The upstream cannot be reached."),
     "upstream-protocol": Kind("502 Bad Gateway", "The upstream's answer is not valid HTTP."),
     "upstream-timeout": Kind("504 Gateway Timeout", "The upstream did not answer in time."),
+    "overloaded": Kind("503 Service Unavailable", "The gateway has more requests than it can answer in time."),
     "store-unavailable": Kind("503 Service Unavailable", "The blacklist cannot be asked."),
     "keys-unavailable": Kind("503 Service Unavailable", "The issuer's keys cannot be had."),
 }

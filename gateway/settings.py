@@ -83,6 +83,7 @@ class Settings(BaseSettings):
         default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256, description="worker processes"
     )
     threads: int = Field(8, ge=1, le=256, description="threads of each worker")
+    queue_timeout: Seconds = Field(5, description="seconds a request may wait for a thread before it is refused")
     drain_timeout: Seconds = Field(30, description="seconds in which requests in flight may finish at shutdown")
 
     issuer: str = Field("https://www.discogs.com/", min_length=1, description="the iss a token must have")

@@ -119,7 +119,7 @@ def test_even_an_app_that_exits_leaves_an_answer() -> None:
 def test_beyond_the_limit_connections_wait_for_others_to_end() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sock.setblocking(False)
-        listener = Listener(hello, sock, threads=2, connections=1)
+        listener = Listener(hello, sock, threads=2, connections=1, queue_timeout=5)
         port = sock.getsockname()[1]
         with Client(port, request("GET /", KEEP)) as first, Client(port, request("GET /")) as second:
             first.read_until(b"hello")

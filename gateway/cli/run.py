@@ -98,6 +98,7 @@ def _serve(settings: Settings, **forced: Any) -> None:
             port=settings.port,
             workers=settings.workers,
             threads=settings.threads,
+            queue_timeout=settings.queue_timeout,
             drain_timeout=settings.drain_timeout,
         )
 

@@ -40,8 +40,12 @@ class Connection:
         self._head_since = self._last_active  # 0: no head is being received
         self._discarding = False  # all is answered; what still comes is thrown away
 
-    def serve(self) -> bool:
-        """Read what has come, answer each request that it completes; return whether the connection stays."""
+    def serve(self, overloaded: bool = False) -> bool:
+        """Read what has come, answer each request that it completes; return whether the connection stays.
+
+        `overloaded` goes into the environ, as `gateway.overloaded`.
+        """
+        self._environ["gateway.overloaded"] = overloaded
         try:
             return self._receive()
         except (ClientDisconnected, OSError):

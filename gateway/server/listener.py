@@ -3,15 +3,22 @@
 Whichever thread is free takes the next connection that has something to read, reads it, and
 answers once a request is whole. Nothing is handed from thread to thread, which under Python costs
 more than parsing does; and a client that sends slowly holds a connection, never a thread.
+
+How long a connection waits for a thread, a bell tells that is rung four times a second and waits among
+them; how long it waited before it was accepted, the kernel tells. Where that is too long, requests are
+marked as overload, for the application to refuse: by the threads if they come round at all, else by a spare one.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
 import select
 import socket
+import sys
 import time
+from collections.abc import Callable
 from threading import Lock, Thread
 
 from gateway.server.connection import Connection
@@ -22,12 +29,18 @@ log = logging.getLogger("gateway.server")
 
 BACKLOG = 2048  # connections that the kernel holds until they are accepted
 READ_ONCE = select.EPOLLIN | select.EPOLLONESHOT  # one event, for one thread, until it is armed again
+BELL_SECONDS = 0.25  # between one bell and the next
 
 
 class Listener:
-    """Serves the application to whoever connects, at most `connections` at a time, with so many threads."""
+    """Serves the application to whoever connects, at most `connections` at a time, with so many threads.
 
-    def __init__(self, application: Application, sock: socket.socket, *, threads: int, connections: int) -> None:
+    `queue_timeout` is how long, in seconds, a request may wait for a thread before it counts as overload.
+    """
+
+    def __init__(
+        self, application: Application, sock: socket.socket, *, threads: int, connections: int, queue_timeout: float
+    ) -> None:
         self._application = application
         self._socket = sock
         self._fd = sock.fileno()
@@ -36,26 +49,56 @@ class Listener:
         self._connections: dict[int, Connection] = {}
         self._epoll = select.epoll()
         self._epoll.register(self._fd, READ_ONCE)
+        self._queue_timeout = queue_timeout
+        self._waited = 0.0  # how long the last bell, or a late connection, waited for a thread
+        self._rung = 0.0  # when the bell was rung that still waits
+        self._bell = os.eventfd(1, os.EFD_CLOEXEC)  # always readable: it rings when it is armed
+        self._epoll.register(self._bell, 0)
         for number in range(threads):
-            Thread(target=self._serve, name=f"gateway-{number}", daemon=True).start()
+            Thread(target=self._serve, args=(self._turn,), name=f"gateway-{number}", daemon=True).start()
+        Thread(target=self._serve, args=(self._stand_in,), name="gateway-spare", daemon=True).start()
 
-    def _serve(self) -> None:
+    def _serve(self, turn: Callable[[], None]) -> None:
         while True:
             try:
-                self._turn()
+                turn()
             except Exception:
                 log.exception("a thread's turn failed")  # a thread that ended would be missed by nobody
 
     def _turn(self) -> None:
         for fd, _ in self._epoll.poll(-1, 1):
-            if fd == self._fd:
-                self._accept()
-            elif connection := self._connections.get(fd):
-                self._attend(connection)
+            if fd == self._bell:
+                self._waited, self._rung = time.monotonic() - self._rung, 0.0
+            else:
+                self._take(fd)
+
+    def _stand_in(self) -> None:
+        """Ring the bell; and if no thread has come for it in time, refuse what has come before it."""
+        time.sleep(BELL_SECONDS)
+        if not self._rung:
+            self._rung = time.monotonic()
+            self._epoll.modify(self._bell, READ_ONCE)
+        while self._is_overloaded() and (events := self._epoll.poll(0, 1)):
+            for fd, _ in events:
+                if fd == self._bell:
+                    self._epoll.modify(self._bell, READ_ONCE)  # it is for the threads
+                    return
+                self._take(fd)
+
+    def _is_overloaded(self) -> bool:
+        rung = self._rung  # once: a thread may come for it now
+        waits = time.monotonic() - rung if rung else 0.0
+        return max(self._waited, waits) > self._queue_timeout
+
+    def _take(self, fd: int) -> None:
+        if fd == self._fd:
+            self._accept()
+        elif connection := self._connections.get(fd):
+            self._attend(connection)
 
     def _attend(self, connection: Connection) -> None:
         with connection.lock:
-            if connection.serve():
+            if connection.serve(self._is_overloaded()):
                 self._epoll.modify(connection.fd, READ_ONCE)
             else:
                 self._close(connection)
@@ -78,6 +121,9 @@ class Listener:
                 return False
             log.warning("out of file descriptors: connections wait")  # `tidy` tries again; at once would spin
             return None
+        waited = _seconds_since_data(sock)
+        if waited > self._queue_timeout:
+            self._waited = waited
         connection = Connection(sock, address, self._application)
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, READ_ONCE)
@@ -118,3 +164,9 @@ class Listener:
         """Have the connections that are left reset when the process ends: none shall look complete."""
         for connection in list(self._connections.values()):
             connection.reset_at_close()
+
+
+def _seconds_since_data(sock: socket.socket) -> float:
+    """Return how long ago the client last sent something, or connected: tcpi_last_data_recv of Linux's tcp_info."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
+    return int.from_bytes(info[52:56], sys.byteorder) / 1000

@@ -37,10 +37,19 @@ class Pool(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
     """gunicorn's configuration: given here alone, not by its environment variable and file."""
 
     def __init__(
-        self, load: Callable[[], Application], *, host: str, port: int, workers: int, threads: int, drain_timeout: float
+        self,
+        load: Callable[[], Application],
+        *,
+        host: str,
+        port: int,
+        workers: int,
+        threads: int,
+        queue_timeout: float,
+        drain_timeout: float,
     ) -> None:
         self.load = load
         self.threads = threads
+        self.queue_timeout = queue_timeout
         self.drain_timeout = drain_timeout
         self._options = {
             "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
@@ -145,7 +154,13 @@ class ServingWorker(Worker):  # type: ignore[misc]  # gunicorn ships no types
 
     def run(self) -> None:
         """Serve until told to stop or orphaned; then finish what is in flight."""
-        listener = Listener(self.wsgi, self.sockets[0].sock, threads=self.app.threads, connections=_open_files() // 4)
+        listener = Listener(
+            self.wsgi,
+            self.sockets[0].sock,
+            threads=self.app.threads,
+            connections=_open_files() // 4,
+            queue_timeout=self.app.queue_timeout,
+        )
         while self.alive and os.getppid() == self.ppid:
             self._watch(listener, 1.0)
         begin_drain()

@@ -13,7 +13,7 @@ from gateway.blacklist.resource import Resource, success
 from gateway.problems import Problem
 from gateway.public import Public
 from gateway.target import BLACKLIST, Environ, is_decision, is_own, request_target
-from gateway.timing import Timed
+from gateway.timing import timed
 
 StartResponse = Callable[..., Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
@@ -75,15 +75,17 @@ class Gate:
         """Return the caller's token (None where none is needed) and whether it is blacklisted."""
         if self._public.admits(environ, path):
             return None, False
-        with Timed(environ, "auth"):
-            text = bearer_token(environ.get("HTTP_AUTHORIZATION"))
-            environ["gateway.remembered"] = self._verifier.remembers(text)
-            token = environ["gateway.token"] = self._verifier.verify(text)
-        with Timed(environ, "store"):
-            blacklisted = self._blacklist.has(token)
+        token = timed(environ, "auth", self._verified, environ)
+        blacklisted = timed(environ, "store", self._blacklist.has, token)
         if blacklisted and path != BLACKLIST:
             raise Problem("token-blacklisted")
         return token, blacklisted
+
+    def _verified(self, environ: Environ) -> Token:
+        text = bearer_token(environ.get("HTTP_AUTHORIZATION"))
+        environ["gateway.remembered"] = self._verifier.remembers(text)
+        token = environ["gateway.token"] = self._verifier.verify(text)
+        return token
 
     def _page(self, environ: Environ, path: str) -> App:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):

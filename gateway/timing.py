@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
+from typing import ParamSpec, TypeVar
 
 from gateway.target import Environ
 
 SECONDS = "gateway.seconds"  # in the environ: the parts that were reached, each with its duration in seconds
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-class Timed:
-    """`with Timed(environ, "store"):` notes how long the block took, also when it raises."""
 
-    __slots__ = ("_began", "_part", "_seconds")
-
-    def __init__(self, environ: Environ, part: str) -> None:
-        self._seconds: dict[str, float] = environ.setdefault(SECONDS, {})
-        self._part = part
-
-    def __enter__(self) -> None:
-        self._began = perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds[self._part] = perf_counter() - self._began
+def timed(environ: Environ, part: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what `work` returns, and note how long it took, also when it raises."""
+    began = perf_counter()
+    try:
+        return work(*args, **kwargs)
+    finally:
+        environ.setdefault(SECONDS, {})[part] = perf_counter() - began

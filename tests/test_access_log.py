@@ -12,7 +12,7 @@ from helpers import Api, fingerprint, mint
 from gateway.ops.access_log import Observe
 from gateway.problems import Problem
 from gateway.proxy.adapter import ClientLeft
-from gateway.timing import Timed
+from gateway.timing import timed
 
 TOKEN = mint(sub="1001", jti="a")
 
@@ -123,8 +123,7 @@ def test_a_subject_that_is_no_name_is_left_out(observed: Api, record: Any) -> No
 
 def test_the_upstreams_part_is_told(record: Any, answer: Any) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
-        with Timed(environ, "upstream"):
-            environ["gateway.upstream_status"] = 503
+        timed(environ, "upstream", environ.update, {"gateway.upstream_status": 503})
         start_response("503 Service Unavailable", [])
         return [b"down"]
 
@@ -135,9 +134,11 @@ def test_the_upstreams_part_is_told(record: Any, answer: Any) -> None:
 
 
 def test_the_time_of_a_part_that_fails_counts(record: Any, answer: Any) -> None:
-    def app(environ: Any, start_response: Any) -> list[bytes]:
-        with Timed(environ, "store"):
-            raise Problem("store-unavailable")
+    def fail() -> None:
+        raise Problem("store-unavailable")
+
+    def app(environ: Any, start_response: Any) -> None:
+        timed(environ, "store", fail)
 
     with pytest.raises(Problem):
         answer(app)

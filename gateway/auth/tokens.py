@@ -42,6 +42,7 @@ class Token:
 
     `fingerprint` is the hexadecimal SHA-256 of the signing input, which every spelling that
     verifies shares (the text, its hash and the signature's bytes do not: CVE-2026-102269).
+    `valid_from` is the later of `nbf` and `iat`, `expires_at` is `exp`, in epoch seconds.
     """
 
     text: str
@@ -49,11 +50,8 @@ class Token:
     claims: Claims
     issuer: Issuer
     key_set: KeySet
-
-    @property
-    def expires_at(self) -> float:
-        """The `exp` claim, epoch seconds."""
-        return self.claims["exp"]  # type: ignore[no-any-return]
+    valid_from: float
+    expires_at: float
 
 
 class Verifier:
@@ -86,8 +84,7 @@ class Verifier:
         now = self._now()
         if self.has_expired(token, now):
             raise Problem("token-expired")
-        claims = token.claims
-        if max(claims.get("nbf", 0), claims.get("iat", 0)) > now + self._leeway:
+        if token.valid_from > now + self._leeway:
             raise Problem("token-not-yet-valid")
         return token
 
@@ -128,7 +125,9 @@ class Verifier:
         signing_input = text[: parts.end(2)].encode()
         key_set = _verified(issuer, kid, algorithm, signing_input, _decoded(parts[3]))
         _check_claims(claims, issuer)
-        return Token(text, hashlib.sha256(signing_input).hexdigest(), claims, issuer, key_set)
+        fingerprint = hashlib.sha256(signing_input).hexdigest()
+        valid_from = max(claims.get("nbf", 0), claims.get("iat", 0))
+        return Token(text, fingerprint, claims, issuer, key_set, valid_from, claims["exp"])
 
     def _checked_header(self, header: Claims) -> tuple[str, str | None]:
         algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ", "JWT")

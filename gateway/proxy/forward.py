@@ -17,7 +17,7 @@ from gateway.proxy.adapter import MalformedAnswer, UpstreamRequest
 from gateway.proxy.fields import Environ, RequestFields, check_method, response_fields
 from gateway.proxy.transport import default_adapter
 from gateway.target import refuse_upgrade, request_target
-from gateway.timing import Timed
+from gateway.timing import timed
 
 CHUNK_BYTES = 65536
 
@@ -73,8 +73,7 @@ class Upstream:
         forwards = _forwards_left(environ)
         if forwards == 0:
             return _answer_here(environ, start_response)
-        with Timed(environ, "upstream"):
-            response = self._exchange(self._request(environ, forwards))
+        response = timed(environ, "upstream", self._exchange, self._request(environ, forwards))
         environ["gateway.upstream_status"] = response.status_code
         body = Body(response.raw)
         try:

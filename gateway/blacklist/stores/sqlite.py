@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 from sqlitedict import SqliteDict
 
 from gateway.blacklist.stores.base import Added, Entry, StoreRefused, merge
-from gateway.blacklist.stores.sqlite_connections import Connection, Connections, Stamp, begin
+from gateway.blacklist.stores.sqlite_connections import Connection, Connections, begin
 from gateway.blacklist.stores.sqlite_file import COUNT, COUNT_CHANGE, EARLIER, FORGET, SAME_SECOND, prepare, question
+from gateway.blacklist.stores.sqlite_index import Stamp, is_sound
 from gateway.problems import StoreUnavailable
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         known, answers = self._memory
         if stamp is None or stamp != known:
             answers = {}
-            self._memory = (stamp, answers)
+            self._memory = (stamp if stamp and is_sound(stamp) else None, answers)
         keys = tuple(keys)
         entries = answers.get(keys)
         if entries is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from gateway.blacklist.stores.sqlite_index import Identity, Index, join, leave
+from gateway.blacklist.stores.sqlite_index import Identity, Index, Stamp, join, leave
 from gateway.problems import StoreUnavailable
 
 BUSY_SECONDS = 2.0
@@ -30,7 +30,6 @@ T = TypeVar("T")
 
 
 State = tuple[int, int, int, int]  # device, inode, size, nanoseconds of the last change: what one `stat` tells
-Stamp = tuple[bytes, State]
 
 
 class Connection(sqlite3.Connection):
@@ -136,7 +135,7 @@ class Connections:
             if modes != ["wal", 2]:
                 raise sqlite3.OperationalError("changes would not be synced")
             conn.seen, conn.log = seen, state_of(self._file + "-wal")[:2]
-            index.open(self._file + "-shm")
+            index.open(self._file)
             self._index = index
             self._opened.add(conn)
         except BaseException:
@@ -150,15 +149,8 @@ class Connections:
         return state
 
     def stamp(self) -> Stamp | None:
-        """Return what another commit, of whatever process, changes, and what is done to the file itself.
-
-        None where that cannot be told. Raises `StoreUnavailable` if the file has gone.
-        """
-        header = self._index.header()
-        try:
-            return (header, state_of(self._file)) if header else None
-        except OSError as error:
-            raise StoreUnavailable from error
+        """Return what another commit, of whatever process, changes, and what is done to the file; None if unknown."""
+        return self._index.stamp()
 
     def is_fresh(self, conn: Connection) -> bool:
         """Tell whether the file is as it was when `conn` began to cache it; if not, empty the cache.

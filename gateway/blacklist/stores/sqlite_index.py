@@ -14,43 +14,56 @@ _HEADER_BYTES = 48  # the header stands there twice; SQLite writes the second be
 _VERSION = (3_007_000).to_bytes(4, "little"), (3_007_000).to_bytes(4, "big")  # the one layout there is
 
 Identity = tuple[int, int]  # device and inode of the database
+Stamp = tuple[bytes, int, int]  # the index's header; the file's size, and nanoseconds of its last change
 
 
 class Index:
     """The header of one database's index, mapped as long as this process has a connection to the database.
 
     While there is a connection, no process removes the index. And closing any descriptor of a file gives
-    up every lock that this process has on it, SQLite's own included (fcntl(2)): so it is closed last.
+    up every lock that this process has on it, SQLite's own included (fcntl(2)): so they are closed last.
     """
 
     def __init__(self) -> None:
         self.users = 0
         self._map: mmap.mmap | None = None
-        self._descriptor = -1
+        self._descriptors: tuple[int, ...] = ()  # of the index, and of the database
 
     def open(self, path: str) -> None:
-        """Map the index, once a connection has read from the database. Raises OSError."""
-        if self._map is not None and os.path.samestat(os.fstat(self._descriptor), os.stat(path)):
+        """Map the index of the database, once a connection has read from it. Raises OSError."""
+        if self._map is not None and os.path.samestat(os.fstat(self._descriptors[0]), os.stat(path + "-shm")):
             return
         self.close()  # it was removed after connections that nobody closed
-        self._descriptor = os.open(path, os.O_RDONLY)
-        self._map = mmap.mmap(self._descriptor, 2 * _HEADER_BYTES, prot=mmap.PROT_READ)
+        self._descriptors = os.open(path + "-shm", os.O_RDONLY), os.open(path, os.O_RDONLY)
+        self._map = mmap.mmap(self._descriptors[0], 2 * _HEADER_BYTES, prot=mmap.PROT_READ)
 
-    def header(self) -> bytes:
-        """Return both headers as they are now, b"" where they tell nothing: another layout, or no connection."""
+    def stamp(self) -> Stamp | None:
+        """Return what every commit changes, and whatever is done to the database's file, its removal included.
+
+        None while no connection keeps the index where it is.
+        """
         mapped = self._map
+        if mapped is None:
+            return None
         try:
-            found = mapped[:] if mapped is not None else b""
-        except ValueError:  # closed at this very moment
-            return b""
-        return found if found[:4] in _VERSION and found[:_HEADER_BYTES] == found[_HEADER_BYTES:] else b""
+            state = os.fstat(self._descriptors[1])
+            return mapped[:], state.st_size, state.st_ctime_ns
+        except (ValueError, OSError, IndexError):  # closed at this very moment
+            return None
 
     def close(self) -> None:
         """Let go of the index."""
         if self._map is not None:
             mapped, self._map = self._map, None
             mapped.close()
-            os.close(self._descriptor)
+            for descriptor in self._descriptors:
+                os.close(descriptor)
+
+
+def is_sound(stamp: Stamp) -> bool:
+    """Tell whether the stamp's header is of the known layout and not just being written."""
+    header = stamp[0]
+    return header[:4] in _VERSION and header[:_HEADER_BYTES] == header[_HEADER_BYTES:]
 
 
 _lock = RLock()

@@ -124,11 +124,12 @@ class Resource:
 
     def _entries(self, environ: Environ) -> Answer:
         params = request_target(environ).params()
-        limit, cursor = params.get("limit", str(DEFAULT_PAGE)), params.get("cursor", "")
-        if not (isinstance(limit, str) and limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= LARGEST_PAGE):
+        # A repeated name has a list, whose text is neither a number nor a cursor.
+        limit, cursor = str(params.get("limit", DEFAULT_PAGE)), str(params.get("cursor", ""))
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit) <= LARGEST_PAGE):
             raise Problem("invalid-request", f"limit must be a whole number from 1 to {LARGEST_PAGE}.")
         try:
-            entries, following = self._blacklist.store.page(int(limit), str(cursor))
+            entries, following = self._blacklist.store.page(int(limit), cursor)
         except ValueError as error:
             raise Problem("invalid-request", "cursor must be one that a page gave.") from error
         return {"entries": [described(entry) for entry in entries], "next_cursor": following or None}

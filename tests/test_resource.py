@@ -139,6 +139,12 @@ def test_a_token_type_hint_is_accepted_and_ignored(api: Api, hint: str) -> None:
     assert outcome(api("DELETE", "/blacklist", HOLDER, json=body)) == (False, True)
 
 
+def test_a_token_type_hint_alone_names_nothing(api: Api) -> None:
+    """Whoever lost `token` on the way must not lose the caller's token too."""
+    assert_refused(api("POST", "/blacklist", HOLDER, data={"token_type_hint": "access_token"}), "invalid-request")
+    assert passes(api, HOLDER)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -817,6 +823,7 @@ def test_a_page_has_100_entries_unless_told_otherwise(make_gate: Any) -> None:
         "limit=1e2",
         "limit=%D9%A3",
         "limit=" + "9" * 5000,
+        "limit=0000000011000",
     ],
 )
 def test_a_limit_is_a_whole_number_from_1_to_1000(api: Api, query: str) -> None:

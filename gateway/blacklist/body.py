@@ -44,8 +44,8 @@ def body_members(environ: Environ) -> Members:
         members = json_object(body) if media_type == JSON else _form(body)
     except ValueError as error:
         raise _invalid("The body is not one well-formed object with unique members.") from error
-    if not members:
-        raise _invalid("The body names nothing.")
+    if not members.keys() - {"token_type_hint"}:
+        raise _invalid("The body names nothing.")  # a hint is ignored, and then nothing is left
     return members
 
 

@@ -34,7 +34,8 @@ class Gateway(Gate):
     """Wraps any WSGI app: `Gateway(app, Settings(…))`, or `Gateway(app, secret="…", issuer="…")`.
 
     Raises pydantic's ValidationError for bad settings, KeysRefused and StoreRefused for keys and
-    stores that must not be used. `store` and `now` (epoch seconds) are for tests.
+    stores that must not be used. `store` is the setting, or for tests a `Store`; `now` (epoch
+    seconds) is for tests.
     """
 
     def __init__(
@@ -42,10 +43,14 @@ class Gateway(Gate):
         app: App,
         settings: Settings | None = None,
         *,
-        store: Store | None = None,
+        store: Store | str | None = None,
         now: Clock = time.time,
         **values: Any,
     ) -> None:
+        if isinstance(store, str):
+            values["store"], store = store, None
+        if settings and values:
+            raise TypeError("either Settings or single settings")
         settings = settings or Settings(**values)
         issuers = build_issuers(settings, now)
         verifier = Verifier(issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes, now=now)

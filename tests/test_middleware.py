@@ -265,6 +265,18 @@ def test_settings_may_be_given_by_name(upstream: Any, make_gate: Any) -> None:
     assert_refused(api("GET", "/", TOKEN), "wrong-issuer")
 
 
+def test_the_store_may_be_given_by_its_url(upstream: Any, store_url: str) -> None:
+    beside, api = Api(Gateway(upstream, Settings(store=store_url))), Api(Gateway(upstream, store=store_url))
+    beside("POST", "/blacklist", mint())
+    assert_refused(api("GET", "/", mint()), "token-blacklisted")
+
+
+def test_settings_are_given_in_one_way_only(upstream: Any) -> None:
+    """What would be ignored might be the secret."""
+    with pytest.raises(TypeError):
+        Gateway(upstream, Settings(), secret="another")
+
+
 def test_the_response_body_is_handed_through_and_closed_by_whoever_takes_it(make_gate: Any) -> None:
     class Body:
         closed = 0

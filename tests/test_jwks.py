@@ -364,6 +364,17 @@ def test_a_new_keys_first_token_is_accepted_and_an_old_keys_is_refused(provider:
     assert provider.fetches == 2
 
 
+def test_keys_may_rotate_right_after_the_start(provider: Provider, make_keys: Maker) -> None:
+    """The first fetch is no unknown kid's, and begins no cool-down; the second one does."""
+    keys = make_keys(clock=Clock())
+    assert accepts(keys, A.token())
+    provider.keys = [new := signer("RS256", "new")]
+    assert accepts(keys, new.token())
+    provider.keys = [A]
+    assert not accepts(keys, A.token())
+    assert provider.fetches == 2
+
+
 def test_keys_are_refreshed_in_the_background_without_any_request(provider: Provider, make_keys: Maker) -> None:
     keys = make_keys(refresh=0.01)
     assert accepts(keys, A.token())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import math
 import os
 import threading
 import time
@@ -123,6 +124,9 @@ class JwksKeys:
             delay = 0.0 if renewed else min(2 * delay or self._policy.retry, self._policy.max_retry)
             with self._changed:
                 self._done = number
+                if number == 1 and renewed:
+                    # No unknown kid asked for these: keys that rotate right after the start must not wait.
+                    self._asked_at = -math.inf
                 self._changed.notify_all()
                 self._changed.wait_for(
                     lambda: self._asked > self._done or self._closed, delay or self._policy.refresh

@@ -34,7 +34,9 @@ PUBLIC_SECRET = "discogs"  # noqa: S105 - the assignment's, printed in its own t
 
 
 def _listed(value: object) -> object:
-    """Read `a, b` or a JSON list (for members with a comma in them) as a list."""
+    """Read `a, b` or a JSON list (for members with a comma in them) as a list; null, in JSON, is an empty one."""
+    if value is None:
+        return ()
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -64,7 +66,7 @@ class IssuerSettings(BaseModel):
 class Settings(BaseSettings):
     """What can be set; each field's description is its line of help.
 
-    Raises pydantic's ValidationError, which lists every fault.
+    Raises pydantic's ValidationError, which lists every fault, and TypeError for a name that is none.
     """
 
     model_config = SettingsConfigDict(
@@ -111,7 +113,7 @@ class Settings(BaseSettings):
         "blacklist:admin",
         min_length=1,
         pattern=r"^[!#-\[\]-~]+$",
-        description="scope for claims, lists and foreign tokens",
+        description="scope that claim entries, lists and RESTORE=admin ask for",
     )
     restore: Literal["holder", "admin"] = Field("holder", description="who may lift a token's entry")
     max_token_age: int | None = Field(None, ge=1, description="seconds after which claim entries are forgotten")
@@ -135,6 +137,13 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(None, ge=0, le=65535, description="port for Prometheus metrics")
     log_format: Literal["json", "text"] = Field("json", description="json or text")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
+
+    def __init__(self, **values: Any) -> None:
+        # Ignored, a misspelt secret would leave the public one in force. Pydantic's own names begin with `_`.
+        for name in values:
+            if name not in Settings.model_fields and not name.startswith("_"):
+                raise TypeError(f"there is no setting {name!r}")
+        super().__init__(**values)
 
     @model_validator(mode="before")
     @classmethod

@@ -1,6 +1,8 @@
 """Every setting: where it comes from, what is refused, and that all faults are told together."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,16 @@ def test_several_issuers_are_a_json_list_of_objects() -> None:
     assert (one.audience, two.algorithms, two.jwks_url) == (("x",), ("RS256", "ES256"), "https://b.test/jwks")
 
 
+def test_null_in_an_issuer_is_as_good_as_nothing() -> None:
+    (issuer,) = Settings(issuers='[{"issuer": "a", "secret": "x", "jwks_url": null, "audience": null}]').issuers
+    assert (issuer.jwks_url, issuer.audience) == (None, ())
+
+
+def test_a_misspelt_keyword_is_a_fault() -> None:
+    with pytest.raises(TypeError, match="secrets"):
+        Settings(secrets="x")
+
+
 def test_a_misspelt_variable_is_named_with_the_nearest_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_SECRETS", "x")
     monkeypatch.setenv("GATEWAY_SECRET_FILE", "/x")
@@ -232,6 +244,12 @@ def test_a_misspelt_variable_is_named_with_the_nearest_right_one(monkeypatch: py
         "GATEWAY_QQQQ sets nothing",
         "GATEWAY_SECRETS sets nothing; did you mean GATEWAY_SECRET?",
     ]
+
+
+def test_any_server_warns_of_the_public_secret(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import gateway.wsgi"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert told.stderr.count("public example") == 1
 
 
 def test_the_public_secret_and_weak_ones_are_warned_of() -> None:

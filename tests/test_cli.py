@@ -239,6 +239,11 @@ def test_json_is_for_scripts(command: Command) -> None:
     }
 
 
+def test_what_is_counted_is_for_scripts_too(command: Command) -> None:
+    assert json.loads(command("import", "--json", stdin=json.dumps(GOOD)).out) == {"imported": 1}
+    assert json.loads(command("purge", "--json").out) == {"deleted": 0}
+
+
 def test_an_expired_token_needs_no_revoking(command: Command) -> None:
     assert command("revoke", mint(exp=1)) == (DONE, "not blacklisted (nothing to change)\n", "")
 
@@ -440,6 +445,13 @@ def test_check_config_prints_what_is_in_force_with_secrets_masked(
     assert (lines["GATEWAY_PORT"], lines["GATEWAY_RESTORE"], lines["GATEWAY_AUDIENCE"]) == ("8080", "admin", "")
     assert lines["GATEWAY_BLACKLIST_CLAIMS"] == "jti,sub,sid"
     assert "hush" not in checked.out
+
+
+def test_check_config_prints_issuers_as_they_are_set(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_ISSUERS", '[{"issuer": "https://a.test/", "secret": "hush-hush"}]')
+    lines = dict(line.split("=", 1) for line in command("check-config").out.splitlines())
+    (issuer,) = json.loads(lines["GATEWAY_ISSUERS"])
+    assert (issuer["issuer"], issuer["secret"]) == ("https://a.test/", ["**********"])
 
 
 def test_check_config_warns(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

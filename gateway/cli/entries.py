@@ -105,9 +105,11 @@ def list_entries(settings: Settings, limit: int, as_json: bool) -> None:
 
 @click.command()
 @with_settings("store")
-def purge(settings: Settings) -> None:
+@as_json
+def purge(settings: Settings, as_json: bool) -> None:
     """Delete entries whose tokens have expired; the gateway does so by itself, this does it now."""
-    click.echo(f"{build_blacklist(settings).store.purge()} expired entries deleted")
+    count = build_blacklist(settings).store.purge()
+    click.echo(json.dumps({"deleted": count}) if as_json else f"{count} expired entries deleted")
 
 
 def _opened(

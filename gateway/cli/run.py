@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -133,9 +134,16 @@ def _wait_for(process: subprocess.Popen[bytes], host: str, port: int) -> None:
 
 def _in_force(settings: Settings) -> dict[str, str]:
     """Return every setting as text, secrets masked."""
-    return {name: _shown(value) for name, value in settings.model_dump(mode="json").items()}
+    return {name: _masked(_shown(value)) for name, value in settings.model_dump(mode="json").items()}
 
 
 def _shown(value: object) -> str:
-    text = ",".join(map(str, value)) if isinstance(value, list) else str("" if value is None else value)
+    """Return a setting's value as it is set."""
+    if isinstance(value, list):
+        is_plain = all(isinstance(member, str) for member in value)
+        return ",".join(value) if is_plain else json.dumps(value)
+    return "" if value is None else str(value)
+
+
+def _masked(text: str) -> str:
     return re.sub(r"(?<=://)\S+(?=@)|(?<=password=)[^&]*", "**********", text)  # a store's URL may hold a password

@@ -15,6 +15,7 @@ import click
 from gateway.app import build_blacklist
 from gateway.blacklist.blacklist import is_claim_value
 from gateway.blacklist.stores.base import LATEST, Entry, Store
+from gateway.cli.entries import as_json
 from gateway.cli.options import Fault, with_settings
 from gateway.problems import StoreUnavailable
 from gateway.settings import Settings
@@ -42,14 +43,15 @@ def export(settings: Settings, file: IO[str]) -> None:
 @click.command("import")
 @with_settings("store")
 @click.argument("file", type=click.File("r"), default="-")
-def import_entries(settings: Settings, file: IO[str]) -> None:
+@as_json
+def import_entries(settings: Settings, file: IO[str], as_json: bool) -> None:
     """Add entries that `export` wrote. Nothing is lowered or lifted; a bad line stops it, by number."""
     store, count = build_blacklist(settings).store, 0
     with click.progressbar(_batches(file), label="importing", file=sys.stderr) as batches:
         for batch in batches:
             _add(store, batch)
             count += len(batch)
-    click.echo(f"{count} entries imported")
+    click.echo(json.dumps({"imported": count}) if as_json else f"{count} entries imported")
 
 
 def _add(store: Store, batch: list[Entry]) -> None:

@@ -66,12 +66,12 @@ class IssuerSettings(BaseModel):
 class Settings(BaseSettings):
     """What can be set; each field's description is its line of help.
 
-    Raises pydantic's ValidationError, which lists every fault, and TypeError for a name that is none.
+    Raises pydantic's ValidationError, which lists every fault, ValueError for an env file that is
+    not there, and TypeError for a name that is none.
     """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=os.environ.get("GATEWAY_ENV_FILE", ".env"),
         extra="ignore",
         frozen=True,
         secrets_dir=SECRETS_DIR if Path(SECRETS_DIR).is_dir() else None,
@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         for name in values:
             if name not in Settings.model_fields and not name.startswith("_"):
                 raise TypeError(f"there is no setting {name!r}")
-        super().__init__(**values)
+        super().__init__(**{"_env_file": _env_file(), **values})
 
     @model_validator(mode="before")
     @classmethod
@@ -218,6 +218,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources."""
         return init_settings, NamedFiles(settings_cls), env_settings, dotenv_settings, file_secret_settings
+
+
+def _env_file() -> str:
+    """Return the env file's path. Raises ValueError if one is named but not there: pydantic would pass over it."""
+    path = os.environ.get("GATEWAY_ENV_FILE")
+    if path and not os.path.exists(path):
+        raise ValueError(f"GATEWAY_ENV_FILE: cannot read {path}")
+    return path or ".env"
 
 
 def misspelled() -> list[str]:

@@ -226,6 +226,19 @@ def test_several_issuers_are_a_json_list_of_objects() -> None:
     assert (one.audience, two.algorithms, two.jwks_url) == (("x",), ("RS256", "ES256"), "https://b.test/jwks")
 
 
+def test_an_env_file_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("GATEWAY_ISSUER=of the env file\nELSE=x\n")
+    monkeypatch.setenv("GATEWAY_ENV_FILE", str(tmp_path / "env"))
+    assert Settings().issuer == "of the env file"
+
+
+def test_an_env_file_that_is_not_there_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passed over, it would leave the public secret in force."""
+    monkeypatch.setenv("GATEWAY_ENV_FILE", "/nowhere")
+    with pytest.raises(ValueError, match="GATEWAY_ENV_FILE: cannot read /nowhere"):
+        Settings()
+
+
 def test_null_in_an_issuer_is_as_good_as_nothing() -> None:
     (issuer,) = Settings(issuers='[{"issuer": "a", "secret": "x", "jwks_url": null, "audience": null}]').issuers
     assert (issuer.jwks_url, issuer.audience) == (None, ())

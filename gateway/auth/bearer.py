@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
+from gateway.memory import remembered
 from gateway.problems import Problem
 
 _SCHEME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -12,8 +12,6 @@ _SCHEME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_ONE_TOKEN = re.compile(r"[ \t,]")
 
 
-# The same text again is also the same object: what looks it up later need not hash it again.
-@lru_cache(4096)
 def bearer_token(authorization: str | None) -> str:
     """Return the token of `Bearer <token>`: the scheme in any case, exactly one space, one token.
 
@@ -21,6 +19,12 @@ def bearer_token(authorization: str | None) -> str:
     """
     if not authorization:
         raise Problem("missing-credentials")
+    return _token(authorization)
+
+
+# The same text again is also the same object: what looks it up later need not hash it again.
+@remembered(4096)
+def _token(authorization: str) -> str:
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() == "bearer":
         if not token or _NOT_ONE_TOKEN.search(token):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from gateway.memory import remembered
 from gateway.problems import Problem
 
 Environ = dict[str, Any]
@@ -32,6 +33,7 @@ _NOT_DROPPABLE = frozenset({"authorization", "content-type", "cookie", "host"})
 _TOKEN = re.compile(r"[!#-'*+\-.^-`|~\w]+", re.ASCII)
 _HOST = re.compile(r"(\[[\w.:%~-]+\]|[\w.~%!$&'()*+;=-]*)(:\d*)?", re.ASCII)
 _LENGTH = re.compile(r"[0-9]{1,18}")
+LONGEST_HOST = 1024  # characters: 1024 of them are remembered
 _ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 
 
@@ -87,13 +89,13 @@ class RequestFields:
         return f"{inbound}, {received}"
 
 
-@lru_cache(2048)
+@remembered(2048)
 def is_token(text: str) -> bool:
     """Tell whether a text is a token, as names of fields and methods are (RFC 9110 section 5.6.2)."""
     return _TOKEN.fullmatch(text) is not None
 
 
-@lru_cache(256)
+@remembered(256)
 def connection_options(value: str) -> frozenset[str]:
     """Return the names, in lower case, that a Connection field has beyond the usual (RFC 9110 section 7.6.1)."""
     return frozenset(_elements(value.lower())) - _HOP_BY_HOP - {"close"}
@@ -163,7 +165,7 @@ _names = _Names()
 @lru_cache(1024)
 def _forwarded(peer: str, scheme: str, host: str) -> dict[str, str]:
     """Return what the gateway itself knows of the client. Raises `Problem` invalid-request for a bad host."""
-    if not _HOST.fullmatch(host):
+    if len(host) > LONGEST_HOST or not _HOST.fullmatch(host):
         raise Problem("invalid-request", "The Host field is not a host.")
     element = f"for={_quoted(f'[{peer}]' if ':' in peer else peer)};proto={scheme}"
     fields = {"X-Forwarded-For": peer, "X-Forwarded-Proto": scheme, "Forwarded": element}

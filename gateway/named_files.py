@@ -1,4 +1,7 @@
-"""Settings whose value stands in a file that a `…_FILE` variable names, as Docker secrets do."""
+"""Settings whose value stands in a file: one that a `…_FILE` variable names, or a Docker secret.
+
+A file that is there and cannot be used is never passed over for a weaker source: that could be the default.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic_settings import EnvSettingsSource
+from dotenv import dotenv_values
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 
 class Unreadable(NamedTuple):
@@ -15,19 +19,49 @@ class Unreadable(NamedTuple):
     fault: str
 
 
-class NamedFiles(EnvSettingsSource):
-    """The content of the files that the environment names, stripped; `Unreadable` where there is none."""
+class _Files(PydanticBaseSettingsSource):
+    def __init__(self, settings_cls: type[BaseSettings], place: Path) -> None:
+        super().__init__(settings_cls)
+        self._place = place
+        self._prefix = self.config.get("env_prefix", "")
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        """Return nothing: all is read at once."""
+        return None, field_name, False
+
+
+class NamedFiles(_Files):
+    """The content of the files that the environment, or the env file, names; `Unreadable` where there is none."""
 
     def __call__(self) -> dict[str, Any]:
         """Return the values by the settings' names."""
-        variables = {name: f"{self.env_prefix}{name}_FILE".upper() for name in self.settings_cls.model_fields}
-        return {name: _content(variable) for name, variable in variables.items() if os.environ.get(variable)}
+        given = {**dotenv_values(self._place), **os.environ}
+        variables = {name: f"{self._prefix}{name}_FILE".upper() for name in self.settings_cls.model_fields}
+        return {
+            name: _content(Path(path), f"{variable}: ")
+            for name, variable in variables.items()
+            if (path := given.get(variable))
+        }
 
 
-def _content(variable: str) -> str | Unreadable:
-    path = os.environ[variable]
+class DockerSecrets(_Files):
+    """The content of a directory's files that are named as settings are, `gateway_secret` for one.
+
+    pydantic's own source takes a missing host file, which Docker mounts as an empty directory, for no secret at all.
+    """
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the values by the settings' names."""
+        if not self._place.is_dir():
+            return {}
+        files = {path.name.lower(): path for path in self._place.iterdir()}
+        names = {f"{self._prefix}{name}".lower(): name for name in self.settings_cls.model_fields}
+        return {names[file]: _content(path) for file, path in files.items() if file in names}
+
+
+def _content(path: Path, named_by: str = "") -> str | Unreadable:
     try:
-        content = Path(path).read_text().strip()
+        content = path.read_text().strip()
     except (OSError, UnicodeDecodeError):
-        return Unreadable(f"{variable}: cannot read {path}")
-    return content or Unreadable(f"{variable}: {path} is empty")
+        return Unreadable(f"{named_by}cannot read {path}")
+    return content or Unreadable(f"{named_by}{path} is empty")

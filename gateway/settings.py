@@ -8,59 +8,25 @@ an env file, Docker secrets (`/run/secrets/gateway_*`), the default.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.named_files import NamedFiles, Unreadable
+from gateway.named_files import DockerSecrets, NamedFiles, Unreadable
+from gateway.values import FieldName, HttpUrl, Issuers, IssuerSettings, Listed, Paths, Seconds, Secrets
+
+__all__ = ["IssuerSettings", "Settings", "misspelled"]
 
 PREFIX = "GATEWAY_"
-SECRETS_DIR = "/run/secrets"
+SECRETS_DIR = Path("/run/secrets")
 PUBLIC_SECRET = "discogs"  # noqa: S105 - the assignment's, printed in its own text
-
-
-def _listed(value: object) -> object:
-    """Read `a, b` or a JSON list (for members with a comma in them) as a list; null, in JSON, is an empty one."""
-    if value is None:
-        return ()
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return json.loads(value)
-    return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
-
-
-Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_listed)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
-
-
-class IssuerSettings(BaseModel):
-    """One member of ISSUERS: who signs, with what, and for whom."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    issuer: Annotated[str, Field(min_length=1)]
-    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)] = ()
-    public_key: str | None = None
-    jwks_url: str | None = None
-    algorithms: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
-    audience: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+OF_ONE_ISSUER = ("issuer", "secret", "algorithms", "public_key", "jwks_url", "audience")
 
 
 class Settings(BaseSettings):
@@ -74,11 +40,12 @@ class Settings(BaseSettings):
         env_prefix=PREFIX,
         extra="ignore",
         frozen=True,
-        secrets_dir=SECRETS_DIR if Path(SECRETS_DIR).is_dir() else None,
         hide_input_in_errors=True,
     )
 
-    upstream: str = Field("http://127.0.0.1:35001", description="base URL of the service behind; its path is a prefix")
+    upstream: HttpUrl = Field(
+        "http://127.0.0.1:35001", description="base URL of the service behind; its path is a prefix"
+    )
     host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - it is a gateway
     port: int = Field(35000, ge=0, le=65535, description="port to listen on")
     workers: int = Field(
@@ -95,11 +62,9 @@ class Settings(BaseSettings):
     algorithms: Listed = Field(("HS256",), min_length=1, description="allowed signature algorithms, of one family")
     public_key: str | None = Field(None, description="file with PEM public keys")
     jwks_url: str | None = Field(None, description="URL or file of a JWKS, or an OpenID configuration's URL")
-    jwks_ca: str | None = Field(None, description="file of CA certificates for the JWKS's host")
-    issuers: Annotated[tuple[IssuerSettings, ...], NoDecode, BeforeValidator(_listed)] = Field(
-        (), description="several issuers: a JSON list of objects"
-    )
     audience: Listed = Field((), description="accepted aud values; aud is checked only when set")
+    issuers: Issuers = Field((), description="several issuers: a JSON list of objects")
+    jwks_ca: str | None = Field(None, description="file of CA certificates for the JWKS's host")
     leeway: float = Field(0, ge=0, le=300, description="seconds of clock difference to tolerate")
     max_token_bytes: int = Field(8192, ge=64, le=65536, description="longest token accepted")
 
@@ -118,8 +83,8 @@ class Settings(BaseSettings):
     restore: Literal["holder", "admin"] = Field("holder", description="who may lift a token's entry")
     max_token_age: int | None = Field(None, ge=1, description="seconds after which claim entries are forgotten")
 
-    annotate: Listed = Field(("/info",), description="paths whose JSON gains request and token")
-    public_paths: Listed = Field((), description="paths that need no token: exact, or a prefix ending in /*")
+    annotate: Paths = Field(("/info",), description="paths whose JSON gains request and token")
+    public_paths: Paths = Field((), description="paths that need no token: exact, or a prefix ending in /*")
     pass_preflight: bool = Field(False, description="let CORS preflights through without a token")
     claims_field: FieldName = Field(
         "X-Token-Claims", description="request field for the upstream: the claims, base64url JSON"
@@ -147,6 +112,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
+    def _env_file_is_there(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if os.environ.get("GATEWAY_ENV_FILE") and not _env_file().is_file():
+            raise ValueError(f"GATEWAY_ENV_FILE: cannot read {_env_file()}")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Leave out what is set to nothing, except the secret: a deployment that lost it must not get the example."""
         return {name: value for name, value in values.items() if value != "" or name == "secret"}
@@ -158,32 +130,13 @@ class Settings(BaseSettings):
             raise ValueError(value.fault)
         return value
 
-    @field_validator("upstream")
+    @field_validator("port")
     @classmethod
-    def _is_http_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or parts.query
-            or parts.fragment
-            or parts.username
-        ):
-            raise ValueError("must be an http:// or https:// URL without user, query or fragment")
-        return value.rstrip("/")
-
-    @field_validator("secret")
-    @classmethod
-    def _has_a_secret(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if not value or not all(secret.get_secret_value() for secret in value):
-            raise ValueError("must not be empty")
-        return value
-
-    @field_validator("annotate", "public_paths")
-    @classmethod
-    def _are_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not path.startswith("/") for path in value):
-            raise ValueError("every path must begin with /")
+    def _leads_elsewhere(cls, value: int, info: ValidationInfo) -> int:
+        upstream = urlsplit(info.data.get("upstream", ""))
+        here = ("0.0.0.0", "::", upstream.hostname)  # noqa: S104 - compared, not listened on
+        if value and value == upstream.port and upstream.hostname in LOOPBACK and info.data.get("host") in here:
+            raise ValueError("must not be the port of UPSTREAM, which would be the gateway itself")
         return value
 
     @field_validator("issuers")
@@ -191,6 +144,38 @@ class Settings(BaseSettings):
     def _differ(cls, value: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings, ...]:
         if len({issuer.issuer for issuer in value}) < len(value):
             raise ValueError("every issuer must be there once")
+        return value
+
+    @field_validator("issuers")
+    @classmethod
+    def _stand_alone(cls, value: tuple[IssuerSettings, ...], info: ValidationInfo) -> tuple[IssuerSettings, ...]:
+        """Refuse what a list of issuers would silently take no notice of, an audience above all."""
+        beside = [name for name in OF_ONE_ISSUER if info.data.get(name) not in (None, cls.model_fields[name].default)]
+        if value and beside:
+            names = ", ".join(PREFIX + name.upper() for name in beside)
+            raise ValueError(f"every issuer has its own members: put {names} there")
+        return value
+
+    @field_validator("jwks_ca")
+    @classmethod
+    def _has_a_jwks(cls, value: str | None, info: ValidationInfo) -> str | None:
+        issuers: tuple[IssuerSettings, ...] = info.data.get("issuers", ())
+        if value and not (info.data.get("jwks_url") or any(issuer.jwks_url for issuer in issuers)):
+            raise ValueError("needs a JWKS_URL")
+        return value
+
+    @field_validator("replicas")
+    @classmethod
+    def _has_replicas(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("store", "").startswith("sqlite:"):
+            raise ValueError("SQLite has no replicas: STORE must be a Redis URL")
+        return value
+
+    @field_validator("upstream_ca", "upstream_cert")
+    @classmethod
+    def _has_tls(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and info.data.get("upstream", "").startswith("http:"):
+            raise ValueError("needs an https:// UPSTREAM")
         return value
 
     @field_validator("subject_field")
@@ -217,22 +202,21 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources."""
-        return init_settings, NamedFiles(settings_cls), env_settings, dotenv_settings, file_secret_settings
+        named, secrets = NamedFiles(settings_cls, _env_file()), DockerSecrets(settings_cls, SECRETS_DIR)
+        return init_settings, named, env_settings, dotenv_settings, secrets
 
 
-def _env_file() -> str:
-    """Return the env file's path. Raises ValueError if one is named but not there: pydantic would pass over it."""
-    path = os.environ.get("GATEWAY_ENV_FILE")
-    if path and not os.path.exists(path):
-        raise ValueError(f"GATEWAY_ENV_FILE: cannot read {path}")
-    return path or ".env"
+def _env_file() -> Path:
+    return Path(os.environ.get("GATEWAY_ENV_FILE") or ".env")
 
 
 def misspelled() -> list[str]:
-    """Return a sentence for each `GATEWAY_*` variable that sets nothing, with the nearest right name."""
+    """Return a sentence for each `GATEWAY_*` name in any source that sets nothing, with the nearest right name."""
     known = [name.upper() for name in Settings.model_fields]
     known += [name + "_FILE" for name in known] + ["ENV_FILE"]
-    named = [name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)]
+    secrets = [path.name for path in SECRETS_DIR.iterdir()] if SECRETS_DIR.is_dir() else []
+    given = {name.upper() for name in (*os.environ, *dotenv_values(_env_file()), *secrets)}
+    named = sorted(name.removeprefix(PREFIX) for name in given if name.startswith(PREFIX))
     return [_misspelled(name, difflib.get_close_matches(name, known, 1)) for name in named if name not in known]
 
 

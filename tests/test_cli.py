@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -473,6 +474,7 @@ def test_faults_of_files_keys_and_the_store_are_told_with_those_of_settings(
 ) -> None:
     (tmp_path / "no.pem").write_text("no certificate")
     monkeypatch.setenv("GATEWAY_SECRET_FILE", "/does/not/exist")
+    monkeypatch.setenv("GATEWAY_UPSTREAM", "https://api.test")
     monkeypatch.setenv("GATEWAY_UPSTREAM_CERT", str(tmp_path / "no.pem"))
     monkeypatch.setenv("GATEWAY_UPSTREAM_CA", "/does/not/exist.pem")
     monkeypatch.setenv("GATEWAY_UPSTREEM", "http://api.test")
@@ -542,6 +544,19 @@ def test_workers_that_start_later_read_all_but_the_flags_anew(
         api = Api(loads[0]())
         assert api("GET", "/blacklist/entries", mint(secret, scope="root")).status_code == 200
         assert_refused(api("GET", "/blacklist/entries", mint(other, scope="root")), "bad-signature")
+
+
+@pytest.mark.parametrize("name", ["serve", "demo"])
+def test_a_port_that_is_taken_is_told_at_once(command: Command, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for flags in (["--port", port], ["--port", 0, "--metrics-port", port]):
+            ended = command(name, "--host", "127.0.0.1", *flags)
+            assert (ended.code, ended.out) == (USAGE, "")
+            assert ended.err == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        if name == "demo":
+            ended = command(name, "--host", "127.0.0.1", "--port", 0, "--upstream", f"http://127.0.0.1:{port}")
+            assert (ended.code, ended.out) == (USAGE, "")
 
 
 # As real processes.

@@ -142,7 +142,7 @@ def test_nothing_secret_is_logged_at_any_level(tmp_path: Path, log_format: str) 
 @pytest.mark.slow
 def test_the_start_says_what_is_in_force_with_secrets_masked(tmp_path: Path) -> None:
     issuers = json.dumps([{"issuer": "https://one.test/", "secret": SECRET}])
-    with Running(tmp_path, "http://127.0.0.1:9", GATEWAY_ISSUERS=issuers, GATEWAY_SECRET=SECRET) as gateway:
+    with Running(tmp_path, "http://127.0.0.1:9", GATEWAY_ISSUERS=issuers) as gateway:
         [told] = [record for record in gateway.records if "in force" in record["message"]]
     assert told["upstream"] == "http://127.0.0.1:9"
     assert told["restore"] == "holder"

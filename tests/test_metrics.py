@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from signal import SIGHUP, SIGKILL
+from signal import SIGHUP, SIGKILL, SIGTERM
 from typing import Any
 
 import pytest
@@ -156,6 +156,18 @@ def test_nothing_is_left_of_a_gateway_that_was_killed(tmp_path: Path) -> None:
         gateway.wait()
         assert until(lambda: not list(tmp_path.glob("gateway-metrics-*")))
         assert until(lambda: is_refused(port))
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_ends_them_in_order(tmp_path: Path) -> None:
+    """As systemd sends it: the figures can be had until the last request is answered."""
+    with measured(tmp_path) as (gateway, _):
+        children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()
+        for pid in (*map(int, children), gateway.pid):
+            os.kill(pid, SIGTERM)
+        assert gateway.wait() == 0
+        assert "Traceback" not in gateway.log
+        assert not list(tmp_path.glob("gateway-metrics-*"))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,14 @@ def test_flags_beat_files_and_files_beat_the_environment(tmp_path: Path, monkeyp
 def test_the_environment_beats_the_env_file_and_that_the_docker_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gateway.settings.SECRETS_DIR", tmp_path)
     (tmp_path / "gateway_issuer").write_text("of the secrets")
+    (tmp_path / "another").mkdir()
     (tmp_path / "env").write_text("GATEWAY_ISSUER=of the env file\nGATEWAY_PORT=1\nOTHER=x\n")
-    sources: Any = {"_secrets_dir": tmp_path}
-    assert Settings(**sources).issuer == "of the secrets"
-    assert Settings(_env_file=tmp_path / "env", **sources).issuer == "of the env file"
+    assert Settings().issuer == "of the secrets"
+    assert Settings(_env_file=tmp_path / "env").issuer == "of the env file"
     monkeypatch.setenv("GATEWAY_ISSUER", "of the environment")
-    settings = Settings(_env_file=tmp_path / "env", **sources)
+    settings = Settings(_env_file=tmp_path / "env")
     assert (settings.issuer, settings.port) == ("of the environment", 1)
 
 
@@ -130,6 +132,28 @@ def test_a_file_that_cannot_be_read_is_never_replaced_by_a_default(
         monkeypatch.delenv(f"GATEWAY_{name}_FILE")
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("/nowhere")])
+def test_a_docker_secret_that_cannot_be_read_is_never_replaced_by_the_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
+) -> None:
+    """Docker mounts an empty directory where the host has no such file."""
+    monkeypatch.setattr("gateway.settings.SECRETS_DIR", tmp_path)
+    make(tmp_path / "gateway_secret")
+    assert faults() == {"secret"}
+
+
+def test_the_env_file_may_name_files_too(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of the file")
+    (tmp_path / ".env").write_text(f"GATEWAY_SECRET_FILE={tmp_path}/secret\n")
+    assert secrets(Settings()) == ["of the file"]
+
+
+def test_an_env_file_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_ENV_FILE", "/does/not/exist")
+    with pytest.raises(ValueError, match="cannot read /does/not/exist"):
+        Settings()
+
+
 @pytest.mark.parametrize("value", ["", " ", ",", "[]", '[""]', '["good", ""]'])
 def test_an_empty_secret_is_refused_and_never_replaced_by_the_example(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
@@ -149,8 +173,23 @@ def test_what_else_is_set_to_nothing_is_unset(monkeypatch: pytest.MonkeyPatch) -
     assert {name: getattr(Settings(), name) for name in DEFAULTS} == DEFAULTS
 
 
+LISTED = '[{"issuer": "a", "secret": "x"}]'
 BAD: dict[str, list[Any]] = {
-    "upstream": ["127.0.0.1:35001", "ftp://a", "http://", "http://a?b", "http://a#b", "http://u:p@a", "//a", "/x"],
+    "upstream": [
+        "127.0.0.1:35001",
+        "ftp://a",
+        "http://",
+        "http://a?b",
+        "http://a#b",
+        "http://u:p@a",
+        "//a",
+        "/x",
+        "http://a:99999",
+        "http://a:b",
+        "http://a:0",
+        "http://a b",
+        "http://ä",
+    ],
     "port": [-1, 65536, "http", "tcp://10.0.0.1:80"],
     "workers": [0, 257, "many"],
     "threads": [0, -1],
@@ -188,6 +227,33 @@ def test_a_bad_value_is_refused_by_name(name: str, value: Any) -> None:
     assert faults(**{name: value}) == {name}
 
 
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ({"port": 35001}, "port"),
+        ({"port": 8000, "host": "::", "upstream": "http://localhost:8000"}, "port"),
+        ({"issuers": LISTED, "audience": "api"}, "issuers"),
+        ({"issuers": LISTED, "issuer": "b"}, "issuers"),
+        ({"issuers": LISTED, "secret": "another"}, "issuers"),
+        ({"jwks_ca": "/ca"}, "jwks_ca"),
+        ({"jwks_ca": "/ca", "issuers": LISTED}, "jwks_ca"),
+        ({"replicas": 1}, "replicas"),
+        ({"upstream_ca": "/ca"}, "upstream_ca"),
+        ({"upstream_cert": "/cert"}, "upstream_cert"),
+    ],
+)
+def test_what_would_have_no_effect_beside_another_setting_is_refused(values: dict[str, Any], refused: str) -> None:
+    assert faults(**values) == {refused}
+
+
+def test_what_goes_together_is_taken() -> None:
+    Settings(port=35001, host="10.0.0.5")
+    Settings(jwks_ca="/ca", jwks_url="https://a.test/jwks")
+    Settings(jwks_ca="/ca", issuers='[{"issuer": "a", "jwks_url": "https://a.test/jwks"}]')
+    Settings(replicas=1, store="redis://a")
+    Settings(upstream_ca="/ca", upstream_cert="/cert", upstream="https://a")
+
+
 def test_all_faults_are_told_together() -> None:
     assert faults(port=-1, upstream="x", secret="", restore="x", threads=0) == {
         "port",
@@ -204,7 +270,9 @@ def test_no_fault_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings()
     assert "hush" not in str(refused.value)
-    assert "hush" not in repr(Settings(secret="hush-hush", issuers='[{"issuer": "a", "secret": "hush-hush"}]'))
+    assert "hush" not in repr(Settings(secret="hush-hush", issuers="[]"))
+    monkeypatch.delenv("GATEWAY_SECRET")
+    assert "hush" not in repr(Settings(issuers='[{"issuer": "a", "secret": "hush-hush"}]'))
 
 
 def test_settings_do_not_change() -> None:
@@ -232,13 +300,6 @@ def test_an_env_file_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert Settings().issuer == "of the env file"
 
 
-def test_an_env_file_that_is_not_there_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passed over, it would leave the public secret in force."""
-    monkeypatch.setenv("GATEWAY_ENV_FILE", "/nowhere")
-    with pytest.raises(ValueError, match="GATEWAY_ENV_FILE: cannot read /nowhere"):
-        Settings()
-
-
 def test_null_in_an_issuer_is_as_good_as_nothing() -> None:
     (issuer,) = Settings(issuers='[{"issuer": "a", "secret": "x", "jwks_url": null, "audience": null}]').issuers
     assert (issuer.jwks_url, issuer.audience) == (None, ())
@@ -249,13 +310,23 @@ def test_a_misspelt_keyword_is_a_fault() -> None:
         Settings(secrets="x")
 
 
-def test_a_misspelt_variable_is_named_with_the_nearest_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_name_in_any_source_is_named_with_the_nearest_right_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("gateway.settings.SECRETS_DIR", tmp_path)
+    (tmp_path / "gateway_sekret").touch()
+    (tmp_path / "another").touch()
+    (tmp_path / ".env").write_text("GATEWAY_STOR=x\nOTHER=x\n")
     monkeypatch.setenv("GATEWAY_SECRETS", "x")
     monkeypatch.setenv("GATEWAY_SECRET_FILE", "/x")
+    monkeypatch.setenv("gateway_upstraem", "x")
     monkeypatch.setenv("GATEWAY_QQQQ", "x")
-    assert sorted(misspelled()) == [
+    assert misspelled() == [
         "GATEWAY_QQQQ sets nothing",
         "GATEWAY_SECRETS sets nothing; did you mean GATEWAY_SECRET?",
+        "GATEWAY_SEKRET sets nothing; did you mean GATEWAY_SECRET?",
+        "GATEWAY_STOR sets nothing; did you mean GATEWAY_STORE?",
+        "GATEWAY_UPSTRAEM sets nothing; did you mean GATEWAY_UPSTREAM?",
     ]
 
 

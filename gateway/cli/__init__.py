@@ -52,3 +52,6 @@ def main() -> None:
         for fault in [*faults(error), *misspelled()]:
             click.echo(f"  - {fault}", err=True)
         sys.exit(USAGE)
+    except OSError as error:
+        click.echo(f"gateway: {error}", err=True)
+        sys.exit(USAGE)

@@ -47,14 +47,18 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
 def checked(given: dict[str, Any]) -> Settings:
     """Return the settings. Raises ValueError with a line for each fault: of settings, files, keys and the store."""
     found: list[str] = []
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        found += faults(error)
-        # What is sound is looked into all the same, with defaults for the rest.
-        wrong = {str(fault["loc"][0]) for fault in error.errors()}
-        fields = Settings.model_fields
-        settings = Settings(**given | {name: fields[name].get_default(call_default_factory=True) for name in wrong})
+    settings, sound = None, dict(given)
+    while settings is None:
+        try:
+            settings = Settings(**sound)
+        except ValidationError as error:
+            wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
+            if not wrong:
+                raise  # the env file: without it nothing else is known
+            # What is sound is looked into all the same, with defaults for the rest, whose own faults are none.
+            found = found or list(faults(error))
+            fields = Settings.model_fields
+            sound |= {name: fields[name].get_default(call_default_factory=True) for name in wrong}
     found += _certificate_faults(settings)
     found += _faults_of(build_issuers, settings)
     if found:  # else the command opens the store itself, once

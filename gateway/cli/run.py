@@ -49,6 +49,7 @@ Ctrl-C ends both.
 @with_settings()
 def serve(settings: Settings) -> None:
     """Run the gateway on the bundled server."""
+    _must_have_ports(settings)
     _serve(settings)
 
 
@@ -56,6 +57,7 @@ def serve(settings: Settings) -> None:
 @with_settings()
 def demo(settings: Settings) -> None:
     """Run the sample upstream and the gateway together, and print the whole story as curl lines."""
+    _must_have_ports(settings)
     with _sample_upstream(settings.upstream):
         host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
         token = minted(settings, {"sub": "1001"}, lifetime=3600)
@@ -104,11 +106,28 @@ def _serve(settings: Settings, **forced: Any) -> None:
         )
 
 
+def _must_have_ports(settings: Settings) -> None:
+    for port in (settings.port, settings.metrics_port or 0):
+        _must_be_free(settings.host, port)
+
+
+def _must_be_free(host: str, port: int) -> None:
+    """Raise `Fault` where nothing can listen, at once: gunicorn would try for five seconds, and then end with 1."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+    except OSError as error:
+        raise Fault(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
 @contextlib.contextmanager
 def _sample_upstream(url: str) -> Iterator[None]:
     """Run the sample upstream of this clone at the URL while the block runs."""
     address = urlsplit(url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
+    _must_be_free(host, port)
     command = [sys.executable, "-m", "upstream", "--host", host, "--port", str(port)]
     # A session of its own: Ctrl-C reaches the gateway, which ends the upstream after its last request.
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)  # noqa: S603
@@ -125,7 +144,7 @@ def _sample_upstream(url: str) -> Iterator[None]:
 def _wait_for(process: subprocess.Popen[bytes], host: str, port: int) -> None:
     for _ in range(200):
         if process.poll() is not None:
-            raise Fault(f"the sample upstream did not start on {host}:{port}; run this in a clone, port free")
+            raise Fault("the sample upstream did not start; it is not installed, run this in a clone of the repository")
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
             return
         time.sleep(0.05)

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -42,23 +43,26 @@ def served(host: str, port: int | None, gauges: Iterable[Figure] = ()) -> Iterat
         return
     directory = os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="gateway-metrics-")
     parent = os.getpid()
-    with make_server(host, port, _app(directory, gauges), handler_class=_Handler) as server:
+    server_class = _Server6 if ":" in host else WSGIServer
+    with make_server(host, port, _app(directory, gauges), server_class, _Handler) as server:
         server.timeout = PARENT_SECONDS
         child = os.fork()
         if child == 0:
             _serve_while(parent, server, directory)
-        log.info("metrics at http://%s:%d", *server.server_address[:2])
+        log.info("metrics at http://%s:%d", f"[{host}]" if ":" in host else host, server.server_port)
     try:
         yield
     finally:
         if os.getpid() == parent:  # a forked worker leaves through here too
-            os.kill(child, signal.SIGTERM)
-            os.waitpid(child, 0)
+            with suppress(ProcessLookupError, ChildProcessError):  # it was killed, and gunicorn has waited for it
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
             shutil.rmtree(directory, ignore_errors=True)
 
 
 def _serve_while(parent: int, server: WSGIServer, directory: str) -> NoReturn:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and systemd reach every process: the parent ends this one,
+        signal.signal(number, signal.SIG_IGN)  # after its drain
     try:
         while os.getppid() == parent:
             server.handle_request()
@@ -95,6 +99,10 @@ class _Deployment:
         for gauge in self._gauges:
             with suppress(Problem):
                 yield GaugeMetricFamily(gauge.name, gauge.help, value=gauge.read())
+
+
+class _Server6(WSGIServer):
+    address_family = socket.AF_INET6
 
 
 class _Handler(WSGIRequestHandler):

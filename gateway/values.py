@@ -1,0 +1,73 @@
+"""What a setting's value looks like as text, and which values are refused whatever else is set."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_settings import NoDecode
+
+
+def listed(value: object) -> object:
+    """Read `a, b` or a JSON list (for members with a comma in them) as a list; null, in JSON, is an empty one."""
+    if value is None:
+        return ()
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.port == 0  # what is no port at all raises ValueError here
+        or parts.query
+        or parts.fragment
+        or parts.username
+        or not re.fullmatch("[!-~]+", value)
+    ):
+        raise ValueError("must be an http:// or https:// URL without user, query or fragment")
+    return value.rstrip("/")
+
+
+def _paths(value: tuple[str, ...]) -> tuple[str, ...]:
+    if any(not path.startswith("/") for path in value):
+        raise ValueError("every path must begin with /")
+    return value
+
+
+def _secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if not value or not all(secret.get_secret_value() for secret in value):
+        raise ValueError("must not be empty")
+    return value
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
+Paths = Annotated[Listed, AfterValidator(_paths)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(listed), AfterValidator(_secrets)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
+
+
+class IssuerSettings(BaseModel):
+    """One member of ISSUERS: who signs, with what, and for whom."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    issuer: Annotated[str, Field(min_length=1)]
+    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(listed)] = ()
+    public_key: str | None = None
+    jwks_url: str | None = None
+    algorithms: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    audience: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+
+
+Issuers = Annotated[tuple[IssuerSettings, ...], NoDecode, BeforeValidator(listed)]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from gateway.auth.identity import Identity
@@ -26,6 +30,8 @@ from gateway.proxy.forward import Upstream
 from gateway.public import Public
 from gateway.server import is_draining
 from gateway.settings import PUBLIC_SECRET, IssuerSettings, Settings, misspelled
+
+log = logging.getLogger("gateway")
 
 Clock = Callable[[], float]
 
@@ -189,3 +195,27 @@ def warnings(settings: Settings) -> list[str]:
         elif weak_secrets(secrets, issuer.algorithms or ("HS256",)):
             found.append(f"a secret of {issuer.issuer} is shorter than its hash (RFC 7518, 3.2): 32 random bytes")
     return found
+
+
+def in_force(settings: Settings) -> dict[str, str]:
+    """Return every setting as text, secrets masked."""
+    return {name: _masked(_shown(value)) for name, value in settings.model_dump(mode="json").items()}
+
+
+def _shown(value: object) -> str:
+    """Return a setting's value as it is set."""
+    if isinstance(value, list):
+        is_plain = all(isinstance(member, str) for member in value)
+        return ",".join(value) if is_plain else json.dumps(value)
+    return "" if value is None else str(value)
+
+
+def _masked(text: str) -> str:
+    return re.sub(r"(?<=://)\S+(?=@)|(?<=password=)[^&]*", "**********", text)  # a store's URL may hold a password
+
+
+def announce(settings: Settings) -> None:
+    """Log at the start what an operator should know, and what is in force."""
+    for warning in warnings(settings):
+        log.warning(warning)
+    log.info("version %s, in force:", version("jwt-blacklist-gateway"), extra={"record": in_force(settings)})

@@ -2,12 +2,13 @@
 
 import logging
 
-from gateway.app import build_app, warnings
+from gateway.app import announce, build_app
 from gateway.ops.logs import configure_logging
 from gateway.settings import Settings
 
 settings = Settings()
 configure_logging(settings.log_format, settings.log_level)
-for warning in warnings(settings):
-    logging.getLogger("gateway").warning(warning)
+announce(settings)
+if settings.metrics_port is not None:
+    logging.getLogger("gateway").warning("METRICS_PORT is served by `gateway serve` alone")
 app = build_app(settings)

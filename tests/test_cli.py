@@ -530,7 +530,7 @@ def test_a_blacklist_that_cannot_be_asked_ends_with_neither_0_nor_1(command: Com
 
 
 def test_workers_that_start_later_read_all_but_the_flags_anew(
-    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loads: list[Callable[[], Any]] = []
     monkeypatch.setattr("gateway.cli.run.serve_app", lambda load, **_: loads.append(load))
@@ -538,7 +538,7 @@ def test_workers_that_start_later_read_all_but_the_flags_anew(
     monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "secret"))
     (tmp_path / "secret").write_text("discogs")
     served = command("serve", "--admin-scope", "root")
-    assert (served.code, served.out, served.err.count("public example")) == (DONE, "", 1)
+    assert (served.code, served.out, served.err, caplog.text.count("public example")) == (DONE, "", "", 1)
     for secret, other in (("discogs", "a new one"), ("a new one", "discogs")):
         (tmp_path / "secret").write_text(secret)
         api = Api(loads[0]())

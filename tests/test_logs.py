@@ -3,7 +3,10 @@
 import base64
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGHUP, SIGTERM
@@ -11,7 +14,7 @@ from signal import SIGHUP, SIGTERM
 import pytest
 from helpers import mint
 from recorder import Recorder, ok, until
-from running import Running
+from running import ROOT, Running
 
 from gateway.ops.logs import configure_logging, line_writer
 
@@ -148,3 +151,19 @@ def test_the_start_says_what_is_in_force_with_secrets_masked(tmp_path: Path) -> 
     assert told["restore"] == "holder"
     assert "https://one.test/" in told["issuers"]
     assert SECRET not in gateway.log
+
+
+@pytest.mark.slow
+def test_any_server_says_at_the_start_what_is_in_force_and_what_is_amiss(tmp_path: Path) -> None:
+    with Running(tmp_path, "http://127.0.0.1:9", GATEWAY_SEKRET="x") as gateway:
+        bundled = gateway.records
+        assert len(bundled) == len(gateway.log.splitlines())
+    program = [sys.executable, "-c", "import gateway.wsgi"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "GATEWAY_SEKRET": "x", "GATEWAY_METRICS_PORT": "9"}
+    done = subprocess.run(program, env=environ, cwd=tmp_path, check=True, capture_output=True, text=True)
+    other = [json.loads(line) for line in done.stderr.splitlines()]
+    for records, own in ((bundled, ()), (other, ("METRICS_PORT is served by `gateway serve` alone",))):
+        warned = [record["message"] for record in records if record["level"] == "warning"]
+        assert len(warned) == 2 + len(own)
+        assert {"GATEWAY_SEKRET sets nothing; did you mean GATEWAY_SECRET?", *own} <= set(warned)
+        assert len([record for record in records if record.get("restore") == "holder"]) == 1

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import os
-import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
-from gateway.app import build_app, build_blacklist, build_issuers, warnings
+from gateway.app import announce, build_app, build_blacklist, build_issuers, in_force, warnings
 from gateway.cli.options import Fault, with_settings
 from gateway.cli.tokens import minted
 from gateway.ops.exposition import Figure, served
 from gateway.ops.logs import configure_logging
 from gateway.server import serve as serve_app
 from gateway.settings import Settings
-
-log = logging.getLogger("gateway")
 
 STORY = """
 The gateway is on {url}, in front of {upstream}. Paste this:
@@ -70,7 +64,7 @@ def demo(settings: Settings) -> None:
 @with_settings()
 def check_config(settings: Settings) -> None:
     """Check every setting, the keys and the store; print what is in force, secrets masked."""
-    for name, text in _in_force(settings).items():
+    for name, text in in_force(settings).items():
         click.echo(f"GATEWAY_{name.upper()}={text}")
     build_issuers(settings)
     build_blacklist(settings).store.ping()
@@ -84,9 +78,7 @@ def _serve(settings: Settings, **forced: Any) -> None:
     configure_logging(settings.log_format, settings.log_level)
     build_issuers(settings)
     store = build_blacklist(settings).store
-    for warning in warnings(settings):
-        click.echo(f"gateway: warning: {warning}", err=True)
-    log.info("version %s, in force:", version("jwt-blacklist-gateway"), extra={"record": _in_force(settings)})
+    announce(settings)
     flags = {name: value for name, value in click.get_current_context().params.items() if value is not None}
 
     def load() -> Any:
@@ -149,20 +141,3 @@ def _wait_for(process: subprocess.Popen[bytes], host: str, port: int) -> None:
             return
         time.sleep(0.05)
     raise Fault(f"the sample upstream does not answer on {host}:{port}")
-
-
-def _in_force(settings: Settings) -> dict[str, str]:
-    """Return every setting as text, secrets masked."""
-    return {name: _masked(_shown(value)) for name, value in settings.model_dump(mode="json").items()}
-
-
-def _shown(value: object) -> str:
-    """Return a setting's value as it is set."""
-    if isinstance(value, list):
-        is_plain = all(isinstance(member, str) for member in value)
-        return ",".join(value) if is_plain else json.dumps(value)
-    return "" if value is None else str(value)
-
-
-def _masked(text: str) -> str:
-    return re.sub(r"(?<=://)\S+(?=@)|(?<=password=)[^&]*", "**********", text)  # a store's URL may hold a password

@@ -33,5 +33,6 @@ CMD ["python", "-m", "upstream", "--host", "0.0.0.0"]
 FROM base AS gateway
 COPY --from=build-gateway /venv /venv
 VOLUME /data
-HEALTHCHECK --interval=5s --timeout=3s CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 35000, timeout=2); c.request('GET', '/-/live'); raise SystemExit(c.getresponse().status != 200)"]
+# Alive: who restarts what is unhealthy must not do so for want of the store. The compose files ask whether it is ready.
+HEALTHCHECK --interval=5s --timeout=3s CMD ["python", "-c", "import http.client as h, os; c = h.HTTPConnection('127.0.0.1', int(os.environ.get('GATEWAY_PORT') or 35000), timeout=2); c.request('GET', '/-/live'); raise SystemExit(c.getresponse().status != 200)"]
 CMD ["gateway", "serve"]

@@ -62,6 +62,15 @@ expect 401 token-blacklisted GET /info
 expect 200 '"blacklisted": false' DELETE /blacklist
 expect 200 '"token"' GET /info
 
+for service in gateway upstream; do
+  for _ in $(seq 60); do
+    health=$(docker inspect --format '{{.State.Health.Status}}' "$(compose ps -q "$service")")
+    [ "$health" != starting ] && break
+    sleep 0.5
+  done
+  [ "$health" = healthy ] || { echo "compose: $service is $health" >&2; exit 1; }
+done
+
 hardened gateway
 hardened upstream
 [ -z "$(docker port "$(compose ps -q upstream)")" ] || { echo "compose: the upstream is published" >&2; exit 1; }

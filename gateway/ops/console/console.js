@@ -28,7 +28,7 @@ async function show() {
   times = claims && { from: claims.iat ?? claims.nbf, to: claims.exp };
   $("hint").hidden = pasted;
   $("contents").hidden = !header && !claims;
-  $("claims").replaceChildren(...rows(claims), ...rows(header));
+  $("claims").replaceChildren(...rows("Claims", claims), ...rows("Header", header));
   tick();
   const decision = await decide(pasted);
   if (mine !== turn) return;
@@ -56,12 +56,15 @@ function decoded(part) {
   }
 }
 
-function rows(members) {
-  return Object.entries(members || {}).map(([name, value]) => {
+function rows(title, members) {
+  if (!members) return [];
+  const heading = made("th", title);
+  heading.colSpan = 2;
+  return [made("tr", "", heading), ...Object.entries(members).map(([name, value]) => {
     const row = made("tr", "", made("th", name), made("td", typeof value === "string" ? value : JSON.stringify(value)));
     if (["iat", "nbf", "exp"].includes(name) && typeof value === "number") row.lastChild.append(made("small", moment(value * 1000)));
     return row;
-  });
+  })];
 }
 
 // Draw the time left: all of it when the token is fresh, none when it has expired.
@@ -128,7 +131,7 @@ function list() {
 function entryRow(entry) {
   const [[name, value]] = Object.entries(entry.claim || { "": "" });
   const what = entry.claim ? `${name} ${JSON.stringify(value)}` : `token ${entry.fingerprint.slice(0, 12)}…`;
-  const until = entry.expires_at ? moment(entry.expires_at) : "lifted";
+  const until = entry.expires_at ? moment(entry.expires_at) : "it is lifted";
   const cells = { what, since: moment(entry.created_at), until, by: entry.by, for: entry.reason };
   const row = made("tr", "", ...Object.entries(cells).map(([name, text]) => made("td", text)), made("td", ""));
   Object.keys(cells).forEach((name, place) => (row.cells[place].dataset.name = name));
@@ -144,10 +147,19 @@ function entryRow(entry) {
 async function logOut(event) {
   event.preventDefault();
   const [name, value, reason] = [$("claim").value, $("value").value, $("reason").value];
-  const answer = await ask("POST", "/blacklist", { [name]: value, ...(reason && { reason }) });
-  say("logged-out", answer.ok, answer.ok ? `Every token with ${name} "${value}" issued until now is blacklisted.` : answer.detail);
+  let answer;
+  for (const each of values(value)) {
+    answer = await ask("POST", "/blacklist", { [name]: each, ...(reason && { reason }) });
+    if (!answer.ok) break;
+  }
+  say("logged-out", answer.ok, answer.ok ? `Every token with ${name} ${value} issued until now is blacklisted.` : answer.detail);
   if (answer.ok) event.target.reset();
   await show();
+}
+
+// "7001" and 7001 are different claims, and whoever logs 7001 out means both.
+function values(text) {
+  return String(Number(text)) === text && isFinite(text) ? [text, Number(text)] : [text];
 }
 
 async function chart() {

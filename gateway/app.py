@@ -37,11 +37,11 @@ Clock = Callable[[], float]
 
 
 class Gateway(Gate):
-    """Wraps any WSGI app: `Gateway(app, Settings(…))`, or `Gateway(app, secret="…", issuer="…")`.
+    """Wraps any WSGI app: `Gateway(app, Settings(…))`, or `Gateway(app, secret="…", issuer="…")`, never both.
 
-    Raises pydantic's ValidationError for bad settings, KeysRefused and StoreRefused for keys and
-    stores that must not be used. `store` is the setting, or for tests a `Store`; `now` (epoch
-    seconds) is for tests.
+    Raises pydantic's ValidationError for bad settings, TypeError for unknown ones, KeysRefused and StoreRefused for keys and
+    stores that must not be used. `opened`, a store in place of that of the settings, and `now` (epoch
+    seconds) are for tests.
     """
 
     def __init__(
@@ -49,18 +49,16 @@ class Gateway(Gate):
         app: App,
         settings: Settings | None = None,
         *,
-        store: Store | str | None = None,
+        opened: Store | None = None,
         now: Clock = time.time,
         **values: Any,
     ) -> None:
-        if isinstance(store, str):
-            values["store"], store = store, None
         if settings and values:
             raise TypeError("either Settings or single settings")
         settings = settings or Settings(**values)
         issuers = build_issuers(settings, now)
         verifier = Verifier(issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes, now=now)
-        blacklist = build_blacklist(settings, store, now)
+        blacklist = build_blacklist(settings, opened, now)
         super().__init__(
             Annotate(app, settings.annotate),
             verifier=verifier,
@@ -102,7 +100,7 @@ class Gateway(Gate):
 def build_app(settings: Settings | None = None, store: Store | None = None) -> Observe:
     """Return the gateway in front of the upstream that the settings name (default: the environment's)."""
     settings = settings or Settings()
-    gateway = Gateway(build_upstream(settings), settings, store=store)
+    gateway = Gateway(build_upstream(settings), settings, opened=store)
     return Observe(
         gateway,
         partial(client_address, trusted_proxies=settings.trusted_proxies),

@@ -22,10 +22,11 @@ expect() {
   echo "compose: $3 $4: $1 $2"
 }
 
+# wait_until_ready [PAUSE]: look every so many seconds, 0.5 by default
 wait_until_ready() {
   for _ in $(seq 240); do
     curl -sf -o /dev/null "$url/-/ready" && return
-    sleep 0.5
+    sleep "${1:-0.5}"
   done
   echo "compose: the gateway does not get ready" >&2
   compose logs >&2
@@ -74,4 +75,12 @@ done
 hardened gateway
 hardened upstream
 [ -z "$(docker port "$(compose ps -q upstream)")" ] || { echo "compose: the upstream is published" >&2; exit 1; }
+image=$(docker inspect --format '{{.Image}}' "$(compose ps -q gateway)")
+compose stop --timeout 40
+began=$(date +%s%N)
+docker run --detach --rm --name "$COMPOSE_PROJECT_NAME" --publish 127.0.0.1:35000:35000 "$image" >/dev/null
+trap 'docker rm --force "$COMPOSE_PROJECT_NAME" >/dev/null; rm "$faults"; compose down --volumes --timeout 5' EXIT
+wait_until_ready 0.01
+echo "compose: ready $((($(date +%s%N) - began) / 1000000)) ms after docker run," \
+  "from an image of $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB"
 echo "compose: the whole story is so"

@@ -33,7 +33,9 @@ The gateway is on {url}, in front of {upstream}. Paste this:
   curl -i -X DELETE {url}/blacklist -H "Authorization: Bearer $TOKEN"  # restore it
   curl -i {url}/info -H "Authorization: Bearer $TOKEN"            # 200 again
 
-Or paste the token into {url}/-/console, in a browser.
+Or paste the token into {url}/-/console, in a browser. With this one, of an admin, it shows more:
+
+  {admin}
 
 Ctrl-C ends both.
 """
@@ -55,7 +57,9 @@ def demo(settings: Settings) -> None:
     with _sample_upstream(settings.upstream):
         host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
         token = minted(settings, {"sub": "1001"}, lifetime=3600)
-        click.echo(STORY.format(url=f"http://{host}:{settings.port}", upstream=settings.upstream, token=token))
+        admin = minted(settings, {"sub": "admin", "scope": settings.admin_scope}, lifetime=3600)
+        url = f"http://{host}:{settings.port}"
+        click.echo(STORY.format(url=url, upstream=settings.upstream, token=token, admin=admin))
         # The console's chart needs the metrics, on whatever port.
         _serve(settings, console=True, log_format="text", metrics_port=settings.metrics_port or 0)
 

@@ -1,0 +1,245 @@
+"""Every command and every snippet of the README and docs/ is run, as it stands there but for places and ports.
+
+Those of docs/operations.md are in test_operations.py, the settings of docs/redis.md's server in test_redis_store.py.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import outer_proxies
+import pytest
+from _pytest.mark.expression import Expression
+from helpers import SECRET, Api, mint
+from outer_proxies import free_port, program, proxy
+from recorder import Recorder, ok
+from redis_servers import RedisServer
+from running import ROOT, Running
+
+from gateway.cli import gateway as commands
+
+pytestmark = pytest.mark.slow
+
+PAGES = {path.stem: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+GATEWAY = f'"{sys.executable}" -m gateway'
+ADMIN = mint(sub="admin", scope="blacklist:admin")
+
+
+def blocks(page: str, language: str = "sh") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
+
+
+def run(script: str, directory: Path = ROOT, **environ: str) -> str:
+    """Run a script of a page, its commands those of this environment, and return what it prints."""
+    script = f'set -euo pipefail\ngateway() {{ {GATEWAY} "$@"; }}\n{script}'
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"
+    known = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, **environ}
+    done = subprocess.run(["bash", "-c", script], check=False, env=known, cwd=directory, capture_output=True, text=True)
+    assert done.returncode == 0, script + done.stdout + done.stderr
+    return done.stdout
+
+
+def session(script: str, url: str, **environ: str) -> None:
+    """Run lines of curl; each tells at its end which status comes back, or 200 does."""
+    lines = [line for line in script.splitlines() if line.startswith("curl")]
+    expected = [(re.findall(r"# (\d{3})|$", line)[0] or "200") for line in lines]
+    curl = 'curl() { command curl --silent --output /dev/null --write-out "%{http_code}\\n" "$@"; }\n'
+    script = re.sub(r"(http://127\.0\.0\.1|localhost):\d+", url, curl + script)
+    assert run(script.replace(".venv/bin/gateway", "gateway"), **environ).split() == expected
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Running]:
+    with Recorder(ok()) as upstream, Running(tmp_path, upstream.url, "--workers", "1") as running:
+        yield running
+
+
+def test_every_block_of_commands_is_run_by_a_test() -> None:
+    """Count them here when one comes: its test is below, or where the module's docstring says."""
+    assert {page: len(blocks(page)) for page in PAGES if blocks(page)} == {
+        "README": 2,
+        "integrating": 1,
+        "operations": 6,
+        "outer-proxies": 6,
+        "redis": 1,
+        "servers": 1,
+    }
+
+
+def test_the_readmes_session_goes_as_it_says(gateway: Running) -> None:
+    install, story = blocks("README")
+    assert re.findall("^make .*?(?= )", install, re.MULTILINE) == ["make run", "make test"]  # CI runs them
+    session(story, gateway.url)
+
+
+def test_logging_out_is_one_request_from_any_language(gateway: Running) -> None:
+    [line] = blocks("integrating")
+    session(line, gateway.url, GATEWAY=gateway.url, ADMIN_TOKEN=ADMIN)
+    assert gateway.get("/", mint(sub="1001")).status == 401
+
+
+class TestInProcess:
+    """The snippets of docs/integrating.md."""
+
+    def test_claims_are_read_from_the_field(self, tmp_path: Path) -> None:
+        read, *_ = blocks("integrating", "python")
+        with Recorder(ok()) as upstream, Running(tmp_path, upstream.url, "--workers", "1") as running:
+            running.get("/", mint(sub="1001"))
+            field = upstream.last.field("X-Token-Claims")
+        names: dict[str, Any] = {"request": SimpleNamespace(headers={"X-Token-Claims": field})}
+        exec("import base64, json\n" + read, names)
+        assert names["claims"]["sub"] == "1001"
+
+    def test_flask(self, store_url: str) -> None:
+        _, flask, _ = blocks("integrating", "python")
+        flask = flask.replace(
+            'issuer="https://issuer.example/", jwks_url="https://issuer.example/jwks.json"', f'store="{store_url}"'
+        )
+        names: dict[str, Any] = {"__name__": __name__}
+        exec(flask, names)
+        api = Api(names["app"])
+        assert api("GET", "/me").status_code == 401
+        assert api("GET", "/me", mint(sub="1001")).json == {"sub": "1001"}
+
+    def test_django(self, store_url: str) -> None:
+        from django.conf import settings
+        from django.http import HttpRequest, JsonResponse
+        from django.urls import path
+
+        def me(request: HttpRequest) -> JsonResponse:
+            return JsonResponse({"sub": request.environ["gateway.claims"]["sub"]})  # type: ignore[attr-defined]
+
+        settings.configure(ROOT_URLCONF=(path("me", me),), ALLOWED_HOSTS=["localhost"], SECRET_KEY=SECRET)
+        *_, django = blocks("integrating", "python")
+        names: dict[str, Any] = {}
+        exec(django.replace("sqlite:////var/lib/app/blacklist.sqlite3", store_url), names)
+        api = Api(names["application"])
+        assert api("GET", "/me").status_code == 401
+        assert api("GET", "/me", mint(sub="1001")).json == {"sub": "1001"}
+
+
+class TestServers:
+    """What docs/servers.md and docs/outer-proxies.md start."""
+
+    @pytest.mark.parametrize("line", [blocks("servers")[0].strip(), blocks("outer-proxies")[0].splitlines()[1]])
+    def test_another_server_serves_the_gateway(self, tmp_path: Path, line: str) -> None:
+        port = free_port()
+        # One worker, for granian may never end when it is told to while the second is starting.
+        words = shlex.split(line.replace("35000", str(port)).replace("--workers 2", "--workers 1"))
+        settings = dict(word.split("=") for word in words if word.startswith("GATEWAY_"))
+        command = [word for word in words if not word.startswith("GATEWAY_")]
+        environ = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **settings}
+        command = [sys.executable, "-m", *command]
+        with outer_proxies.running(command, port, tmp_path, **environ):
+            assert outer_proxies.ask(port, "GET /-/auth").status == 401
+            assert outer_proxies.ask(port, "GET /-/auth", ("Authorization", f"Bearer {mint()}")).status == 200
+
+    @pytest.mark.parametrize(
+        ("line", "checking"),
+        list(zip(blocks("outer-proxies")[1].splitlines(), ["-t", "-c -f", "validate", "--mode validate"], strict=True)),
+    )
+    def test_each_proxy_takes_its_file_from_where_the_page_says(self, line: str, checking: str) -> None:
+        """Not started, for its ports are fixed: test_outer_proxies.py does that on others."""
+        name = re.sub(r"^\(cd \S+ && ", "", line).split()[0]
+        if program(name) is None:
+            pytest.skip(f"{name} is not installed")
+        told = {"haproxy": line.replace("-f", checking), "caddy": line.replace("run", checking)}
+        run(told.get(name, f"{line} {checking}"))
+
+    def test_the_session_behind_a_proxy_goes_as_it_says(self, tmp_path: Path, gateway: Running) -> None:
+        with Recorder(ok()) as api, proxy("nginx", tmp_path, gateway=gateway.port, api=api.port) as port:
+            token = "TOKEN=$(gateway token --sub 1001)"
+            assert f"`{token}`" in PAGES["outer-proxies"]
+            session(f"{token}\n{blocks('outer-proxies')[2]}", f"http://127.0.0.1:{port}")
+
+    def test_the_other_commands_name_what_is_there(self) -> None:
+        stack, kubernetes, tests = blocks("outer-proxies")[3:]
+        assert (ROOT / stack.split()[2]).exists()  # test_deploy.py reads it; the images it names are others'
+        run(kubernetes)
+        assert all((ROOT / word).exists() for word in tests.split() if word.startswith("tests/"))
+
+
+class TestRedis:
+    """The commands of docs/redis.md."""
+
+    def test_a_blacklist_moves_from_sqlite_and_can_be_looked_into(self, tmp_path: Path, gateway: Running) -> None:
+        if shutil.which("redis-cli") is None:
+            pytest.skip("redis-cli is not installed")
+        [settings] = re.findall(r"^## The server's settings\n+```\n(.*?)```", PAGES["redis"], re.MULTILINE | re.DOTALL)
+        lines = settings.partition("# with replicas")[0].splitlines()
+        options = [word for line in lines if not line.startswith("#") for word in f"--{line}".split()]
+        gateway.request("POST", "/blacklist", mint(sub="1001"))
+        gateway.request("POST", "/blacklist", ADMIN, {"sub": "1002"})
+        old = f"sqlite:///{tmp_path}/blacklist.sqlite3"
+        checked, moved, compared = re.findall(r"`(gateway (?:check-config|export)[^`]*\$[^`]*)`", PAGES["redis"])
+        with RedisServer(*options) as server:
+            for command in (checked, moved):
+                run(command, OLD=old, NEW=server.url)
+            assert run(compared, OLD=old) == run(compared, OLD=server.url)
+            client = f'redis-cli() {{ command redis-cli -p {server.port} "$@"; }}\n'
+            generation, entries, tokens = run(client + blocks("redis")[0]).splitlines()
+            assert (generation.rpartition(".")[2].isdigit(), entries) == (True, "2")
+            assert tokens.startswith("{jwt-gateway}:token:")
+
+
+# Commands within sentences and tables
+
+INLINE = [
+    (page, command)
+    for page, text in PAGES.items()
+    for command in re.findall(r"`((?:[A-Z_]+=\S+ )*(?:gateway|make|pytest|python3?) [^`]+)`", text)
+]
+
+
+@pytest.mark.parametrize("command", sorted({c for _, c in INLINE if c.startswith("gateway ")}))
+def test_a_command_in_a_sentence_is_one_that_there_is(command: str) -> None:
+    for part in command.split(" | "):
+        name, *words = shlex.split(part)[1:] if part.startswith("gateway ") else ["list"]
+        names = name.split("|")
+        assert {*names, "--version"} <= {*commands.commands, "--version"}
+        for each in commands.commands.keys() & {*names}:
+            flags = {word.partition("=")[0] for word in words if word.startswith("-")}
+            assert flags <= {option for parameter in commands.commands[each].params for option in parameter.opts}
+
+
+def test_every_selection_of_tests_selects_some() -> None:
+    listed = run("python -m pytest --collect-only -q -p no:randomly tests")
+    nodes = [line for line in listed.splitlines() if "::" in line]
+    for _, command in INLINE:
+        words = shlex.split(command)
+        if "pytest" not in words:
+            continue
+        files = [word for word in words if word.startswith("tests/")]
+        assert all((ROOT / file).exists() for file in files), command
+        if "-k" in words:
+            chosen = Expression.compile(words[words.index("-k") + 1])
+            assert any(chosen.evaluate(lambda name, *, node=node, **_: name in node) for node in nodes), command
+
+
+def test_every_program_in_a_sentence_is_one_that_there_is(tmp_path: Path) -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for _, command in INLINE:
+        words = shlex.split(command)
+        if words[0] == "make":
+            assert words[1] in targets, command
+        elif "-m" in words:
+            assert find_spec(words[words.index("-m") + 1]), command
+        elif "-c" in words:
+            run(command)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    place = ROOT if page == "README" else ROOT / "docs"
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", PAGES[page]):
+        assert (place / link).exists(), link
+    for file in re.findall(r"`((?:tests|benchmarks|deploy|gateway|docs)/[\w./*-]+)`", PAGES[page]):
+        assert list(ROOT.glob(file)), file

@@ -108,6 +108,7 @@ def test_the_figures_are_the_whole_gateways(tmp_path: Path) -> None:
         assert gateway.figure("gateway_key_age_seconds") == 0
         assert gateway.figure("gateway_requests_in_flight") == 0
         assert gateway.figure("gateway_store_errors_total") == 0
+        assert count("internal-error") == 0, "there from the start, so that the first one is an increase"
         decisions = gateway.get("/-/decisions", ADMIN).json["decisions"]
         assert decisions == {"passed": passed + 1, "token-blacklisted": 7, "bad-signature": 3, "malformed-token": 1}
 

@@ -15,6 +15,7 @@ from gateway.target import Environ
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own: where processes leave their figures
 # Seconds, for whole requests and for their parts.
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+ROUTES = ("upstream", "decision", "blacklist", "operators")
 POLL_SECONDS = 1  # how often, at most, the age of keys is looked at
 
 
@@ -31,6 +32,8 @@ class Metrics:
 
         own = CollectorRegistry()  # not the global one: an app may be built twice
         self._requests = Counter("gateway_requests", "Requests", ["route", "outcome"], registry=own)
+        for route in ROUTES:  # a counter that begins at 1 has not increased, and nobody would hear of the first one
+            self._requests.labels(route, "internal-error")
         self._seconds = Histogram("gateway_request_seconds", "Whole requests", buckets=BUCKETS, registry=own)
         parts = Histogram("gateway_part_seconds", "Parts of requests", ["part"], buckets=BUCKETS, registry=own)
         self._parts = {part: parts.labels(part) for part in ("auth", "store", "upstream")}
@@ -84,7 +87,7 @@ def decisions() -> dict[str, int]:
     counts = Sum[str]()
     for metric in added_up(Path(os.environ[DIRECTORY]), "counter_*.db"):
         for sample in metric.samples:
-            if sample.name == "gateway_requests_total" and sample.labels["route"] != "operators":
+            if sample.name == "gateway_requests_total" and sample.labels["route"] != "operators" and sample.value:
                 counts[sample.labels["outcome"]] += int(sample.value)
     return dict(counts)
 

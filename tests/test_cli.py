@@ -537,7 +537,7 @@ def test_workers_that_start_later_read_all_but_the_flags_anew(
     monkeypatch.setattr("gateway.cli.run.configure_logging", lambda *_: None)
     monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "secret"))
     (tmp_path / "secret").write_text("discogs")
-    served = command("serve", "--admin-scope", "root")
+    served = command("serve", "--admin-scope", "root", "--port", "0")
     assert (served.code, served.out, served.err, caplog.text.count("public example")) == (DONE, "", "", 1)
     for secret, other in (("discogs", "a new one"), ("a new one", "discogs")):
         (tmp_path / "secret").write_text(secret)

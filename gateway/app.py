@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import re
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from gateway.auth.identity import Identity
-from gateway.auth.keys import FetchPolicy, KeysRefused, build_keys, weak_secrets
+from gateway.auth.keys import FetchPolicy, KeysRefused, build_keys
 from gateway.auth.tokens import Issuer, Verifier
 from gateway.blacklist.blacklist import Blacklist
 from gateway.blacklist.resource import Resource
@@ -29,9 +25,7 @@ from gateway.proxy.fields import client_address
 from gateway.proxy.forward import Upstream
 from gateway.public import Public
 from gateway.server import is_draining
-from gateway.settings import PUBLIC_SECRET, IssuerSettings, Settings, misspelled
-
-log = logging.getLogger("gateway")
+from gateway.settings import IssuerSettings, Settings
 
 Clock = Callable[[], float]
 
@@ -39,9 +33,9 @@ Clock = Callable[[], float]
 class Gateway(Gate):
     """Wraps any WSGI app: `Gateway(app, Settings(…))`, or `Gateway(app, secret="…", issuer="…")`, never both.
 
-    Raises pydantic's ValidationError for bad settings, TypeError for unknown ones, KeysRefused and StoreRefused for keys and
-    stores that must not be used. `opened`, a store in place of that of the settings, and `now` (epoch
-    seconds) are for tests.
+    Raises pydantic's ValidationError for bad settings, TypeError for unknown ones, KeysRefused and
+    StoreRefused for keys and stores that must not be used. `opened`, a store in place of that of the
+    settings, and `now` (epoch seconds) are for tests.
     """
 
     def __init__(
@@ -137,7 +131,7 @@ def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
     """Return the issuers with their keys. Raises KeysRefused with a line for each issuer that has none to go by."""
     policy = FetchPolicy(ca_file=settings.jwks_ca)
     issuers, faults = [], []
-    for issuer in _issuer_settings(settings):
+    for issuer in issuer_settings(settings):
         try:
             issuers.append(_issuer(issuer, policy, now))
         except KeysRefused as fault:
@@ -147,7 +141,8 @@ def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
     return issuers
 
 
-def _issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
+def issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
+    """Return the settings of each issuer."""
     if settings.issuers:
         return settings.issuers
     # The defaults are the assignment's; they give way to public keys that somebody set.
@@ -181,39 +176,3 @@ def _issuer(settings: IssuerSettings, policy: FetchPolicy, now: Clock) -> Issuer
 def _not_draining() -> None:
     if is_draining():
         raise RuntimeError("draining")
-
-
-def warnings(settings: Settings) -> list[str]:
-    """Return what an operator should know about the settings, one sentence each."""
-    found = misspelled()
-    for issuer in _issuer_settings(settings):
-        secrets = [secret.get_secret_value() for secret in issuer.secret]
-        if PUBLIC_SECRET in secrets:
-            found.append(f"the secret of {issuer.issuer} is the public example: set GATEWAY_SECRET, 32 random bytes")
-        elif weak_secrets(secrets, issuer.algorithms or ("HS256",)):
-            found.append(f"a secret of {issuer.issuer} is shorter than its hash (RFC 7518, 3.2): 32 random bytes")
-    return found
-
-
-def in_force(settings: Settings) -> dict[str, str]:
-    """Return every setting as text, secrets masked."""
-    return {name: _masked(_shown(value)) for name, value in settings.model_dump(mode="json").items()}
-
-
-def _shown(value: object) -> str:
-    """Return a setting's value as it is set."""
-    if isinstance(value, list):
-        is_plain = all(isinstance(member, str) for member in value)
-        return ",".join(value) if is_plain else json.dumps(value)
-    return "" if value is None else str(value)
-
-
-def _masked(text: str) -> str:
-    return re.sub(r"(?<=://)\S+(?=@)|(?<=password=)[^&]*", "**********", text)  # a store's URL may hold a password
-
-
-def announce(settings: Settings) -> None:
-    """Log at the start what an operator should know, and what is in force."""
-    for warning in warnings(settings):
-        log.warning(warning)
-    log.info("version %s, in force:", version("jwt-blacklist-gateway"), extra={"record": in_force(settings)})

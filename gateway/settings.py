@@ -7,20 +7,18 @@ an env file, Docker secrets (`/run/secrets/gateway_*`), the default.
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.named_files import DockerSecrets, NamedFiles, Unreadable
 from gateway.values import FieldName, HttpUrl, Issuers, IssuerSettings, Listed, Paths, Seconds, Secrets
 
-__all__ = ["IssuerSettings", "Settings", "misspelled"]
+__all__ = ["IssuerSettings", "Settings"]
 
 PREFIX = "GATEWAY_"
 SECRETS_DIR = Path("/run/secrets")
@@ -108,13 +106,13 @@ class Settings(BaseSettings):
         for name in values:
             if name not in Settings.model_fields and not name.startswith("_"):
                 raise TypeError(f"there is no setting {name!r}")
-        super().__init__(**{"_env_file": _env_file(), **values})
+        super().__init__(**{"_env_file": env_file(), **values})
 
     @model_validator(mode="before")
     @classmethod
     def _env_file_is_there(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if os.environ.get("GATEWAY_ENV_FILE") and not _env_file().is_file():
-            raise ValueError(f"GATEWAY_ENV_FILE: cannot read {_env_file()}")
+        if os.environ.get("GATEWAY_ENV_FILE") and not env_file().is_file():
+            raise ValueError(f"GATEWAY_ENV_FILE: cannot read {env_file()}")
         return values
 
     @model_validator(mode="before")
@@ -202,23 +200,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources."""
-        named, secrets = NamedFiles(settings_cls, _env_file()), DockerSecrets(settings_cls, SECRETS_DIR)
+        named, secrets = NamedFiles(settings_cls, env_file()), DockerSecrets(settings_cls, SECRETS_DIR)
         return init_settings, named, env_settings, dotenv_settings, secrets
 
 
-def _env_file() -> Path:
+def env_file() -> Path:
+    """Return where the env file is, or would be."""
     return Path(os.environ.get("GATEWAY_ENV_FILE") or ".env")
-
-
-def misspelled() -> list[str]:
-    """Return a sentence for each `GATEWAY_*` name in any source that sets nothing, with the nearest right name."""
-    known = [name.upper() for name in Settings.model_fields]
-    known += [name + "_FILE" for name in known] + ["ENV_FILE"]
-    secrets = [path.name for path in SECRETS_DIR.iterdir()] if SECRETS_DIR.is_dir() else []
-    given = {name.upper() for name in (*os.environ, *dotenv_values(_env_file()), *secrets)}
-    named = sorted(name.removeprefix(PREFIX) for name in given if name.startswith(PREFIX))
-    return [_misspelled(name, difflib.get_close_matches(name, known, 1)) for name in named if name not in known]
-
-
-def _misspelled(name: str, nearest: list[str]) -> str:
-    return f"{PREFIX}{name} sets nothing" + "".join(f"; did you mean {PREFIX}{right}?" for right in nearest)

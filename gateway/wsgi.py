@@ -2,9 +2,10 @@
 
 import logging
 
-from gateway.app import announce, build_app
+from gateway.app import build_app
 from gateway.ops.logs import configure_logging
 from gateway.settings import Settings
+from gateway.startup import announce
 
 settings = Settings()
 configure_logging(settings.log_format, settings.log_level)

@@ -12,8 +12,8 @@ PACKAGE = ROOT / "gateway"
 
 # Each room may use those below it. Whatever is not named stands on the ground, and the ground
 # knows only itself: so neither proxy nor ops can ask who is calling or what is blacklisted.
-FLOORS = [{"auth"}, {"blacklist"}, {"middleware"}, {"app"}, {"__init__", "cli", "wsgi"}, {"__main__"}]
-KNOWS_SETTINGS = {"app", "cli", "wsgi", "__init__"}
+FLOORS = [{"auth"}, {"blacklist"}, {"middleware"}, {"app"}, {"startup"}, {"__init__", "cli", "wsgi"}, {"__main__"}]
+KNOWS_SETTINGS = {"app", "startup", "cli", "wsgi", "__init__"}
 BACKENDS = {"gateway.blacklist.stores.sqlite", "gateway.blacklist.stores.redis"}
 
 

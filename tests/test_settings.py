@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gateway.app import warnings
-from gateway.settings import PUBLIC_SECRET, Settings, misspelled
+from gateway.settings import PUBLIC_SECRET, Settings
+from gateway.startup import misspelled, warnings
 
 DEFAULTS = {
     "upstream": "http://127.0.0.1:35001",
@@ -313,7 +313,7 @@ def test_a_misspelt_keyword_is_a_fault() -> None:
 def test_a_misspelt_name_in_any_source_is_named_with_the_nearest_right_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("gateway.settings.SECRETS_DIR", tmp_path)
+    monkeypatch.setattr("gateway.startup.SECRETS_DIR", tmp_path)
     (tmp_path / "gateway_sekret").touch()
     (tmp_path / "another").touch()
     (tmp_path / ".env").write_text("GATEWAY_STOR=x\nOTHER=x\n")

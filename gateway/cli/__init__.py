@@ -10,7 +10,7 @@ import click
 from gateway.cli import entries, run, tokens, transfer
 from gateway.cli.options import UNAVAILABLE, USAGE, faults
 from gateway.problems import Problem
-from gateway.settings import misspelled
+from gateway.startup import misspelled
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 
 import click
 
-from gateway.app import announce, build_app, build_blacklist, build_issuers, in_force, warnings
+from gateway.app import build_app, build_blacklist, build_issuers
 from gateway.cli.options import Fault, with_settings
 from gateway.cli.tokens import minted
 from gateway.ops.exposition import Figure, served
 from gateway.ops.logs import configure_logging
 from gateway.server import serve as serve_app
 from gateway.settings import Settings
+from gateway.startup import announce, in_force, warnings
 
 STORY = """
 The gateway is on {url}, in front of {upstream}. Paste this:

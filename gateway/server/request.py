@@ -35,6 +35,8 @@ CHUNKED_PIECE = 8192  # bytes given to waitress's reader of chunks at a time: it
 
 # What one server takes for a line's end or a string's end and another does not (RFC 9110 section 5.5).
 _CONTROLS = bytes(code for code in range(32) if code != 9) + b"\x7f"
+# Of what is white before a head, empty lines alone are ignored (RFC 9112 section 2.2); the last may be half there.
+_BEGINNING = re.compile(rb"(?:\r\n)*(?:\r?\Z|\S)")
 _REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^ ]+) HTTP/1\.([01])")
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _HOST = re.compile(r"[^\s/?#@\\,<>\"]*")
@@ -63,6 +65,10 @@ class Request(HTTPRequestParser):  # type: ignore[misc]  # waitress ships no typ
 
     def received(self, data: bytes) -> int:
         """Take what belongs to this request, and return how many bytes that was."""
+        is_blank = self.body_rcv is None and (self.header_plus or data)[:1].isspace()
+        if is_blank and not _BEGINNING.match(self.header_plus + data):
+            self.refuse(Problem("invalid-request"))  # waitress would strip it, if the whole head came at once
+            return len(data)
         consumed: int = super().received(data[:CHUNKED_PIECE] if self.chunked else data)
         if self.chunked and _line_bytes(self.body_rcv) > MAX_CHUNK_LINE:
             self.refuse(Problem("invalid-request"))
@@ -86,7 +92,7 @@ class Request(HTTPRequestParser):  # type: ignore[misc]  # waitress ships no typ
     def parse_header(self, header_plus: bytes) -> None:
         """Read a head (RFC 9112 sections 2.2 to 6); what is wrong with it is left in `problem`."""
         try:
-            self._parse(header_plus.rstrip(b"\r\n"))
+            self._parse(header_plus.removesuffix(b"\r\n").removesuffix(b"\r\n"))  # no more: CR CR LF is no line end
         except Problem as problem:
             self.refuse(problem)
 

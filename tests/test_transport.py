@@ -374,6 +374,7 @@ def test_what_is_not_http_is_malformed(adapter: Any, answer: bytes) -> None:
     [
         b"A: x\0y",
         b"A: x\ry",
+        b"A: x\ry\nB: z",  # as many CRs and LFs as lines
         b"A b: x",
         b"A : x",
         b": x",

@@ -200,7 +200,8 @@ def _final_head(lines: list[bytes]) -> list[bytes]:
 def _parse(lines: list[bytes]) -> tuple[int, str, FieldLines]:
     """Return status, reason and fields. Raises `MalformedAnswer` for a CR or NUL: it would break a line downstream."""
     text = b"".join(lines[1:])
-    if text.translate(None, _TEXT) != b"\r\n" * (len(lines) - 1):
+    ends = len(lines) - 1
+    if text.count(b"\r\n") != ends or len(text.translate(None, _TEXT)) != 2 * ends:
         raise MalformedAnswer("a control character in the head")
     fields = FieldLines()
     for line in text.decode("latin-1").split("\r\n")[:-1]:

@@ -18,22 +18,30 @@ def listed(value: object) -> object:
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
-        return json.loads(value)
+        try:
+            return json.loads(value)
+        except RecursionError as error:
+            raise ValueError("is nested too deeply") from error
     return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
 
 
 def _http_url(value: str) -> str:
-    parts = urlsplit(value)
+    fault = ValueError("must be an http:// or https:// URL without user, query or fragment")
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:
+        raise fault from error  # the error's own text may hold a password
     if (
         parts.scheme not in ("http", "https")
         or not parts.hostname
-        or parts.port == 0  # what is no port at all raises ValueError here
+        or port == 0
         or parts.query
         or parts.fragment
         or parts.username
         or not re.fullmatch("[!-~]+", value)
     ):
-        raise ValueError("must be an http:// or https:// URL without user, query or fragment")
+        raise fault
     return value.rstrip("/")
 
 

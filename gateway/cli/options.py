@@ -89,7 +89,7 @@ def _certificate_faults(settings: Settings) -> Iterator[str]:
                 context.load_verify_locations(path)
             elif path:
                 context.load_cert_chain(path, password="")
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a NUL in the path
             yield f"{PREFIX}{name.upper()}: cannot use {path}"
 
 

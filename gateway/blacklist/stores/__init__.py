@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from gateway.blacklist.stores.base import Added, Entry, Store, StoreRefused
 
@@ -22,13 +23,17 @@ def open_store(
     if scheme == "sqlite" and rest.startswith("/") and rest != "/":
         from gateway.blacklist.stores.sqlite import SqliteStore
 
-        return SqliteStore(unquote(rest[1:]), now)
+        path = unquote(rest[1:])
+        if "\0" in path:
+            raise StoreRefused("STORE has a NUL in its path.")
+        return SqliteStore(path, now)
     if scheme in ("redis", "rediss", "unix") or scheme.startswith(("redis+", "rediss+")):
         try:
             from gateway.blacklist.stores.redis import RedisStore
         except ImportError as error:
             raise StoreRefused("A Redis store needs the extra: pip install 'jwt-blacklist-gateway[redis]'.") from error
         return RedisStore(url, now, replicas=replicas, accept_lossy=accept_lossy)
+    named = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)", url)
     raise StoreRefused(
-        f"No store has the scheme {urlsplit(url).scheme or 'missing'}: use sqlite:///, redis://, rediss:// or unix://."
+        f"No store has the scheme {named[0] if named else 'missing'}: use sqlite:///, redis://, rediss:// or unix://."
     )

@@ -287,7 +287,8 @@ def test_a_wrong_password_refuses_and_is_not_told(
     "url",
     [
         "redis://host:port/0", "redis://[::1/0", "redis+sentinel://host", "redis+cluster://", "redis+cluster://h/0/x",
-        "redis+other://host", "redis+sentinel:///service", "redis://host?db=x",
+        "redis+other://host", "redis+sentinel:///service", "redis://host?db=x", "redis://host?unknown=x",
+        "redis+cluster://host?unknown=x", "rediss://host?ssl_cert_reqs=x",
     ],
 )  # fmt: skip
 def test_a_url_that_is_none_is_refused(url: str) -> None:

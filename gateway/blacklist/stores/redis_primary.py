@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from hiredis import ReplyError
 from redis.backoff import NoBackoff
 from redis.connection import Connection, parse_url
+from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -46,7 +47,13 @@ def primary(url: str, key: str) -> Callable[[], Line]:
 
 
 def _parsed(url: str) -> dict[str, Any]:
-    return dict(parse_url(url))  # type: ignore[no-untyped-call]
+    options = dict(parse_url(url))  # type: ignore[no-untyped-call]
+    own = {name: value for name, value in options.items() if not name.startswith("sentinel_")}
+    try:
+        own.pop("connection_class", Connection)(**own)  # made, not connected: it alone knows which options there are
+    except (TypeError, RedisError) as error:
+        raise ValueError("an option is not redis-py's") from error
+    return options
 
 
 def _line(options: dict[str, Any], *address: Any) -> Line:

@@ -1,6 +1,7 @@
 # Everything a developer types. Needs git, make and Python 3.11 or newer; `make` alone lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
+FUZZ_SECONDS ?= 60
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 # Extras stay: pip 23 takes `coverage[toml]` for another package than `coverage`, unpinned.
 LOCK := $(VENV)/bin/uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes \
@@ -35,10 +36,12 @@ cover: $(VENV)/dev.stamp  ## run all tests and print their branch coverage
 bench: $(VENV)/dev.stamp  ## measure, and print a table
 	$(VENV)/bin/python -m benchmarks
 
-fuzz: $(VENV)/dev.stamp  ## fuzz the token parser for a minute, from the kept corpus
+fuzz: $(VENV)/dev.stamp  ## fuzz every reader of foreign bytes, each for FUZZ_SECONDS (60), from the kept corpora
 	$(PIP) install atheris
-	corpus=$$(mktemp -d) && cp tests/fuzz/corpus/* $$corpus && \
-		$(VENV)/bin/python tests/fuzz/tokens.py $$corpus -max_total_time=60 -max_len=6000
+	set -e; for corpus in tests/fuzz/corpus/*; do \
+		$(VENV)/bin/python tests/fuzz $$(basename $$corpus) $$(mktemp -d) $$corpus \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=6000 -verbosity=0 -print_final_stats=1; \
+	done
 
 lock: $(VENV)/dev.stamp  ## compile the lock files anew from pyproject.toml
 	$(PIP) install uv

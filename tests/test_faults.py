@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import resource
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,7 +21,7 @@ import pytest
 from helpers import mint
 from histories import Operation, is_linearizable, timed
 from recorder import Recorder, until
-from running import ROOT, Running
+from running import Running
 
 SECONDS = float(os.environ.get("FAULT_SECONDS", "5"))  # that workers are killed; docs/reliability.md had more
 
@@ -48,46 +45,6 @@ def gateway(upstream: Recorder, tmp_path: Path) -> Iterator[Running]:
 
 def workers(gateway: Running) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()]
-
-
-# The model
-
-
-def test_the_model_tells_right_from_wrong() -> None:
-    add, lost = Operation("add", 0, 10, False), Operation("find", 20, 30, False)
-    assert is_linearizable([[add], [Operation("find", 5, 30, False)]])
-    assert is_linearizable([[add, Operation("find", 20, 30, True)]])
-    assert is_linearizable([[add._replace(told=None), lost]])
-    assert not is_linearizable([[add], [lost]])
-    assert not is_linearizable([[add], [add]])
-    assert not is_linearizable([[Operation("remove", 0, 10, True)]])
-
-
-WORKER = """
-import json, random, sys
-from gateway.blacklist.stores.base import Entry
-from gateway.blacklist.stores.sqlite import SqliteStore
-from histories import timed
-
-store, chance = SqliteStore(sys.argv[1]), random.Random(sys.argv[2])
-entry = Entry("token:" + "0" * 64, "issuer", 1000, None)
-acts = {
-    "add": lambda: not store.add([entry])[0].changed,
-    "remove": lambda: store.remove(entry.key),
-    "find": lambda: bool(store.find([entry.key])),
-}
-print(json.dumps([timed(kind, acts[kind]) for kind in chance.choices(list(acts), [2, 2, 6], k=int(sys.argv[3]))]))
-"""
-
-
-@pytest.mark.slow
-def test_processes_that_change_one_entry_agree_on_an_order(tmp_path: Path) -> None:
-    environ = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    commands = [[sys.executable, "-c", WORKER, str(tmp_path / "x.sqlite3"), str(seed), "300"] for seed in range(4)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environ) for command in commands]
-    clients = [[Operation(*each) for each in json.loads(process.communicate()[0])] for process in running]
-    assert is_linearizable(clients)
-    assert {operation.told for client in clients for operation in client} == {True, False}
 
 
 # Killed workers

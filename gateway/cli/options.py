@@ -83,7 +83,7 @@ def _open_store(settings: Settings) -> None:
 def _certificate_faults(settings: Settings) -> Iterator[str]:
     """Yield a sentence for each file of certificates that cannot be used: only a request would show it."""
     for name in ("upstream_ca", "jwks_ca", "upstream_cert"):
-        path, context = getattr(settings, name), ssl.create_default_context()
+        path, context = getattr(settings, name), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the system's: 39 ms
         try:
             if path and name.endswith("_ca"):
                 context.load_verify_locations(path)

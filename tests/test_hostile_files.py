@@ -1,0 +1,112 @@
+"""Files nobody wrote: a store on a damaged file refuses, is unavailable, or tells the truth."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from helpers import NOW
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.blacklist.stores.base import Entry, StoreRefused
+from gateway.blacklist.stores.sqlite import SqliteStore
+from gateway.problems import StoreUnavailable
+
+EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "50"))
+PAGE = 4096  # bytes
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+ENTRIES = [
+    Entry(f"token:{number:064x}", "issuer", int(NOW), int(NOW) + 600, reason="r" * number) for number in range(99)
+]
+LATER = Entry(f"token:{99:064x}", "issuer", int(NOW), int(NOW) + 600)
+
+
+def opened(path: Path) -> SqliteStore:
+    return SqliteStore(str(path), lambda: NOW)
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[tuple[bytes, bytes]]:
+    """Return what a killed gateway left: the file, with all entries but one, and the log, with that one."""
+    with TemporaryDirectory(dir=MEMORY) as directory:
+        path = Path(directory, "blacklist.sqlite3")
+        with closing(opened(path)) as store:
+            store.add(ENTRIES)
+        with closing(opened(path)) as store:
+            store.add([LATER])
+            yield path.read_bytes(), path.with_name(path.name + "-wal").read_bytes()
+
+
+Damage = Callable[[bytearray], None]
+
+
+@st.composite
+def damages(draw: Any) -> Damage:
+    """Draw a way to spoil bytes: some overwritten, a page by zeros or another page, the end cut off."""
+    kind = draw(st.sampled_from(["bytes", "bytes", "zeros", "page", "end"]))
+    where, source = draw(st.integers(0, 2**20)), draw(st.integers(0, 2**20))
+    written = draw(st.binary(min_size=1, max_size=4))
+
+    def damage(data: bytearray) -> None:
+        start = where % len(data)
+        page, other = (at % len(data) // PAGE * PAGE for at in (where, source))
+        if kind == "bytes":
+            data[start : start + len(written)] = written[: len(data) - start]
+        elif kind == "end":
+            del data[start:]
+        else:
+            new = bytes(data[other : other + PAGE]) if kind == "page" else bytes(PAGE)
+            data[page : page + PAGE] = new[: len(data) - page]
+
+    return damage
+
+
+def missing(file: bytes, log: bytes) -> set[str]:
+    """Return the keys that a store on these bytes takes for absent: none if it refuses."""
+    found: set[str] = set()
+    with TemporaryDirectory(dir=MEMORY) as directory, suppress(StoreRefused):
+        path = Path(directory, "blacklist.sqlite3")
+        path.write_bytes(file)
+        path.with_name(path.name + "-wal").write_bytes(log)
+        with closing(opened(path)) as store:
+            for entry in [*ENTRIES, LATER]:
+                with suppress(StoreUnavailable):
+                    found |= {entry.key} - {each.key for each in store.find([entry.key])}
+    return found
+
+
+def spoil(data: bytes, damages: list[Damage]) -> bytes:
+    spoilt = bytearray(data)
+    for damage in damages:
+        if spoilt:
+            damage(spoilt)
+    return bytes(spoilt)
+
+
+several = st.lists(damages(), min_size=1, max_size=3)
+
+
+@settings(max_examples=EXAMPLES)
+@given(damages=several, has_log=st.booleans())
+def test_a_store_on_a_damaged_file_takes_no_entry_for_absent(
+    images: tuple[bytes, bytes], damages: list[Damage], has_log: bool
+) -> None:
+    file, log = images
+    if has_log:
+        assert not missing(spoil(file, damages), log)
+    else:
+        assert missing(spoil(file, damages), b"") <= {LATER.key}
+
+
+@settings(max_examples=EXAMPLES)
+@given(damages=several)
+def test_a_damaged_log_takes_back_no_more_than_it_held(images: tuple[bytes, bytes], damages: list[Damage]) -> None:
+    """To SQLite a log ends before its first broken frame: the rest is lost, as after a power cut amid writing it."""
+    file, log = images
+    assert missing(file, spoil(log, damages)) <= {LATER.key}

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 CALLS = "openat,pwrite64,write,fsync,fdatasync,ftruncate,unlink,link"
@@ -24,6 +25,7 @@ Bytes = bytearray
 Change = Callable[[Bytes], None]
 
 
+@cache
 def can_trace() -> bool:
     """Tell whether there is strace, and may be used."""
     strace = shutil.which("strace")

@@ -1,10 +1,10 @@
 """An OpenID provider for tests: real HTTPS on loopback, keys that rotate, failures on demand, every fetch counted.
 
-    with Provider([signer("RS256", "a")]) as provider:
-        provider.jwks_url, provider.metadata_url, provider.issuer, provider.ca_file
-        provider.keys = [signer("ES256", "b")]       # rotate
-        provider.answer = status(503)                # fail; None serves the keys again
-        provider.fetches, provider.paths, provider.wait_for(3)
+with Provider([signer("RS256", "a")]) as provider:
+    provider.jwks_url, provider.metadata_url, provider.issuer, provider.ca_file
+    provider.keys = [signer("ES256", "b")]       # rotate
+    provider.answer = status(503)                # fail; None serves the keys again
+    provider.fetches, provider.paths, provider.wait_for(3)
 """
 
 from __future__ import annotations

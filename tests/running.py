@@ -83,6 +83,11 @@ class Running:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def workers(self) -> list[int]:
+        """The worker processes' ids."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    @property
     def log(self) -> str:
         return self._log.read_text()
 

@@ -43,10 +43,6 @@ def gateway(upstream: Recorder, tmp_path: Path) -> Iterator[Running]:
         yield gateway
 
 
-def workers(gateway: Running) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()]
-
-
 # Killed workers
 
 
@@ -92,7 +88,7 @@ def kill_workers(gateway: Running, ends: float) -> int:
     while time.monotonic() < ends:
         time.sleep(0.4)
         with suppress(IndexError, ProcessLookupError):
-            os.kill(random.choice(workers(gateway)), signal.SIGKILL)
+            os.kill(random.choice(gateway.workers), signal.SIGKILL)
             killed += 1
     return killed
 
@@ -128,7 +124,7 @@ def limit(which: int, soft: int) -> Callable[[Running], Callable[[], None]]:
     """Return what lowers a limit of the running workers, and gives back what lifts it."""
 
     def lower(gateway: Running) -> Callable[[], None]:
-        before = {pid: resource.prlimit(pid, which) for pid in workers(gateway)}
+        before = {pid: resource.prlimit(pid, which) for pid in gateway.workers}
         for pid, (_, hard) in before.items():
             resource.prlimit(pid, which, (soft, hard))
         return lambda: [resource.prlimit(pid, which, both) for pid, both in before.items()] and None
@@ -186,7 +182,7 @@ def test_out_of_descriptors_nothing_passes_that_should_not_and_it_recovers(gatew
     assert all(during)
     assert until(lambda: under_load(gateway, 0.1).keys() == {("good", 200), ("stolen", 401), ("new", 200)})
     lift()
-    assert len(workers(gateway)) == 2
+    assert len(gateway.workers) == 2
 
 
 @pytest.mark.slow
@@ -212,7 +208,7 @@ def test_memory_descriptors_and_threads_end_where_they_began(gateway: Running) -
 def usage(gateway: Running) -> Counter[str]:
     """Return what the workers hold together."""
     found = Counter[str]()
-    for pid in workers(gateway):
+    for pid in gateway.workers:
         status = Path(f"/proc/{pid}/status").read_text()
         found["KiB"] += int(status.partition("RssAnon:")[2].split()[0])
         found["threads"] += int(status.partition("Threads:")[2].split()[0])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 from helpers import NOW
@@ -31,40 +32,47 @@ def opened(path: Path) -> SqliteStore:
     return SqliteStore(str(path), lambda: NOW)
 
 
+@dataclass
+class Left:
+    file: bytes = field(repr=False)
+    log: bytes = field(repr=False)
+
+
 @pytest.fixture(scope="module")
-def images() -> Iterator[tuple[bytes, bytes]]:
-    """Return what a killed gateway left: the file, with all entries but one, and the log, with that one."""
+def left() -> Iterator[Left]:
+    """Return what a killed gateway left: a file with all entries but one, and a log with that one."""
     with TemporaryDirectory(dir=MEMORY) as directory:
         path = Path(directory, "blacklist.sqlite3")
         with closing(opened(path)) as store:
             store.add(ENTRIES)
         with closing(opened(path)) as store:
             store.add([LATER])
-            yield path.read_bytes(), path.with_name(path.name + "-wal").read_bytes()
+            yield Left(path.read_bytes(), path.with_name(path.name + "-wal").read_bytes())
 
 
-Damage = Callable[[bytearray], None]
+class Damage(NamedTuple):
+    """Bytes overwritten, a page overwritten by zeros or by another page, or the end cut off."""
 
+    kind: str
+    where: int
+    source: int
+    written: bytes
 
-@st.composite
-def damages(draw: Any) -> Damage:
-    """Draw a way to spoil bytes: some overwritten, a page by zeros or another page, the end cut off."""
-    kind = draw(st.sampled_from(["bytes", "bytes", "zeros", "page", "end"]))
-    where, source = draw(st.integers(0, 2**20)), draw(st.integers(0, 2**20))
-    written = draw(st.binary(min_size=1, max_size=4))
-
-    def damage(data: bytearray) -> None:
-        start = where % len(data)
-        page, other = (at % len(data) // PAGE * PAGE for at in (where, source))
-        if kind == "bytes":
-            data[start : start + len(written)] = written[: len(data) - start]
-        elif kind == "end":
+    def strike(self, data: bytearray) -> None:
+        start = self.where % len(data)
+        page, other = (at % len(data) // PAGE * PAGE for at in (self.where, self.source))
+        if self.kind == "bytes":
+            data[start : start + len(self.written)] = self.written[: len(data) - start]
+        elif self.kind == "end":
             del data[start:]
         else:
-            new = bytes(data[other : other + PAGE]) if kind == "page" else bytes(PAGE)
+            new = bytes(data[other : other + PAGE]) if self.kind == "page" else bytes(PAGE)
             data[page : page + PAGE] = new[: len(data) - page]
 
-    return damage
+
+kinds = st.sampled_from(["bytes", "bytes", "zeros", "page", "end"])
+places = st.integers(0, 2**20)
+several = st.lists(st.builds(Damage, kinds, places, places, st.binary(min_size=1, max_size=4)), min_size=1, max_size=3)
 
 
 def missing(file: bytes, log: bytes) -> set[str]:
@@ -85,28 +93,21 @@ def spoil(data: bytes, damages: list[Damage]) -> bytes:
     spoilt = bytearray(data)
     for damage in damages:
         if spoilt:
-            damage(spoilt)
+            damage.strike(spoilt)
     return bytes(spoilt)
-
-
-several = st.lists(damages(), min_size=1, max_size=3)
 
 
 @settings(max_examples=EXAMPLES)
 @given(damages=several, has_log=st.booleans())
-def test_a_store_on_a_damaged_file_takes_no_entry_for_absent(
-    images: tuple[bytes, bytes], damages: list[Damage], has_log: bool
-) -> None:
-    file, log = images
+def test_a_store_on_a_damaged_file_takes_no_entry_for_absent(left: Left, damages: list[Damage], has_log: bool) -> None:
     if has_log:
-        assert not missing(spoil(file, damages), log)
+        assert not missing(spoil(left.file, damages), left.log)
     else:
-        assert missing(spoil(file, damages), b"") <= {LATER.key}
+        assert missing(spoil(left.file, damages), b"") <= {LATER.key}
 
 
 @settings(max_examples=EXAMPLES)
 @given(damages=several)
-def test_a_damaged_log_takes_back_no_more_than_it_held(images: tuple[bytes, bytes], damages: list[Damage]) -> None:
+def test_a_damaged_log_takes_back_no_more_than_it_held(left: Left, damages: list[Damage]) -> None:
     """To SQLite a log ends before its first broken frame: the rest is lost, as after a power cut amid writing it."""
-    file, log = images
-    assert missing(file, spoil(log, damages)) <= {LATER.key}
+    assert missing(left.file, spoil(left.log, damages)) <= {LATER.key}

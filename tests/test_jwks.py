@@ -315,7 +315,9 @@ def test_a_url_that_is_not_safe_is_refused_at_start(url: str, make_keys: Maker) 
     assert "password" not in str(refused.value)
 
 
-@pytest.mark.parametrize("url", ["https://issuer.test/jwks?p=1", "http://localhost:1/j", "http://127.1.2.3/", "http://[::1]/"])
+@pytest.mark.parametrize(
+    "url", ["https://issuer.test/jwks?p=1", "http://localhost:1/j", "http://127.1.2.3/", "http://[::1]/"]
+)
 def test_https_and_loopback_are_accepted(url: str, make_keys: Maker) -> None:
     make_keys(url)
 

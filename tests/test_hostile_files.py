@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -32,10 +31,9 @@ def opened(path: Path) -> SqliteStore:
     return SqliteStore(str(path), lambda: NOW)
 
 
-@dataclass
 class Left:
-    file: bytes = field(repr=False)
-    log: bytes = field(repr=False)
+    def __init__(self, file: bytes, log: bytes) -> None:
+        self.file, self.log = file, log
 
 
 @pytest.fixture(scope="module")

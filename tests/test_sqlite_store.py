@@ -389,6 +389,10 @@ START_FAULTS = {
         "at = open(path, 'rb').read().rindex(b'token:') + 6; os.pwrite(os.open(path, os.O_WRONLY), b'f', at)",
         "damaged",
     ),
+    "damaged in its schema": (
+        "at = open(path, 'rb').read().index(b'CREATE TABLE'); os.pwrite(os.open(path, os.O_WRONLY), b'\\x80', at + 3)",
+        "cannot hold",
+    ),
     "without its generation": ("db().execute('DELETE FROM unnamed')", "was emptied"),
     "of a newer version": ("db().execute('PRAGMA user_version=2')", "newer version"),
     "not a blacklist": ("db().execute('ALTER TABLE unnamed RENAME TO users')", "not a blacklist"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from gateway.blacklist.stores.sqlite_file import FAILURES
 from gateway.blacklist.stores.sqlite_index import Identity, Index, Stamp, join, leave
 from gateway.problems import StoreUnavailable
 
@@ -99,7 +100,7 @@ class Connections:
             except BaseException:
                 conn.close()  # rolled back, and no state of it is left to be wrong
                 raise
-        except (sqlite3.Error, OSError) as error:
+        except FAILURES as error:
             raise StoreUnavailable from error
         self._idle.append(conn)
         return answer

@@ -14,6 +14,8 @@ from gateway.blacklist.stores.base import StoreRefused
 VERSION = 1  # in user_version; 0 is a plain file of SqliteDict with JSON in it
 START_SECONDS = 30.0  # to wait for another process that brings the file up to date
 CHECKED_BYTES = 8 << 20  # a check takes 44 ms for each MB; what is larger is checked as it is read
+# What SQLite says of a damaged schema quotes it, and Python's sqlite3 takes that for UTF-8.
+FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 
 _UPGRADE = (
     # Look-ups go by the beginnings of keys, an index a fifth the size of the primary key's, and find the
@@ -57,7 +59,7 @@ def prepare(path: Path) -> None:
             raise StoreRefused(_emptied(path))
         with closing(_connect(f"{path.as_uri()}?mode=rw")) as conn:
             _check(path, conn, thoroughly=size <= CHECKED_BYTES)
-    except (sqlite3.Error, OSError) as error:
+    except FAILURES as error:
         raise StoreRefused(f"{path} cannot hold the blacklist: {error}.") from error
 
 

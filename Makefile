@@ -8,7 +8,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --no-strip-extras --pytho
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow check lint types cover bench fuzz lock clean
+.PHONY: help run test slow check lint types cover bench fuzz audit sbom lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,17 @@ fuzz: $(VENV)/dev.stamp  ## fuzz every reader of foreign bytes, each for FUZZ_SE
 			-max_total_time=$(FUZZ_SECONDS) -max_len=6000 -verbosity=0 -print_final_stats=1; \
 	done
 
+# Without --strict, pip-audit is content with packages of which it could learn nothing. docs/security.md says why one is ignored.
+audit: $(VENV)/tools.stamp  ## look up advisories about what is shipped, as locked
+	@$(VENV)/tools/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/runtime.lock \
+		--ignore-vuln CVE-2024-35515 --progress-spinner off || { echo \
+		"make audit: an advisory is listed above, or advisory data could not be had, which proves nothing" >&2; exit 1; }
+
+sbom: $(VENV)/tools.stamp  ## write what is shipped, as locked, to build/sbom.json (CycloneDX)
+	@mkdir -p build
+	@PYTHONWARNINGS=ignore $(VENV)/tools/bin/cyclonedx-py requirements requirements/runtime.lock \
+		--pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.json && echo build/sbom.json
+
 lock: $(VENV)/dev.stamp  ## compile the lock files anew from pyproject.toml
 	$(PIP) install uv
 	$(LOCK) --upgrade requirements/build.in -o requirements/build.lock
@@ -59,6 +70,12 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		{ echo "make: this Python cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+# Not locked, and apart: no test needs them, and nothing that is shipped.
+$(VENV)/tools.stamp: | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/python -m pip --disable-pip-version-check --quiet install pip-audit cyclonedx-bom
+	@touch $@
 
 # The lock holds every package by hash, what builds the source-only ones included: nothing else is fetched.
 $(VENV)/%.stamp: pyproject.toml requirements/build.lock | $(VENV)/bin/python

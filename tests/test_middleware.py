@@ -348,3 +348,13 @@ def test_what_the_app_refuses_with_a_problem_is_answered_as_one(make_gate: Any) 
     gate = make_gate()
     gate.app = app
     assert_refused(Api(gate)("GET", "/", TOKEN), "upstream-unreachable")
+
+
+def test_a_blacklisted_token_passes_at_no_time_that_a_jumping_clock_tells(api: Api, clock: Clock) -> None:
+    short, long = (mint(jti=str(exp), exp=int(NOW) + exp, iat=int(NOW)) for exp in (100, 10**8))
+    assert {api("POST", "/blacklist", token).status_code for token in (short, long)} == {200}
+    for number, seconds in enumerate([0, 50, 3590, 99, -3590, 0, 101, 99, -(10**9), 0, 99.9, 10**7, 0]):
+        clock.seconds = NOW + seconds
+        if seconds < 3600:  # how long expired entries are kept; each change forgets some
+            assert api("POST", "/blacklist", mint(jti=f"other {number}")).status_code == 200
+        assert {api("GET", "/x", token).status_code for token in (short, long)} == {401}, seconds

@@ -139,6 +139,20 @@ def test_an_entry_counts_until_the_second_it_expires(store: Store, world: World)
     assert store.find([token(2).key])
 
 
+@pytest.mark.parametrize("jumps", [(3590, -3590), (-3590, 3590), (3590, -7180, 3590), (-(10**8), 10**8)])
+def test_a_clock_that_jumps_and_comes_back_takes_nothing_back(
+    store: Store, world: World, jumps: tuple[int, ...]
+) -> None:
+    """Backwards by any time, forwards by up to the hour in which expired entries are kept."""
+    store.add([token(0, expires=1), claim(1, expires=1), claim(2)])
+    for number, seconds in enumerate(jumps, 3):
+        world.advance(seconds)
+        store.add([token(number, expires=10**9)])  # which forgets what has expired
+        world.open().find([token(0).key])
+    keys = [token(0).key, claim(1).key, claim(2).key, *(token(number).key for number in range(3, 3 + len(jumps)))]
+    assert {entry.key for entry in world.open().find(keys)} == set(keys)
+
+
 def test_an_entry_that_has_expired_already_is_not_added(store: Store, world: World) -> None:
     world.advance(10)
     added = store.add([token(1, expires=9), token(2, expires=10), token(3, expires=11)])

@@ -8,6 +8,7 @@ assert faults.count
 from __future__ import annotations
 
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,16 +37,27 @@ class Injected:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._strace.terminate()  # which lets the processes go
+        # Asked to, strace lets the processes go; but for one that was killed just now it may wait for ever.
+        self._strace.terminate() if self._are_alive() else self._strace.kill()
         try:
-            self._strace.communicate(timeout=2)
-        except subprocess.TimeoutExpired:  # it may wait for ever for one that was killed just now
+            self._strace.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
             self._strace.kill()
             self._strace.communicate()
 
+    def _are_alive(self) -> bool:
+        states = self._statuses()
+        return bool(states) and not any("State:\tZ" in text for text in states)
+
     def _are_all_traced(self) -> bool:
-        statuses = [status.read_text() for tasks in self._tasks for status in Path(tasks).glob("*/status")]
-        return not any("TracerPid:\t0\n" in status for status in statuses)
+        return not any("TracerPid:\t0\n" in text for text in self._statuses())
+
+    def _statuses(self) -> list[str]:
+        found = []
+        for path in (path for tasks in self._tasks for path in Path(tasks).glob("*/status")):
+            with suppress(OSError):  # it has just gone
+                found.append(path.read_text())
+        return found
 
     @property
     def count(self) -> int:

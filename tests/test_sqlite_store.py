@@ -462,6 +462,7 @@ def test_a_pickle_in_the_file_is_not_executed(path: Path, clock: Clock, tmp_path
     inflict(PRELUDE + plant, path)
     with pytest.raises(StoreRefused, match="cannot hold the blacklist"):
         SqliteStore(str(path), clock)
+    assert not (tmp_path / "executed").exists()
     inflict(PRELUDE + code.replace("'key'", repr(ENTRIES[0].key)), path, "read")
     assert (tmp_path / "executed").exists(), "the pickle was a harmless one"
 

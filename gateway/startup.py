@@ -51,7 +51,7 @@ def _shown(value: object) -> str:
 
 
 def _masked(text: str) -> str:
-    return re.sub(r"(?<=://)\S+(?=@)|(?<=password=)[^&]*", "**********", text)  # a store's URL may hold a password
+    return re.sub(r"(?s)(?<=://).+(?=@)|(?<=password=)[^&]*", "**********", text)  # a store's URL may hold a password
 
 
 def misspelled() -> list[str]:

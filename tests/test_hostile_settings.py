@@ -10,9 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.app import warnings
+from gateway.app import in_force, warnings
 from gateway.cli.options import checked, faults
-from gateway.cli.run import _in_force
 from gateway.settings import Settings, misspelled
 
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "40"))
@@ -52,7 +51,7 @@ def test_any_environment_is_settings_or_a_list_of_faults(
     with patch.dict(os.environ, {"GATEWAY_STORE": "none://", **environ}):
         try:
             found = checked({})
-            told = [*warnings(found), *_in_force(found).values()]
+            told = [*warnings(found), *in_force(found).values()]
         except ValueError as error:
             told = [*faults(error), *misspelled()]
             assert told

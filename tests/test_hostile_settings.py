@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.app import in_force, warnings
 from gateway.cli.options import checked, faults
-from gateway.settings import Settings, misspelled
+from gateway.settings import Settings
+from gateway.startup import in_force, misspelled, warnings
 
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "40"))
 HUSH = "hush-1f3a"  # stands where secrets and passwords do

@@ -96,9 +96,8 @@ def test_a_blacklist_moves_to_another_store(host: Host) -> None:
         gateway.request("POST", "/blacklist", TOKEN)
         host.run("Move to another store")
         gateway.request("POST", "/blacklist", LATER)
-    with host.gateway(host.other_store) as gateway:
-        assert [gateway.get("/", token).status for token in (TOKEN, LATER)] == [401, 200]
         host.run("Move to another store")
+    with host.gateway(host.other_store) as gateway:
         assert [gateway.get("/", token).status for token in (TOKEN, LATER)] == [401, 401]
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.redis_lookup [--rounds 15] [--calls 2000]
 
 Starts a redis-server of its own. Every round asks each in turn, over loopback and one connection; the figures
-are medians of CPU time per call, this process's alone. A look-up asks for a token that is not blacklisted, by
-four keys: its own, jti, sub and sid.
+are medians of CPU time per call, this process's alone, and of the rounds' ratios. A look-up asks for a token
+that is not blacklisted, by four keys: its own, jti, sub and sid.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def main() -> None:
                     samples[name].append(cost)
         shared.close()
         local.close()
-    base = statistics.median(samples[BASE])
     for name, costs in samples.items():
+        ratio = statistics.median(cost / base for cost, base in zip(costs, samples[BASE], strict=True))
         median = statistics.median(costs)
-        print(f"{name:40} {median:7.1f} µs  {median / base:5.2f}  (rounds {min(costs):.1f} to {max(costs):.1f})")
+        print(f"{name:40} {median:7.1f} µs  {ratio:5.2f}  (rounds {min(costs):.1f} to {max(costs):.1f})")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from helpers import NOW, Clock
 
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.stores.sqlite import SqliteStore
-from gateway.blacklist.stores.sqlite_index import Index, is_sound
+from gateway.blacklist.stores.sqlite_index import Index, is_sound, join, leave
 from gateway.problems import StoreUnavailable
 
 KEYS = ("token:" + "a" * 64, "claim:" + "b" * 64)
@@ -109,6 +109,16 @@ def test_nothing_is_remembered_while_no_connection_holds_the_index(store: Sqlite
     assert store.find(KEYS) == [ENTRY]
 
 
+def test_a_connection_that_is_only_being_opened_holds_no_index(store: SqliteStore) -> None:
+    """It may be the one that truncates it: reading would end the process."""
+    store.find(KEYS)
+    database = store.conn._identity
+    join(database)
+    store.close()
+    assert store.conn.stamp() is None
+    leave(database)
+
+
 def test_an_index_made_anew_is_read_anew(path: Path, clock: Clock) -> None:
     forgotten = SqliteStore(str(path), clock)
     forgotten.find(KEYS)
@@ -155,7 +165,7 @@ def test_an_index_of_another_layout_or_half_written_tells_nothing(tmp_path: Path
     (tmp_path / "file").touch()
     (tmp_path / "file-shm").write_bytes(content)
     index = Index()
-    index.open(str(tmp_path / "file"))
+    index.opened(str(tmp_path / "file"))
     stamp = index.stamp()
     assert stamp
     assert not is_sound(stamp)

@@ -39,9 +39,13 @@ class Connection(sqlite3.Connection):
     seen: State
     log: tuple[int, ...]
     database: Identity | None = None
+    index: Index | None = None
 
     def close(self) -> None:
         """Close it."""
+        if self.index is not None:
+            self.index.closing()
+            self.index = None
         super().close()
         if self.database is not None:
             leave(self.database)
@@ -136,8 +140,8 @@ class Connections:
             if modes != ["wal", 2]:
                 raise sqlite3.OperationalError("changes would not be synced")
             conn.seen, conn.log = seen, state_of(self._file + "-wal")[:2]
-            index.open(self._file)
-            self._index = index
+            index.opened(self._file)
+            self._index = conn.index = index
             self._opened.add(conn)
         except BaseException:
             conn.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from threading import RLock
+from threading import Lock, RLock
 
 _HEADER_BYTES = 48  # the header stands there twice; SQLite writes the second before the first
 _VERSION = (3_007_000).to_bytes(4, "little"), (3_007_000).to_bytes(4, "big")  # the one layout there is
@@ -18,46 +18,67 @@ Stamp = tuple[bytes, int, int]  # the index's header; the file's size, and nanos
 
 
 class Index:
-    """The header of one database's index, mapped as long as this process has a connection to the database.
+    """The header of one database's index, mapped while this process has a connection to the database.
 
-    While there is a connection, no process removes the index. And closing any descriptor of a file gives
-    up every lock that this process has on it, SQLite's own included (fcntl(2)): so they are closed last.
+    While there is an open one, no process removes the index or truncates it, which would end a reader
+    with SIGBUS. And closing any descriptor of a file gives up every lock that this process has on it,
+    SQLite's own included (fcntl(2)): so they are closed when the last connection is, not before.
     """
 
     def __init__(self) -> None:
-        self.users = 0
+        self.users = 0  # connections, those included that are being opened or closed
+        self._open = 0
+        self._lock = Lock()
         self._map: mmap.mmap | None = None
         self._descriptors: tuple[int, ...] = ()  # of the index, and of the database
+        self._retired: list[tuple[mmap.mmap, tuple[int, ...]]] = []
 
-    def open(self, path: str) -> None:
-        """Map the index of the database, once a connection has read from it. Raises OSError."""
-        if self._map is not None and os.path.samestat(os.fstat(self._descriptors[0]), os.stat(path + "-shm")):
-            return
-        self.close()  # it was removed after connections that nobody closed
-        self._descriptors = os.open(path + "-shm", os.O_RDONLY), os.open(path, os.O_RDONLY)
-        self._map = mmap.mmap(self._descriptors[0], 2 * _HEADER_BYTES, prot=mmap.PROT_READ)
+    def opened(self, path: str) -> None:
+        """Map the index of the database, now that a connection has read from it. Raises OSError."""
+        with self._lock:
+            if self._map is not None and not os.path.samestat(os.fstat(self._descriptors[0]), os.stat(path + "-shm")):
+                self._retire()  # it was removed after connections that nobody closed
+            if self._map is None:
+                self._descriptors = os.open(path + "-shm", os.O_RDONLY), os.open(path, os.O_RDONLY)
+                self._map = mmap.mmap(self._descriptors[0], 2 * _HEADER_BYTES, prot=mmap.PROT_READ)
+            self._open += 1
+
+    def closing(self) -> None:
+        """Read no more if the connection that is about to be closed is the last open one."""
+        with self._lock:
+            self._open -= 1
+            if not self._open:
+                self._retire()
 
     def stamp(self) -> Stamp | None:
         """Return what every commit changes, and whatever is done to the database's file, its removal included.
 
-        None while no connection keeps the index where it is.
+        None while no open connection keeps the index as it is.
         """
-        mapped = self._map
-        if mapped is None:
-            return None
+        with self._lock:
+            if self._map is None:
+                return None
+            header, descriptor = self._map[:], self._descriptors[1]
         try:
-            state = os.fstat(self._descriptors[1])
-            return mapped[:], state.st_size, state.st_ctime_ns
-        except (ValueError, OSError, IndexError):  # closed at this very moment
+            state = os.fstat(descriptor)
+        except OSError:  # closed at this very moment
             return None
+        return header, state.st_size, state.st_ctime_ns
+
+    def _retire(self) -> None:
+        if self._map is not None:
+            self._retired.append((self._map, self._descriptors))
+            self._map = None
 
     def close(self) -> None:
-        """Let go of the index."""
-        if self._map is not None:
-            mapped, self._map = self._map, None
-            mapped.close()
-            for descriptor in self._descriptors:
-                os.close(descriptor)
+        """Let go of everything."""
+        with self._lock:
+            self._retire()
+            while self._retired:
+                mapped, descriptors = self._retired.pop()
+                mapped.close()
+                for descriptor in descriptors:
+                    os.close(descriptor)
 
 
 def is_sound(stamp: Stamp) -> bool:

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 FUZZ_SECONDS ?= 60
+PYTEST := $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 # Extras stay: pip 23 takes `coverage[toml]` for another package than `coverage`, unpinned.
 LOCK := $(VENV)/bin/uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes \
@@ -17,10 +18,10 @@ run: $(VENV)/run.stamp  ## start the sample upstream and the gateway, and print 
 	@exec $(VENV)/bin/gateway demo
 
 test: $(VENV)/dev.stamp  ## run every test that needs no extra server
-	$(VENV)/bin/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 slow: $(VENV)/dev.stamp  ## run the tests that take long or need a server: redis, nginx, haproxy, caddy, newman (npm ci)
-	$(VENV)/bin/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 check: lint types test slow  ## all of what CI runs but the containers
 

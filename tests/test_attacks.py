@@ -218,7 +218,8 @@ def test_no_framing_smuggles_a_request(gateway: Served, upstream: Recorder, case
     fields, body = FRAMINGS[case]
     sent = request("POST /echo", BEARER, ("Connection", "keep-alive"), *fields) + body
     received = exchange_half_closed(gateway.port, sent)
-    assert len(re.findall(rb"HTTP/1\.1 200", received)) == len(upstream.requests) <= 1
+    # granian may not answer a client that has closed its half; what counts is what the upstream got.
+    assert len(re.findall(rb"HTTP/1\.1 200", received)) <= len(upstream.requests) <= 1
     for seen in upstream.requests:
         framing = [name for name, _ in seen.fields if name.lower() in ("content-length", "transfer-encoding")]
         assert len(framing) <= 1

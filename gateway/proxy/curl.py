@@ -60,6 +60,7 @@ class Channel:
         self.had_event = False
         self.error: Exception | None = None
         self._poll = select.poll()
+        self._shape: tuple[str, str, bool] | None = None  # method, target and whether there is a body, as last set
         self._due = 0.0  # when libcurl wants to be called, in monotonic seconds
         self._multi = pycurl.CurlMulti()
         # Not `multi.select`: it fails in a process with more than 1,024 descriptors.
@@ -80,16 +81,23 @@ class Channel:
             easy.setopt(pycurl.UPLOAD, 1)
             easy.setopt(pycurl.INFILESIZE_LARGE, int(request.headers.get("Content-Length", -1)))
             easy.setopt(pycurl.READFUNCTION, self._reader(body))
-        else:
-            easy.setopt(pycurl.NOBODY if method == "HEAD" else pycurl.HTTPGET, 1)
-        easy.setopt(pycurl.CUSTOMREQUEST, method)
-        easy.setopt(pycurl.REQUEST_TARGET, target.encode("latin-1"))
+        shape = (method, target, body is not None)
+        if shape != self._shape or body is not None:  # what was set before stays set
+            self._shape = shape
+            self._set_shape(method, target, body is not None)
         easy.setopt(pycurl.HTTPHEADER, _field_lines(request.headers))
-        easy.setopt(pycurl.FRESH_CONNECT, body is not None or method not in _IDEMPOTENT)
         self.head.clear()
         self.body.clear()
         self.is_done, self.error = False, None
         self._multi.add_handle(easy)
+
+    def _set_shape(self, method: str, target: str, has_body: bool) -> None:
+        easy = self._easy
+        if not has_body:
+            easy.setopt(pycurl.NOBODY if method == "HEAD" else pycurl.HTTPGET, 1)
+        easy.setopt(pycurl.CUSTOMREQUEST, method)
+        easy.setopt(pycurl.REQUEST_TARGET, target.encode("latin-1"))
+        easy.setopt(pycurl.FRESH_CONNECT, has_body or method not in _IDEMPOTENT)
 
     def turn(self, seconds: float) -> bool:
         """Let libcurl work, waiting at most so long; tell whether something new is there."""

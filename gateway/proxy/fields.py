@@ -64,7 +64,7 @@ class RequestFields:
     def __call__(self, environ: Environ) -> dict[str, str]:
         """Return the fields to send, framing aside. Raises `Problem` invalid-request and loop-detected."""
         host = environ.get("HTTP_HOST", "")
-        fields = {name: value for key, value in environ.items() if (name := _names[key])}
+        fields = {name: value for key, value in environ.items() if (name := _name(key))}
         if not (self._preserve_host and host):
             fields["Host"] = self._authority
         if not self._forward_authorization:
@@ -144,22 +144,15 @@ def _with_one_length(lines: Fields) -> Fields:
     return [line for line in lines if line[0].lower() != "content-length"] + [("Content-Length", length)]
 
 
-class _Names(dict[str, str]):
-    """The names of the fields that an environ's keys go on as, "" for none; bounded, and read 33 times a request.
+@remembered(2048)
+def _name(key: str) -> str:
+    """Return the name that an environ's key goes on as, "" for none.
 
     WSGI folds `-` and `_`; what goes on has `-` alone (CVE-2025-64484).
     """
-
-    def __missing__(self, key: str) -> str:
-        name = key.removeprefix("HTTP_").replace("_", "-").title()
-        goes_on = key == "CONTENT_TYPE" or (key.startswith("HTTP_") and is_token(name) and not _ENDS_HERE(name.lower()))
-        name = name if goes_on else ""
-        if len(self) < 2048:
-            self[key] = name
-        return name
-
-
-_names = _Names()
+    name = key.removeprefix("HTTP_").replace("_", "-").title()
+    goes_on = key == "CONTENT_TYPE" or (key.startswith("HTTP_") and is_token(name) and not _ENDS_HERE(name.lower()))
+    return name if goes_on else ""
 
 
 @lru_cache(1024)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 from io import RawIOBase
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +19,7 @@ from waitress.buffers import OverflowableBuffer
 from waitress.parser import HTTPRequestParser
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 
+from gateway.memory import remembered
 from gateway.problems import Problem
 
 Environ = dict[str, Any]
@@ -179,11 +179,7 @@ def _read_fields(lines: list[str]) -> dict[str, str]:
     """Return the fields by environ key, repeats joined (RFC 9110 section 5.3)."""
     fields: dict[str, str] = {}
     for line in lines:
-        name, colon, value = line.partition(":")
-        key = _environ_key(name)
-        value = value.strip(" \t")
-        if not colon or (key == "HTTP_HOST" and not _HOST.fullmatch(value)):
-            raise Problem("invalid-request")
+        key, value = _read_field(line)
         if key in fields:
             value = _joined(key, fields[key], value)
         if key:
@@ -191,7 +187,17 @@ def _read_fields(lines: list[str]) -> dict[str, str]:
     return fields
 
 
-@lru_cache(1024)
+@remembered(1024, longest=128)
+def _read_field(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    key = _environ_key(name)
+    value = value.strip(" \t")
+    if not colon or (key == "HTTP_HOST" and not _HOST.fullmatch(value)):
+        raise Problem("invalid-request")
+    return key, value
+
+
+@remembered(1024)
 def _environ_key(name: str) -> str:
     """Return a field's key in the environ, "" for a name with `_`: there `X_Name` would replace `X-Name`."""
     if not _FIELD_NAME.fullmatch(name):

@@ -316,5 +316,6 @@ def served(app: Callable[..., object], **settings: object) -> Iterator[int]:
         yield server.effective_port
     finally:
         server.task_dispatcher.shutdown()
-        server.trigger.pull_trigger(lambda: waitress.wasyncore.close_all(server._map))  # in its own thread
+        with suppress(OSError):  # its thread may have ended by itself
+            server.trigger.pull_trigger(lambda: waitress.wasyncore.close_all(server._map))  # in its own thread
         thread.join(PATIENCE)

@@ -55,6 +55,7 @@ def command(
     """Run a command in this process, on this test's store."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GATEWAY_STORE", store_url)
+    monkeypatch.setattr("gateway.cli.entries.configure_logging", lambda *_: None)
 
     def run(*arguments: Any, stdin: str = "") -> Ended:
         monkeypatch.setattr(sys, "argv", ["gateway", *map(str, arguments)])
@@ -573,5 +574,9 @@ def process(*arguments: str, stdin: str = "", **environ: str) -> subprocess.Comp
 
 def test_the_commands_are_processes_too(store_url: str) -> None:
     revoked = process("revoke", "-", stdin=TOKEN, GATEWAY_STORE=store_url)
-    assert (revoked.returncode, revoked.stdout, revoked.stderr) == (DONE, "blacklisted (changed)\n", "")
+    assert (revoked.returncode, revoked.stdout) == (DONE, "blacklisted (changed)\n")
+    record = json.loads(revoked.stderr)
+    assert (record["logger"], record["action"], record["changed"]) == ("gateway.audit", "add", True)
+    assert record["by"].startswith("cli:")
+    assert TOKEN not in revoked.stderr
     assert process("status", TOKEN, "--store", store_url).returncode == BLACKLISTED

@@ -254,7 +254,7 @@ def test_alerts_and_dashboard_name_metrics_and_labels_that_exist(idle: Measured)
     known = {sample.name for sample in samples}
     labels = {label for sample in samples for label in sample.labels} | {"instance", "job"}
     told = expressions()
-    assert len(told) == 20
+    assert len(told) == 21
     for title, expression in told.items():
         assert named(expression) <= known, title
         assert set(re.findall(r'(\w+)(?:=~?|!=)"', expression)) <= labels, title

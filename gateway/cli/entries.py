@@ -16,6 +16,7 @@ from gateway.blacklist.blacklist import Actor, Blacklist, is_claim_value
 from gateway.blacklist.resource import described, timestamp
 from gateway.cli.options import with_settings
 from gateway.cli.tokens import read_claim
+from gateway.ops.logs import configure_logging
 from gateway.settings import Settings
 
 Target = Token | tuple[str, Any]
@@ -57,6 +58,7 @@ def targeted(function: Callable[..., Any]) -> Callable[..., Any]:
 def revoke(settings: Settings, as_json: bool, issued_before: int | None, reason: str, **named: Any) -> None:
     """Blacklist a TOKEN (`-` reads it from standard input), or every token with a claim."""
     blacklist, issuer, target = _opened(settings, **named)
+    _audit_here(settings)
     if isinstance(target, Token):
         if issued_before is not None:
             raise click.UsageError("--issued-before goes with a claim")
@@ -71,6 +73,7 @@ def revoke(settings: Settings, as_json: bool, issued_before: int | None, reason:
 def restore(settings: Settings, as_json: bool, **named: Any) -> None:
     """Lift the entry of a TOKEN, or of a claim."""
     blacklist, issuer, target = _opened(settings, **named)
+    _audit_here(settings)
     if isinstance(target, Token):
         changed = blacklist.remove_token(target, _actor())
     else:
@@ -131,6 +134,11 @@ def _opened(
     if named[0][0] not in settings.blacklist_claims or not is_claim_value(named[0][1]):
         raise click.UsageError(f"a claim is one of {', '.join(settings.blacklist_claims)}, a string or a number")
     return build_blacklist(settings), of_issuer or names[0], named[0]
+
+
+def _audit_here(settings: Settings) -> None:
+    """Have the audit's record go to standard error, in the format of the gateway's log."""
+    configure_logging(settings.log_format, "info")
 
 
 def _actor(reason: str = "") -> Actor:

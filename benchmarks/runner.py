@@ -51,10 +51,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Result:
-    """The medians of a row in a cell, and how far the rounds' CPU lay apart (a share of the median)."""
+    """The medians of a row in a cell, how far the rounds' CPU lay apart (a share of the median), and the rounds."""
 
     median: Sample
     spread: float
+    rounds: tuple[Sample, ...]
+
+    def cpu_ratio(self, other: Result) -> float:
+        """Return the median of the rounds' ratios: what disturbs a round disturbs both."""
+        return statistics.median(a.cpu_us / b.cpu_us for a, b in zip(self.rounds, other.rounds, strict=True))
 
 
 Results = dict[Cell, dict[Row, Result]]
@@ -139,7 +144,7 @@ def _load(port: int, path: str, connections: int, seconds: int, work: Path) -> l
 def _result(samples: list[Sample]) -> Result:
     middle = Sample(*map(statistics.median, zip(*map(_figures, samples), strict=True)))
     costs = [sample.cpu_us for sample in samples]
-    return Result(middle, (max(costs) - min(costs)) / middle.cpu_us)
+    return Result(middle, (max(costs) - min(costs)) / middle.cpu_us, tuple(samples))
 
 
 def _figures(sample: Sample) -> tuple[float, ...]:

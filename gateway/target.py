@@ -14,6 +14,7 @@ Environ = dict[str, Any]
 BLACKLIST = "/blacklist"
 OPERATORS = "/-/"
 DECISION = "/-/auth"
+_OWN = (BLACKLIST + "/", OPERATORS)
 
 # RFC 9112 section 3.2.1: origin-form begins with one slash. Two would be read as a host by
 # URL joiners (CVE-2020-28724); a fragment or a control character has no business here at all.
@@ -64,7 +65,7 @@ def request_target(environ: Environ) -> Target:
 
 def is_own(path: str) -> bool:
     """Tell whether the gateway answers for the path itself."""
-    return path == BLACKLIST or path.startswith((BLACKLIST + "/", OPERATORS))
+    return path == BLACKLIST or path.startswith(_OWN)
 
 
 def is_decision(path: str) -> bool:

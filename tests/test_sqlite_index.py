@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from helpers import NOW, Clock
+from recorder import until
 
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.stores.sqlite import SqliteStore
-from gateway.blacklist.stores.sqlite_index import Index, is_sound, join, leave
+from gateway.blacklist.stores.sqlite_index import LOOKS, Index, is_sound, join, leave
 from gateway.problems import StoreUnavailable
 
 KEYS = ("token:" + "a" * 64, "claim:" + "b" * 64)
@@ -189,3 +190,30 @@ def test_what_is_done_to_the_file_is_noticed_although_all_is_known(store: Sqlite
     FAULTS[fault](path)
     with pytest.raises(StoreUnavailable):
         store.find(KEYS)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_busy_process_notices_soon_what_is_done_to_the_file(store: SqliteStore, path: Path, fault: str) -> None:
+    for _ in range(2 * LOOKS):
+        store.find(KEYS)
+    FAULTS[fault](path)
+
+    def is_noticed() -> bool:
+        try:
+            return bool(store.find(KEYS))
+        except StoreUnavailable:
+            return True
+
+    assert until(is_noticed)
+    with pytest.raises(StoreUnavailable):
+        store.find(KEYS)
+
+
+def test_a_busy_process_sees_every_change_at_once(store: SqliteStore, change: Change) -> None:
+    for _ in range(5):
+        for _ in range(2 * LOOKS):
+            assert not store.find(KEYS)
+        change("+")
+        for _ in range(2 * LOOKS):
+            assert store.find(KEYS) == [ENTRY]
+        change("-")

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,7 @@ def ask_during(store: SqliteStore, fault: Callable[[], None]) -> Counter[str]:
             answers[ask(store, ENTRIES[count % len(ENTRIES)])] += 1
             count += 7
             left -= over.is_set()
+            time.sleep(0)  # what is remembered is told without giving up the interpreter's lock, which the fault needs
         return answers
 
     with ThreadPoolExecutor(THREADS) as threads:

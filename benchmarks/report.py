@@ -55,11 +55,11 @@ def _line(row: Row, result: Result, own: Sample) -> list[str]:
 def goal_table(results: Results) -> list[str]:
     """Return what is aimed at, and what was reached, for small answers."""
     cells = [cell for cell in results if cell.path == "/small"]
-    found = {cell: {row.name: result for row, result in results[cell].items()} for cell in cells}
+    found = [{row.name: result for row, result in results[cell].items()} for cell in cells]
     lines = [
-        [f"{name} / {other}", f"{goal:.2f}", *(f"{found[cell][name].cpu_ratio(found[cell][other]):.2f}" for cell in cells)]
+        [f"{name} / {other}", f"{goal:.2f}", *(f"{row[name].cpu_ratio(row[other]):.2f}" for row in found)]
         for name, other, goal in GOALS
-        if all({name, other} <= found[cell].keys() for cell in cells)
+        if all({name, other} <= row.keys() for row in found)
     ]
     return ["## Goals", "", *_markdown(["CPU/request of", "at most", *(cell.name for cell in cells)], lines)]
 

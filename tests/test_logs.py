@@ -167,3 +167,12 @@ def test_any_server_says_at_the_start_what_is_in_force_and_what_is_amiss(tmp_pat
         assert len(warned) == 2 + len(own)
         assert {"GATEWAY_SEKRET sets nothing; did you mean GATEWAY_SECRET?", *own} <= set(warned)
         assert len([record for record in records if record.get("restore") == "holder"]) == 1
+
+
+@pytest.mark.parametrize("server", ["granian", "gunicorn", "cheroot"])
+def test_a_server_that_cannot_be_made_safe_is_warned_of(tmp_path: Path, server: str) -> None:
+    program = [sys.executable, "-c", f"import {server}, gateway.wsgi"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, env=environ, cwd=tmp_path, check=True, capture_output=True, text=True)
+    warned = [json.loads(line)["message"] for line in done.stderr.splitlines()]
+    assert [message for message in warned if message.startswith(server)]

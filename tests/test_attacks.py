@@ -214,12 +214,14 @@ FRAMINGS: dict[str, tuple[list[tuple[str, str]], bytes]] = {
 
 
 @pytest.mark.parametrize("case", FRAMINGS)
-def test_no_framing_smuggles_a_request(gateway: Served, upstream: Recorder, case: str) -> None:
+def test_no_framing_smuggles_a_request(gateway: Served, upstream: Recorder, server: str, case: str) -> None:
     fields, body = FRAMINGS[case]
     sent = request("POST /echo", BEARER, ("Connection", "keep-alive"), *fields) + body
     received = exchange_half_closed(gateway.port, sent)
-    # granian may not answer a client that has closed its half; what counts is what the upstream got.
-    assert len(re.findall(rb"HTTP/1\.1 200", received)) <= len(upstream.requests) <= 1
+    answers = len(re.findall(rb"HTTP/1\.1 200", received))
+    # granian may not answer a client that has closed its half.
+    assert answers == len(upstream.requests) or (server == "granian" and not answers)
+    assert len(upstream.requests) <= 1
     for seen in upstream.requests:
         framing = [name for name, _ in seen.fields if name.lower() in ("content-length", "transfer-encoding")]
         assert len(framing) <= 1

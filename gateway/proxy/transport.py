@@ -6,7 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from time import monotonic
 from typing import Any
 
@@ -210,7 +210,7 @@ def _field(line: bytes) -> tuple[str, str]:
     return match[1].decode("latin-1"), match[2].decode("latin-1").strip(" \t")
 
 
-@lru_cache(256)
+@remembered(256, longest=256)
 def _status(line: bytes) -> tuple[int, str]:
     match = _STATUS_LINE.fullmatch(line)
     if match is None:

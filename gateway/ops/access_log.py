@@ -67,6 +67,7 @@ class Observe:
         environ["gateway.client"] = self._client_of(environ)
         if not self._write and not self._metrics:
             return self.app(environ, start_response)
+        environ[SECONDS] = {}
         if self._metrics:
             self._metrics.started()
         seen = _Seen(environ, start_response, self._tell)
@@ -140,7 +141,7 @@ class _Seen:
                 self._status,
                 self._fault or environ.get("gateway.refusal") or "passed",
                 time.perf_counter() - self._began,
-                environ.get(SECONDS, {}),
+                environ[SECONDS],
                 environ.get("gateway.upstream_status"),
             )
             self._tell(environ, request)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from time import monotonic
 from typing import Any
 
 import pycurl
@@ -61,11 +60,9 @@ class Channel:
         self.error: Exception | None = None
         self._poll = select.poll()
         self._shape: tuple[str, str, bool] | None = None  # method, target and whether there is a body, as last set
-        self._due = 0.0  # when libcurl wants to be called, in monotonic seconds
         self._multi = pycurl.CurlMulti()
         # Not `multi.select`: it fails in a process with more than 1,024 descriptors.
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._multi.setopt(pycurl.M_MAXCONNECTS, 1)
         self._easy = pycurl.Curl()
         for option, value in {**_OPTIONS, **_tls(verify, cert), pycurl.URL: origin}.items():
@@ -75,7 +72,7 @@ class Channel:
         self._easy.setopt(pycurl.WRITEFUNCTION, self.body.append)
 
     def start(self, request: requests.PreparedRequest, target: str) -> None:
-        """Begin an exchange."""
+        """Begin an exchange: over a kept connection, the request is on its way."""
         easy, method, body = self._easy, str(request.method), request.body
         if body is not None:
             easy.setopt(pycurl.UPLOAD, 1)
@@ -90,6 +87,7 @@ class Channel:
         self.body.clear()
         self.is_done, self.error = False, None
         self._multi.add_handle(easy)
+        self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _set_shape(self, method: str, target: str, has_body: bool) -> None:
         easy = self._easy
@@ -102,8 +100,8 @@ class Channel:
     def turn(self, seconds: float) -> bool:
         """Let libcurl work, waiting at most so long; tell whether something new is there."""
         known = len(self.head)
-        pause = min(self._due - monotonic(), seconds)
-        events = self._poll.poll(pause * 1000 + 1) if pause > 0 else []
+        due = self._multi.timeout()  # in milliseconds, or -1; asking costs less than being told
+        events = self._poll.poll(seconds * 1000 if due < 0 else min(due, seconds * 1000))
         self.had_event = bool(events)
         for descriptor, event in events:
             self._act(descriptor, _to_curl(event))
@@ -149,9 +147,6 @@ class Channel:
             self._poll.unregister(descriptor)
         else:
             self._poll.register(descriptor, _TO_POLL.get(what, 0))
-
-    def _set_timer(self, milliseconds: int) -> None:
-        self._due = float("inf") if milliseconds < 0 else monotonic() + milliseconds / 1000
 
 
 def _tls(verify: Verify, cert: Cert) -> dict[int, Any]:

@@ -124,24 +124,25 @@ def response_fields(lines: Fields, status: int) -> Fields:
     names = [name.lower() for name, _ in lines]
     drop = _HOP_BY_HOP
     if "connection" in names:
-        connection = ",".join([value for name, value in lines if name.lower() == "connection"])
+        connection = ",".join([value for name, (_, value) in zip(names, lines, strict=True) if name == "connection"])
         drop = drop | connection_options(connection)
     if status == 204 or "transfer-encoding" in names:
         drop = drop | {"content-length"}  # RFC 9110 section 8.6, RFC 9112 section 6.3
     elif "content-length" in names:
         length = lines[names.index("content-length")][1]
         if names.count("content-length") > 1 or not (length.isdecimal() and len(length) < 19):
-            lines = _with_one_length(lines)
-    return [line for line in lines if line[0].lower() not in drop]
+            drop = drop | {"content-length"}
+            lines, names = [*lines, ("Content-Length", _agreed_length(lines))], [*names, ""]
+    return [line for line, name in zip(lines, names, strict=True) if name not in drop]
 
 
-def _with_one_length(lines: Fields) -> Fields:
-    """Return the lines with one Content-Length, if all that there are agree (RFC 9110 section 8.6)."""
+def _agreed_length(lines: Fields) -> str:
+    """Return the one Content-Length that all that there are agree on (RFC 9110 section 8.6)."""
     lengths = {part for name, value in lines if name.lower() == "content-length" for part in value.split(",")}
     length = min(lengths).strip(" \t")
     if {each.strip(" \t") for each in lengths} != {length} or not _LENGTH.fullmatch(length):
         raise Problem("upstream-protocol")
-    return [line for line in lines if line[0].lower() != "content-length"] + [("Content-Length", length)]
+    return length
 
 
 @remembered(2048)

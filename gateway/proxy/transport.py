@@ -43,9 +43,8 @@ class CurlAdapter(BaseAdapter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._idle: defaultdict[Settings, list[Channel]] = defaultdict(list)
-        self._pid = os.getpid()
-        self._inherited: list[object] = []
+        # A parent's connections are left alone, and kept: closing one would end its TLS session.
+        self._idle: defaultdict[tuple[int, Settings], list[Channel]] = defaultdict(list)
 
     def send(
         self,
@@ -64,14 +63,14 @@ class CurlAdapter(BaseAdapter):
         """
         origin, target = split_url(str(request.url))
         settings = (origin, timeout[0], verify, cert)
-        idle = self._idle_for(settings)
+        idle = self._idle[os.getpid(), settings]
         try:
             channel = idle.pop()  # the one used last: its connection is the least likely to be stale
         except IndexError:
             channel = Channel(*settings)
-        channel.start(request, target)
         raw = RawAnswer(channel, idle, timeout[1], getattr(request, "client_left", None))
         try:
+            channel.start(request, target)
             raw.read_head()
         except BaseException:
             channel.close()  # also where the answer is complete: what follows a malformed head is not to be trusted
@@ -82,16 +81,9 @@ class CurlAdapter(BaseAdapter):
 
     def close(self) -> None:
         """Close the idle connections."""
-        for idle in self._idle.values():
-            while idle:
+        for (pid, _), idle in list(self._idle.items()):
+            while idle and pid == os.getpid():
                 idle.pop().close()
-
-    def _idle_for(self, settings: Settings) -> list[Channel]:
-        if self._pid != os.getpid():
-            # The parent uses these connections. They are kept, for closing one would end its TLS session.
-            self._inherited.append(self._idle)
-            self._idle, self._pid = defaultdict(list), os.getpid()
-        return self._idle[settings]
 
 
 class CurlResponse(requests.Response):

@@ -69,7 +69,7 @@ class Connection:
                 self._ask(request)
             if request.completed:
                 self._request = None
-                if not request.empty and not self._answer(request):
+                if not self._answer(request):
                     return self._linger() if data or request.unread else False
         in_head = self._request is not None and not self._request.headers_finished
         self._head_since = (self._head_since or self._last_active) if in_head else 0.0
@@ -116,10 +116,11 @@ class Connection:
 
     def _send(self, data: bytes) -> None:
         """Send all of it, waiting for a client that reads slowly. Raises ClientDisconnected."""
-        rest = memoryview(data)
+        rest: bytes | memoryview = data
         while rest:
             try:
-                rest = rest[self._socket.send(rest) :]
+                sent = self._socket.send(rest)
+                rest = memoryview(rest)[sent:] if sent < len(rest) else b""
             except BlockingIOError:
                 if not self._awaits(select.POLLOUT, QUIET_TIMEOUT):
                     raise ClientDisconnected from None

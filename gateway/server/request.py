@@ -1,7 +1,7 @@
-"""Requests as the bundled server takes them: waitress's parser, with heads read strictly and byte-faithfully.
+"""Requests as the bundled server takes them: heads read here, strictly and byte-faithfully, bodies by waitress.
 
-waitress receives heads and bodies, long bodies into files. Its own reading of a head refuses methods in
-lower case, joins Cookie fields with a comma, unfolds obsolete line folding, waits for ever for a head
+waitress's receivers undo the chunks, and put long bodies into files. Its reading of a head would not do: it refuses
+methods in lower case, joins Cookie fields with a comma, unfolds obsolete line folding, waits for ever for a head
 of bare line feeds, and accepts a request line without a version.
 """
 
@@ -10,13 +10,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from io import RawIOBase
-from types import SimpleNamespace
+from io import BytesIO, RawIOBase
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from waitress.buffers import OverflowableBuffer
-from waitress.parser import HTTPRequestParser
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 
 from gateway.memory import remembered
@@ -24,58 +22,77 @@ from gateway.problems import Problem
 
 Environ = dict[str, Any]
 
-LIMITS = SimpleNamespace(
-    max_request_header_size=262_144,  # bytes; a token far too long is still refused as a token
-    max_request_body_size=2**62,  # the upstream's to limit
-    inbuf_overflow=524_288,  # bytes of a body in memory; beyond, it goes to a file
-)
+MAX_HEAD = 262_144  # bytes; a token far too long is still refused as a token
 MAX_FIELDS = 1000  # joining repeats is quadratic
 MAX_CHUNK_LINE = 65_536  # bytes of a chunk's extensions, or of the trailers
 CHUNKED_PIECE = 8192  # bytes given to waitress's reader of chunks at a time: its cost is quadratic in them
+BODY_IN_MEMORY = 524_288  # bytes of a body in memory; beyond, it goes to a file
 
 # What one server takes for a line's end or a string's end and another does not (RFC 9110 section 5.5).
 _CONTROLS = bytes(code for code in range(32) if code != 9) + b"\x7f"
 # Of what is white before a head, empty lines alone are ignored (RFC 9112 section 2.2); the last may be half there.
-_BEGINNING = re.compile(rb"(?:\r\n)*(?:\r?\Z|\S)")
+_BEGINNING = re.compile(rb"((?:\r\n)*)(?:\r?\Z|\S)")
 _REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^ ]+) HTTP/1\.([01])")
+_END_OF_HEAD = b"\r\n\r\n"
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _HOST = re.compile(r"[^\s/?#@\\,<>\"]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
-
-_CODES = {413: "payload-too-large", 431: "fields-too-large", 501: "not-implemented"}
 
 
 class ClientDisconnected(Exception):
     """The client has left, or stopped reading: nothing can be sent to it, nor the rest of its body be had."""
 
 
-class Request(HTTPRequestParser):  # type: ignore[misc]  # waitress ships no types
-    """One request: its head checked strictly, its body received by waitress."""
+class Request:
+    """One request as it is received. `fields` are by environ key; what is wrong with it is left in `problem`."""
 
-    body_rcv: Any  # waitress's receiver of the body, None without a body
-    chunked: bool
     command = ""
+    request_uri = ""
+    version = "1.1"
+    fields: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed
     problem: Problem | None = None
+    body: Any = None  # waitress's receiver of the body
+    chunked = False
+    headers_finished = False
+    completed = False
+    expect_continue = False
+    connection_close = False
     asked = False  # whether the application has been asked to refuse early
     unread = False  # whether the client may still be sending what nobody will read
-
-    def __init__(self) -> None:
-        super().__init__(LIMITS)
+    _begun = b""  # a head that is not whole yet
 
     def received(self, data: bytes) -> int:
         """Take what belongs to this request, and return how many bytes that was."""
-        is_blank = self.body_rcv is None and (self.header_plus or data)[:1].isspace()
-        if is_blank and not _BEGINNING.match(self.header_plus + data):
-            self.refuse(Problem("invalid-request"))  # waitress would strip it, if the whole head came at once
-            return len(data)
-        consumed: int = super().received(data[:CHUNKED_PIECE] if self.chunked else data)
-        if self.chunked and _line_bytes(self.body_rcv) > MAX_CHUNK_LINE:
+        if self.headers_finished:
+            return self._receive_body(data)
+        known = len(self._begun)
+        head = self._begun + data
+        start = 0
+        if head[:1].isspace():
+            beginning = _BEGINNING.match(head)
+            if not beginning:
+                self.refuse(Problem("invalid-request"))
+                return len(data)
+            start = beginning.end(1)
+        end = head.find(_END_OF_HEAD, start)
+        if (len(head) if end < 0 else end) - start >= MAX_HEAD:
+            self.refuse(Problem("fields-too-large"))
+        elif end >= 0:
+            self._finish_head(head[start:end])
+            return end + len(_END_OF_HEAD) - known
+        else:
+            self._begun = head[start:]
+            if _has_control(self._begun.removesuffix(b"\r")):
+                self.refuse(Problem("invalid-request"))  # a head of bare LFs would otherwise never end
+        return len(data)
+
+    def _receive_body(self, data: bytes) -> int:
+        consumed: int = self.body.received(data[:CHUNKED_PIECE] if self.chunked else data)
+        if self.body.error or (self.chunked and len(self.body.control_line) + len(self.body.trailer) > MAX_CHUNK_LINE):
             self.refuse(Problem("invalid-request"))
-        if self.error is not None:
-            self.refuse(Problem(_CODES.get(self.error.code, "invalid-request")))
-        elif not self.headers_finished and _has_control(self.header_plus.removesuffix(b"\r")):
-            self.refuse(Problem("invalid-request"))  # a head of bare LFs would otherwise never end
+        else:
+            self.completed = self.body.completed
         return consumed
 
     def refuse(self, problem: Problem) -> None:
@@ -86,54 +103,55 @@ class Request(HTTPRequestParser):  # type: ignore[misc]  # waitress ships no typ
     def give_up_body(self) -> None:
         """End the request without (the rest of) its body; the connection cannot be used after it."""
         self.close()
-        self.body_rcv = None
+        self.body = None
         self.completed = self.unread = self.connection_close = True
 
-    def parse_header(self, header_plus: bytes) -> None:
-        """Read a head (RFC 9112 sections 2.2 to 6); what is wrong with it is left in `problem`."""
+    def close(self) -> None:
+        """Let go of the body, and of the file that a long one is in."""
+        if self.body is not None:
+            self.body.getbuf().close()
+
+    def _finish_head(self, head: bytes) -> None:
+        """Read a head (RFC 9112 sections 2.2 to 6)."""
+        self.headers_finished = True
         try:
-            self._parse(header_plus.removesuffix(b"\r\n").removesuffix(b"\r\n"))  # no more: CR CR LF is no line end
+            self._read_head(head)
         except Problem as problem:
             self.refuse(problem)
+        self.completed = self.body is None
 
-    def _parse(self, head: bytes) -> None:
-        lines = head.decode("latin-1").split("\r\n")
-        start = _REQUEST_LINE.fullmatch(lines[0])
-        if not start or _has_control(head):
+    def _read_head(self, head: bytes) -> None:
+        line, _, fields = head.partition(b"\r\n")
+        start = _REQUEST_LINE.fullmatch(line.decode("latin-1"))
+        if not start or _has_control(line):
             raise Problem("invalid-request")
-        if len(lines) > MAX_FIELDS:
-            raise Problem("fields-too-large")
         self.command, self.request_uri, minor = start.groups()
         self.version = "1." + minor
-        self.fields = fields = _read_fields(lines[1:])
-        connection = fields.get("HTTP_CONNECTION", "").lower()
+        self.fields = _read_fields(fields)
+        connection = self.fields.get("HTTP_CONNECTION", "").lower()
         if minor == "1":
-            if "HTTP_HOST" not in fields:
+            if "HTTP_HOST" not in self.fields:
                 raise Problem("invalid-request")
-            self.expect_continue = fields.get("HTTP_EXPECT", "").lower() == "100-continue"
+            self.expect_continue = self.fields.get("HTTP_EXPECT", "").lower() == "100-continue"
             self.connection_close = "close" in connection
         else:
             self.connection_close = connection != "keep-alive"
-        self._frame(fields)
+        self._frame(self.fields.get("HTTP_TRANSFER_ENCODING"), self.fields.get("CONTENT_LENGTH"))
 
-    def _frame(self, fields: dict[str, str]) -> None:
+    def _frame(self, coding: str | None, length: str | None) -> None:
         """Decide how the body is delimited; two answers are none (RFC 9112 section 6.3)."""
-        coding = fields.pop("HTTP_TRANSFER_ENCODING", None)
-        length = fields.get("CONTENT_LENGTH")
         if coding is not None:
             if length is not None or self.version == "1.0":
                 raise Problem("invalid-request")
             if coding.lower() != "chunked":
                 raise Problem("not-implemented")
             self.chunked = True
-            self.body_rcv = ChunkedReceiver(OverflowableBuffer(LIMITS.inbuf_overflow))
+            self.body = ChunkedReceiver(OverflowableBuffer(BODY_IN_MEMORY))
         elif length is not None:
             if not _LENGTH.fullmatch(length):
                 raise Problem("invalid-request")
-            self.content_length = int(length)
-            if self.content_length:
-                buffer = OverflowableBuffer(LIMITS.inbuf_overflow)
-                self.body_rcv = FixedStreamReceiver(self.content_length, buffer)
+            if int(length):
+                self.body = FixedStreamReceiver(int(length), OverflowableBuffer(BODY_IN_MEMORY))
 
     def environ(self, connection: Environ) -> Environ:
         """Return the WSGI environ, given what the connection adds; REQUEST_URI is the target as sent."""
@@ -149,11 +167,18 @@ class Request(HTTPRequestParser):  # type: ignore[misc]  # waitress ships no typ
             "PATH_INFO": unquote_to_bytes(path.encode("latin-1")).decode("latin-1") if "%" in path else path,
             "QUERY_STRING": query,
             "SERVER_PROTOCOL": "HTTP/" + self.version,
-            "wsgi.input": _Unread() if self.unread else self.get_body_stream(),
+            "wsgi.input": self._input(),
         }
-        if self.chunked and self.body_rcv is not None:
-            environ["CONTENT_LENGTH"] = str(len(self.body_rcv))
+        if self.chunked:
+            del environ["HTTP_TRANSFER_ENCODING"]
+            if self.body is not None:
+                environ["CONTENT_LENGTH"] = str(len(self.body))
         return environ
+
+    def _input(self) -> Any:
+        if self.unread:
+            return _Unread()
+        return BytesIO() if self.body is None else self.body.getfile()
 
 
 class _Unread(RawIOBase):
@@ -166,17 +191,19 @@ class _Unread(RawIOBase):
         raise ClientDisconnected
 
 
-def _line_bytes(chunks: ChunkedReceiver | None) -> int:
-    return len(chunks.control_line) + len(chunks.trailer) if chunks is not None else 0
-
-
 def _has_control(head: bytes) -> bool:
     flat = head.replace(b"\r\n", b"")
     return len(flat.translate(None, _CONTROLS)) != len(flat)
 
 
-def _read_fields(lines: list[str]) -> dict[str, str]:
+@remembered(1024, longest=2048)
+def _read_fields(block: bytes) -> dict[str, str]:
     """Return the fields by environ key, repeats joined (RFC 9110 section 5.3)."""
+    if _has_control(block):
+        raise Problem("invalid-request")
+    lines = block.decode("latin-1").split("\r\n") if block else []
+    if len(lines) >= MAX_FIELDS:
+        raise Problem("fields-too-large")
     fields: dict[str, str] = {}
     for line in lines:
         key, value = _read_field(line)

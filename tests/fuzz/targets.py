@@ -91,10 +91,9 @@ def _received(data: bytes, size: int) -> list[tuple[Any, ...]]:
             assert consumed > 0, "a connection would turn for ever"
             part = part[consumed:]
             if request.completed:
-                if not request.empty:
-                    found.append(_outcome(request))
-                    if request.connection_close:
-                        return found
+                found.append(_outcome(request))
+                if request.connection_close:
+                    return found
                 request.close()
                 request = Request()
     request.close()

@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 class Text(Sized, Hashable, Protocol):
-    """A str or bytes."""
+    """A str or bytes, or a tuple of them."""
 
 
 K = TypeVar("K", bound=Text)
 
-LONGEST = 4096  # characters
+LONGEST = 4096  # characters, or items
 
 
 class _Memory(dict[K, T]):

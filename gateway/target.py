@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
+from gateway.memory import remembered
 from gateway.problems import Problem
 
 Environ = dict[str, Any]
@@ -57,9 +58,8 @@ def request_target(environ: Environ) -> Target:
     """
     found = environ.get("gateway.target")
     if found is None:
-        raw = _origin_form(environ, environ.get("RAW_URI") or environ.get("REQUEST_URI") or _rebuilt(environ))
-        path, _, query = raw.partition("?")
-        found = environ["gateway.target"] = Target(raw, path, query)
+        raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or _rebuilt(environ)
+        found = environ["gateway.target"] = _in_origin_form(raw) or _in_another_form(environ, raw)
     return found
 
 
@@ -79,18 +79,26 @@ def refuse_upgrade(environ: Environ) -> None:
         raise Problem("upgrade-unsupported")
 
 
-def _origin_form(environ: Environ, raw: str) -> str:
-    if _ORIGIN_FORM.fullmatch(raw):
-        return raw
+@remembered(1024, longest=256)
+def _in_origin_form(raw: str) -> Target | None:
+    return _target(raw) if _ORIGIN_FORM.fullmatch(raw) else None
+
+
+def _in_another_form(environ: Environ, raw: str) -> Target:
     if raw == "*" and environ["REQUEST_METHOD"] == "OPTIONS":
-        return raw
+        return _target(raw)
     absolute = _ABSOLUTE_FORM.fullmatch(raw)
     if absolute and absolute[1].lower() == environ.get("HTTP_HOST", "").lower():
         rest = absolute[2] if absolute[2].startswith("/") else "/" + absolute[2]
         if _ORIGIN_FORM.fullmatch(rest):
-            return rest
+            return _target(rest)
     # CONNECT has a target of its own form (RFC 9112 section 3.2.3).
     raise Problem("upgrade-unsupported" if environ["REQUEST_METHOD"] == "CONNECT" else "bad-request-target")
+
+
+def _target(raw: str) -> Target:
+    path, _, query = raw.partition("?")
+    return Target(raw, path, query)
 
 
 def _rebuilt(environ: Environ) -> str:

@@ -8,13 +8,15 @@ import re
 from functools import lru_cache
 
 from gateway.auth.tokens import Token
+from gateway.memory import remembered
 from gateway.target import Environ
 
 # Names that an upstream could fold into the trusted one: WSGI, CGI and PHP turn `-` into `_`,
 # others any punctuation (CVE-2025-64484, CVE-2026-39858).
 _PUNCTUATION = re.compile(r"[^A-Z0-9]")
-MOST_HARMLESS = 1024  # names come from clients: what is remembered of them is bounded
 _FIELD_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
+
+Fields = tuple[tuple[str, str], ...]
 
 
 class Identity:
@@ -33,47 +35,47 @@ class Identity:
         self._names = (claims_field, subject_field)
         self._keys = tuple(_environ_key(name) for name in self._names)
         self._forward_authorization = forward_authorization
-        self._harmless: set[str] = set()  # keys found not to be ours
-        self._values = lru_cache(4096)(_values)
+        self._spellings_in = remembered(256, longest=64)(self._spellings)
+        self._trusted = lru_cache(4096)(self._fields)
 
     def set(self, environ: Environ, token: Token | None) -> None:
         """Make the environ carry the token's identity, or none, and `gateway.claims` for stages within."""
-        if not self._harmless.issuperset(environ):
-            self._remove_ours(environ)
+        for key in self._spellings_in(tuple(environ)):
+            del environ[key]
         if not self._forward_authorization:
             environ.pop("HTTP_AUTHORIZATION", None)
         if token is not None:
             environ["gateway.claims"] = token.claims
-            for key, value in zip(self._keys, self._values(token), strict=True):
+            for key, (_, value) in zip(self._keys, self._trusted(token), strict=True):
                 if value:
                     environ[key] = value
 
-    def _remove_ours(self, environ: Environ) -> None:
-        for key in environ.keys() - self._harmless:
-            if self._folds_to_ours(key):
-                del environ[key]
-            elif len(self._harmless) < MOST_HARMLESS:
-                self._harmless.add(key)
-
-    def fields(self, token: Token | None) -> list[tuple[str, str]]:
+    def fields(self, token: Token | None) -> Fields:
         """Return the trusted fields as response fields: all of them, empty where there is nothing to say.
 
         An outer proxy that copies a field which is not there keeps the client's (CVE-2026-30851).
         """
-        values = ("", "") if token is None else self._values(token)
-        return list(zip(self._names, values, strict=True))
+        return self._trusted(token)
 
-    def _folds_to_ours(self, key: str) -> bool:
-        return key.startswith("HTTP_") and _PUNCTUATION.sub("_", key.upper()) in self._keys
+    def _fields(self, token: Token | None) -> Fields:
+        values = ("", "") if token is None else (_claims(token), _subject(token.claims.get("sub")))
+        return tuple(zip(self._names, values, strict=True))
+
+    def _spellings(self, keys: tuple[str, ...]) -> list[str]:
+        return [key for key in keys if _folded(key) in self._keys]
+
+
+@remembered(1024)
+def _folded(key: str) -> str:
+    return _PUNCTUATION.sub("_", key.upper()) if key.startswith("HTTP_") else ""
 
 
 def _environ_key(name: str) -> str:
     return "HTTP_" + name.upper().replace("-", "_")
 
 
-def _values(token: Token) -> tuple[str, str]:
-    claims = base64.urlsafe_b64encode(json.dumps(token.claims, separators=(",", ":")).encode()).rstrip(b"=").decode()
-    return claims, _subject(token.claims.get("sub"))
+def _claims(token: Token) -> str:
+    return base64.urlsafe_b64encode(json.dumps(token.claims, separators=(",", ":")).encode()).rstrip(b"=").decode()
 
 
 def _subject(sub: object) -> str:

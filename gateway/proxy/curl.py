@@ -39,7 +39,11 @@ _TO_POLL = {
     pycurl.POLL_OUT: select.POLLOUT,
     pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT,
 }
-
+_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+_TO_CURL = [  # by what poll has told
+    (pycurl.CSELECT_IN if event & _READABLE else 0) | (pycurl.CSELECT_OUT if event & select.POLLOUT else 0)
+    for event in range(2 * select.POLLNVAL)
+]
 
 Verify = bool | str
 Cert = str | tuple[str, str] | None
@@ -82,7 +86,11 @@ class Channel:
         if shape != self._shape or body is not None:  # what was set before stays set
             self._shape = shape
             self._set_shape(method, target, body is not None)
-        easy.setopt(pycurl.HTTPHEADER, _field_lines(request.headers))
+        lines = _field_lines(request.headers)
+        try:
+            easy.setopt(pycurl.HTTPHEADER, lines)
+        except UnicodeEncodeError:  # pycurl takes texts in ASCII alone
+            easy.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in lines])
         self.head.clear()
         self.body.clear()
         self.is_done, self.error = False, None
@@ -104,7 +112,7 @@ class Channel:
         events = self._poll.poll(seconds * 1000 if due < 0 else min(due, seconds * 1000))
         self.had_event = bool(events)
         for descriptor, event in events:
-            self._act(descriptor, _to_curl(event))
+            self._act(descriptor, _TO_CURL[event])
         if not events:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
         return self.is_done or bool(self.body) or len(self.head) > known
@@ -160,16 +168,11 @@ def _tls(verify: Verify, cert: Cert) -> dict[int, Any]:
     return options
 
 
-def _field_lines(fields: Mapping[str, Any]) -> list[bytes]:
+def _field_lines(fields: Mapping[str, Any]) -> list[str]:
     """Return libcurl's way of saying: these fields, and none of your own."""
     lines = [f"{name}: {value}" if value else name + ";" for name, value in fields.items()]
     lines += [name + ":" for name in _SUPPRESSED if name not in fields]
-    return "\n".join(lines).encode("latin-1").split(b"\n")
-
-
-def _to_curl(event: int) -> int:
-    readable = pycurl.CSELECT_IN if event & (select.POLLIN | select.POLLHUP | select.POLLERR) else 0
-    return int(readable | (pycurl.CSELECT_OUT if event & select.POLLOUT else 0))
+    return lines
 
 
 def _named(code: int, message: str) -> Exception:

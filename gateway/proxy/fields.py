@@ -64,7 +64,7 @@ class RequestFields:
     def __call__(self, environ: Environ) -> dict[str, str]:
         """Return the fields to send, framing aside. Raises `Problem` invalid-request and loop-detected."""
         host = environ.get("HTTP_HOST", "")
-        fields = {name: value for key, value in environ.items() if (name := _name(key))}
+        fields = {name: environ[key] for key, name in _names(tuple(environ))}
         if not (self._preserve_host and host):
             fields["Host"] = self._authority
         if not self._forward_authorization:
@@ -143,6 +143,12 @@ def _agreed_length(lines: Fields) -> str:
     if {each.strip(" \t") for each in lengths} != {length} or not _LENGTH.fullmatch(length):
         raise Problem("upstream-protocol")
     return length
+
+
+@remembered(256, longest=64)
+def _names(keys: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return those of an environ's keys that go on, each with its name."""
+    return [(key, name) for key in keys if (name := _name(key))]
 
 
 @remembered(2048)

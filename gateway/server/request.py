@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO, RawIOBase
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -45,12 +46,12 @@ class ClientDisconnected(Exception):
 
 
 class Request:
-    """One request as it is received. `fields` are by environ key; what is wrong with it is left in `problem`."""
+    """One request as it is received. What its line and fields say is by environ key; what is wrong, in `problem`."""
 
-    command = ""
-    request_uri = ""
-    version = "1.1"
-    fields: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed
+    line: Mapping[str, str] = MappingProxyType({})
+    fields: Mapping[str, str] = MappingProxyType({})
+    is_http_1_0 = False
+    is_head = False
     problem: Problem | None = None
     body: Any = None  # waitress's receiver of the body
     chunked = False
@@ -122,26 +123,23 @@ class Request:
 
     def _read_head(self, head: bytes) -> None:
         line, _, fields = head.partition(b"\r\n")
-        start = _REQUEST_LINE.fullmatch(line.decode("latin-1"))
-        if not start or _has_control(line):
-            raise Problem("invalid-request")
-        self.command, self.request_uri, minor = start.groups()
-        self.version = "1." + minor
-        self.fields = _read_fields(fields)
+        self.line, self.fields = _read_line(line), _read_fields(fields)
+        self.is_head = self.line["REQUEST_METHOD"] == "HEAD"
+        self.is_http_1_0 = self.line["SERVER_PROTOCOL"] == "HTTP/1.0"
         connection = self.fields.get("HTTP_CONNECTION", "").lower()
-        if minor == "1":
+        if self.is_http_1_0:
+            self.connection_close = connection != "keep-alive"
+        else:
             if "HTTP_HOST" not in self.fields:
                 raise Problem("invalid-request")
             self.expect_continue = self.fields.get("HTTP_EXPECT", "").lower() == "100-continue"
             self.connection_close = "close" in connection
-        else:
-            self.connection_close = connection != "keep-alive"
         self._frame(self.fields.get("HTTP_TRANSFER_ENCODING"), self.fields.get("CONTENT_LENGTH"))
 
     def _frame(self, coding: str | None, length: str | None) -> None:
         """Decide how the body is delimited; two answers are none (RFC 9112 section 6.3)."""
         if coding is not None:
-            if length is not None or self.version == "1.0":
+            if length is not None or self.is_http_1_0:
                 raise Problem("invalid-request")
             if coding.lower() != "chunked":
                 raise Problem("not-implemented")
@@ -155,20 +153,7 @@ class Request:
 
     def environ(self, connection: Environ) -> Environ:
         """Return the WSGI environ, given what the connection adds; REQUEST_URI is the target as sent."""
-        target = self.request_uri
-        if target[0] != "/":
-            target = _ABSOLUTE_FORM.sub("", target, count=1) or "/"
-        path, _, query = target.partition("?")
-        environ = {
-            **connection,
-            **self.fields,
-            "REQUEST_METHOD": self.command,
-            "REQUEST_URI": self.request_uri,
-            "PATH_INFO": unquote_to_bytes(path.encode("latin-1")).decode("latin-1") if "%" in path else path,
-            "QUERY_STRING": query,
-            "SERVER_PROTOCOL": "HTTP/" + self.version,
-            "wsgi.input": self._input(),
-        }
+        environ = {**connection, **self.fields, **self.line, "wsgi.input": self._input()}
         if self.chunked:
             del environ["HTTP_TRANSFER_ENCODING"]
             if self.body is not None:
@@ -194,6 +179,24 @@ class _Unread(RawIOBase):
 def _has_control(head: bytes) -> bool:
     flat = head.replace(b"\r\n", b"")
     return len(flat.translate(None, _CONTROLS)) != len(flat)
+
+
+@remembered(1024, longest=256)
+def _read_line(line: bytes) -> dict[str, str]:
+    """Return what a request line says (RFC 9112 section 3)."""
+    start = _REQUEST_LINE.fullmatch(line.decode("latin-1"))
+    if not start or _has_control(line):
+        raise Problem("invalid-request")
+    method, target, minor = start.groups()
+    local = target if target[0] == "/" else _ABSOLUTE_FORM.sub("", target, count=1) or "/"
+    path, _, query = local.partition("?")
+    return {
+        "REQUEST_METHOD": method,
+        "REQUEST_URI": target,
+        "PATH_INFO": unquote_to_bytes(path.encode("latin-1")).decode("latin-1") if "%" in path else path,
+        "QUERY_STRING": query,
+        "SERVER_PROTOCOL": "HTTP/1." + minor,
+    }
 
 
 @remembered(1024, longest=2048)

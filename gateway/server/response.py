@@ -97,14 +97,14 @@ class Response:
         if status.startswith(("1", "204")):
             fields = [field for field in fields if field[0].lower() != "content-length"]
             self._remaining = 0
-        elif status.startswith("304") or self._request.command == "HEAD":
+        elif status.startswith("304") or self._request.is_head:
             self._remaining = 0
         else:
             self._frame(fields, names.get("content-length"), length)
         if self.closes or is_draining():
             self.closes = True
             fields.append(("Connection", "close"))
-        elif self._request.version == "1.0":
+        elif self._request.is_http_1_0:
             fields.append(("Connection", "keep-alive"))
         return _join_head(status, fields)
 
@@ -115,7 +115,7 @@ class Response:
         elif length is not None:
             self._remaining = length
             fields.append(("Content-Length", str(length)))
-        elif self._request.version == "1.1":
+        elif not self._request.is_http_1_0:
             self._chunked = True
             fields.append(("Transfer-Encoding", "chunked"))
         else:

@@ -110,7 +110,7 @@ def _outcome(request: Request) -> tuple[Any, ...]:
         fields = FIELDS(environ)
         assert not set("\r\n\0 ") & set(target.raw)
         assert not set("\r\n\0") & set("".join([*fields, *fields.values()]))
-    return request.command, request.request_uri, request.fields, content
+    return request.line, request.fields, content
 
 
 def answer(data: bytes) -> str:

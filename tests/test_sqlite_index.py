@@ -14,11 +14,12 @@ from recorder import until
 
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.stores.sqlite import SqliteStore
-from gateway.blacklist.stores.sqlite_index import LOOKS, Index, is_sound, join, leave
+from gateway.blacklist.stores.sqlite_index import LOOK_SECONDS, SAVED_SECONDS, Index, is_sound, join, leave
 from gateway.problems import StoreUnavailable
 
 KEYS = ("token:" + "a" * 64, "claim:" + "b" * 64)
 ENTRY = Entry(KEYS[0], "issuer", int(NOW), int(NOW) + 600)
+MANY = round(2 * SAVED_SECONDS / LOOK_SECONDS)  # look-ups, after which not every one looks at the file
 
 # Reads `+` and `-`, and puts the entry in or takes it out; answers each when it is committed.
 SOMEBODY = """
@@ -194,7 +195,7 @@ def test_what_is_done_to_the_file_is_noticed_although_all_is_known(store: Sqlite
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_busy_process_notices_soon_what_is_done_to_the_file(store: SqliteStore, path: Path, fault: str) -> None:
-    for _ in range(2 * LOOKS):
+    for _ in range(MANY):
         store.find(KEYS)
     FAULTS[fault](path)
 
@@ -211,9 +212,9 @@ def test_a_busy_process_notices_soon_what_is_done_to_the_file(store: SqliteStore
 
 def test_a_busy_process_sees_every_change_at_once(store: SqliteStore, change: Change) -> None:
     for _ in range(5):
-        for _ in range(2 * LOOKS):
+        for _ in range(MANY):
             assert not store.find(KEYS)
         change("+")
-        for _ in range(2 * LOOKS):
+        for _ in range(MANY):
             assert store.find(KEYS) == [ENTRY]
         change("-")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from functools import lru_cache
 
 from gateway.auth.tokens import Token
 from gateway.memory import remembered
@@ -36,7 +35,6 @@ class Identity:
         self._keys = tuple(_environ_key(name) for name in self._names)
         self._forward_authorization = forward_authorization
         self._spellings_in = remembered(256, longest=64)(self._spellings)
-        self._trusted = lru_cache(4096)(self._fields)
 
     def set(self, environ: Environ, token: Token | None) -> None:
         """Make the environ carry the token's identity, or none, and `gateway.claims` for stages within."""
@@ -46,7 +44,7 @@ class Identity:
             environ.pop("HTTP_AUTHORIZATION", None)
         if token is not None:
             environ["gateway.claims"] = token.claims
-            for key, (_, value) in zip(self._keys, self._trusted(token), strict=True):
+            for key, (_, value) in zip(self._keys, self.fields(token), strict=True):
                 if value:
                     environ[key] = value
 
@@ -55,11 +53,13 @@ class Identity:
 
         An outer proxy that copies a field which is not there keeps the client's (CVE-2026-30851).
         """
-        return self._trusted(token)
-
-    def _fields(self, token: Token | None) -> Fields:
-        values = ("", "") if token is None else (_claims(token), _subject(token.claims.get("sub")))
-        return tuple(zip(self._names, values, strict=True))
+        if token is None:
+            return tuple((name, "") for name in self._names)
+        fields: Fields | None = token.derived.get(self)
+        if fields is None:
+            values = _claims(token), _subject(token.claims.get("sub"))
+            fields = token.derived[self] = tuple(zip(self._names, values, strict=True))
+        return fields
 
     def _spellings(self, keys: tuple[str, ...]) -> list[str]:
         return [key for key in keys if _folded(key) in self._keys]

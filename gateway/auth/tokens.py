@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.auth.keys import Keys, KeySet
@@ -42,7 +42,8 @@ class Token:
 
     `fingerprint` is the hexadecimal SHA-256 of the signing input, which every spelling that
     verifies shares (the text, its hash and the signature's bytes do not: CVE-2026-102269).
-    `valid_from` is the later of `nbf` and `iat`, `expires_at` is `exp`, in epoch seconds.
+    `valid_from` is the later of `nbf` and `iat`, `expires_at` is `exp`, in epoch seconds. `derived`
+    is what stages have worked out from it, each under itself: it is kept as long as the token is.
     """
 
     text: str
@@ -52,6 +53,7 @@ class Token:
     key_set: KeySet
     valid_from: float
     expires_at: float
+    derived: dict[object, Any] = field(default_factory=dict)
 
 
 class Verifier:
@@ -82,7 +84,7 @@ class Verifier:
         """Return the token if it is genuine and valid now. Raises `Problem` saying why it is not."""
         token = self.genuine(text)
         now = self._now()
-        if self.has_expired(token, now):
+        if now - self._leeway >= token.expires_at:  # as `has_expired` says
             raise Problem("token-expired")
         if token.valid_from > now + self._leeway:
             raise Problem("token-not-yet-valid")
@@ -100,10 +102,10 @@ class Verifier:
         """Tell whether the token has been verified before, and not been forgotten since."""
         return text in self._remembered
 
-    def has_expired(self, token: Token, now: float | None = None) -> bool:
+    def has_expired(self, token: Token) -> bool:
         """Tell whether the token's `exp` has come (RFC 7519 section 4.1.4: on or after it is too late)."""
         # Subtracting, since a float cannot be added to an `exp` of 10**400.
-        return (self._now() if now is None else now) - self._leeway >= token.expires_at
+        return self._now() - self._leeway >= token.expires_at
 
     def _remember(self, token: Token) -> None:
         while len(self._remembered) >= self._limit:

@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple, TypeGuard
 
 from gateway.auth.tokens import Token
@@ -47,11 +46,13 @@ class Blacklist:
         self._leeway = leeway
         self._max_token_age = max_token_age
         self._now = now
-        self._keys_of = lru_cache(10_000)(self._lookup_keys)
 
     def has(self, token: Token) -> bool:
         """Tell whether the token is blacklisted: one question to the store, never remembered."""
-        entries = self.store.find(self._keys_of(token))
+        keys = token.derived.get(self)
+        if keys is None:
+            keys = token.derived[self] = self._lookup_keys(token)
+        entries = self.store.find(keys)
         return bool(entries) and any(_strikes(entry, token) for entry in entries)
 
     def add_token(self, token: Token, actor: Actor) -> bool:

@@ -74,7 +74,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             if len(answers) >= REMEMBERED:
                 answers.clear()
             answers[keys] = entries
-        return self._live(entries)
+        return self._live(entries) if entries else entries
 
     def _find(self, conn: Connection, keys: Sequence[str]) -> list[Entry]:
         return self._live(self._entries(conn, keys))

@@ -18,9 +18,9 @@ Identity = tuple[int, int]  # device and inode of the database
 State = tuple[int, int]  # a file's size, and nanoseconds of its last change
 Stamp = tuple[bytes, State]  # the index's header, and the database's state
 
-# A look at the file gives up the interpreter's lock: 13 µs of a busy worker's 190. So beyond LOOKS at once
-# the file is looked at only so often; who asks less often has it looked at each time.
-LOOKS, LOOKS_PER_SECOND = 200, 1000
+# A look at the file gives up the interpreter's lock: 13 µs of a busy worker's 190. So the file is looked at
+# every millisecond at most, which may be saved up; who asks less often has it looked at each time.
+LOOK_SECONDS, SAVED_SECONDS = 0.001, 0.2
 
 
 class Index:
@@ -38,7 +38,7 @@ class Index:
         self._map: mmap.mmap | None = None
         self._descriptors: tuple[int, ...] = ()  # of the index, and of the database
         self._state: State | None = None
-        self._looks, self._counted = float(LOOKS), 0.0  # looks that are left, as of then
+        self._looked = 0.0  # up to when, in monotonic seconds, the time for looks is spent
         self._retired: list[tuple[mmap.mmap, tuple[int, ...]]] = []
 
     def opened(self, path: str) -> None:
@@ -70,11 +70,9 @@ class Index:
                 return None
             header, state = self._map[:], self._state
             now = monotonic()
-            self._looks = min(self._looks + (now - self._counted) * LOOKS_PER_SECOND, LOOKS)
-            self._counted = now
-            if state is not None and self._looks < 1:
+            if state is not None and self._looked > now:
                 return header, state
-            self._looks -= 1
+            self._looked = max(self._looked, now - SAVED_SECONDS) + LOOK_SECONDS
             descriptor = self._descriptors[1]
         try:
             found = os.fstat(descriptor)

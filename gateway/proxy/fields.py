@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from functools import lru_cache
 from typing import Any
 
@@ -119,28 +119,40 @@ def client_address(environ: Environ, trusted_proxies: int) -> str:
     return chain[-trusted_proxies:][0] if chain else environ.get("REMOTE_ADDR") or "unknown"
 
 
-def response_fields(lines: Fields, status: int) -> Fields:
+def response_fields(lines: Iterable[tuple[str, str]], status: int) -> Fields:
     """Return the field lines that go back, in order, repeats included. Raises `Problem` upstream-protocol."""
-    names = [name.lower() for name, _ in lines]
-    drop = _HOP_BY_HOP
-    if "connection" in names:
-        connection = ",".join([value for name, (_, value) in zip(names, lines, strict=True) if name == "connection"])
-        drop = drop | connection_options(connection)
-    if status == 204 or "transfer-encoding" in names:
-        drop = drop | {"content-length"}  # RFC 9110 section 8.6, RFC 9112 section 6.3
-    elif "content-length" in names:
-        length = lines[names.index("content-length")][1]
-        if names.count("content-length") > 1 or not (length.isdecimal() and len(length) < 19):
-            drop = drop | {"content-length"}
-            lines, names = [*lines, ("Content-Length", _agreed_length(lines))], [*names, ""]
-    return [line for line, name in zip(lines, names, strict=True) if name not in drop]
+    kept: Fields = []
+    lengths: list[str] = []
+    connection = ""
+    is_coded = False
+    for line in lines:
+        name = line[0].lower()
+        if name not in _HOP_BY_HOP:
+            kept.append(line)
+            if name == "content-length":
+                lengths.append(line[1])
+        elif name == "connection":
+            connection += "," + line[1]
+        elif name == "transfer-encoding":
+            is_coded = True
+    drop = connection_options(connection)
+    if lengths:
+        if status == 204 or is_coded:
+            drop = drop | {"content-length"}  # RFC 9110 section 8.6, RFC 9112 section 6.3
+        elif len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
+            kept = [*_without(kept, {"content-length"}), ("Content-Length", _agreed(lengths))]
+    return _without(kept, drop) if drop else kept
 
 
-def _agreed_length(lines: Fields) -> str:
-    """Return the one Content-Length that all that there are agree on (RFC 9110 section 8.6)."""
-    lengths = {part for name, value in lines if name.lower() == "content-length" for part in value.split(",")}
-    length = min(lengths).strip(" \t")
-    if {each.strip(" \t") for each in lengths} != {length} or not _LENGTH.fullmatch(length):
+def _without(lines: Fields, names: Set[str]) -> Fields:
+    return [line for line in lines if line[0].lower() not in names]
+
+
+def _agreed(lengths: list[str]) -> str:
+    """Return the one length that all of them say (RFC 9110 section 8.6)."""
+    said = {part.strip(" \t") for length in lengths for part in length.split(",")}
+    length = said.pop()
+    if said or not _LENGTH.fullmatch(length):
         raise Problem("upstream-protocol")
     return length
 

@@ -15,7 +15,7 @@ from requests.adapters import BaseAdapter
 from gateway.problems import Problem
 from gateway.proxy.adapter import MalformedAnswer, UpstreamRequest
 from gateway.proxy.fields import Environ, RequestFields, check_method, response_fields
-from gateway.proxy.transport import default_adapter
+from gateway.proxy.transport import RawAnswer, default_adapter
 from gateway.target import refuse_upgrade, request_target
 from gateway.timing import timed
 
@@ -75,14 +75,15 @@ class Upstream:
             return _answer_here(environ, start_response)
         response = timed(environ, "upstream", self._exchange, self._request(environ, forwards))
         environ["gateway.upstream_status"] = response.status_code
-        body = Body(response.raw)
+        raw = response.raw
         try:
-            fields = response_fields(list(response.raw.headers.items()), response.status_code)
+            fields = response_fields(raw.headers.items(), response.status_code)
             start_response(f"{response.status_code} {response.reason}", fields)
         except BaseException:
-            body.close()
+            raw.close()
             raise
-        return body
+        pieces = raw.whole() if isinstance(raw, RawAnswer) else None
+        return Body(raw) if pieces is None else iter(pieces)  # no list, whose length would change the framing
 
     def close(self) -> None:
         """Close idle connections to the upstream."""

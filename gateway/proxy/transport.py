@@ -138,6 +138,15 @@ class RawAnswer:
             self._wait(channel)
         self.status, self.reason, self.headers = _parse(lines)
 
+    def whole(self) -> list[bytes] | None:
+        """Return the body, if all of it has come with the head, and let the connection go; else None."""
+        channel = self._channel
+        if channel is None or not channel.is_done or channel.error:
+            return None
+        pieces = channel.body[:]
+        self.close()
+        return pieces
+
     def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
         """Return what has arrived, waiting for something; b"" at the end. The parameters are urllib3's, and unused.
 

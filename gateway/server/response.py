@@ -20,6 +20,7 @@ Application = Callable[..., Iterable[bytes]]
 
 # PEP 3333 forbids these to an application: framing and connection are the server's own.
 _SERVERS_OWN = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
+_NOTED = _SERVERS_OWN | {"content-length", "date"}
 
 _date = (0, "")
 
@@ -89,43 +90,48 @@ class Response:
         if self._head is None:
             raise AssertionError("start_response was not called")
         status, fields = self._head
-        names = {name.lower(): value for name, value in fields}
-        if not _SERVERS_OWN.isdisjoint(names):
+        # The server's own version, whatever the request's (RFC 9110 section 6.2).
+        lines = ["HTTP/1.1 " + status]
+        noted: dict[str, str] = {}
+        for name, value in fields:
+            lines.append(name + ": " + value)
+            if (key := name.lower()) in _NOTED:
+                noted[key] = value
+        if not _SERVERS_OWN.isdisjoint(noted):
             raise AssertionError("a field of the connection is not the application's to set")
-        if "date" not in names:
-            fields.append(("Date", _http_date()))
+        if "date" not in noted:
+            lines.append("Date: " + _http_date())
         if status.startswith(("1", "204")):
-            fields = [field for field in fields if field[0].lower() != "content-length"]
+            lines = [line for line in lines if not line.lower().startswith("content-length:")]
             self._remaining = 0
         elif status.startswith("304") or self._request.is_head:
             self._remaining = 0
         else:
-            self._frame(fields, names.get("content-length"), length)
+            lines += self._frame(noted.get("content-length"), length)
         if self.closes or is_draining():
             self.closes = True
-            fields.append(("Connection", "close"))
+            lines.append("Connection: close")
         elif self._request.is_http_1_0:
-            fields.append(("Connection", "keep-alive"))
-        return _join_head(status, fields)
+            lines.append("Connection: keep-alive")
+        return _joined(lines)
 
-    def _frame(self, fields: Fields, promised: str | None, length: int | None) -> None:
-        """Delimit the body: by what the application promised, by what is known, else in chunks."""
+    def _frame(self, promised: str | None, length: int | None) -> list[str]:
+        """Delimit the body: by what the application promised, by what is known, else in chunks; return what says so."""
         if promised is not None:
             self._remaining = int(promised)
         elif length is not None:
             self._remaining = length
-            fields.append(("Content-Length", str(length)))
+            return [f"Content-Length: {length}"]
         elif not self._request.is_http_1_0:
             self._chunked = True
-            fields.append(("Transfer-Encoding", "chunked"))
+            return ["Transfer-Encoding: chunked"]
         else:
             self.closes = True
             self.is_framed = False
+        return []
 
 
-def _join_head(status: str, fields: Fields) -> bytes:
-    # The server's own version, whatever the request's (RFC 9110 section 6.2).
-    lines = ["HTTP/1.1 " + status, *[name + ": " + value for name, value in fields]]
+def _joined(lines: list[str]) -> bytes:
     head = "\r\n".join(lines)
     ends = len(lines) - 1
     if head.count("\r") != ends or head.count("\n") != ends or "\0" in head:

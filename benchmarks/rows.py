@@ -6,15 +6,11 @@ import base64
 import json
 import os
 import sys
-from pathlib import Path
 
 from benchmarks.bench import PEERS, PEERS_BIN, Bench, Row, Running
 from benchmarks.processes import LOAD, Failed, free_port
 from benchmarks.tokens import ISSUER, SECRET
 from benchmarks.web import ask
-
-GRANIAN = Path(sys.executable).parent / "granian"
-
 
 # --- this gateway ---
 
@@ -66,14 +62,8 @@ def bare(bench: Bench) -> Running:
 
 
 def decision(bench: Bench, name: str = "decision") -> Running:
-    port = free_port()
-    command = [str(GRANIAN), "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)]
     # One thread: more would only wait for the interpreter's lock, and nothing here waits for an upstream.
-    command += ["--blocking-threads", "1", "--no-ws", "--log-level", "warning", "gateway.wsgi:app"]
-    env = _settings(bench, port, store=_sqlite(bench, name), trusted_proxies="1")
-    server = bench.server(name, command, port, env)
-    _blacklist(bench, port)
-    return Running(port, [server])
+    return gateway(bench, name, trusted_proxies="1", threads="1")
 
 
 def auth_request(bench: Bench) -> Running:
@@ -136,6 +126,6 @@ ROWS = (
     Row("envoy", "Envoy, jwt_authn (no blacklist)", envoy, blacklists=False),
     Row("haproxy", "HAProxy, jwt_verify, deny map", haproxy, programs=("haproxy",)),
     Row("nginx", "nginx, bare proxy (no tokens)", nginx, verifies=False, blacklists=False),
-    Row("auth-request", "nginx auth_request, this gateway's /-/auth on granian", auth_request),
-    Row("decision", "this gateway's /-/auth alone, on granian", decision, path="/-/auth"),
+    Row("auth-request", "nginx auth_request, this gateway's /-/auth", auth_request),
+    Row("decision", "this gateway's /-/auth alone", decision, path="/-/auth"),
 )

@@ -72,7 +72,7 @@ def test_every_block_of_commands_is_run_by_a_test() -> None:
         "outer-proxies": 6,
         "redis": 1,
         "scale": 1,
-        "servers": 1,
+        "servers": 2,
     }
 
 
@@ -131,11 +131,11 @@ class TestInProcess:
 class TestServers:
     """What docs/servers.md and docs/outer-proxies.md start."""
 
-    @pytest.mark.parametrize("line", [blocks("servers")[0].strip(), blocks("outer-proxies")[0].splitlines()[1]])
+    @pytest.mark.parametrize("line", [*blocks("servers")[:2], *blocks("outer-proxies")[:1]])
     def test_another_server_serves_the_gateway(self, tmp_path: Path, line: str) -> None:
         port = free_port()
         # One worker, for granian may never end when it is told to while the second is starting.
-        words = shlex.split(line.replace("35000", str(port)).replace("--workers 2", "--workers 1"))
+        words = shlex.split(line.strip().replace("35000", str(port)).replace("--workers 2", "--workers 1"))
         settings = dict(word.split("=") for word in words if word.startswith("GATEWAY_"))
         command = [word for word in words if not word.startswith("GATEWAY_")]
         environ = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **settings}

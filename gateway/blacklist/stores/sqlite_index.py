@@ -19,8 +19,8 @@ State = tuple[int, int]  # a file's size, and nanoseconds of its last change
 Stamp = tuple[bytes, State]  # the index's header, and the database's state
 
 # A look at the file gives up the interpreter's lock: 13 µs of a busy worker's 190. So the file is looked at
-# every millisecond at most, which may be saved up; who asks less often has it looked at each time.
-LOOK_SECONDS, SAVED_SECONDS = 0.001, 0.2
+# every five milliseconds, which may be saved up for a second; who asks less often has it looked at each time.
+LOOK_SECONDS, SAVED_SECONDS = 0.005, 1.0
 
 
 class Index:
@@ -62,7 +62,7 @@ class Index:
     def stamp(self) -> Stamp | None:
         """Return what every commit changes, and whatever is done to the database's file, its removal included.
 
-        The latter may take a millisecond to show in a busy process. None while no open connection
+        The latter may take five milliseconds to show in a busy process. None while no open connection
         keeps the index as it is.
         """
         with self._lock:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from gateway.target import Environ
 
 SECONDS = "gateway.seconds"  # in the environ, if somebody asks: of the parts that were reached, the seconds each took
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
-def timed(environ: Environ, part: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def timed(environ: Environ, part: str, work: Callable[[*Ts], T], *args: *Ts) -> T:
     """Return what `work` returns, and note how long it took if that is asked for, also when it raises."""
     seconds = environ.get(SECONDS)
     if seconds is None:
-        return work(*args, **kwargs)
+        return work(*args)
     began = perf_counter()
     try:
-        return work(*args, **kwargs)
+        return work(*args)
     finally:
         seconds[part] = perf_counter() - began

@@ -106,7 +106,7 @@ def test_the_longest_checkpoint_hides_nothing(store: SqliteStore, change: Change
 def test_nothing_is_remembered_while_no_connection_holds_the_index(store: SqliteStore, change: Change) -> None:
     assert not store.find(KEYS)
     store.close()
-    assert store.conn.stamp() is None
+    assert store.conn.index.stamp() is None
     change("+")
     assert store.find(KEYS) == [ENTRY]
 
@@ -117,7 +117,7 @@ def test_a_connection_that_is_only_being_opened_holds_no_index(store: SqliteStor
     database = store.conn._identity
     join(database)
     store.close()
-    assert store.conn.stamp() is None
+    assert store.conn.index.stamp() is None
     leave(database)
 
 

@@ -62,7 +62,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def find(self, keys: Sequence[str]) -> list[Entry]:
         """Return the live entries among `keys`: by asking, or as asked before if nothing has been committed since."""
-        stamp = self.conn.stamp()  # taken before the question: the answer knows at least this much
+        stamp = self.conn.index.stamp()  # taken before the question: the answer knows at least this much
         known, answers = self._memory
         if stamp is None or stamp != known:
             answers = {}
@@ -74,7 +74,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             if len(answers) >= REMEMBERED:
                 answers.clear()
             answers[keys] = entries
-        return self._live(entries) if entries else entries
+        return self._live(entries) if entries else []
 
     def _find(self, conn: Connection, keys: Sequence[str]) -> list[Entry]:
         return self._live(self._entries(conn, keys))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from gateway.blacklist.stores.sqlite_file import FAILURES
-from gateway.blacklist.stores.sqlite_index import Identity, Index, Stamp, join, leave
+from gateway.blacklist.stores.sqlite_index import Identity, Index, join, leave
 from gateway.problems import StoreUnavailable
 
 BUSY_SECONDS = 2.0
@@ -89,7 +89,7 @@ class Connections:
         self._path = path
         self._file = str(path)
         self._identity = state_of(self._file)[:2]
-        self._index = Index()
+        self.index = Index()  # of the connections there are now
         self._idle: deque[Connection] = deque()
         self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._inherited: list[Connection] = []
@@ -141,7 +141,7 @@ class Connections:
                 raise sqlite3.OperationalError("changes would not be synced")
             conn.seen, conn.log = seen, state_of(self._file + "-wal")[:2]
             index.opened(self._file)
-            self._index = conn.index = index
+            self.index = conn.index = index
             self._opened.add(conn)
         except BaseException:
             conn.close()
@@ -152,10 +152,6 @@ class Connections:
         if state[:2] != self._identity or not state[2]:
             raise sqlite3.DatabaseError("the file was emptied or replaced")
         return state
-
-    def stamp(self) -> Stamp | None:
-        """Return what another commit, of whatever process, changes, and what is done to the file; None if unknown."""
-        return self._index.stamp()
 
     def is_fresh(self, conn: Connection) -> bool:
         """Tell whether the file is as it was when `conn` began to cache it; if not, empty the cache.
@@ -204,7 +200,7 @@ class Connections:
         """Give up in a child process what the parent was using; unclosed, for its locks are the parent's."""
         self._inherited = list(self._opened)
         self._idle = deque()
-        self._index = Index()
+        self.index = Index()
 
 
 # No connection may cross a fork: SQLite in the child would believe that it holds locks which it does not

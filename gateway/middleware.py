@@ -12,7 +12,7 @@ from gateway.blacklist.blacklist import Blacklist
 from gateway.blacklist.resource import Resource, success
 from gateway.problems import Problem
 from gateway.public import Public
-from gateway.target import BLACKLIST, Environ, is_decision, is_own, request_target
+from gateway.target import BLACKLIST, Environ, is_decision, request_target
 from gateway.timing import SECONDS, timed
 
 StartResponse = Callable[..., Any]
@@ -48,13 +48,14 @@ class Gate:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, or pass it on with the token's identity."""
         try:
-            path = request_target(environ).path
+            target = request_target(environ)
+            path = target.path
             if path in self._pages:
                 return self._page(environ, path)(environ, start_response)
             if environ.get("gateway.overloaded"):
                 raise Problem("overloaded")
             token, blacklisted = self._admit(environ, path)
-            if is_own(path):
+            if target.is_own:
                 return self._own(environ, start_response, token, blacklisted)
             self._identity.set(environ, token)
             return self.app(environ, start_response)

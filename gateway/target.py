@@ -24,11 +24,12 @@ _ABSOLUTE_FORM = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL
 
 
 class Target(NamedTuple):
-    """The request target as it will be sent (Latin-1 text of its bytes), and its two parts."""
+    """The request target as it will be sent (Latin-1 text of its bytes), its two parts, and whether it is our own."""
 
     raw: str
     path: str
     query: str
+    is_own: bool
 
     def params(self) -> dict[str, str | list[str]]:
         """Return the decoded query parameters; empty values stay, a repeated name becomes a list."""
@@ -98,7 +99,7 @@ def _in_another_form(environ: Environ, raw: str) -> Target:
 
 def _target(raw: str) -> Target:
     path, _, query = raw.partition("?")
-    return Target(raw, path, query)
+    return Target(raw, path, query, is_own(path))
 
 
 def _rebuilt(environ: Environ) -> str:

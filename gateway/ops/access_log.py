@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from gateway.problems import Problem
-from gateway.target import OPERATORS, Environ, is_decision, is_own
+from gateway.target import OPERATORS, Environ, is_decision
 from gateway.timing import SECONDS
 
 App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -152,7 +152,7 @@ def _route(environ: Environ) -> str:
     target = environ.get("gateway.target")
     if target is None:
         return "none"
-    if not is_own(target.path):
+    if not target.is_own:
         return "upstream"
     if is_decision(target.path):
         return "decision"

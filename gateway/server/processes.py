@@ -19,6 +19,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker
 
 from gateway.server.draining import begin_drain
@@ -95,6 +96,21 @@ def _say_where(master: Arbiter) -> None:
 
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn ships no types
     """The master process: it replaces workers that died, and serves nothing itself."""
+
+    _halts = False
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        """End the workers, and exit."""
+        self._halts = True
+        super().halt(reason, exit_status)
+
+    def reap_workers(self) -> None:
+        """Take note of workers that ended. A second one that could not start would halt what halts: a trace, exit 1."""
+        try:
+            super().reap_workers()
+        except HaltServer:
+            if not self._halts:
+                raise
 
     def handle_int(self) -> None:
         """Drain at Ctrl-C too; a second one does not wait."""

@@ -59,7 +59,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `path` replaces the upstream's paths where a row does not proxy."""
+    """One line of the table. `path` replaces the upstream's paths where a row does not proxy; `warm_up` is in seconds."""
 
     name: str
     title: str
@@ -69,6 +69,7 @@ class Row:
     path: str | None = None
     programs: tuple[str, ...] = ()
     large: bool = True  # measured with 1 MiB answers, too
+    warm_up: int = 1
 
 
 @contextmanager

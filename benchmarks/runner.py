@@ -94,7 +94,7 @@ def _started(row: Row, bench: Bench, *, must: bool) -> Running | None:
             raise
         print(f"left out: {failure}", file=sys.stderr)
         return None
-    measure(row, running, WARM_UP, 1, bench.work)  # compilers and caches
+    measure(row, running, WARM_UP, row.warm_up, bench.work)  # compilers and caches
     return running
 
 

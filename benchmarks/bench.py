@@ -59,7 +59,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `path` replaces the upstream's paths where a row does not proxy; `warm_up` is in seconds."""
+    """One line of the table. `path` replaces the upstream's paths where a row does not proxy; `warm_up` is seconds."""
 
     name: str
     title: str

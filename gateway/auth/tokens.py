@@ -83,10 +83,9 @@ class Verifier:
     def verify(self, text: str) -> Token:
         """Return the token if it is genuine and valid now. Raises `Problem` saying why it is not."""
         token = self.genuine(text)
-        now = self._now()
-        if now - self._leeway >= token.expires_at:  # as `has_expired` says
+        if self.has_expired(token):
             raise Problem("token-expired")
-        if token.valid_from > now + self._leeway:
+        if token.valid_from > self._now() + self._leeway:
             raise Problem("token-not-yet-valid")
         return token
 

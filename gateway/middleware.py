@@ -10,6 +10,7 @@ from gateway.auth.identity import Identity
 from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.blacklist import Blacklist
 from gateway.blacklist.resource import Resource, success
+from gateway.answers import refuse, respond
 from gateway.problems import Problem
 from gateway.public import Public
 from gateway.target import BLACKLIST, Environ, is_decision, request_target
@@ -105,18 +106,3 @@ class Gate:
             raise Problem("missing-credentials")
         body = success(self._resource.answer(environ, token, blacklisted))
         return respond(environ, start_response, "200 OK", [("Content-Type", "application/json")], body)
-
-
-def refuse(problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer with a refusal, and leave its code in the environ for the access log."""
-    environ["gateway.refusal"] = problem.code
-    status, fields, body = problem.response()
-    return respond(environ, start_response, status, fields, body)
-
-
-def respond(
-    environ: Environ, start_response: StartResponse, status: str, fields: list[tuple[str, str]], body: bytes
-) -> Iterable[bytes]:
-    """Answer with a body of the gateway's own, which nothing may store; HEAD gets the fields alone."""
-    start_response(status, [*fields, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

@@ -62,7 +62,7 @@ class Channel:
         self.is_done = False
         self.had_event = False
         self.error: Exception | None = None
-        self._poll = select.poll()
+        self._watched: dict[int, int] = {}  # what libcurl waits for, by descriptor
         self._shape: tuple[str, str, bool] | None = None  # method, target and whether there is a body, as last set
         self._multi = pycurl.CurlMulti()
         # Not `multi.select`: it fails in a process with more than 1,024 descriptors.
@@ -105,17 +105,35 @@ class Channel:
         easy.setopt(pycurl.REQUEST_TARGET, target.encode("latin-1"))
         easy.setopt(pycurl.FRESH_CONNECT, has_body or method not in _IDEMPOTENT)
 
+    def awaited(self) -> int | None:
+        """Return the descriptor whose readability is all that libcurl waits for; None where that is not so."""
+        descriptor: int = self._easy.getinfo(pycurl.ACTIVESOCKET)
+        waits = self._watched.get(descriptor) == pycurl.POLL_IN and self._multi.timeout() != 0
+        return descriptor if waits else None
+
+    def look(self, descriptor: int) -> bool:
+        """Let libcurl read from the descriptor; tell whether something new is there."""
+        known = len(self.head)
+        self._act(descriptor, pycurl.CSELECT_IN)
+        return self._has_more(known)
+
     def turn(self, seconds: float) -> bool:
         """Let libcurl work, waiting at most so long; tell whether something new is there."""
         known = len(self.head)
+        poll = select.poll()
+        for descriptor, event in self._watched.items():
+            poll.register(descriptor, _TO_POLL.get(event, 0))
         due = self._multi.timeout()  # in milliseconds, or -1; asking costs less than being told
-        events = self._poll.poll(seconds * 1000 if due < 0 else min(due, seconds * 1000))
+        events = poll.poll(seconds * 1000 if due < 0 else min(due, seconds * 1000))
         self.had_event = bool(events)
         for descriptor, event in events:
             self._act(descriptor, _TO_CURL[event])
         if not events:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
-        return self.is_done or bool(self.body) or len(self.head) > known
+        return self._has_more(known)
+
+    def _has_more(self, lines: int) -> bool:
+        return self.is_done or bool(self.body) or len(self.head) > lines
 
     def is_connected(self) -> bool:
         """Tell whether the request is on its way: before, the connect time-out counts alone."""
@@ -152,9 +170,9 @@ class Channel:
 
     def _watch(self, what: int, descriptor: int, *_: object) -> None:
         if what == pycurl.POLL_REMOVE:
-            self._poll.unregister(descriptor)
+            del self._watched[descriptor]
         else:
-            self._poll.register(descriptor, _TO_POLL.get(what, 0))
+            self._watched[descriptor] = what
 
 
 def _tls(verify: Verify, cert: Cert) -> dict[int, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from time import perf_counter
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -12,12 +13,13 @@ import requests
 import urllib3
 from requests.adapters import BaseAdapter
 
+from gateway.answers import refuse
 from gateway.problems import Problem
 from gateway.proxy.adapter import MalformedAnswer, UpstreamRequest
 from gateway.proxy.fields import Environ, RequestFields, check_method, response_fields
-from gateway.proxy.transport import RawAnswer, default_adapter
+from gateway.proxy.transport import CurlAdapter, RawAnswer, default_adapter
 from gateway.target import refuse_upgrade, request_target
-from gateway.timing import timed
+from gateway.timing import SECONDS
 
 CHUNK_BYTES = 65536
 
@@ -57,7 +59,12 @@ class Upstream:
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._prefix = self._origin + parts.path.rstrip("/")
         self._adapter = adapter or default_adapter()
-        self._send = partial(self._adapter.send, stream=True, timeout=timeout, verify=verify, cert=cert)
+        options = {"timeout": timeout, "verify": verify, "cert": cert}
+        if isinstance(self._adapter, CurlAdapter):
+            self._begin: Callable[..., RawAnswer | Sent] = partial(self._adapter.begin, **options)
+        else:
+            send = partial(self._adapter.send, stream=True, **options)
+            self._begin = lambda request: Sent(send(request))
         self._fields = RequestFields(
             parts.netloc,
             preserve_host=preserve_host,
@@ -73,17 +80,13 @@ class Upstream:
         forwards = _forwards_left(environ)
         if forwards == 0:
             return _answer_here(environ, start_response)
-        response = timed(environ, "upstream", self._exchange, self._request(environ, forwards))
-        environ["gateway.upstream_status"] = response.status_code
-        raw = response.raw
+        request = self._request(environ, forwards)
+        began = perf_counter()
         try:
-            fields = response_fields(raw.headers.items(), response.status_code)
-            start_response(f"{response.status_code} {response.reason}", fields)
-        except BaseException:
-            raw.close()
-            raise
-        pieces = raw.whole() if isinstance(raw, RawAnswer) else None
-        return Body(raw) if pieces is None else iter(pieces)  # no list, whose length would change the framing
+            raw = self._begin(request)
+        except _FAILURES as error:
+            raise _problem(error) from error
+        return Answer(raw, environ, start_response, began)
 
     def close(self) -> None:
         """Close idle connections to the upstream."""
@@ -102,36 +105,87 @@ class Upstream:
         client_left = environ.get("waitress.client_disconnected")
         return UpstreamRequest(environ["REQUEST_METHOD"], url, fields, body, client_left)
 
-    def _exchange(self, request: UpstreamRequest) -> requests.Response:
-        try:
-            return self._send(request)
-        except _FAILURES as error:
-            raise _problem(error) from error
 
+class Answer:
+    """The upstream's answer, begun when it is iterated over: undecoded, in pieces as they arrive.
 
-class Body:
-    """The answer's body, undecoded, in pieces as they arrive.
-
-    Iterating raises `Problem` where the answer was cut off, and `ClientLeft`: with its head already
-    sent, the server must cut the client off, too.
+    While there is nothing, it pauses where the server lets it (`x-wsgiorg.fdevent.readable`), else it waits.
+    A failure is a refusal, but where the answer has begun: then it raises `Problem`, and the server
+    must cut the client off, too. It raises `ClientLeft` at any time.
     """
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: RawAnswer | Sent, environ: Environ, start_response: StartResponse, began: float) -> None:
         self._raw = raw
+        self._environ = environ
+        self._start_response = start_response
+        self._began = began  # by time.perf_counter
+        self._readable = environ.get("x-wsgiorg.fdevent.readable")
 
     def __iter__(self) -> Iterator[bytes]:
+        raw = self._raw
+        has_begun = False
         try:
-            while piece := self._raw.read1(CHUNK_BYTES, decode_content=False):
-                yield piece
-        except _FAILURES as error:
-            raise _problem(error) from error
+            while not raw.take_head():
+                if self._pauses():
+                    yield b""
+            has_begun = True
+            self._start()
+            while (piece := raw.take()) != b"":
+                if piece or self._pauses():
+                    yield piece or b""
+        except (*_FAILURES, Problem) as error:
+            raw.discard()
+            problem = _problem(error)
+            if has_begun:
+                raise problem from error
+        else:
+            return
+        yield from refuse(problem, self._environ, self._start_response)
+
+    def _pauses(self) -> bool:
+        """Have the server wait, and return true; or wait."""
+        descriptor = self._raw.awaited() if self._readable else None
+        if descriptor is None:
+            self._raw.wait()
+            return False
+        self._readable(descriptor, self._raw.patience)
+        return True
+
+    def _start(self) -> None:
+        raw, environ = self._raw, self._environ
+        if SECONDS in environ:
+            environ[SECONDS]["upstream"] = perf_counter() - self._began
+        environ["gateway.upstream_status"] = raw.status
+        fields = response_fields(raw.headers.items(), raw.status)
+        self._start_response(f"{raw.status} {raw.reason}", fields)
 
     def close(self) -> None:
         """Let the upstream's connection go; an answer that is not complete is given up."""
         self._raw.close()
 
 
+class Sent:
+    """The answer to a request that was sent by any other adapter, in the terms of `RawAnswer`."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self.status, self.reason = response.status_code, response.reason
+        self.headers = response.raw.headers
+        self.close = self.discard = response.raw.close
+        self._raw = response.raw
+
+    def take_head(self) -> bool:
+        """It has come."""
+        return True
+
+    def take(self) -> bytes:
+        """Return what has come of the body, waiting for something; b"" for the end."""
+        data: bytes = self._raw.read1(CHUNK_BYTES, decode_content=False)
+        return data
+
+
 def _problem(error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
     if isinstance(error, _TIMEOUTS):
         return Problem("upstream-timeout")
     return Problem("upstream-protocol" if isinstance(error, MalformedAnswer) else "upstream-unreachable")

@@ -16,6 +16,7 @@ from requests.structures import CaseInsensitiveDict
 
 from gateway.memory import remembered
 from gateway.proxy.adapter import ClientLeft, MalformedAnswer, PlainAdapter, split_url
+from gateway.waiting import about_to_wait
 
 try:
     from gateway.proxy.curl import Channel
@@ -61,6 +62,19 @@ class CurlAdapter(BaseAdapter):
         count. `proxies` are ignored. Raises ConnectTimeout, ReadTimeout, `MalformedAnswer`,
         `ClientLeft`, and ConnectionError for everything else that can go wrong with a connection.
         """
+        raw = self.begin(request, timeout, verify, cert)
+        try:
+            while not raw.take_head():
+                raw.wait()
+        except BaseException:
+            raw.discard()
+            raise
+        return CurlResponse(request, raw)
+
+    def begin(
+        self, request: requests.PreparedRequest, timeout: tuple[float, float], verify: Any = True, cert: Any = None
+    ) -> RawAnswer:
+        """Send a request as `send` does, and return before anything of its answer is there."""
         origin, target = split_url(str(request.url))
         settings = (origin, timeout[0], verify, cert)
         idle = self._idle[os.getpid(), settings]
@@ -68,16 +82,12 @@ class CurlAdapter(BaseAdapter):
             channel = idle.pop()  # the one used last: its connection is the least likely to be stale
         except IndexError:
             channel = Channel(*settings)
-        raw = RawAnswer(channel, idle, timeout[1], getattr(request, "client_left", None))
         try:
             channel.start(request, target)
-            raw.read_head()
         except BaseException:
-            channel.close()  # also where the answer is complete: what follows a malformed head is not to be trusted
+            channel.close()
             raise
-        if request.method == "HEAD" and request.body is not None:
-            raw.close()  # libcurl would wait for a body
-        return CurlResponse(request, raw)
+        return RawAnswer(channel, idle, timeout[1], request)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -114,59 +124,110 @@ class FieldLines(list[tuple[str, str]]):
 
 
 class RawAnswer:
-    """An answer as it comes: its head, then its bytes, pulled when asked for and never decoded."""
+    """An answer as it comes: its head, then its bytes, taken when asked for and never decoded.
+
+    Where there is nothing to take yet, `wait`; or wait elsewhere for the descriptor that is `awaited`, at most
+    `patience` seconds. All of them raise ReadTimeout, `MalformedAnswer`, `ClientLeft`, and ConnectionError.
+    """
 
     def __init__(
-        self, channel: Channel, idle: list[Channel], silence_seconds: float, client_left: Callable[[], bool] | None
+        self, channel: Channel, idle: list[Channel], silence_seconds: float, request: requests.PreparedRequest
     ) -> None:
         self.status = 0
         self.reason = ""
         self.headers = FieldLines()
+        self.patience = min(PULSE_SECONDS, silence_seconds)
         self._channel: Channel | None = channel
         self._idle = idle
         self._silence = silence_seconds
-        self._client_left = client_left
+        self._client_left: Callable[[], bool] | None = getattr(request, "client_left", None)
+        self._ends_with_head = request.method == "HEAD" and request.body is not None  # libcurl would wait for a body
         self._error: Exception | None = None
+        self._awaited: int | None = None
+        self._since = 0.0  # since when something is asked for and does not come; 0: it came
 
-    def read_head(self) -> None:
-        """Wait for the head. Raises what `CurlAdapter.send` raises."""
+    def take_head(self) -> bool:
+        """Tell whether the head has come; if so, `status`, `reason` and `headers` are set."""
+        self._look()
         channel = self._channel
-        assert channel  # noqa: S101 - called once, by `send`
-        while not (lines := _final_head(channel.head)):
+        assert channel  # noqa: S101 - it is asked for once
+        lines = _final_head(channel.head)
+        if not lines:
             if channel.body or channel.is_done:
                 raise channel.error or MalformedAnswer("an answer without a head")
-            self._wait(channel)
+            return False
         self.status, self.reason, self.headers = _parse(lines)
+        if self._ends_with_head:
+            self.close()
+        return True
 
-    def whole(self) -> list[bytes] | None:
-        """Return the body, if all of it has come with the head, and let the connection go; else None."""
-        channel = self._channel
-        if channel is None or not channel.is_done or channel.error:
-            return None
-        pieces = channel.body[:]
-        self.close()
-        return pieces
-
-    def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
-        """Return what has arrived, waiting for something; b"" at the end. The parameters are urllib3's, and unused.
-
-        Raises ReadTimeout, `ClientLeft`, and ConnectionError where the answer was cut off.
-        """
+    def take(self) -> bytes | None:
+        """Return what has come of the body: None for nothing yet, b"" for the end."""
+        self._look()
         channel = self._channel
         if channel:
-            while not channel.body and not channel.is_done:
-                self._wait(channel)
             if channel.body:
                 data = b"".join(channel.body)
                 channel.body.clear()
                 return data
+            if not channel.is_done:
+                return None
             self._error = channel.error
             self.close()
         if self._error:
             raise self._error
         return b""
 
+    def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
+        """Return what has come, waiting for something; b"" at the end. The parameters are urllib3's, and unused."""
+        while (data := self.take()) is None:
+            self.wait()
+        return data
+
     read = read1
+
+    def awaited(self) -> int | None:
+        """Return the descriptor to wait for; None where there is none, and only `wait` helps."""
+        self._since = self._since or monotonic()
+        self._awaited = self._channel.awaited() if self._channel else None
+        return self._awaited
+
+    def wait(self) -> None:
+        """Wait for something new."""
+        channel = self._channel
+        self._since = self._since or monotonic()
+        about_to_wait()
+        while channel and not channel.turn(self.patience):
+            if channel.had_event:
+                self._since = monotonic()
+            else:
+                self._check()
+        self._since = 0.0
+
+    def _look(self) -> None:
+        """Take in what has come by the descriptor that was awaited."""
+        channel, descriptor = self._channel, self._awaited
+        if channel and descriptor is not None:
+            self._awaited = None
+            if channel.look(descriptor):
+                self._since = 0.0
+            else:
+                self._check()
+
+    def _check(self) -> None:
+        """Raise if nobody waits for the answer any more."""
+        silent = monotonic() - self._since
+        if silent >= self._silence and self._channel and self._channel.is_connected():
+            raise requests.exceptions.ReadTimeout("the upstream is silent")
+        if silent >= PULSE_SECONDS and self._client_left and self._client_left():
+            raise ClientLeft
+
+    def _check(self, channel: Channel, silent: float) -> None:
+        """Raise if nobody waits for the answer any more."""
+        if silent >= self._silence and channel.is_connected():
+            raise requests.exceptions.ReadTimeout("the upstream is silent")
+        if silent >= PULSE_SECONDS and self._client_left and self._client_left():
+            raise ClientLeft
 
     def close(self) -> None:
         """Let the connection go: it is kept where the answer is complete, otherwise closed at once."""
@@ -175,17 +236,11 @@ class RawAnswer:
             channel.stop()
             self._idle.append(channel)
 
-    def _wait(self, channel: Channel) -> None:
-        """Let libcurl work until it has something new, or nobody waits for it any more."""
-        since = monotonic()
-        while not channel.turn(min(PULSE_SECONDS, self._silence)):
-            now = monotonic()
-            if channel.had_event:
-                since = now
-            elif now - since >= self._silence and channel.is_connected():
-                raise requests.exceptions.ReadTimeout("the upstream is silent")
-            elif now - since >= PULSE_SECONDS and self._client_left and self._client_left():
-                raise ClientLeft
+    def discard(self) -> None:
+        """Close the connection: what follows a malformed head is not to be trusted."""
+        if self._channel:
+            channel, self._channel = self._channel, None
+            channel.close()
 
 
 def _final_head(lines: list[bytes]) -> list[bytes]:

@@ -1,4 +1,7 @@
-"""One client's connection: what it sends becomes requests, and each request a response."""
+"""One client's connection: what it sends becomes requests, and each request a response.
+
+Nothing here waits. A client that sends or reads slowly, and an application that pauses, hold a connection, never a thread.
+"""
 
 from __future__ import annotations
 
@@ -24,56 +27,83 @@ QUIET_TIMEOUT = 75.0  # seconds without a byte: between requests, within a body,
 LINGER_TIMEOUT = 30.0  # seconds in which a refused body is read and thrown away
 GRACE = 1.0  # seconds after which a connection counts as idle: one that just spoke may be about to speak again
 
+Awaited = tuple[int, int]  # a descriptor, and the epoll event of it
+
 
 class Connection:
-    """One client's connection. Whoever calls `serve`, `is_due` or `close` holds its lock."""
+    """One client's connection. Whoever calls `serve`, `is_due` or `close` holds its lock.
+
+    The environ has `x-wsgiorg.fdevent.readable`: an application that calls it with a descriptor and
+    seconds, and then yields b"", is asked for more when the descriptor is readable or the time is over
+    (C. Stawarz, "Proposed WSGI extensions for asynchronous servers", Web-SIG, 2008-05-12).
+    """
 
     def __init__(self, sock: socket.socket, address: tuple[Any, ...], application: Application) -> None:
         sock.setblocking(False)
         self.fd = sock.fileno()
         self.lock = Lock()
+        self.resume_at = 0.0  # when a response that pauses goes on at the latest, in monotonic seconds
         self._socket = sock
         self._application = application
         self._environ = base_environ(sock.getsockname(), address, self.is_left)
+        self._environ["x-wsgiorg.fdevent.readable"] = self._until_readable
+        self._received = b""  # what has come, and belongs to no request yet
         self._request: Request | None = None
+        self._response: Response | None = None
+        self._unsent: bytes | memoryview = b""
+        self._awaited: Awaited | None = None  # what the application waits for
         self._last_active = time.monotonic()
         self._head_since = self._last_active  # 0: no head is being received
         self._discarding = False  # all is answered; what still comes is thrown away
 
-    def serve(self, overloaded: bool = False) -> bool:
-        """Read what has come, answer each request that it completes; return whether the connection stays.
+    def serve(self, overloaded: bool = False) -> Awaited | None:
+        """Do what can be done now; return what has to happen before there is more to do, None where all is over.
 
         `overloaded` goes into the environ, as `gateway.overloaded`.
         """
         self._environ["gateway.overloaded"] = overloaded
         try:
-            return self._receive()
+            if self._unsent:
+                self._flush()
+                self._last_active = time.monotonic()
+            return self._work() if self._response or self._receive() else None
         except (ClientDisconnected, OSError):
-            return False
+            return None
         except Exception:
             log.exception("a connection failed")
-            return False
+            return None
 
     def _receive(self) -> bool:
+        """Take what has come; return whether the client is still there."""
         try:
             data = self._socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return True
-        if self._discarding or not data:
-            return bool(data)
-        self._last_active = time.monotonic()
-        while data:
+        if not self._discarding:
+            self._received = data
+            self._last_active = time.monotonic()
+        return bool(data)
+
+    def _work(self) -> Awaited | None:
+        """Answer each request that is whole."""
+        while self._response or self._received:
             request = self._request = self._request or Request()
-            data = data[request.received(data) :]
-            if request.headers_finished and not (data or request.completed or request.asked):
-                self._ask(request)
-            if request.completed:
-                self._request = None
-                if not self._answer(request):
-                    return self._linger() if data or request.unread else False
+            if self._response is None:
+                self._received = self._received[request.received(self._received) :]
+                if request.headers_finished and not (self._received or request.completed or request.asked):
+                    self._ask(request)
+                if not request.completed:
+                    continue
+                self._response = Response(request, self._send)
+            if awaited := self._answer(request):
+                return awaited
+            closes = self._response.closes
+            self._request = self._response = None
+            if closes:
+                return self._linger() if self._received or request.unread else None
         in_head = self._request is not None and not self._request.headers_finished
         self._head_since = (self._head_since or self._last_active) if in_head else 0.0
-        return True
+        return self.fd, select.EPOLLOUT if self._unsent else select.EPOLLIN
 
     def _ask(self, request: Request) -> None:
         """Ask the application about a request before its body is read; if it does not refuse, let the client go on."""
@@ -88,68 +118,92 @@ class Connection:
         elif request.expect_continue:
             self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _answer(self, request: Request) -> bool:
-        """Send the response; return whether the connection can be used again."""
-        response = Response(request, self._send)
+    def _answer(self, request: Request) -> Awaited | None:
+        """Send what there is of the response; return what the rest has to wait for, None once all is sent."""
+        response = self._response
+        assert response  # noqa: S101 - of the caller
         try:
-            if request.problem is not None:
-                response.refuse(request.problem)
-            else:
-                response.run(self._application, request.environ(self._environ))
+            self._awaited = None
+            if not response.has_started:
+                self._start(response, request)
+            while not response.is_over:
+                response.advance()
+                if self._unsent:
+                    return self.fd, select.EPOLLOUT
+                if self._awaited:
+                    return self._awaited
+            response.close()
         except ClientDisconnected:
-            return False
+            raise
         except BaseException as error:  # noqa: BLE001 - whatever the app raises: an answer, or a visible cut-off
-            if self.is_left():
-                return False
-            _report(error)
-            if response.has_begun:
-                # Without the end that its framing promised it is visibly cut off; HTTP/1.0's only end is the close.
-                if not response.is_framed:
-                    self.reset_at_close()
-                return False
-            Response(request, self._send).refuse(error if isinstance(error, Problem) else Problem("internal-error"))
-            return False
-        finally:
-            request.close()
+            self._fail(request, response, error)
+        request.close()
         self._last_active = time.monotonic()
-        return not response.closes
+        return (self.fd, select.EPOLLOUT) if self._unsent else None
+
+    def _start(self, response: Response, request: Request) -> None:
+        if request.problem is not None:
+            response.refuse(request.problem)
+        else:
+            response.start(self._application, request.environ(self._environ))
+
+    def _fail(self, request: Request, response: Response, error: BaseException) -> None:
+        """Answer with a refusal, or show that the answer is cut off."""
+        response.close()
+        if self.is_left():
+            raise ClientDisconnected
+        _report(error)
+        if response.has_begun:
+            # Without the end that its framing promised it is visibly cut off; HTTP/1.0's only end is the close.
+            if not response.is_framed:
+                self.reset_at_close()
+            response.closes = True
+        else:
+            self._response = Response(request, self._send)
+            self._response.refuse(error if isinstance(error, Problem) else Problem("internal-error"))
+
+    def _until_readable(self, descriptor: int, seconds: float) -> None:
+        self._awaited = descriptor, select.EPOLLIN
+        self.resume_at = time.monotonic() + seconds
 
     def _send(self, data: bytes) -> None:
-        """Send all of it, waiting for a client that reads slowly. Raises ClientDisconnected."""
-        rest: bytes | memoryview = data
-        while rest:
-            try:
-                sent = self._socket.send(rest)
-                rest = memoryview(rest)[sent:] if sent < len(rest) else b""
-            except BlockingIOError:
-                if not self._awaits(select.POLLOUT, QUIET_TIMEOUT):
-                    raise ClientDisconnected from None
-            except OSError as error:
-                raise ClientDisconnected from error
+        """Send as much as the client takes now, and keep the rest. Raises ClientDisconnected."""
+        self._unsent = bytes(self._unsent) + data if self._unsent else data
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise ClientDisconnected from error
+        self._unsent = memoryview(self._unsent)[sent:] if sent < len(self._unsent) else b""
 
     def is_left(self) -> bool:
         """Tell whether the client has closed the connection, or its side of it."""
-        return self._awaits(select.POLLRDHUP, 0)
+        return self._has(select.POLLRDHUP)
 
-    def _awaits(self, event: int, seconds: float) -> bool:
-        """Wait for an event of the socket, and tell whether it came."""
+    def _has(self, event: int) -> bool:
         poll = select.poll()
         poll.register(self._socket, event)
-        return bool(poll.poll(seconds * 1000))
+        return bool(poll.poll(0))
 
-    def _linger(self) -> bool:
+    def _linger(self) -> Awaited:
         # Closing with unread bytes resets the connection, and takes the answer with it (RFC 9112 section 9.6).
         self._socket.shutdown(socket.SHUT_WR)
-        self._discarding = True
-        return True
+        self._discarding, self._received = True, b""
+        return self.fd, select.EPOLLIN
 
     def is_due(self, now: float) -> bool:
         """Tell whether the client has had its time; in a drain, whether nothing would be lost by closing."""
         # What has come and found every thread busy is not the client's delay.
-        return self._has_had_its_time(now) and not self._awaits(select.POLLIN, 0)
+        return self._has_had_its_time(now) and not self._has(select.POLLOUT if self._unsent else select.POLLIN)
 
     def _has_had_its_time(self, now: float) -> bool:
         quiet = now - self._last_active
+        if self._response is not None and not self._unsent:
+            return False  # the application's time, not the client's
         if self._discarding:
             return quiet > LINGER_TIMEOUT
         has_head = self._request is not None and self._request.headers_finished
@@ -163,6 +217,8 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket."""
+        if self._response is not None:
+            self._response.close()
         if self._request is not None:
             self._request.close()
         self._socket.close()

@@ -18,17 +18,20 @@ import select
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
-from threading import Lock, Thread
+from threading import Lock, Thread, get_ident
 
 from gateway.server.connection import Connection
 from gateway.server.draining import is_draining
 from gateway.server.response import Application
+from gateway.waiting import on_waiting
 
 log = logging.getLogger("gateway.server")
 
 BACKLOG = 2048  # connections that the kernel holds until they are accepted
 READ_ONCE = select.EPOLLIN | select.EPOLLONESHOT  # one event, for one thread, until it is armed again
+EVENTS = 32  # taken at once
 BELL_SECONDS = 0.25  # between one bell and the next
 
 
@@ -47,6 +50,10 @@ class Listener:
         self._limit = connections
         self._accepting = Lock()
         self._connections: dict[int, Connection] = {}
+        self._waiting: dict[int, Connection] = {}  # those whose response pauses, by what it waits for
+        self._lead = Lock()
+        self._leader: dict[int, None] = {}  # the thread that has the lead
+        self._ready: deque[int] = deque()
         self._epoll = select.epoll()
         self._epoll.register(self._fd, READ_ONCE)
         self._queue_timeout = queue_timeout
@@ -59,6 +66,7 @@ class Listener:
         Thread(target=self._serve, args=(self._stand_in,), name="gateway-spare", daemon=True).start()
 
     def _serve(self, turn: Callable[[], None]) -> None:
+        on_waiting(self._give_way)
         while True:
             try:
                 turn()
@@ -66,11 +74,20 @@ class Listener:
                 log.exception("a thread's turn failed")  # a thread that ended would be missed by nobody
 
     def _turn(self) -> None:
-        for fd, _ in self._epoll.poll(-1, 1):
-            if fd == self._bell:
-                self._waited, self._rung = time.monotonic() - self._rung, 0.0
-            else:
-                self._take(fd)
+        """Lead: do what is to be done, until this thread has to wait in the midst of it."""
+        self._lead.acquire()
+        self._leader[get_ident()] = None
+        try:
+            while get_ident() in self._leader:
+                if not self._ready:
+                    self._ready.extend(fd for fd, _ in self._epoll.poll(-1, EVENTS))
+                self._take(self._ready.popleft())
+        finally:
+            self._give_way()
+
+    def _give_way(self) -> None:
+        if self._leader.pop(get_ident(), True) is None:
+            self._lead.release()
 
     def _stand_in(self) -> None:
         """Ring the bell; and if no thread has come for it in time, refuse what has come before it."""
@@ -78,6 +95,11 @@ class Listener:
         if not self._rung:
             self._rung = time.monotonic()
             self._epoll.modify(self._bell, READ_ONCE)
+        else:
+            for leader in list(self._leader):
+                if self._leader.pop(leader, True) is None:
+                    self._lead.release()
+        self._wake()
         while self._is_overloaded() and (events := self._epoll.poll(0, 1)):
             for fd, _ in events:
                 if fd == self._bell:
@@ -85,23 +107,43 @@ class Listener:
                     return
                 self._take(fd)
 
+    def _wake(self) -> None:
+        """Have those served whose pause is over."""
+        now = time.monotonic()
+        for connection in set(self._waiting.values()):
+            with connection.lock:
+                if self._connections.get(connection.fd) is connection and connection.resume_at < now:
+                    connection.resume_at = now + 60
+                    self._epoll.modify(connection.fd, select.EPOLLOUT | select.EPOLLONESHOT)
+
     def _is_overloaded(self) -> bool:
         rung = self._rung  # once: a thread may come for it now
         waits = time.monotonic() - rung if rung else 0.0
         return max(self._waited, waits) > self._queue_timeout
 
     def _take(self, fd: int) -> None:
-        if fd == self._fd:
+        if fd == self._bell:
+            self._waited, self._rung = time.monotonic() - self._rung, 0.0
+        elif fd == self._fd:
             self._accept()
-        elif connection := self._connections.get(fd):
+        elif connection := self._connections.get(fd) or self._waiting.pop(fd, None):
             self._attend(connection)
 
     def _attend(self, connection: Connection) -> None:
         with connection.lock:
-            if connection.serve(self._is_overloaded()):
-                self._epoll.modify(connection.fd, READ_ONCE)
+            if awaited := connection.serve(self._is_overloaded()):
+                self._await(connection, *awaited)
             else:
                 self._close(connection)
+
+    def _await(self, connection: Connection, fd: int, event: int) -> None:
+        """Have the connection served when the event has come."""
+        if fd != connection.fd:
+            self._waiting[fd] = connection
+        try:
+            self._epoll.modify(fd, event | select.EPOLLONESHOT)
+        except FileNotFoundError:
+            self._epoll.register(fd, event | select.EPOLLONESHOT)
 
     def _accept(self) -> None:
         with self._accepting:

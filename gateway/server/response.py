@@ -6,7 +6,7 @@ waitress's own sorts and re-capitalises them, adds Via, and closes the connectio
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from waitress.utilities import build_http_date
@@ -26,37 +26,53 @@ _date = (0, "")
 
 
 class Response:
-    """The response to one request. `send` sends all it is given, or raises ClientDisconnected."""
+    """The response to one request. `send` takes all it is given, or raises ClientDisconnected."""
 
     def __init__(self, request: Request, send: Callable[[bytes], None]) -> None:
         self.closes = request.connection_close
-        self.has_begun = False
+        self.has_started = False
+        self.has_begun = False  # whether its head is sent
+        self.is_over = False
         self.is_framed = True  # whether its end shows otherwise than by the close
         self._request = request
         self._send = send
         self._head: tuple[str, Fields] | None = None
         self._chunked = False
+        self._body: Iterable[bytes] = ()
+        self._parts: Iterator[bytes] = iter(())
+        self._is_whole = False  # whether the body is one part
         self._remaining: int | None = None  # bytes that Content-Length still promises
 
-    def run(self, application: Application, environ: Environ) -> None:
-        """Send what the application answers; what it raises goes to the caller."""
-        body = application(environ, self._start)
-        try:
-            parts = len(body) if isinstance(body, (list, tuple)) else None
-            for part in body:
-                if part:
-                    self._write(part, len(part) if parts == 1 else None)
+    def start(self, application: Application, environ: Environ) -> None:
+        """Have the application answer; what it raises, here and later, goes to the caller."""
+        self.has_started = True
+        self._body = application(environ, self._start)
+        self._is_whole = isinstance(self._body, (list, tuple)) and len(self._body) == 1
+        self._parts = iter(self._body)
+
+    def advance(self) -> None:
+        """Send the next part that the application has, or what ends the response."""
+        part = next(self._parts, None)
+        if part:
+            self._write(part, len(part) if self._is_whole else None)
+        elif part is None:
             self._finish()
-        finally:
-            if hasattr(body, "close"):
-                body.close()
+        elif self._head and not self.has_begun:
+            self._write(b"")  # it pauses, and the client may wait for the fields
+    
+    def close(self) -> None:
+        """Let the application clean up."""
+        body, self._body = self._body, ()
+        if hasattr(body, "close"):
+            body.close()
 
     def refuse(self, problem: Problem) -> None:
         """Answer with a refusal of the server's own, and close."""
         status, fields, body = problem.response()
-        self.closes = True
+        self.has_started = self.closes = True
         self._head = (status, [*fields, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
         self._write(body)
+        self.is_over = True
 
     def _start(self, status: str, fields: Fields, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333's start_response."""
@@ -85,6 +101,7 @@ class Response:
             self._send(b"0\r\n\r\n")
         elif self._remaining:
             self.closes = True  # fewer bytes than promised: closing is what tells the client
+        self.is_over = True
 
     def _build_head(self, length: int | None) -> bytes:
         if self._head is None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gateway.answers import refuse, respond
 from gateway.auth.bearer import bearer_token
 from gateway.auth.identity import Identity
 from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.blacklist import Blacklist
 from gateway.blacklist.resource import Resource, success
-from gateway.answers import refuse, respond
 from gateway.problems import Problem
 from gateway.public import Public
 from gateway.target import BLACKLIST, Environ, is_decision, request_target

@@ -15,12 +15,17 @@ Ts = TypeVarTuple("Ts")
 
 
 def timed(environ: Environ, part: str, work: Callable[[*Ts], T], *args: *Ts) -> T:
-    """Return what `work` returns, and note how long it took if that is asked for, also when it raises."""
-    seconds = environ.get(SECONDS)
-    if seconds is None:
+    """Return what `work` returns, and note how long it took, also when it raises."""
+    if SECONDS not in environ:
         return work(*args)
     began = perf_counter()
     try:
         return work(*args)
     finally:
-        seconds[part] = perf_counter() - began
+        note(environ, part, began)
+
+
+def note(environ: Environ, part: str, began: float) -> None:
+    """Note how long a part took that began at that time of `perf_counter`, if somebody asks for it."""
+    if SECONDS in environ:
+        environ[SECONDS][part] = perf_counter() - began

@@ -49,8 +49,8 @@ class Talk:
     def send(self, data: bytes) -> bool:
         """Send, and return whether the connection stays."""
         self.client.sendall(data)
-        assert until(lambda: self.connection._awaits(module.select.POLLIN, 0))
-        return self.connection.serve()
+        assert until(lambda: self.connection._has(module.select.POLLIN))
+        return self.connection.serve() is not None
 
     def is_due(self, seconds: float) -> bool:
         """Tell whether the connection is due so long after it began."""
@@ -104,10 +104,46 @@ def test_a_drain_closes_what_has_no_head_and_is_quiet(monkeypatch: pytest.Monkey
         assert not uploading.is_due(GRACE + 5)
 
 
-def test_a_reader_that_stops_frees_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "QUIET_TIMEOUT", 0.05)
+def test_a_reader_that_stops_holds_no_thread_and_is_given_up() -> None:
     with Talk(endless) as talk:
-        assert not talk.send(request("GET /"))
+        assert talk.send(request("GET /"))
+        assert not talk.is_due(QUIET_TIMEOUT - 5)
+        assert talk.is_due(QUIET_TIMEOUT + 5)
+
+
+def test_a_reader_that_goes_on_has_all_of_it_and_in_order() -> None:
+    parts = [bytes([number]) * 1_000_000 for number in range(1, 20)]
+
+    def long(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        start("200 OK", [("Content-Length", str(sum(map(len, parts))))])
+        return parts
+
+    with Talk(long) as talk:
+        talk.client.settimeout(10)
+        assert talk.send(request("GET /", KEEP))
+        received = b""
+        while len(received) < sum(map(len, parts)):
+            received += talk.client.recv(1 << 20)
+            assert talk.connection.serve()
+        assert received.partition(b"\r\n\r\n")[2] == b"".join(parts)
+
+
+def test_who_fails_while_the_client_reads_slowly_is_cut_off_for_all_to_see() -> None:
+    def breaks(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+        start("200 OK", [])
+        yield bytes(20_000_000)
+        raise RuntimeError
+
+    with Talk(breaks) as talk:
+        talk.client.settimeout(10)
+        assert talk.send(request("GET /", KEEP))
+        received = bytearray()
+        while talk.connection.serve():
+            received += talk.client.recv(1 << 20)
+        talk.connection.close()
+        while data := talk.client.recv(1 << 20):
+            received += data
+        assert received.endswith(b"\0\r\n")  # the whole chunk, and no last one
 
 
 def test_even_an_app_that_exits_leaves_an_answer() -> None:

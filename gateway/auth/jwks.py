@@ -16,6 +16,7 @@ import requests
 from gateway.auth.keyset import KeySet, KeysRefused, Snapshot
 from gateway.problems import Problem
 from gateway.strict_json import json_object
+from gateway.waiting import about_to_wait
 
 MAX_BYTES = 512 * 1024
 
@@ -107,6 +108,7 @@ class JwksKeys:
         All who wait share one patience: however many tokens with unknown kids are sent while the
         provider hangs, they hold our threads for one patience per cool-down.
         """
+        about_to_wait()
         with self._changed:
             elapsed = self._now() - self._asked_at
             if not 0 <= elapsed < self._policy.cool_down:
@@ -128,9 +130,7 @@ class JwksKeys:
                     # No unknown kid asked for these: keys that rotate right after the start must not wait.
                     self._asked_at = -math.inf
                 self._changed.notify_all()
-                self._changed.wait_for(
-                    lambda: self._asked > self._done or self._closed, delay or self._policy.refresh
-                )
+                self._changed.wait_for(lambda: self._asked > self._done or self._closed, delay or self._policy.refresh)
 
 
 def fetch_jwks(url: str, issuer: str, policy: FetchPolicy) -> bytes:

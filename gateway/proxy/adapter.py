@@ -9,7 +9,9 @@ from typing import Any
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
+
+PIECE_BYTES = 65536
 
 FIELD = re.compile(r"([!#-'*+\-.^-`|~\w]+):[ \t]*([\t -~\x80-\xff]*)", re.ASCII)
 
@@ -48,6 +50,39 @@ def split_url(url: str) -> tuple[str, str]:
     """Return origin and raw request target of a URL; `*` right after the authority is a target, too."""
     start = url.find("/", 8)
     return (url[:start], url[start:]) if start > 0 else (url.removesuffix("*"), "*" if url.endswith("*") else "/")
+
+
+class Sent:
+    """The answer to a request sent by any adapter, in the terms of `transport.RawAnswer`: all is waited for at once."""
+
+    patience = 0.0
+
+    def __init__(self, adapter: BaseAdapter, request: UpstreamRequest, **options: Any) -> None:
+        response = adapter.send(request, stream=True, **options)
+        self.status, self.reason = response.status_code, response.reason
+        self.headers = response.raw.headers
+        self._raw = response.raw
+
+    def take_head(self) -> bool:
+        """Tell that the head has come."""
+        return True
+
+    def take(self) -> bytes:
+        """Return a piece of the body, waiting for it; b"" for the end. Raises what the adapter's answers raise."""
+        data: bytes = self._raw.read1(PIECE_BYTES, decode_content=False)
+        return data
+
+    def awaited(self) -> None:
+        """Tell that there is no descriptor to wait for."""
+
+    def wait(self) -> None:
+        """Do nothing: it was waited for."""
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._raw.close()
+
+    discard = close
 
 
 class PlainAdapter(HTTPAdapter):

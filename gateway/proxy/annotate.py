@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
 from typing import Any
 
 from werkzeug.wsgi import ClosingIterator
 
+from gateway.answers import refuse
+from gateway.problems import Problem
 from gateway.target import Environ, request_target
 
 LIMIT_BYTES = 1 << 20  # larger bodies pass untouched: an object has to be held as a whole
@@ -41,9 +42,6 @@ class Annotate:
         if environ["REQUEST_METHOD"] == "HEAD" or (path not in self._exact and not path.startswith(self._prefixes)):
             return self._app(environ, start_response)
         environ["HTTP_ACCEPT_ENCODING"] = "identity"  # what is coded cannot be read
-        return self._annotated(environ, start_response)
-
-    def _annotated(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         head: list[Any] = []  # the arguments of start_response
         pieces: list[bytes] = []
 
@@ -52,21 +50,35 @@ class Annotate:
             return pieces.append
 
         body = self._app(environ, keep)
-        answer = ClosingIterator(body, [])
-        try:
-            if not head:  # an app may start its response with the first piece of the body
-                pieces += islice(answer, 1)
-            if _is_json(*head[:2]) and _is_whole(answer, pieces):
-                data = with_members(b"".join(pieces), members_of(environ))
-                if data is not None:
-                    answer.close()
-                    start_response(head[0], _fields_for(data, head[1]), *head[2:])
-                    return [data]
-        except BaseException:
-            answer.close()
-            raise
-        start_response(*head)
-        return ClosingIterator(chain(pieces, answer), answer.close)
+        return ClosingIterator(
+            _annotated(environ, start_response, head, pieces, iter(body)), getattr(body, "close", None)
+        )
+
+
+def _annotated(
+    environ: Environ, start_response: Callable[..., Any], head: list[Any], pieces: list[bytes], body: Iterator[bytes]
+) -> Iterator[bytes]:
+    """Hold the body back until it has ended, or is seen not to be an object; pauses of the app go on (b"")."""
+    size = sum(map(len, pieces))
+    try:
+        for piece in body:
+            pieces.append(piece)
+            size += len(piece)
+            if size > LIMIT_BYTES or (head and not _is_json(*head[:2])):
+                break
+            if not piece:
+                yield piece
+        else:
+            if _is_json(*head[:2]) and (data := with_members(b"".join(pieces), members_of(environ))) is not None:
+                start_response(head[0], _fields_for(data, head[1]), *head[2:])
+                yield data
+                return
+    except Problem as problem:
+        yield from refuse(problem, environ, start_response)
+        return
+    start_response(*head)
+    yield from pieces
+    yield from body
 
 
 def members_of(environ: Environ) -> dict[str, Any]:
@@ -106,17 +118,6 @@ def _is_json(status: str, fields: Fields) -> bool:
         and length.isdigit()
         and int(length) <= LIMIT_BYTES
     )
-
-
-def _is_whole(body: Iterator[bytes], pieces: list[bytes]) -> bool:
-    """Read the body into `pieces`; tell whether it ended within the limit."""
-    size = sum(map(len, pieces))
-    for piece in body:
-        pieces.append(piece)
-        size += len(piece)
-        if size > LIMIT_BYTES:
-            return False
-    return True
 
 
 def _fields_for(data: bytes, fields: Fields) -> Fields:

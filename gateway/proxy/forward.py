@@ -15,13 +15,11 @@ from requests.adapters import BaseAdapter
 
 from gateway.answers import refuse
 from gateway.problems import Problem
-from gateway.proxy.adapter import MalformedAnswer, UpstreamRequest
+from gateway.proxy.adapter import MalformedAnswer, Sent, UpstreamRequest
 from gateway.proxy.fields import Environ, RequestFields, check_method, response_fields
 from gateway.proxy.transport import CurlAdapter, RawAnswer, default_adapter
 from gateway.target import refuse_upgrade, request_target
-from gateway.timing import SECONDS
-
-CHUNK_BYTES = 65536
+from gateway.timing import note
 
 # Of requests' adapters before the answer's head, and of the bodies of requests' own adapter.
 _FAILURES = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError)
@@ -29,6 +27,9 @@ _TIMEOUTS = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
+
+# Where the environ has it, what is yielded after it was called is waited for (Web-SIG, 2008-05-12).
+READABLE = "x-wsgiorg.fdevent.readable"
 
 StartResponse = Callable[..., Any]
 
@@ -59,12 +60,10 @@ class Upstream:
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._prefix = self._origin + parts.path.rstrip("/")
         self._adapter = adapter or default_adapter()
-        options = {"timeout": timeout, "verify": verify, "cert": cert}
-        if isinstance(self._adapter, CurlAdapter):
-            self._begin: Callable[..., RawAnswer | Sent] = partial(self._adapter.begin, **options)
-        else:
-            send = partial(self._adapter.send, stream=True, **options)
-            self._begin = lambda request: Sent(send(request))
+        begin = self._adapter.begin if isinstance(self._adapter, CurlAdapter) else partial(Sent, self._adapter)
+        self._begin: Callable[[UpstreamRequest], RawAnswer | Sent] = partial(
+            begin, timeout=timeout, verify=verify, cert=cert
+        )
         self._fields = RequestFields(
             parts.netloc,
             preserve_host=preserve_host,
@@ -74,19 +73,16 @@ class Upstream:
         )
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer with the upstream's answer. Raises `Problem` before `start_response`, and `ClientLeft` at any time."""
+        """Answer with the upstream's answer, or with why there is none.
+
+        Raises `Problem` for a request that cannot go on, before `start_response`, and `ClientLeft` at any time.
+        """
         refuse_upgrade(environ)
         check_method(environ["REQUEST_METHOD"])
         forwards = _forwards_left(environ)
         if forwards == 0:
             return _answer_here(environ, start_response)
-        request = self._request(environ, forwards)
-        began = perf_counter()
-        try:
-            raw = self._begin(request)
-        except _FAILURES as error:
-            raise _problem(error) from error
-        return Answer(raw, environ, start_response, began)
+        return self._exchange(self._request(environ, forwards), environ, start_response)
 
     def close(self) -> None:
         """Close idle connections to the upstream."""
@@ -105,82 +101,47 @@ class Upstream:
         client_left = environ.get("waitress.client_disconnected")
         return UpstreamRequest(environ["REQUEST_METHOD"], url, fields, body, client_left)
 
+    def _exchange(self, request: UpstreamRequest, environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        """Send a request; start the response when the answer's head has come, and yield its bytes as they come.
 
-class Answer:
-    """The upstream's answer, begun when it is iterated over: undecoded, in pieces as they arrive.
-
-    While there is nothing, it pauses where the server lets it (`x-wsgiorg.fdevent.readable`), else it waits.
-    A failure is a refusal, but where the answer has begun: then it raises `Problem`, and the server
-    must cut the client off, too. It raises `ClientLeft` at any time.
-    """
-
-    def __init__(self, raw: RawAnswer | Sent, environ: Environ, start_response: StartResponse, began: float) -> None:
-        self._raw = raw
-        self._environ = environ
-        self._start_response = start_response
-        self._began = began  # by time.perf_counter
-        self._readable = environ.get("x-wsgiorg.fdevent.readable")
-
-    def __iter__(self) -> Iterator[bytes]:
-        raw = self._raw
+        A failure before is a refusal. One after raises `Problem`: the server must cut the client off, too.
+        """
+        raw: RawAnswer | Sent | None = None
         has_begun = False
+        readable = environ.get(READABLE)
+        began = perf_counter()
         try:
+            raw = self._begin(request)
             while not raw.take_head():
-                if self._pauses():
+                if _pauses(raw, readable):
                     yield b""
+            note(environ, "upstream", began)
+            environ["gateway.upstream_status"] = raw.status
+            start_response(f"{raw.status} {raw.reason}", response_fields(raw.headers.items(), raw.status))
             has_begun = True
-            self._start()
             while (piece := raw.take()) != b"":
-                if piece or self._pauses():
+                if piece or _pauses(raw, readable):
                     yield piece or b""
         except (*_FAILURES, Problem) as error:
-            raw.discard()
-            problem = _problem(error)
+            if raw:
+                raw.discard()
             if has_begun:
-                raise problem from error
-        else:
-            return
-        yield from refuse(problem, self._environ, self._start_response)
-
-    def _pauses(self) -> bool:
-        """Have the server wait, and return true; or wait."""
-        descriptor = self._raw.awaited() if self._readable else None
-        if descriptor is None:
-            self._raw.wait()
-            return False
-        self._readable(descriptor, self._raw.patience)
-        return True
-
-    def _start(self) -> None:
-        raw, environ = self._raw, self._environ
-        if SECONDS in environ:
-            environ[SECONDS]["upstream"] = perf_counter() - self._began
-        environ["gateway.upstream_status"] = raw.status
-        fields = response_fields(raw.headers.items(), raw.status)
-        self._start_response(f"{raw.status} {raw.reason}", fields)
-
-    def close(self) -> None:
-        """Let the upstream's connection go; an answer that is not complete is given up."""
-        self._raw.close()
+                raise _problem(error) from error
+            note(environ, "upstream", began)
+            yield from refuse(_problem(error), environ, start_response)
+        finally:
+            if raw:
+                raw.close()  # an answer that is not complete is given up
 
 
-class Sent:
-    """The answer to a request that was sent by any other adapter, in the terms of `RawAnswer`."""
-
-    def __init__(self, response: requests.Response) -> None:
-        self.status, self.reason = response.status_code, response.reason
-        self.headers = response.raw.headers
-        self.close = self.discard = response.raw.close
-        self._raw = response.raw
-
-    def take_head(self) -> bool:
-        """It has come."""
-        return True
-
-    def take(self) -> bytes:
-        """Return what has come of the body, waiting for something; b"" for the end."""
-        data: bytes = self._raw.read1(CHUNK_BYTES, decode_content=False)
-        return data
+def _pauses(raw: RawAnswer | Sent, readable: Callable[[int, float], None] | None) -> bool:
+    """Tell that more is to be waited for by the server, if that is possible; else wait."""
+    descriptor = raw.awaited() if readable else None
+    if not readable or descriptor is None:
+        raw.wait()
+        return False
+    readable(descriptor, raw.patience)
+    return True
 
 
 def _problem(error: Exception) -> Problem:

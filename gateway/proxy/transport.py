@@ -222,13 +222,6 @@ class RawAnswer:
         if silent >= PULSE_SECONDS and self._client_left and self._client_left():
             raise ClientLeft
 
-    def _check(self, channel: Channel, silent: float) -> None:
-        """Raise if nobody waits for the answer any more."""
-        if silent >= self._silence and channel.is_connected():
-            raise requests.exceptions.ReadTimeout("the upstream is silent")
-        if silent >= PULSE_SECONDS and self._client_left and self._client_left():
-            raise ClientLeft
-
     def close(self) -> None:
         """Let the connection go: it is kept where the answer is complete, otherwise closed at once."""
         if self._channel:

@@ -1,11 +1,12 @@
 """One client's connection: what it sends becomes requests, and each request a response.
 
-Nothing here waits. A client that sends or reads slowly, and an application that pauses, hold a connection, never a thread.
+Nothing here waits: a client that sends or reads slowly, or an application that pauses, holds a connection, no thread.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import select
 import socket
 import struct
@@ -42,7 +43,7 @@ class Connection:
         sock.setblocking(False)
         self.fd = sock.fileno()
         self.lock = Lock()
-        self.resume_at = 0.0  # when a response that pauses goes on at the latest, in monotonic seconds
+        self.resume_at = math.inf  # when a response that pauses goes on at the latest, in monotonic seconds
         self._socket = sock
         self._application = application
         self._environ = base_environ(sock.getsockname(), address, self.is_left)
@@ -62,10 +63,10 @@ class Connection:
         `overloaded` goes into the environ, as `gateway.overloaded`.
         """
         self._environ["gateway.overloaded"] = overloaded
+        self._awaited, self.resume_at = None, math.inf
         try:
-            if self._unsent:
-                self._flush()
-                self._last_active = time.monotonic()
+            if self._unsent and not self._flush():
+                return self.fd, select.EPOLLOUT
             return self._work() if self._response or self._receive() else None
         except (ClientDisconnected, OSError):
             return None
@@ -94,6 +95,7 @@ class Connection:
                     self._ask(request)
                 if not request.completed:
                     continue
+                self._head_since = 0.0
                 self._response = Response(request, self._send)
             if awaited := self._answer(request):
                 return awaited
@@ -123,7 +125,6 @@ class Connection:
         response = self._response
         assert response  # noqa: S101 - of the caller
         try:
-            self._awaited = None
             if not response.has_started:
                 self._start(response, request)
             while not response.is_over:
@@ -138,7 +139,6 @@ class Connection:
         except BaseException as error:  # noqa: BLE001 - whatever the app raises: an answer, or a visible cut-off
             self._fail(request, response, error)
         request.close()
-        self._last_active = time.monotonic()
         return (self.fd, select.EPOLLOUT) if self._unsent else None
 
     def _start(self, response: Response, request: Request) -> None:
@@ -157,7 +157,7 @@ class Connection:
             # Without the end that its framing promised it is visibly cut off; HTTP/1.0's only end is the close.
             if not response.is_framed:
                 self.reset_at_close()
-            response.closes = True
+            response.closes = response.is_over = True
         else:
             self._response = Response(request, self._send)
             self._response.refuse(error if isinstance(error, Problem) else Problem("internal-error"))
@@ -171,14 +171,17 @@ class Connection:
         self._unsent = bytes(self._unsent) + data if self._unsent else data
         self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
+        """Send what is unsent; return whether that is all. Raises ClientDisconnected."""
         try:
             sent = self._socket.send(self._unsent)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             raise ClientDisconnected from error
+        self._last_active = time.monotonic()
         self._unsent = memoryview(self._unsent)[sent:] if sent < len(self._unsent) else b""
+        return not self._unsent
 
     def is_left(self) -> bool:
         """Tell whether the client has closed the connection, or its side of it."""

@@ -1,12 +1,14 @@
 """A listening socket, its connections, and the few threads that share one epoll over them.
 
-Whichever thread is free takes the next connection that has something to read, reads it, and
-answers once a request is whole. Nothing is handed from thread to thread, which under Python costs
-more than parsing does; and a client that sends slowly holds a connection, never a thread.
+One thread leads: it takes what has happened, reads, and answers once a request is whole. All the while it leads,
+others sleep: were they to wait for events too, the interpreter's lock would go from thread to thread at every
+system call, at a third more CPU for each request. When the leader is about to wait itself, for the store or an
+upstream that takes a body slowly, the next thread leads; a client, or an answer, that is slow is waited for by epoll.
 
 How long a connection waits for a thread, a bell tells that is rung four times a second and waits among
-them; how long it waited before it was accepted, the kernel tells. Where that is too long, requests are
-marked as overload, for the application to refuse: by the threads if they come round at all, else by a spare one.
+them; how long it waited before it was accepted, the kernel tells. A leader that does not come for the bell
+loses the lead. Where the wait is too long, requests are marked as overload, for the application to refuse: by
+the threads if they come round at all, else by a spare one.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from threading import Lock, Thread, get_ident
+from threading import Lock, Thread
 
 from gateway.server.connection import Connection
 from gateway.server.draining import is_draining
+from gateway.server.lead import Lead
 from gateway.server.response import Application
 from gateway.waiting import on_waiting
 
@@ -50,10 +53,9 @@ class Listener:
         self._limit = connections
         self._accepting = Lock()
         self._connections: dict[int, Connection] = {}
-        self._waiting: dict[int, Connection] = {}  # those whose response pauses, by what it waits for
-        self._lead = Lock()
-        self._leader: dict[int, None] = {}  # the thread that has the lead
-        self._ready: deque[int] = deque()
+        self._pausing: dict[int, Connection] = {}  # by the descriptor that their response waits for
+        self._lead = Lead()
+        self._ready: deque[int] = deque()  # what has happened, and was not attended to yet
         self._epoll = select.epoll()
         self._epoll.register(self._fd, READ_ONCE)
         self._queue_timeout = queue_timeout
@@ -66,7 +68,7 @@ class Listener:
         Thread(target=self._serve, args=(self._stand_in,), name="gateway-spare", daemon=True).start()
 
     def _serve(self, turn: Callable[[], None]) -> None:
-        on_waiting(self._give_way)
+        on_waiting(self._lead.give)
         while True:
             try:
                 turn()
@@ -74,59 +76,61 @@ class Listener:
                 log.exception("a thread's turn failed")  # a thread that ended would be missed by nobody
 
     def _turn(self) -> None:
-        """Lead: do what is to be done, until this thread has to wait in the midst of it."""
-        self._lead.acquire()
-        self._leader[get_ident()] = None
+        self._lead.take()
         try:
-            while get_ident() in self._leader:
-                if not self._ready:
-                    self._ready.extend(fd for fd, _ in self._epoll.poll(-1, EVENTS))
-                self._take(self._ready.popleft())
+            while self._lead.is_mine():
+                self._take(self._next(-1))
         finally:
-            self._give_way()
+            self._lead.give()
 
-    def _give_way(self) -> None:
-        if self._leader.pop(get_ident(), True) is None:
-            self._lead.release()
+    def _next(self, seconds: float) -> int | None:
+        """Return the descriptor of what happened next, None if nothing did in so many seconds."""
+        try:
+            if not self._ready:
+                self._ready.extend(fd for fd, _ in self._epoll.poll(seconds, EVENTS))
+            return self._ready.popleft()
+        except IndexError:  # the spare thread may have taken it
+            return None
 
     def _stand_in(self) -> None:
-        """Ring the bell; and if no thread has come for it in time, refuse what has come before it."""
+        """Wake whose pause is over; ring the bell; if no thread comes for it in time, refuse what came before it."""
         time.sleep(BELL_SECONDS)
-        if not self._rung:
+        if self._rung:
+            self._lead.withdraw()
+        else:
             self._rung = time.monotonic()
             self._epoll.modify(self._bell, READ_ONCE)
-        else:
-            for leader in list(self._leader):
-                if self._leader.pop(leader, True) is None:
-                    self._lead.release()
         self._wake()
-        while self._is_overloaded() and (events := self._epoll.poll(0, 1)):
-            for fd, _ in events:
-                if fd == self._bell:
-                    self._epoll.modify(self._bell, READ_ONCE)  # it is for the threads
-                    return
-                self._take(fd)
+        while self._is_overloaded() and (fd := self._next(0)) is not None:
+            if fd == self._bell:
+                self._epoll.modify(self._bell, READ_ONCE)  # it is for the threads
+                return
+            self._take(fd)
 
     def _wake(self) -> None:
-        """Have those served whose pause is over."""
+        """Have those served that have paused long enough: being writable is an event, too."""
         now = time.monotonic()
-        for connection in set(self._waiting.values()):
-            with connection.lock:
-                if self._connections.get(connection.fd) is connection and connection.resume_at < now:
-                    connection.resume_at = now + 60
-                    self._epoll.modify(connection.fd, select.EPOLLOUT | select.EPOLLONESHOT)
+        for connection in list(self._pausing.values()):
+            if connection.resume_at < now and connection.lock.acquire(blocking=False):  # else it is being served
+                try:
+                    if self._connections.get(connection.fd) is connection:
+                        self._await(connection, connection.fd, select.EPOLLOUT)
+                finally:
+                    connection.lock.release()
 
     def _is_overloaded(self) -> bool:
         rung = self._rung  # once: a thread may come for it now
         waits = time.monotonic() - rung if rung else 0.0
         return max(self._waited, waits) > self._queue_timeout
 
-    def _take(self, fd: int) -> None:
+    def _take(self, fd: int | None) -> None:
+        if fd is None:
+            return
         if fd == self._bell:
             self._waited, self._rung = time.monotonic() - self._rung, 0.0
         elif fd == self._fd:
             self._accept()
-        elif connection := self._connections.get(fd) or self._waiting.pop(fd, None):
+        elif connection := self._connections.get(fd) or self._pausing.pop(fd, None):
             self._attend(connection)
 
     def _attend(self, connection: Connection) -> None:
@@ -139,7 +143,7 @@ class Listener:
     def _await(self, connection: Connection, fd: int, event: int) -> None:
         """Have the connection served when the event has come."""
         if fd != connection.fd:
-            self._waiting[fd] = connection
+            self._pausing[fd] = connection
         try:
             self._epoll.modify(fd, event | select.EPOLLONESHOT)
         except FileNotFoundError:

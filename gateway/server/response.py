@@ -59,7 +59,7 @@ class Response:
             self._finish()
         elif self._head and not self.has_begun:
             self._write(b"")  # it pauses, and the client may wait for the fields
-    
+
     def close(self) -> None:
         """Let the application clean up."""
         body, self._body = self._body, ()

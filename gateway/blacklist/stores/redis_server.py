@@ -15,6 +15,7 @@ from gateway.blacklist.stores.base import StoreRefused
 from gateway.blacklist.stores.redis_client import FAILURES, Lines, pack
 from gateway.blacklist.stores.redis_primary import primary
 from gateway.problems import StoreUnavailable
+from gateway.waiting import about_to_wait
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Server:
         if self._failed_until and time.monotonic() < self._failed_until:
             raise StoreUnavailable
         question = b"".join([pack(command) for command in commands]) + _GENERATION
+        about_to_wait()
         known = self._known  # taken before the question: the answer must know this much
         try:
             *answers, generation = self._lines.ask(question, 1 + len(commands), again=again)

@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from gateway.blacklist.stores.sqlite_file import FAILURES
 from gateway.blacklist.stores.sqlite_index import Identity, Index, join, leave
 from gateway.problems import StoreUnavailable
+from gateway.waiting import about_to_wait
 
 BUSY_SECONDS = 2.0
 
@@ -64,6 +65,7 @@ def begin(conn: Connection) -> None:
     SQLite waits in steps that grow to 100 ms: of 32 writers some had no turn in 2 s. In steps
     this small all had, and made twice as many changes.
     """
+    about_to_wait()  # for others, and for the disk
     last_try = time.monotonic() + BUSY_SECONDS
     conn.execute("PRAGMA busy_timeout=0")
     while True:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from itertools import chain
 from typing import Any
+
+from werkzeug.wsgi import ClosingIterator
 
 from gateway.problems import Problem
 from gateway.target import Environ
 
 StartResponse = Callable[..., Any]
+
+# A server that has it in the environ is called with a descriptor and seconds, then given b"", and asks for more
+# when there is something to read or the time is over (C. Stawarz, Web-SIG, 2008-05-12).
+READABLE = "x-wsgiorg.fdevent.readable"
+
+
+def begun(environ: Environ, body: Generator[bytes, None, None]) -> Iterable[bytes]:
+    """Return a body that starts its response when it is asked for its first part.
+
+    Where the server cannot be told to wait, it is asked here: granian takes the status as soon as the app returns.
+    """
+    if READABLE in environ:
+        return body
+    first = next(body, None)
+    return ClosingIterator(body if first is None else chain([first], body), body.close)
 
 
 def refuse(problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -13,6 +13,7 @@ from recorder import Recorder, ok
 from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
+from gateway.answers import READABLE
 from gateway.problems import Problem
 from gateway.proxy.annotate import LIMIT_BYTES, Annotate, with_members
 from gateway.proxy.forward import Upstream
@@ -201,9 +202,13 @@ def test_a_body_that_is_cut_off_is_refused_as_a_whole() -> None:
     assert app.body.closed == 1
 
 
+def pausing_environ() -> dict[str, Any]:
+    return {**EnvironBuilder("/info").get_environ(), READABLE: lambda descriptor, seconds: None}
+
+
 def test_while_the_app_pauses_it_pauses_too() -> None:
     app = App(b"", b'{"a"', b"", b": 1}")
-    body = iter(Annotate(app, ["/info"])(EnvironBuilder("/info").get_environ(), lambda *_: None))
+    body = iter(Annotate(app, ["/info"])(pausing_environ(), lambda *_: None))
     assert (next(body), next(body)) == (b"", b"")
     assert json.loads(next(body)) == {"a": 1, "request": REQUEST}
 
@@ -211,7 +216,7 @@ def test_while_the_app_pauses_it_pauses_too() -> None:
 def test_what_is_no_json_is_not_held_back_by_a_pause() -> None:
     app = App(b"", b"data: 1", fields=[("Content-Type", "text/event-stream")])
     started: list[Any] = []
-    body = iter(Annotate(app, ["/info"])(EnvironBuilder("/info").get_environ(), lambda *head: started.append(head)))
+    body = iter(Annotate(app, ["/info"])(pausing_environ(), lambda *head: started.append(head)))
     assert next(body) == b""
     assert started == [("200 OK", [("Content-Type", "text/event-stream")])]
 
@@ -228,11 +233,8 @@ def test_a_large_body_flows_on_as_it_comes() -> None:
     app = App()
     app.body = Body(pieces())
     body = Annotate(app, ["/info"])(EnvironBuilder("/info").get_environ(), lambda *_: None)
-    rest = iter(body)
-    assert next(rest) == b"x" * 65536
     assert read == 17  # as many as the limit takes
-    assert sum(map(len, rest)) == 99 * 65536
-    assert app.body.closed == 0
+    assert sum(map(len, body)) == 100 * 65536
     body.close()  # type: ignore[attr-defined]
     assert app.body.closed == 1
 

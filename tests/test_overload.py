@@ -1,16 +1,19 @@
 """More than can be answered in time: what waits too long is refused, and nobody is left waiting."""
 
+import socket
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import mint
-from recorder import Recorder, ok, until
+from recorder import Client, Recorder, ok, until
+from redis_servers import RedisServer
+from relay import Relay
 from running import Answer, Running
 
 TOKEN, BLACKLISTED = mint(sub="good"), mint(sub="bad")
@@ -24,44 +27,71 @@ def release() -> Iterator[threading.Event]:
     event.set()
 
 
-@pytest.mark.slow
-def test_a_stalled_upstream_holds_up_its_own_requests_only(tmp_path: Path, release: threading.Event) -> None:
-    def stall(talk: Any) -> None:
+def stalled(release: threading.Event) -> Callable[[Any], None]:
+    def answer(talk: Any) -> None:
         release.wait(60)
         talk.send(ok(b"late"))
 
+    return answer
+
+
+@pytest.mark.slow
+def test_a_stalled_upstream_holds_up_its_own_requests_only(tmp_path: Path, release: threading.Event) -> None:
+    """All of them wait for their answers, and neither of the two threads does."""
     flags = ("--workers", "1", "--threads", "2", "--queue-timeout", "0.5")
     with (
-        Recorder(stall) as upstream,
+        Recorder(stalled(release)) as upstream,
         Running(tmp_path, upstream.url, *flags) as gateway,
-        ThreadPoolExecutor(40) as pool,
+        ThreadPoolExecutor(60) as pool,
     ):
-        held = [pool.submit(gateway.get, "/", TOKEN) for _ in range(2)]
-        assert until(lambda: len(upstream.requests) == 2)
-        refused = [pool.submit(gateway.request, "POST", "/", TOKEN, {"more": 1}) for _ in range(30)]
-        for answer in refused:
+        held = [pool.submit(gateway.get, path, TOKEN) for path in ("/", "/info") for _ in range(20)]
+        held += [pool.submit(gateway.request, "POST", "/", TOKEN, {"more": 1}) for _ in range(20)]
+        assert until(lambda: len(upstream.requests) == 60)
+        assert (gateway.get("/-/live").status, gateway.get("/-/ready").status) == (200, 200)
+        assert gateway.request("POST", "/blacklist", BLACKLISTED).status == 200
+        assert gateway.get("/", BLACKLISTED).json["type"] == "urn:jwt-gateway:token-blacklisted"
+        release.set()
+        assert [answer.result().status for answer in held] == [200] * 60
+
+
+@pytest.mark.slow
+def test_who_waits_too_long_for_a_thread_is_refused(tmp_path: Path) -> None:
+    """Two uploads that the upstream does not take hold the two threads there are."""
+    upload = b"POST / HTTP/1.1\r\nHost: api.test\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n"
+    body = bytes(32 << 20)
+    flags = ("--workers", "1", "--threads", "2", "--queue-timeout", "0.5", "--read-timeout", "30")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as upstream,
+        Running(tmp_path, f"http://127.0.0.1:{upstream.getsockname()[1]}", *flags) as gateway,
+        ThreadPoolExecutor(30) as pool,
+        ExitStack() as held,
+    ):
+        for _ in range(2):
+            client = held.enter_context(Client(gateway.port, upload % (TOKEN.encode(), len(body)) + body))
+            taken = held.enter_context(upstream.accept()[0])
+            assert taken.recv(4) == b"POST"
+        for answer in [pool.submit(gateway.get, "/", TOKEN) for _ in range(30)]:
             assert_overloaded(answer.result())
         assert (gateway.get("/-/live").status, gateway.get("/-/ready").status) == (200, 200)
-        assert len(upstream.requests) == 2
-        release.set()
-        assert [answer.result().status for answer in held] == [200, 200]
-        assert until(lambda: gateway.get("/", TOKEN).status == 200)
-        assert gateway.request("POST", "/blacklist", TOKEN).status == 200
+        held.close()  # the uploads end
+        assert until(lambda: gateway.request("POST", "/blacklist", TOKEN).status == 200)
         assert gateway.get("/", TOKEN).json["type"] == "urn:jwt-gateway:token-blacklisted"
+        assert client.sock.fileno() == -1
     assert "overloaded" in {record.get("outcome") for record in gateway.records}
 
 
 @pytest.mark.slow
 def test_at_several_times_what_it_can_do_it_sheds_and_recovers(tmp_path: Path) -> None:
-    """Two threads and an upstream that takes 40 ms: 50 requests a second are possible, and 120 clients want more."""
-
-    def slow(talk: Any) -> None:
-        time.sleep(0.04)
-        talk.send(ok(b"done"))
-
+    """Two threads and a store that takes 40 ms: 50 requests a second are possible, and 120 clients want more."""
     flags = ("--workers", "1", "--threads", "2", "--queue-timeout", "0.5")
-    with Recorder(slow) as upstream, Running(tmp_path, upstream.url, *flags) as gateway:
+    with (
+        Recorder(lambda talk: talk.send(ok(b"done"))) as upstream,
+        RedisServer() as redis,
+        Relay(redis.port) as relay,
+        Running(tmp_path, upstream.url, *flags, "--store", relay.url, GATEWAY_ACCEPT_LOSSY_STORE="true") as gateway,
+    ):
         assert gateway.request("POST", "/blacklist", BLACKLISTED).status == 200
+        relay.delay = 0.04
 
         def client(number: int) -> list[tuple[bool, int]]:
             token = BLACKLISTED if number % 3 == 0 else TOKEN
@@ -71,6 +101,7 @@ def test_at_several_times_what_it_can_do_it_sheds_and_recovers(tmp_path: Path) -
             told = Counter(answer for answers in pool.map(client, range(CLIENTS)) for answer in answers)
         assert sum(told.values()) == CLIENTS * REQUESTS  # everybody was answered
         assert set(told) == {(True, 200), (True, 503), (False, 401), (False, 503)}
+        relay.delay = 0
         assert until(lambda: gateway.get("/", TOKEN).status == 200)
         assert [gateway.get("/", TOKEN).status for _ in range(20)] == [200] * 20
 

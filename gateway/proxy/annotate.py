@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from werkzeug.wsgi import ClosingIterator
-
-from gateway.answers import refuse
+from gateway.answers import begun, refuse
 from gateway.problems import Problem
 from gateway.target import Environ, request_target
 
@@ -50,35 +48,43 @@ class Annotate:
             return pieces.append
 
         body = self._app(environ, keep)
-        return ClosingIterator(
-            _annotated(environ, start_response, head, pieces, iter(body)), getattr(body, "close", None)
-        )
+        return begun(environ, _annotated(environ, start_response, head, pieces, body))
 
 
 def _annotated(
-    environ: Environ, start_response: Callable[..., Any], head: list[Any], pieces: list[bytes], body: Iterator[bytes]
-) -> Iterator[bytes]:
-    """Hold the body back until it has ended, or is seen not to be an object; pauses of the app go on (b"")."""
-    size = sum(map(len, pieces))
+    environ: Environ, start_response: Callable[..., Any], head: list[Any], pieces: list[bytes], body: Iterable[bytes]
+) -> Generator[bytes, None, None]:
+    rest = iter(body)
     try:
-        for piece in body:
-            pieces.append(piece)
-            size += len(piece)
-            if size > LIMIT_BYTES or (head and not _is_json(*head[:2])):
-                break
-            if not piece:
-                yield piece
+        try:
+            whole = yield from _held_back(rest, head, pieces)
+        except Problem as problem:
+            yield from refuse(problem, environ, start_response)
+            return
+        data = with_members(whole, members_of(environ)) if whole is not None else None
+        if data is None:
+            start_response(*head)
+            yield from pieces
+            yield from rest
         else:
-            if _is_json(*head[:2]) and (data := with_members(b"".join(pieces), members_of(environ))) is not None:
-                start_response(head[0], _fields_for(data, head[1]), *head[2:])
-                yield data
-                return
-    except Problem as problem:
-        yield from refuse(problem, environ, start_response)
-        return
-    start_response(*head)
-    yield from pieces
-    yield from body
+            start_response(head[0], _fields_for(data, head[1]), *head[2:])
+            yield data
+    finally:
+        if hasattr(body, "close"):
+            body.close()
+
+
+def _held_back(body: Iterator[bytes], head: list[Any], pieces: list[bytes]) -> Generator[bytes, None, bytes | None]:
+    """Take pieces until the body has ended, and return it; None as soon as it is seen not to be a small JSON text."""
+    size = sum(map(len, pieces))
+    for piece in body:
+        pieces.append(piece)
+        size += len(piece)
+        if size > LIMIT_BYTES or (head and not _is_json(*head[:2])):
+            return None
+        if not piece:
+            yield piece  # the app pauses
+    return b"".join(pieces) if _is_json(*head[:2]) else None
 
 
 def members_of(environ: Environ) -> dict[str, Any]:

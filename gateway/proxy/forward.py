@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from time import perf_counter
 from typing import Any, BinaryIO
@@ -13,7 +13,7 @@ import requests
 import urllib3
 from requests.adapters import BaseAdapter
 
-from gateway.answers import refuse
+from gateway.answers import READABLE, begun, refuse
 from gateway.problems import Problem
 from gateway.proxy.adapter import MalformedAnswer, Sent, UpstreamRequest
 from gateway.proxy.fields import Environ, RequestFields, check_method, response_fields
@@ -27,9 +27,6 @@ _TIMEOUTS = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
-
-# Where the environ has it, what is yielded after it was called is waited for (Web-SIG, 2008-05-12).
-READABLE = "x-wsgiorg.fdevent.readable"
 
 StartResponse = Callable[..., Any]
 
@@ -82,7 +79,7 @@ class Upstream:
         forwards = _forwards_left(environ)
         if forwards == 0:
             return _answer_here(environ, start_response)
-        return self._exchange(self._request(environ, forwards), environ, start_response)
+        return begun(environ, self._exchange(self._request(environ, forwards), environ, start_response))
 
     def close(self) -> None:
         """Close idle connections to the upstream."""
@@ -101,7 +98,9 @@ class Upstream:
         client_left = environ.get("waitress.client_disconnected")
         return UpstreamRequest(environ["REQUEST_METHOD"], url, fields, body, client_left)
 
-    def _exchange(self, request: UpstreamRequest, environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+    def _exchange(
+        self, request: UpstreamRequest, environ: Environ, start_response: StartResponse
+    ) -> Generator[bytes, None, None]:
         """Send a request; start the response when the answer's head has come, and yield its bytes as they come.
 
         A failure before is a refusal. One after raises `Problem`: the server must cut the client off, too.

@@ -193,16 +193,16 @@ class RawAnswer:
         return self._awaited
 
     def wait(self) -> None:
-        """Wait for something new."""
+        """Wait for anything to happen, for at most `patience` seconds."""
         channel = self._channel
         self._since = self._since or monotonic()
         about_to_wait()
-        while channel and not channel.turn(self.patience):
-            if channel.had_event:
-                self._since = monotonic()
-            else:
-                self._check()
-        self._since = 0.0
+        if channel and channel.turn(self.patience):
+            self._since = 0.0
+        elif channel and channel.had_event:
+            self._since = monotonic()
+        else:
+            self._check()
 
     def _look(self) -> None:
         """Take in what has come by the descriptor that was awaited."""

@@ -14,6 +14,7 @@ import time
 from threading import Lock
 from typing import Any
 
+from gateway.answers import READABLE
 from gateway.problems import Problem
 from gateway.server.draining import is_draining
 from gateway.server.request import ClientDisconnected, Request, base_environ
@@ -34,9 +35,8 @@ Awaited = tuple[int, int]  # a descriptor, and the epoll event of it
 class Connection:
     """One client's connection. Whoever calls `serve`, `is_due` or `close` holds its lock.
 
-    The environ has `x-wsgiorg.fdevent.readable`: an application that calls it with a descriptor and
-    seconds, and then yields b"", is asked for more when the descriptor is readable or the time is over
-    (C. Stawarz, "Proposed WSGI extensions for asynchronous servers", Web-SIG, 2008-05-12).
+    The environ has `answers.READABLE`: an application that calls it with a descriptor and seconds, and then
+    yields b"", is asked for more when the descriptor is readable or the time is over.
     """
 
     def __init__(self, sock: socket.socket, address: tuple[Any, ...], application: Application) -> None:
@@ -47,7 +47,7 @@ class Connection:
         self._socket = sock
         self._application = application
         self._environ = base_environ(sock.getsockname(), address, self.is_left)
-        self._environ["x-wsgiorg.fdevent.readable"] = self._until_readable
+        self._environ[READABLE] = self._until_readable
         self._received = b""  # what has come, and belongs to no request yet
         self._request: Request | None = None
         self._response: Response | None = None

@@ -101,11 +101,18 @@ class Listener:
             self._rung = time.monotonic()
             self._epoll.modify(self._bell, READ_ONCE)
         self._wake()
-        while self._is_overloaded() and (fd := self._next(0)) is not None:
+        self._refuse(time.monotonic() + BELL_SECONDS)
+
+    def _refuse(self, until: float) -> None:
+        """Take what has come, as long as there is overload; the bell is left to the threads."""
+        took_bell = False
+        while self._is_overloaded() and time.monotonic() < until and (fd := self._next(0)) is not None:
             if fd == self._bell:
-                self._epoll.modify(self._bell, READ_ONCE)  # it is for the threads
-                return
-            self._take(fd)
+                took_bell = True
+            else:
+                self._take(fd)
+        if took_bell:
+            self._epoll.modify(self._bell, READ_ONCE)
 
     def _wake(self) -> None:
         """Have those served that have paused long enough: being writable is an event, too."""

@@ -33,7 +33,8 @@ _OPTIONS: dict[int, Any] = {
     pycurl.NOSIGNAL: 1,
     pycurl.TCP_NODELAY: 1,
 }
-_SUPPRESSED = ("Accept", "Expect")  # what libcurl would add
+_SUPPRESSED = ("Accept:", "Expect:")  # what libcurl would add
+_LOOKED_FOR = frozenset({"Host", "Content-Length"})  # where libcurl has words of its own
 _TO_POLL = {
     pycurl.POLL_IN: select.POLLIN,
     pycurl.POLL_OUT: select.POLLOUT,
@@ -186,11 +187,20 @@ def _tls(verify: Verify, cert: Cert) -> dict[int, Any]:
     return options
 
 
-def _field_lines(fields: Mapping[str, Any]) -> list[str]:
-    """Return libcurl's way of saying: these fields, and none of your own."""
-    lines = [f"{name}: {value}" if value else name + ";" for name, value in fields.items()]
-    lines += [name + ":" for name in _SUPPRESSED if name not in fields]
-    return lines
+def _field_lines(fields: Mapping[str, str]) -> list[str]:
+    """Return libcurl's way of saying: these fields, and none of your own.
+
+    It looks for a few fields, and passes on whatever an item holds as it is: so all others are lines of one item.
+    """
+    lines, items = [], [*_SUPPRESSED]
+    for name, value in fields.items():
+        if name in _LOOKED_FOR or not value:
+            items.append(f"{name}: {value}" if value else name + ";")
+        else:
+            lines.append(f"{name}: {value}")
+    if lines:
+        items.append("\r\n".join(lines))
+    return items
 
 
 def _named(code: int, message: str) -> Exception:

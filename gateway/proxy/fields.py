@@ -72,7 +72,8 @@ class RequestFields:
         for name in connection_options(environ.get("HTTP_CONNECTION", "")) - self._not_droppable:
             fields.pop(name.title(), None)
         peer = environ.get("REMOTE_ADDR") or "unknown"
-        fields.update(_forwarded(peer, environ["wsgi.url_scheme"], host))
+        # Its `;` first: libcurl looks for one, byte by byte.
+        fields = {**_forwarded(peer, environ["wsgi.url_scheme"], host), **fields}
         if self._trusted_proxies:
             _keep_trusted(environ, fields, self._trusted_proxies)
         fields["Via"] = self._via(environ)
@@ -180,9 +181,9 @@ def _forwarded(peer: str, scheme: str, host: str) -> dict[str, str]:
     if len(host) > LONGEST_HOST or not _HOST.fullmatch(host):
         raise Problem("invalid-request", "The Host field is not a host.")
     element = f"for={_quoted(f'[{peer}]' if ':' in peer else peer)};proto={scheme}"
-    fields = {"X-Forwarded-For": peer, "X-Forwarded-Proto": scheme, "Forwarded": element}
+    fields = {"Forwarded": element, "X-Forwarded-For": peer, "X-Forwarded-Proto": scheme}
     if host:
-        fields |= {"X-Forwarded-Host": host, "Forwarded": f"{element};host={_quoted(host)}"}
+        fields |= {"Forwarded": f"{element};host={_quoted(host)}", "X-Forwarded-Host": host}
     return fields
 
 

@@ -37,7 +37,7 @@ class Index:
         self._lock = Lock()
         self._map: mmap.mmap | None = None
         self._descriptors: tuple[int, ...] = ()  # of the index, and of the database
-        self._state: State | None = None
+        self._stamp: Stamp | None = None  # the one last given
         self._looked = 0.0  # up to when, in monotonic seconds, the time for looks is spent
         self._retired: list[tuple[mmap.mmap, tuple[int, ...]]] = []
 
@@ -49,7 +49,7 @@ class Index:
             if self._map is None:
                 self._descriptors = os.open(path + "-shm", os.O_RDONLY), os.open(path, os.O_RDONLY)
                 self._map = mmap.mmap(self._descriptors[0], 2 * _HEADER_BYTES, prot=mmap.PROT_READ)
-                self._state = None
+                self._stamp = None
             self._open += 1
 
     def closing(self) -> None:
@@ -68,18 +68,20 @@ class Index:
         with self._lock:
             if self._map is None:
                 return None
-            header, state = self._map[:], self._state
+            header, stamp = self._map[:], self._stamp
             now = monotonic()
-            if state is not None and self._looked > now:
-                return header, state
+            if stamp is not None and self._looked > now:
+                if stamp[0] != header:
+                    stamp = self._stamp = header, stamp[1]
+                return stamp
             self._looked = max(self._looked, now - SAVED_SECONDS) + LOOK_SECONDS
             descriptor = self._descriptors[1]
         try:
             found = os.fstat(descriptor)
         except OSError:  # closed at this very moment
             return None
-        self._state = state = found.st_size, found.st_ctime_ns
-        return header, state
+        self._stamp = stamp = header, (found.st_size, found.st_ctime_ns)
+        return stamp
 
     def _retire(self) -> None:
         if self._map is not None:

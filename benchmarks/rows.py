@@ -62,8 +62,7 @@ def bare(bench: Bench) -> Running:
 
 
 def decision(bench: Bench, name: str = "decision") -> Running:
-    # One thread: more would only wait for the interpreter's lock, and nothing here waits for an upstream.
-    return gateway(bench, name, trusted_proxies="1", threads="1")
+    return gateway(bench, name, trusted_proxies="1")
 
 
 def auth_request(bench: Bench) -> Running:

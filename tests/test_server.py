@@ -248,7 +248,9 @@ def test_gunicorns_own_configuration_stays_out(start: Callable[..., Bundled], tm
 
 
 @pytest.mark.parametrize(
-    "opening", [b"", b"GET / HTTP/1.1\r\nHost: a\r\nX", request("POST /", ("Content-Length", "9"))]
+    "opening",
+    [b"", b"GET / HTTP/1.1\r\nHost: a\r\nX", request("POST /", ("Content-Length", "9")), request("GET /big?64", KEEP)],
+    ids=["silent", "in the head", "in the body", "reads nothing"],
 )
 def test_sixty_slow_clients_leave_it_serving(start: Callable[..., Bundled], opening: bytes) -> None:
     server = start(workers=1, threads=2)

@@ -232,6 +232,15 @@ def test_connections_are_kept(adapter: Any) -> None:
         assert upstream.connections == 1
 
 
+def test_of_many_connections_some_are_kept(curl: CurlAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "KEPT", 2)
+    with Recorder() as upstream:
+        for opened in (5, 8):  # two of the first five are used again
+            answers = [send(curl, upstream.url + "/") for _ in range(5)]
+            assert [answer.raw.read() + answer.raw.read() for answer in answers] == [b"ok"] * 5
+            assert upstream.connections == opened
+
+
 def test_an_answer_given_up_closes_its_connection_at_once(adapter: Any) -> None:
     left: list[bool] = []
 

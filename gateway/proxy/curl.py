@@ -187,7 +187,7 @@ def _tls(verify: Verify, cert: Cert) -> dict[int, Any]:
     return options
 
 
-def _field_lines(fields: Mapping[str, str]) -> list[str]:
+def _field_lines(fields: Mapping[str, Any]) -> list[str]:
     """Return libcurl's way of saying: these fields, and none of your own.
 
     It looks for a few fields, and passes on whatever an item holds as it is: so all others are lines of one item.

@@ -25,6 +25,7 @@ try:
 except ImportError:
     HAS_CURL = False
 
+KEPT = 100  # idle connections to an upstream, of one process
 PULSE_SECONDS = 1.0  # longest time between two looks after the client
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([2-9]\d\d)(?: ([\t -~\x80-\xff]*))?\r\n")
@@ -227,7 +228,10 @@ class RawAnswer:
         if self._channel:
             channel, self._channel = self._channel, None
             channel.stop()
-            self._idle.append(channel)
+            if len(self._idle) < KEPT:
+                self._idle.append(channel)
+            else:
+                channel.close()
 
     def discard(self) -> None:
         """Close the connection: what follows a malformed head is not to be trusted."""

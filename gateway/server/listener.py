@@ -79,7 +79,8 @@ class Listener:
         self._lead.take()
         try:
             while self._lead.is_mine():
-                self._take(self._next(-1))
+                if (fd := self._next(-1)) is not None:
+                    self._take(fd)
         finally:
             self._lead.give()
 
@@ -130,9 +131,7 @@ class Listener:
         waits = time.monotonic() - rung if rung else 0.0
         return max(self._waited, waits) > self._queue_timeout
 
-    def _take(self, fd: int | None) -> None:
-        if fd is None:
-            return
+    def _take(self, fd: int) -> None:
         if fd == self._bell:
             self._waited, self._rung = time.monotonic() - self._rung, 0.0
         elif fd == self._fd:

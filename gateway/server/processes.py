@@ -31,7 +31,8 @@ log = logging.getLogger("gateway.server")
 RESPAWN_PAUSE = 1.0  # seconds before a worker that cannot load the app makes room for the next
 EXIT_MARGIN = 5  # seconds that a worker has for its exit, after its drain's time is over
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-OPEN_FILES = 65536  # a connection takes up to three: itself, its body's file, the upstream's
+OPEN_FILES = 65536
+FILES_PER_CONNECTION = 5  # at most: itself, its body's file, the upstream's, and two by which libcurl wakes itself
 
 
 class Pool(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
@@ -174,7 +175,7 @@ class ServingWorker(Worker):  # type: ignore[misc]  # gunicorn ships no types
             self.wsgi,
             self.sockets[0].sock,
             threads=self.app.threads,
-            connections=_open_files() // 4,
+            connections=_open_files() // FILES_PER_CONNECTION,
             queue_timeout=self.app.queue_timeout,
         )
         while self.alive and os.getppid() == self.ppid:

@@ -11,6 +11,8 @@ import requests
 import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 
+from gateway.waiting import about_to_wait
+
 PIECE_BYTES = 65536
 
 FIELD = re.compile(r"([!#-'*+\-.^-`|~\w]+):[ \t]*([\t -~\x80-\xff]*)", re.ASCII)
@@ -58,6 +60,7 @@ class Sent:
     patience = 0.0
 
     def __init__(self, adapter: BaseAdapter, request: UpstreamRequest, **options: Any) -> None:
+        about_to_wait()
         response = adapter.send(request, stream=True, **options)
         self.status, self.reason = response.status_code, response.reason
         self.headers = response.raw.headers
@@ -69,6 +72,7 @@ class Sent:
 
     def take(self) -> bytes:
         """Return a piece of the body, waiting for it; b"" for the end. Raises what the adapter's answers raise."""
+        about_to_wait()
         data: bytes = self._raw.read1(PIECE_BYTES, decode_content=False)
         return data
 

@@ -219,12 +219,14 @@ class Connection:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def close(self) -> None:
-        """Close the socket."""
-        if self._response is not None:
-            self._response.close()
-        if self._request is not None:
-            self._request.close()
-        self._socket.close()
+        """Close the socket, and let the application clean up."""
+        try:
+            if self._response is not None:
+                self._response.close()
+        finally:
+            if self._request is not None:
+                self._request.close()
+            self._socket.close()
 
 
 def _report(error: BaseException) -> None:

@@ -75,22 +75,22 @@ class Gate:
 
     def _admit(self, environ: Environ, path: str) -> tuple[Token | None, bool]:
         """Return the caller's token (None where none is needed) and whether it is blacklisted."""
-        if self._public.admits(environ, path):
+        authorization = environ.get("HTTP_AUTHORIZATION")  # where there is one, it is what a request is judged by
+        if authorization is None and self._public.admits(environ, path):
             return None, False
-        if SECONDS in environ:
-            token = timed(environ, "auth", self._verified, environ)
+        if SECONDS in environ:  # somebody observes
+            token = timed(environ, "auth", self._verified, environ, authorization or "")
             blacklisted = timed(environ, "store", self._blacklist.has, token)
         else:
-            token = self._verified(environ)
+            token = self._verifier.verify(bearer_token(authorization or ""))
             blacklisted = self._blacklist.has(token)
         if blacklisted and path != BLACKLIST:
             raise Problem("token-blacklisted")
         return token, blacklisted
 
-    def _verified(self, environ: Environ) -> Token:
-        text = bearer_token(environ.get("HTTP_AUTHORIZATION"))
-        if SECONDS in environ:  # somebody observes
-            environ["gateway.remembered"] = self._verifier.remembers(text)
+    def _verified(self, environ: Environ, authorization: str) -> Token:
+        text = bearer_token(authorization)
+        environ["gateway.remembered"] = self._verifier.remembers(text)
         token = environ["gateway.token"] = self._verifier.verify(text)
         return token
 

@@ -27,9 +27,7 @@ class Public:
         self._trusts_outer = trusts_outer
 
     def admits(self, environ: Environ, path: str) -> bool:
-        """Tell whether the request may pass without credentials; one that has any is judged by them."""
-        if "HTTP_AUTHORIZATION" in environ:
-            return False
+        """Tell whether the request, which has no credentials, may pass without."""
         method = environ["REQUEST_METHOD"]
         if self._trusts_outer and is_decision(path):
             method, path = asked_about(environ, path)

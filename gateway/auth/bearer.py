@@ -12,19 +12,15 @@ _SCHEME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_ONE_TOKEN = re.compile(r"[ \t,]")
 
 
-def bearer_token(authorization: str | None) -> str:
+# The same text again is also the same object: what looks it up later need not hash it again.
+@remembered(4096)
+def bearer_token(authorization: str) -> str:
     """Return the token of `Bearer <token>`: the scheme in any case, exactly one space, one token.
 
     Raises `Problem` missing-credentials, unsupported-scheme or malformed-credentials.
     """
     if not authorization:
         raise Problem("missing-credentials")
-    return _token(authorization)
-
-
-# The same text again is also the same object: what looks it up later need not hash it again.
-@remembered(4096)
-def _token(authorization: str) -> str:
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() == "bearer":
         if not token or _NOT_ONE_TOKEN.search(token):

@@ -2,7 +2,7 @@
 
 One thread leads: it takes what has happened, reads, and answers once a request is whole. All the while it leads,
 others sleep: were they to wait for events too, the interpreter's lock would go from thread to thread at every
-system call, at a third more CPU for each request. When the leader is about to wait itself, for the store or an
+system call, at a fifth more CPU for each request. When the leader is about to wait itself, for the store or an
 upstream that takes a body slowly, the next thread leads; a client, or an answer, that is slow is waited for by epoll.
 
 How long a connection waits for a thread, a bell tells that is rung four times a second and waits among

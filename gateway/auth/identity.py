@@ -43,24 +43,24 @@ class Identity:
         if not self._forward_authorization:
             environ.pop("HTTP_AUTHORIZATION", None)
         if token is not None:
-            environ.update((token.derived.get(self) or self._trusted(token))[0])
+            environ.update(self._trusted(token)[0])
 
     def fields(self, token: Token | None) -> Fields:
         """Return the trusted fields as response fields: all of them, empty where there is nothing to say.
 
         An outer proxy that copies a field which is not there keeps the client's (CVE-2026-30851).
         """
-        if token is None:
-            return tuple((name, "") for name in self._names)
-        return (token.derived.get(self) or self._trusted(token))[1]
+        return tuple((name, "") for name in self._names) if token is None else self._trusted(token)[1]
 
     def _trusted(self, token: Token) -> tuple[Environ, Fields]:
-        """Return what a request's environ gains, and the response fields; from now on, the token has them with it."""
-        values = _claims(token), _subject(token.claims.get("sub"))
-        gained = {key: value for key, value in zip(self._keys, values, strict=True) if value}
-        trusted = {"gateway.claims": token.claims, **gained}, tuple(zip(self._names, values, strict=True))
-        token.derived[self] = trusted
-        return trusted
+        """Return what a request's environ gains, and the response fields."""
+        known: tuple[Environ, Fields] | None = token.derived.get(self)
+        if known is None:
+            values = _claims(token), _subject(token.claims.get("sub"))
+            gained = {key: value for key, value in zip(self._keys, values, strict=True) if value}
+            known = {"gateway.claims": token.claims, **gained}, tuple(zip(self._names, values, strict=True))
+            token.derived[self] = known
+        return known
 
     def _spellings(self, keys: tuple[str, ...]) -> list[str]:
         return [key for key in keys if _folded(key) in self._keys]

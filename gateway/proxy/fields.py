@@ -72,7 +72,7 @@ class RequestFields:
         for name in connection_options(environ.get("HTTP_CONNECTION", "")) - self._not_droppable:
             fields.pop(name.title(), None)
         peer = environ.get("REMOTE_ADDR") or "unknown"
-        # Its `;` first: libcurl looks for one, byte by byte.
+        # First what has a `;`, for which libcurl looks byte by byte. No field of a client's has these names.
         fields = {**_forwarded(peer, environ["wsgi.url_scheme"], host), **fields}
         if self._trusted_proxies:
             _keep_trusted(environ, fields, self._trusted_proxies)

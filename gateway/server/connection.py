@@ -96,12 +96,11 @@ class Connection:
                 if not request.completed:
                     continue
                 self._head_since = 0.0
-                self._response = Response(request, self._send)
-            if awaited := self._answer(request):
+            response = self._response or Response(request, self._send)
+            if awaited := self._answer(request, response):
                 return awaited
-            closes = self._response.closes
             self._request = self._response = None
-            if closes:
+            if response.closes:
                 return self._linger() if self._received or request.unread else None
         in_head = self._request is not None and not self._request.headers_finished
         self._head_since = (self._head_since or self._last_active) if in_head else 0.0
@@ -120,12 +119,11 @@ class Connection:
         elif request.expect_continue:
             self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _answer(self, request: Request) -> Awaited | None:
+    def _answer(self, request: Request, response: Response) -> Awaited | None:
         """Send what there is of the response; return what the rest has to wait for, None once all is sent."""
-        response = self._response
-        assert response  # noqa: S101 - of the caller
         try:
-            if not response.has_started:
+            if self._response is None:
+                self._response = response
                 self._start(response, request)
             while not response.is_over:
                 response.advance()
@@ -153,11 +151,12 @@ class Connection:
         if self.is_left():
             raise ClientDisconnected
         _report(error)
+        response.closes = True
         if response.has_begun:
             # Without the end that its framing promised it is visibly cut off; HTTP/1.0's only end is the close.
             if not response.is_framed:
                 self.reset_at_close()
-            response.closes = response.is_over = True
+            response.is_over = True
         else:
             self._response = Response(request, self._send)
             self._response.refuse(error if isinstance(error, Problem) else Problem("internal-error"))

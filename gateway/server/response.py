@@ -30,7 +30,6 @@ class Response:
 
     def __init__(self, request: Request, send: Callable[[bytes], None]) -> None:
         self.closes = request.connection_close
-        self.has_started = False
         self.has_begun = False  # whether its head is sent
         self.is_over = False
         self.is_framed = True  # whether its end shows otherwise than by the close
@@ -45,7 +44,6 @@ class Response:
 
     def start(self, application: Application, environ: Environ) -> None:
         """Have the application answer; what it raises, here and later, goes to the caller."""
-        self.has_started = True
         self._body = application(environ, self._start)
         self._is_whole = isinstance(self._body, (list, tuple)) and len(self._body) == 1
         self._parts = iter(self._body)
@@ -69,7 +67,7 @@ class Response:
     def refuse(self, problem: Problem) -> None:
         """Answer with a refusal of the server's own, and close."""
         status, fields, body = problem.response()
-        self.has_started = self.closes = True
+        self.closes = True
         self._head = (status, [*fields, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
         self._write(body)
         self.is_over = True

@@ -110,6 +110,8 @@ class Upstream:
         readable = environ.get(READABLE)
         began = perf_counter()
         try:
+            if environ.get("gateway.overloaded"):  # it may have become so since the gate was passed
+                raise Problem("overloaded")
             raw = self._begin(request)
             while not raw.take_head():
                 if _pauses(raw, readable):

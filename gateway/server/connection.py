@@ -1,6 +1,7 @@
 """One client's connection: what it sends becomes requests, and each request a response.
 
 Nothing here waits: a client that sends or reads slowly, or an application that pauses, holds a connection, no thread.
+And all is done in three stages, so that a server can have many connections do the same in turn.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
@@ -30,6 +32,9 @@ LINGER_TIMEOUT = 30.0  # seconds in which a refused body is read and thrown away
 GRACE = 1.0  # seconds after which a connection counts as idle: one that just spoke may be about to speak again
 
 Awaited = tuple[int, int]  # a descriptor, and the epoll event of it
+NOTHING = (-1, 0)
+
+ANSWER, SEND, RECEIVE = range(3)  # what a connection does next
 
 
 class Connection:
@@ -43,11 +48,13 @@ class Connection:
         sock.setblocking(False)
         self.fd = sock.fileno()
         self.lock = Lock()
+        self.stage = RECEIVE
         self.resume_at = math.inf  # when a response that pauses goes on at the latest, in monotonic seconds
         self._socket = sock
         self._application = application
-        self._environ = base_environ(sock.getsockname(), address, self.is_left)
-        self._environ[READABLE] = self._until_readable
+        self._base = base_environ(sock.getsockname(), address, self.is_left)
+        self._base[READABLE] = self._until_readable
+        self._environ = self._base  # of the request that is being answered, where there is one
         self._received = b""  # what has come, and belongs to no request yet
         self._request: Request | None = None
         self._response: Response | None = None
@@ -58,60 +65,71 @@ class Connection:
         self._discarding = False  # all is answered; what still comes is thrown away
 
     def serve(self, overloaded: bool = False) -> Awaited | None:
-        """Do what can be done now; return what has to happen before there is more to do, None where all is over.
+        """Do what the stage says; return what has to happen before the next, maybe NOTHING, or None where all is over.
 
         `overloaded` goes into the environ, as `gateway.overloaded`.
         """
         self._environ["gateway.overloaded"] = overloaded
-        self._awaited, self.resume_at = None, math.inf
         try:
-            if self._unsent and not self._flush():
+            if self.stage == RECEIVE:
+                if not self._receive():
+                    return None
+            elif self.stage == ANSWER:
+                self._work(self._advance)
+            elif not self._flush():
                 return self.fd, select.EPOLLOUT
-            return self._work() if self._response or self._receive() else None
+            return self._next()
         except (ClientDisconnected, OSError):
             return None
         except Exception:
             log.exception("a connection failed")
             return None
 
+    def _next(self) -> Awaited | None:
+        """Set the next stage, and return what has to happen before it; None where all is over."""
+        response = self._response
+        if self._unsent:
+            self.stage = SEND
+            return NOTHING
+        if response and not response.is_over:
+            self.stage = ANSWER
+            return self._awaited or NOTHING
+        self.stage = RECEIVE
+        if response:
+            self._request = self._response = None
+            self._environ = self._base
+            if response.closes:
+                return self._linger() if self._received or response.request.unread else None
+        return NOTHING if self._received else (self.fd, select.EPOLLIN)
+
     def _receive(self) -> bool:
-        """Take what has come; return whether the client is still there."""
-        try:
-            data = self._socket.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return True
-        if not self._discarding:
+        """Take what has come, and begin to answer a request that is whole; return whether the client is still there."""
+        if not self._received:
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return True
+            if self._discarding or not data:
+                return bool(data)
             self._received = data
             self._last_active = time.monotonic()
-        return bool(data)
-
-    def _work(self) -> Awaited | None:
-        """Answer each request that is whole."""
-        while self._response or self._received:
-            request = self._request = self._request or Request()
-            if self._response is None:
-                self._received = self._received[request.received(self._received) :]
-                if request.headers_finished and not (self._received or request.completed or request.asked):
-                    self._ask(request)
-                if not request.completed:
-                    continue
-                self._head_since = 0.0
-            response = self._response or Response(request, self._send)
-            if awaited := self._answer(request, response):
-                return awaited
-            self._request = self._response = None
-            if response.closes:
-                return self._linger() if self._received or request.unread else None
-        in_head = self._request is not None and not self._request.headers_finished
-        self._head_since = (self._head_since or self._last_active) if in_head else 0.0
-        return self.fd, select.EPOLLOUT if self._unsent else select.EPOLLIN
+        request = self._request = self._request or Request()
+        while self._received and not request.completed:
+            self._received = self._received[request.received(self._received) :]
+            if request.headers_finished and not (self._received or request.completed or request.asked):
+                self._ask(request)
+        self._head_since = 0.0 if request.headers_finished else self._head_since or self._last_active
+        if request.completed:
+            self._response = Response(request, self._send, self._flush)
+            self._work(self._begin)
+        return True
 
     def _ask(self, request: Request) -> None:
         """Ask the application about a request before its body is read; if it does not refuse, let the client go on."""
         request.asked = True
         refuses = getattr(self._application, "refuses", None)
         try:
-            refused = refuses is not None and refuses(request.environ(self._environ))
+            refused = refuses is not None and refuses(request.environ(self._base))
         except Exception:  # noqa: BLE001 - the whole request will be judged again, and then it counts
             refused = False
         if refused:
@@ -119,35 +137,41 @@ class Connection:
         elif request.expect_continue:
             self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _answer(self, request: Request, response: Response) -> Awaited | None:
-        """Send what there is of the response; return what the rest has to wait for, None once all is sent."""
+    def _work(self, step: Callable[[Response], None]) -> None:
+        """Go a step on with the response. Whatever the application raises is an answer, or a visible cut-off."""
+        response = self._response
+        assert response  # noqa: S101 - `stage` says so
         try:
-            if self._response is None:
-                self._response = response
-                self._start(response, request)
-            while not response.is_over:
-                response.advance()
-                if self._unsent:
-                    return self.fd, select.EPOLLOUT
-                if self._awaited:
-                    return self._awaited
-            response.close()
+            step(response)
         except ClientDisconnected:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever the app raises: an answer, or a visible cut-off
-            self._fail(request, response, error)
-        request.close()
-        return (self.fd, select.EPOLLOUT) if self._unsent else None
+        except BaseException as error:  # noqa: BLE001
+            self._fail(response, error)
 
-    def _start(self, response: Response, request: Request) -> None:
-        if request.problem is not None:
-            response.refuse(request.problem)
+    def _begin(self, response: Response) -> None:
+        """Have the application begin; what it has to send is asked for at the next stage."""
+        if response.request.problem is not None:
+            response.refuse(response.request.problem)
         else:
-            response.start(self._application, request.environ(self._environ))
+            self._environ = response.request.environ(self._base)
+            response.start(self._application, self._environ)
 
-    def _fail(self, request: Request, response: Response, error: BaseException) -> None:
+    def _advance(self, response: Response) -> None:
+        """Ask for what there is to send, up to the response's end or a pause."""
+        self._awaited, self.resume_at = None, math.inf
+        while not (response.is_over or self._awaited):
+            # An application may take its time, but not what it has given already.
+            if self._unsent and response.remaining != 0 and not self._flush():
+                return
+            response.advance()
+        if response.is_over:
+            response.close()
+            response.request.close()
+
+    def _fail(self, response: Response, error: BaseException) -> None:
         """Answer with a refusal, or show that the answer is cut off."""
         response.close()
+        response.request.close()
         if self.is_left():
             raise ClientDisconnected
         _report(error)
@@ -158,7 +182,7 @@ class Connection:
                 self.reset_at_close()
             response.is_over = True
         else:
-            self._response = Response(request, self._send)
+            self._response = Response(response.request, self._send, self._flush)
             self._response.refuse(error if isinstance(error, Problem) else Problem("internal-error"))
 
     def _until_readable(self, descriptor: int, seconds: float) -> None:
@@ -166,9 +190,7 @@ class Connection:
         self.resume_at = time.monotonic() + seconds
 
     def _send(self, data: bytes) -> None:
-        """Send as much as the client takes now, and keep the rest. Raises ClientDisconnected."""
         self._unsent = bytes(self._unsent) + data if self._unsent else data
-        self._flush()
 
     def _flush(self) -> bool:
         """Send what is unsent; return whether that is all. Raises ClientDisconnected."""

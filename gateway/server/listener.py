@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from threading import Lock, Thread
 
-from gateway.server.connection import Connection
+from gateway.server.connection import NOTHING, Connection
 from gateway.server.draining import is_draining
 from gateway.server.lead import Lead
 from gateway.server.response import Application
@@ -55,7 +55,7 @@ class Listener:
         self._connections: dict[int, Connection] = {}
         self._pausing: dict[int, Connection] = {}  # by the descriptor that their response waits for
         self._lead = Lead()
-        self._ready: deque[int] = deque()  # what has happened, and was not attended to yet
+        self._due: tuple[deque[Connection], ...] = (deque(), deque(), deque())  # by their stage
         self._epoll = select.epoll()
         self._epoll.register(self._fd, READ_ONCE)
         self._queue_timeout = queue_timeout
@@ -79,19 +79,25 @@ class Listener:
         self._lead.take()
         try:
             while self._lead.is_mine():
-                if (fd := self._next(-1)) is not None:
-                    self._take(fd)
+                if not any(self._due) and self._gather(-1):
+                    self._waited, self._rung = time.monotonic() - self._rung, 0.0
+                for due in self._due:
+                    while self._lead.is_mine() and (connection := _first(due)):
+                        self._attend(connection)
         finally:
             self._lead.give()
 
-    def _next(self, seconds: float) -> int | None:
-        """Return the descriptor of what happened next, None if nothing did in so many seconds."""
-        try:
-            if not self._ready:
-                self._ready.extend(fd for fd, _ in self._epoll.poll(seconds, EVENTS))
-            return self._ready.popleft()
-        except IndexError:  # the spare thread may have taken it
-            return None
+    def _gather(self, seconds: float) -> bool:
+        """Wait at most so long for something to happen, and note whose turn it is; tell whether the bell has rung."""
+        has_rung = False
+        for fd, _ in self._epoll.poll(seconds, EVENTS):
+            if fd == self._bell:
+                has_rung = True
+            elif fd == self._fd:
+                self._accept()
+            elif connection := self._connections.get(fd) or self._pausing.pop(fd, None):
+                self._due[connection.stage].append(connection)
+        return has_rung
 
     def _stand_in(self) -> None:
         """Wake whose pause is over; ring the bell; if no thread comes for it in time, refuse what came before it."""
@@ -107,11 +113,12 @@ class Listener:
     def _refuse(self, until: float) -> None:
         """Take what has come, as long as there is overload; the bell is left to the threads."""
         took_bell = False
-        while self._is_overloaded() and time.monotonic() < until and (fd := self._next(0)) is not None:
-            if fd == self._bell:
-                took_bell = True
-            else:
-                self._take(fd)
+        while self._is_overloaded() and time.monotonic() < until:
+            if not any(self._due):
+                took_bell |= self._gather(0)
+            if not (connection := next(filter(None, map(_first, self._due)), None)):
+                break
+            self._attend(connection)
         if took_bell:
             self._epoll.modify(self._bell, READ_ONCE)
 
@@ -131,20 +138,18 @@ class Listener:
         waits = time.monotonic() - rung if rung else 0.0
         return max(self._waited, waits) > self._queue_timeout
 
-    def _take(self, fd: int) -> None:
-        if fd == self._bell:
-            self._waited, self._rung = time.monotonic() - self._rung, 0.0
-        elif fd == self._fd:
-            self._accept()
-        elif connection := self._connections.get(fd) or self._pausing.pop(fd, None):
-            self._attend(connection)
-
     def _attend(self, connection: Connection) -> None:
         with connection.lock:
-            if awaited := connection.serve(self._is_overloaded()):
-                self._await(connection, *awaited)
-            else:
-                self._close(connection)
+            while self._connections.get(connection.fd) is connection:  # it may have been closed while it was due
+                awaited = connection.serve(self._is_overloaded())
+                if awaited is None:
+                    self._close(connection)
+                elif awaited is not NOTHING:
+                    self._await(connection, *awaited)
+                    return
+                elif self._lead.is_mine():  # else others lead, and may sleep
+                    self._due[connection.stage].append(connection)
+                    return
 
     def _await(self, connection: Connection, fd: int, event: int) -> None:
         """Have the connection served when the event has come."""
@@ -216,6 +221,13 @@ class Listener:
         """Have the connections that are left reset when the process ends: none shall look complete."""
         for connection in list(self._connections.values()):
             connection.reset_at_close()
+
+
+def _first(due: deque[Connection]) -> Connection | None:
+    try:
+        return due.popleft() if due else None
+    except IndexError:  # another thread has taken it
+        return None
 
 
 def _seconds_since_data(sock: socket.socket) -> float:

@@ -26,21 +26,21 @@ _date = (0, "")
 
 
 class Response:
-    """The response to one request. `send` takes all it is given, or raises ClientDisconnected."""
+    """The response to one request. `send` takes all it is given, and `flush` has it sent at once."""
 
-    def __init__(self, request: Request, send: Callable[[bytes], None]) -> None:
+    def __init__(self, request: Request, send: Callable[[bytes], None], flush: Callable[[], object]) -> None:
         self.closes = request.connection_close
         self.has_begun = False  # whether its head is sent
         self.is_over = False
         self.is_framed = True  # whether its end shows otherwise than by the close
-        self._request = request
-        self._send = send
+        self.remaining: int | None = None  # bytes that Content-Length still promises
+        self.request = request
+        self._send, self._flush = send, flush
         self._head: tuple[str, Fields] | None = None
         self._chunked = False
         self._body: Iterable[bytes] = ()
         self._parts: Iterator[bytes] = iter(())
         self._is_whole = False  # whether the body is one part
-        self._remaining: int | None = None  # bytes that Content-Length still promises
 
     def start(self, application: Application, environ: Environ) -> None:
         """Have the application answer; what it raises, here and later, goes to the caller."""
@@ -79,16 +79,21 @@ class Response:
         if self._head is not None and not exc_info:
             raise AssertionError("start_response called twice")
         self._head = (status, list(fields))
-        return self._write
+        return self._write_at_once
+
+    def _write_at_once(self, data: bytes) -> None:
+        """PEP 3333's write."""
+        self._write(data)
+        self._flush()
 
     def _write(self, data: bytes, length: int | None = None) -> None:
         """Send a part of the body, the first one together with the head; `length` is the whole's, if known."""
         head = b"" if self.has_begun else self._build_head(length)
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-        elif self._remaining is not None:
-            data = data[: self._remaining]
-            self._remaining -= len(data)
+        elif self.remaining is not None:
+            data = data[: self.remaining]
+            self.remaining -= len(data)
         self.has_begun = True
         self._send(head + data)
 
@@ -97,7 +102,7 @@ class Response:
             self._write(b"", 0)
         if self._chunked:
             self._send(b"0\r\n\r\n")
-        elif self._remaining:
+        elif self.remaining:
             self.closes = True  # fewer bytes than promised: closing is what tells the client
         self.is_over = True
 
@@ -118,26 +123,26 @@ class Response:
             lines.append("Date: " + _http_date())
         if status.startswith(("1", "204")):
             lines = [line for line in lines if not line.lower().startswith("content-length:")]
-            self._remaining = 0
-        elif status.startswith("304") or self._request.is_head:
-            self._remaining = 0
+            self.remaining = 0
+        elif status.startswith("304") or self.request.is_head:
+            self.remaining = 0
         else:
             lines += self._frame(noted.get("content-length"), length)
         if self.closes or is_draining():
             self.closes = True
             lines.append("Connection: close")
-        elif self._request.is_http_1_0:
+        elif self.request.is_http_1_0:
             lines.append("Connection: keep-alive")
         return _joined(lines)
 
     def _frame(self, promised: str | None, length: int | None) -> list[str]:
         """Delimit the body: by what the application promised, by what is known, else in chunks; return what says so."""
         if promised is not None:
-            self._remaining = int(promised)
+            self.remaining = int(promised)
         elif length is not None:
-            self._remaining = length
+            self.remaining = length
             return [f"Content-Length: {length}"]
-        elif not self._request.is_http_1_0:
+        elif not self.request.is_http_1_0:
             self._chunked = True
             return ["Transfer-Encoding: chunked"]
         else:

@@ -42,7 +42,7 @@ class Token:
 
     `fingerprint` is the hexadecimal SHA-256 of the signing input, which every spelling that
     verifies shares (the text, its hash and the signature's bytes do not: CVE-2026-102269).
-    `valid_from` is the later of `nbf` and `iat`, `expires_at` is `exp`, in epoch seconds. `derived`
+    `valid_from` is the later of `nbf` and `iat`, `expires_at` is `exp`, in epoch seconds from 0 to 2**53. `derived`
     is what stages have worked out from it, each under itself: it is kept as long as the token is.
     """
 
@@ -103,8 +103,7 @@ class Verifier:
 
     def has_expired(self, token: Token) -> bool:
         """Tell whether the token's `exp` has come (RFC 7519 section 4.1.4: on or after it is too late)."""
-        # Subtracting, since a float cannot be added to an `exp` of 10**400.
-        return self._now() - self._leeway >= token.expires_at
+        return self._now() >= token.expires_at + self._leeway
 
     def _remember(self, token: Token) -> None:
         while len(self._remembered) >= self._limit:
@@ -128,7 +127,7 @@ class Verifier:
         _check_claims(claims, issuer)
         fingerprint = hashlib.sha256(signing_input).hexdigest()
         valid_from = max(claims.get("nbf", 0), claims.get("iat", 0))
-        return Token(text, fingerprint, claims, issuer, key_set, valid_from, claims["exp"])
+        return Token(text, fingerprint, claims, issuer, key_set, _seconds(valid_from), _seconds(claims["exp"]))
 
     def _checked_header(self, header: Claims) -> tuple[str, str | None]:
         algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
@@ -177,6 +176,11 @@ def _check_claims(claims: Claims, issuer: Issuer) -> None:
 
 def _is_time(value: object) -> bool:
     return type(value) is int or (isinstance(value, float) and math.isfinite(value))
+
+
+def _seconds(value: float) -> float:
+    # A whole number can be too large for a float, and takes longer to compare with the clock's.
+    return float(min(max(value, 0), 2**53))
 
 
 def _check_audience(audience: object, accepted: frozenset[str]) -> None:

@@ -152,8 +152,13 @@ class Request:
                 self.body = FixedStreamReceiver(int(length), OverflowableBuffer(BODY_IN_MEMORY))
 
     def environ(self, connection: Environ) -> Environ:
-        """Return the WSGI environ, given what the connection adds; REQUEST_URI is the target as sent."""
-        environ = {**connection, **self.fields, **self.line, "wsgi.input": self._input()}
+        """Return the WSGI environ, given what the connection adds.
+
+        REQUEST_URI is the target as sent; `gateway.received` has the client's fields by their keys here.
+        """
+        environ = {
+            **connection, **self.fields, **self.line, "gateway.received": self.fields, "wsgi.input": self._input()
+        }  # fmt: skip
         if self.chunked:
             del environ["HTTP_TRANSFER_ENCODING"]
             if self.body is not None:

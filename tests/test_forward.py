@@ -174,6 +174,12 @@ def test_host_may_be_the_upstreams(adapter: Any) -> None:
         assert upstream.last.field("X-Forwarded-Host") == "api.test"
 
 
+def test_the_upstream_is_not_asked_for_who_has_become_overload() -> None:
+    with Recorder() as upstream, closing(Upstream(upstream.url)) as app:
+        status, _, _ = call(app, **{"gateway.overloaded": True})
+        assert (status[:3], upstream.requests) == ("503", [])
+
+
 def test_a_loop_is_detected() -> None:
     """The upstream is the gateway itself."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -23,10 +23,10 @@ App = Callable[..., Iterable[bytes]]
 
 
 @contextmanager
-def listening(app: App, threads: int) -> Iterator[int]:
+def listening(app: App, threads: int, queue_timeout: float = PATIENCE) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sock.setblocking(False)
-        Listener(app, sock, threads=threads, connections=1000, queue_timeout=PATIENCE)
+        Listener(app, sock, threads=threads, connections=1000, queue_timeout=queue_timeout)
         yield sock.getsockname()[1]
 
 
@@ -61,6 +61,41 @@ def test_a_response_that_pauses_holds_no_thread(pipe: tuple[int, int]) -> None:
             assert b"0 times" in other.read_all()
         os.write(pipe[1], b"!")
         assert b"1 times" in waits.read_all()
+
+
+def test_those_who_come_together_go_through_their_stages_together() -> None:
+    """The one thread there is attends to /first while three others come; the answer to one of those takes long."""
+    seen: list[str] = []
+    first, others, over = threading.Event(), threading.Event(), threading.Event()
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        seen.append("begin")
+        start("200 OK", [("Content-Length", "4")])
+        if environ["PATH_INFO"] == "/first":
+            first.set()
+            assert others.wait(PATIENCE)
+        return answer(environ)
+
+    def answer(environ: dict[str, Any]) -> Iterator[bytes]:
+        seen.append("answer")
+        if seen[-5:] == ["answer", "begin", "begin", "begin", "answer"]:
+            assert over.wait(PATIENCE)
+        yield b"late" if environ["gateway.overloaded"] else b"done"
+
+    keep = ("Connection", "keep-alive")
+    with listening(app, threads=1, queue_timeout=1) as port, ExitStack() as stack:
+        clients = [stack.enter_context(Client(port, request("GET /", keep))) for _ in range(4)]
+        for client in clients:
+            client.read_until(b"done")
+        clients[0].sock.sendall(request("GET /first", keep))
+        assert first.wait(PATIENCE)
+        for client in clients[1:]:
+            client.sock.sendall(request("GET /"))
+        others.set()
+        assert [client.read_all()[-4:] for client in clients[2:]] == [b"late"] * 2
+        over.set()
+        assert clients[1].read_all()[-4:] == b"done"
+    assert seen[-8:] == ["begin"] + ["answer"] + ["begin"] * 3 + ["answer"] * 3
 
 
 def test_a_pause_ends_when_its_time_is_over(pipe: tuple[int, int]) -> None:

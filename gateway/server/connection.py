@@ -1,7 +1,7 @@
 """One client's connection: what it sends becomes requests, and each request a response.
 
 Nothing here waits: a client that sends or reads slowly, or an application that pauses, holds a connection, no thread.
-And all is done in three stages, so that a server can have many connections do the same in turn.
+All is done in stages, so that a listener can have many connections do the same, one after the other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GRACE = 1.0  # seconds after which a connection counts as idle: one that just sp
 Awaited = tuple[int, int]  # a descriptor, and the epoll event of it
 NOTHING = (-1, 0)
 
-ANSWER, SEND, RECEIVE = range(3)  # what a connection does next
+ANSWER, SEND, RECEIVE = range(3)  # what a connection does next; what is furthest along comes first
 
 
 class Connection:
@@ -65,7 +65,7 @@ class Connection:
         self._discarding = False  # all is answered; what still comes is thrown away
 
     def serve(self, overloaded: bool = False) -> Awaited | None:
-        """Do what the stage says; return what has to happen before the next, maybe NOTHING, or None where all is over.
+        """Do what `stage` says; return what has to happen before the next, maybe NOTHING, or None where all is over.
 
         `overloaded` goes into the environ, as `gateway.overloaded`.
         """
@@ -149,7 +149,7 @@ class Connection:
             self._fail(response, error)
 
     def _begin(self, response: Response) -> None:
-        """Have the application begin; what it has to send is asked for at the next stage."""
+        """Have the application begin."""
         if response.request.problem is not None:
             response.refuse(response.request.problem)
         else:
@@ -157,12 +157,9 @@ class Connection:
             response.start(self._application, self._environ)
 
     def _advance(self, response: Response) -> None:
-        """Ask for what there is to send, up to the response's end or a pause."""
+        """Ask for something to send, up to a pause or the response's end."""
         self._awaited, self.resume_at = None, math.inf
-        while not (response.is_over or self._awaited):
-            # An application may take its time, but not what it has given already.
-            if self._unsent and response.remaining != 0 and not self._flush():
-                return
+        while not (response.is_over or self._awaited or self._unsent):
             response.advance()
         if response.is_over:
             response.close()

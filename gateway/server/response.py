@@ -33,7 +33,6 @@ class Response:
         self.has_begun = False  # whether its head is sent
         self.is_over = False
         self.is_framed = True  # whether its end shows otherwise than by the close
-        self.remaining: int | None = None  # bytes that Content-Length still promises
         self.request = request
         self._send, self._flush = send, flush
         self._head: tuple[str, Fields] | None = None
@@ -41,6 +40,7 @@ class Response:
         self._body: Iterable[bytes] = ()
         self._parts: Iterator[bytes] = iter(())
         self._is_whole = False  # whether the body is one part
+        self._remaining: int | None = None  # bytes that Content-Length still promises
 
     def start(self, application: Application, environ: Environ) -> None:
         """Have the application answer; what it raises, here and later, goes to the caller."""
@@ -91,9 +91,9 @@ class Response:
         head = b"" if self.has_begun else self._build_head(length)
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-        elif self.remaining is not None:
-            data = data[: self.remaining]
-            self.remaining -= len(data)
+        elif self._remaining is not None:
+            data = data[: self._remaining]
+            self._remaining -= len(data)
         self.has_begun = True
         self._send(head + data)
 
@@ -102,7 +102,7 @@ class Response:
             self._write(b"", 0)
         if self._chunked:
             self._send(b"0\r\n\r\n")
-        elif self.remaining:
+        elif self._remaining:
             self.closes = True  # fewer bytes than promised: closing is what tells the client
         self.is_over = True
 
@@ -123,9 +123,9 @@ class Response:
             lines.append("Date: " + _http_date())
         if status.startswith(("1", "204")):
             lines = [line for line in lines if not line.lower().startswith("content-length:")]
-            self.remaining = 0
+            self._remaining = 0
         elif status.startswith("304") or self.request.is_head:
-            self.remaining = 0
+            self._remaining = 0
         else:
             lines += self._frame(noted.get("content-length"), length)
         if self.closes or is_draining():
@@ -138,9 +138,9 @@ class Response:
     def _frame(self, promised: str | None, length: int | None) -> list[str]:
         """Delimit the body: by what the application promised, by what is known, else in chunks; return what says so."""
         if promised is not None:
-            self.remaining = int(promised)
+            self._remaining = int(promised)
         elif length is not None:
-            self.remaining = length
+            self._remaining = length
             return [f"Content-Length: {length}"]
         elif not self.request.is_http_1_0:
             self._chunked = True

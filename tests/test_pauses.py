@@ -63,6 +63,17 @@ def test_a_response_that_pauses_holds_no_thread(pipe: tuple[int, int]) -> None:
         assert b"1 times" in waits.read_all()
 
 
+def test_who_wants_to_pause_and_ends_holds_up_no_later_request(pipe: tuple[int, int]) -> None:
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+        start("200 OK", [("Content-Length", "4")])
+        yield b"done"
+        environ[READABLE](pipe[0], PATIENCE)
+
+    requests = request("GET /", ("Connection", "keep-alive")) + request("GET /")
+    with listening(app, threads=1) as port, Client(port, requests) as client:
+        assert client.read_all().count(b"done") == 2
+
+
 def test_those_who_come_together_go_through_their_stages_together() -> None:
     """The one thread there is attends to /first while three others come; the answer to one of those takes long."""
     seen: list[str] = []

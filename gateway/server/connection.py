@@ -96,7 +96,7 @@ class Connection:
             return self._awaited or NOTHING
         self.stage = RECEIVE
         if response:
-            self._request = self._response = None
+            self._request = self._response = self._awaited = None
             self._environ = self._base
             if response.closes:
                 return self._linger() if self._received or response.request.unread else None

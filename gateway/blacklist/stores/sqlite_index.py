@@ -63,8 +63,7 @@ class Index:
         """Return what every commit changes, and whatever is done to the database's file, its removal included.
 
         The latter may take five milliseconds to show in a busy process. While nothing changes it is the same object.
-        None while no open connection
-        keeps the index as it is.
+        None while no open connection keeps the index as it is.
         """
         with self._lock:
             if self._map is None:

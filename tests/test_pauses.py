@@ -1,12 +1,13 @@
 """How the bundled server's threads share the work: one that pauses holds none, who waits lets others work."""
 
+import errno
 import os
 import re
 import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -107,6 +108,21 @@ def test_those_who_come_together_go_through_their_stages_together() -> None:
         over.set()
         assert clients[1].read_all()[-4:] == b"done"
     assert seen[-8:] == ["begin"] + ["answer"] + ["begin"] * 3 + ["answer"] * 3
+
+
+def test_a_connection_that_cannot_be_taken_harms_no_other(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(sock: socket.socket) -> float:
+        monkeypatch.undo()
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(module, "_seconds_since_data", fails)
+    with listening(until_readable(pipe[0]), threads=1) as port:
+        with Client(port, request("GET /now")) as failed, suppress(ConnectionError):
+            assert failed.read_all() == b""
+        with Client(port, request("GET /now")) as other:
+            assert b"0 times" in other.read_all()
 
 
 def test_a_pause_ends_when_its_time_is_over(pipe: tuple[int, int]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from recorder import Client, request, until
 
 from gateway.server import connection as module
-from gateway.server.connection import GRACE, HEAD_TIMEOUT, LINGER_TIMEOUT, NOTHING, QUIET_TIMEOUT, Connection
+from gateway.server.connection import GRACE, HEAD_TIMEOUT, LINGER_TIMEOUT, NOTHING, QUIET_TIMEOUT, RECEIVE, Connection
 from gateway.server.listener import Listener
 
 KEEP = ("Connection", "keep-alive")
@@ -110,6 +110,14 @@ def test_a_drain_closes_what_has_no_head_and_is_quiet(monkeypatch: pytest.Monkey
         assert not uploading.is_due(GRACE + 5)
 
 
+def test_a_drain_does_not_close_on_a_request_that_waits_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Talk() as talk:
+        talk.client.sendall(2 * request("GET /", KEEP))
+        assert until(lambda: talk.connection.serve() is NOTHING and talk.connection.stage == RECEIVE)
+        monkeypatch.setattr(module, "is_draining", lambda: True)
+        assert not talk.is_due(GRACE + 5)
+
+
 def test_a_reader_that_stops_holds_no_thread_and_is_given_up() -> None:
     with Talk(endless) as talk:
         assert talk.send(request("GET /"))
@@ -150,6 +158,32 @@ def test_who_fails_while_the_client_reads_slowly_is_cut_off_for_all_to_see() -> 
         while data := talk.client.recv(1 << 20):
             received += data
         assert received.endswith(b"\0\r\n")  # the whole chunk, and no last one
+
+
+@pytest.mark.parametrize("more", [b"", b"\r\n"])
+def test_a_cut_off_body_without_a_length_ends_with_a_reset_whatever_else_has_come(more: bytes) -> None:
+    def breaks(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+        start("200 OK", [])
+        yield b"part"
+        raise RuntimeError
+
+    with Talk(breaks) as talk:
+        assert not talk.send(b"GET / HTTP/1.0\r\n\r\n" + more)
+        talk.connection.close()
+        assert_reset(talk.client)
+
+
+def test_who_is_given_up_while_reading_a_body_without_a_length_sees_a_reset() -> None:
+    with Talk(endless) as talk:
+        assert talk.send(b"GET / HTTP/1.0\r\n\r\n")
+        talk.connection.close()
+        assert_reset(talk.client)
+
+
+def assert_reset(client: socket.socket) -> None:
+    client.settimeout(10)
+    with pytest.raises(ConnectionResetError):
+        assert all(iter(lambda: client.recv(1 << 20), b""))
 
 
 def test_even_an_app_that_exits_leaves_an_answer() -> None:

@@ -39,7 +39,7 @@ class Identity:
     def set(self, environ: Environ, token: Token | None) -> None:
         """Make the environ carry the token's identity, or none, and `gateway.claims` for stages within."""
         # Of the bundled server the client's fields alone: to look up all keys takes 1 % of a request's instructions.
-        for key in self._spellings_in(tuple(environ.get("gateway.received", environ))):
+        for key in self._spellings_in(environ.get("gateway.received") or tuple(environ)):
             environ.pop(key, None)
         if not self._forward_authorization:
             environ.pop("HTTP_AUTHORIZATION", None)

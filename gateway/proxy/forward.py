@@ -105,13 +105,14 @@ class Upstream:
 
         A failure before is a refusal. One after raises `Problem`: the server must cut the client off, too.
         """
+        if environ.get("gateway.overloaded"):  # it may have become so since the gate was passed
+            yield from refuse(Problem("overloaded"), environ, start_response)
+            return
         raw: RawAnswer | Sent | None = None
         has_begun = False
         readable = environ.get(READABLE)
         began = perf_counter()
         try:
-            if environ.get("gateway.overloaded"):  # it may have become so since the gate was passed
-                raise Problem("overloaded")
             raw = self._begin(request)
             while not raw.take_head():
                 if _pauses(raw, readable):

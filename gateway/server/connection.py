@@ -34,7 +34,7 @@ GRACE = 1.0  # seconds after which a connection counts as idle: one that just sp
 Awaited = tuple[int, int]  # a descriptor, and the epoll event of it
 NOTHING = (-1, 0)
 
-ANSWER, SEND, RECEIVE = range(3)  # what a connection does next; what is furthest along comes first
+ANSWER, SEND, RECEIVE = range(3)  # what a connection does next; what has begun comes before what is new
 
 
 class Connection:
@@ -95,9 +95,9 @@ class Connection:
             self.stage = ANSWER
             return self._awaited or NOTHING
         self.stage = RECEIVE
-        if response:
+        if response:  # it is over, and all of it sent
             self._request = self._response = self._awaited = None
-            self._environ = self._base
+            self._environ, self.resume_at = self._base, math.inf
             if response.closes:
                 return self._linger() if self._received or response.request.unread else None
         return NOTHING if self._received else (self.fd, select.EPOLLIN)
@@ -177,6 +177,7 @@ class Connection:
             # Without the end that its framing promised it is visibly cut off; HTTP/1.0's only end is the close.
             if not response.is_framed:
                 self.reset_at_close()
+                self._received, response.request.unread = b"", False  # no end of its own before the close
             response.is_over = True
         else:
             self._response = Response(response.request, self._send, self._flush)
@@ -223,7 +224,7 @@ class Connection:
 
     def _has_had_its_time(self, now: float) -> bool:
         quiet = now - self._last_active
-        if self._response is not None and not self._unsent:
+        if (self._response is not None or self._received) and not self._unsent:
             return False  # the application's time, not the client's
         if self._discarding:
             return quiet > LINGER_TIMEOUT
@@ -238,9 +239,12 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket, and let the application clean up."""
+        response, self._response = self._response, None
         try:
-            if self._response is not None:
-                self._response.close()
+            if response is not None:
+                if not response.is_framed and (self._unsent or not response.is_over):
+                    self.reset_at_close()
+                response.close()
         finally:
             if self._request is not None:
                 self._request.close()

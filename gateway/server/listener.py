@@ -26,6 +26,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock, Thread
 
 from gateway.server.connection import NOTHING, Connection
@@ -38,7 +39,7 @@ log = logging.getLogger("gateway.server")
 
 BACKLOG = 2048  # connections that the kernel holds until they are accepted
 READ_ONCE = select.EPOLLIN | select.EPOLLONESHOT  # one event, for one thread, until it is armed again
-EVENTS = 32  # taken at once: what is due waits for so many others at most
+EVENTS = 32  # taken at once
 BELL_SECONDS = 0.25  # between one bell and the next
 
 
@@ -117,14 +118,16 @@ class Listener:
     def _refuse(self, until: float) -> None:
         """Take what has come, as long as there is overload; the bell is left to the threads."""
         took_bell = False
-        while self._is_overloaded() and time.monotonic() < until:
-            if not any(self._due):
-                took_bell |= self._gather(0)
-            if not (connection := next(filter(None, map(_first, self._due)), None)):
-                break
-            self._attend(connection)
-        if took_bell:
-            self._epoll.modify(self._bell, READ_ONCE)
+        try:
+            while self._is_overloaded() and time.monotonic() < until:
+                if not any(self._due):
+                    took_bell |= self._gather(0)
+                if not (connection := next(filter(None, map(_first, self._due)), None)):
+                    break
+                self._attend(connection)
+        finally:
+            if took_bell:
+                self._epoll.modify(self._bell, READ_ONCE)
 
     def _wake(self) -> None:
         """Have those served that have paused long enough: being writable is an event, too."""
@@ -174,7 +177,7 @@ class Listener:
             self._epoll.modify(self._fd, READ_ONCE)
 
     def _take_one(self) -> bool | None:
-        """Accept a connection; return False where there is none, None where there are no descriptors for one."""
+        """Accept a connection; return False where none came about, None where there are no descriptors for one."""
         try:
             sock, address = self._socket.accept()
         except OSError as error:  # mostly, another process was faster, or the client has left
@@ -182,12 +185,18 @@ class Listener:
                 return False
             log.warning("out of file descriptors: connections wait")  # `tidy` tries again; at once would spin
             return None
-        waited = _seconds_since_data(sock)
-        if waited > self._queue_timeout:
-            self._waited = waited
-        connection = Connection(sock, address, self._application)
-        self._connections[connection.fd] = connection
-        self._epoll.register(connection.fd, READ_ONCE)
+        try:
+            waited = _seconds_since_data(sock)
+            if waited > self._queue_timeout:
+                self._waited = waited
+            connection = Connection(sock, address, self._application)
+            self._connections[connection.fd] = connection
+            self._epoll.register(connection.fd, READ_ONCE)
+        except OSError:
+            log.exception("a connection could not be taken")
+            self._connections.pop(sock.fileno(), None)
+            sock.close()
+            return False
         return True
 
     def _close(self, connection: Connection) -> None:
@@ -212,6 +221,7 @@ class Listener:
         """Accept who has already connected, and no one after; to be called once the drain has begun."""
         with self._accepting:
             self._epoll.unregister(self._fd)
+            self._fd = -1  # the number is soon another's
             for _ in range(BACKLOG):  # under load, others connect meanwhile
                 if not self._take_one():
                     break
@@ -224,7 +234,8 @@ class Listener:
     def cut(self) -> None:
         """Have the connections that are left reset when the process ends: none shall look complete."""
         for connection in list(self._connections.values()):
-            connection.reset_at_close()
+            with suppress(OSError):  # closed just now
+                connection.reset_at_close()
 
 
 def _first(due: deque[Connection]) -> Connection | None:

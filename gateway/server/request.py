@@ -154,11 +154,10 @@ class Request:
     def environ(self, connection: Environ) -> Environ:
         """Return the WSGI environ, given what the connection adds.
 
-        REQUEST_URI is the target as sent; `gateway.received` has the client's fields by their keys here.
+        REQUEST_URI is the target as sent; `gateway.received` are the keys of the client's fields.
         """
-        environ = {
-            **connection, **self.fields, **self.line, "gateway.received": self.fields, "wsgi.input": self._input()
-        }  # fmt: skip
+        received = {"gateway.received": tuple(self.fields), "wsgi.input": self._input()}
+        environ = {**connection, **self.fields, **self.line, **received}
         if self.chunked:
             del environ["HTTP_TRANSFER_ENCODING"]
             if self.body is not None:

@@ -30,7 +30,7 @@ class Response:
 
     def __init__(self, request: Request, send: Callable[[bytes], None], flush: Callable[[], object]) -> None:
         self.closes = request.connection_close
-        self.has_begun = False  # whether its head is sent
+        self.has_begun = False  # whether its head is given to send
         self.is_over = False
         self.is_framed = True  # whether its end shows otherwise than by the close
         self.request = request

@@ -79,9 +79,10 @@ def run(rows: Sequence[Row], cells: Sequence[Cell], *, rounds: int, seconds: int
             rows = list(running)  # what did not start will not
             for cell in cells:
                 print(f"round {number + 1} of {rounds}: {cell.name}", file=sys.stderr, flush=True)
-                for row, servers in running.items():
+                # Each time another row begins: the first after a change of cells pays for it.
+                for row in rows[number % len(rows) :] + rows[: number % len(rows)]:
                     if (row.path is None and row.large) or cell.path == "/small":
-                        samples[cell, row].append(measure(row, servers, cell, seconds, bench.work))
+                        samples[cell, row].append(measure(row, running[row], cell, seconds, bench.work))
     return {cell: {row: _result(samples[cell, row]) for row in rows if (cell, row) in samples} for cell in cells}
 
 

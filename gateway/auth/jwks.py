@@ -130,9 +130,7 @@ class JwksKeys:
                     # No unknown kid asked for these: keys that rotate right after the start must not wait.
                     self._asked_at = -math.inf
                 self._changed.notify_all()
-                self._changed.wait_for(
-                    lambda: self._asked > self._done or self._closed, delay or self._policy.refresh
-                )
+                self._changed.wait_for(lambda: self._asked > self._done or self._closed, delay or self._policy.refresh)
 
 
 def fetch_jwks(url: str, issuer: str, policy: FetchPolicy) -> bytes:

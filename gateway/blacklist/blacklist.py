@@ -53,7 +53,7 @@ class Blacklist:
         if keys is None:
             keys = token.derived[self] = self._lookup_keys(token)
         entries = self.store.find(keys)
-        return any(_strikes(entry, token) for entry in entries) if entries else False
+        return bool(entries) and any(_strikes(entry, token) for entry in entries)
 
     def add_token(self, token: Token, actor: Actor) -> bool:
         """Add the token's own entry; tell whether that changed anything."""

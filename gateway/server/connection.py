@@ -174,10 +174,10 @@ class Connection:
         _report(error)
         response.closes = True
         if response.has_begun:
-            # Without the end that its framing promised it is visibly cut off; HTTP/1.0's only end is the close.
+            # Without the end that its framing promised it is visibly cut off. HTTP/1.0's only end is the close:
+            # there is no more to tell this client but a reset, as at any close amid such a body.
             if not response.is_framed:
-                self.reset_at_close()
-                self._received, response.request.unread = b"", False  # no end of its own before the close
+                raise ClientDisconnected
             response.is_over = True
         else:
             self._response = Response(response.request, self._send, self._flush)
@@ -243,7 +243,7 @@ class Connection:
         try:
             if response is not None:
                 if not response.is_framed and (self._unsent or not response.is_over):
-                    self.reset_at_close()
+                    self.reset_at_close()  # else what there is would look whole
                 response.close()
         finally:
             if self._request is not None:

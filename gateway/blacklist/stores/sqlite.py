@@ -64,7 +64,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         """Return the live entries among `keys`: by asking, or as asked before if nothing has been committed since."""
         stamp = self.conn.index.stamp()  # taken before the question: the answer knows at least this much
         known, answers = self._memory
-        if stamp is None or stamp is not known:
+        if stamp is None or stamp != known:
             answers = {}
             self._memory = (stamp if stamp and is_sound(stamp) else None, answers)
         keys = tuple(keys)

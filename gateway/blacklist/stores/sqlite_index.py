@@ -62,8 +62,8 @@ class Index:
     def stamp(self) -> Stamp | None:
         """Return what every commit changes, and whatever is done to the database's file, its removal included.
 
-        The latter may take five milliseconds to show in a busy process. While nothing changes it is the same object.
-        None while no open connection keeps the index as it is.
+        The latter may take five milliseconds to show in a busy process. None while no open connection
+        keeps the index as it is.
         """
         with self._lock:
             if self._map is None:
@@ -80,9 +80,7 @@ class Index:
             found = os.fstat(descriptor)
         except OSError:  # closed at this very moment
             return None
-        newest = header, (found.st_size, found.st_ctime_ns)
-        if stamp != newest:
-            stamp = self._stamp = newest
+        self._stamp = stamp = header, (found.st_size, found.st_ctime_ns)
         return stamp
 
     def _retire(self) -> None:

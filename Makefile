@@ -39,8 +39,8 @@ bench: $(VENV)/dev.stamp  ## measure, and print a table
 
 fuzz: $(VENV)/dev.stamp  ## fuzz every reader of foreign bytes, each for FUZZ_SECONDS (60), from the kept corpora
 	$(PIP) install atheris
-	set -e; for corpus in tests/fuzz/corpus/*; do \
-		$(VENV)/bin/python tests/fuzz $$(basename $$corpus) $$(mktemp -d) $$corpus \
+	set -e; for corpus in tests/wire/fuzz/corpus/*; do \
+		$(VENV)/bin/python tests/wire/fuzz $$(basename $$corpus) $$(mktemp -d) $$corpus \
 			-max_total_time=$(FUZZ_SECONDS) -max_len=6000 -verbosity=0 -print_final_stats=1; \
 	done
 

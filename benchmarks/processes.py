@@ -53,7 +53,11 @@ class Server:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 ["taskset", "--cpu-list", str(core), *command],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=work, env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=work,
+                env={**os.environ, **env},
             )
         try:
             self._wait()

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from benchmarks.bench import Row
-from benchmarks.first_seen import Cost
 from benchmarks.runner import CELLS, Cell, Result, Results, Sample
+from benchmarks.studies.first_seen import Cost
 
 # A row's CPU per request, as a share of another's, that is to be kept.
 GOALS = (
@@ -45,9 +45,16 @@ def _line(row: Row, result: Result, own: Sample) -> list[str]:
     it = result.median
     beside = f" (+ {it.beside_us:.0f} beside)" if it.beside_us else ""
     return [
-        row.title, f"{it.cpu_us:.0f} µs{beside}", _ratio(it.cpu_us, own.cpu_us), f"{result.spread:.0%}",
-        f"{it.rate:,.0f}", _ratio(it.rate, own.rate),
-        f"{it.p50_ms:.2f} ms", _ratio(it.p50_ms, own.p50_ms), f"{it.p99_ms:.2f} ms", _ratio(it.p99_ms, own.p99_ms),
+        row.title,
+        f"{it.cpu_us:.0f} µs{beside}",
+        _ratio(it.cpu_us, own.cpu_us),
+        f"{result.spread:.0%}",
+        f"{it.rate:,.0f}",
+        _ratio(it.rate, own.rate),
+        f"{it.p50_ms:.2f} ms",
+        _ratio(it.p50_ms, own.p50_ms),
+        f"{it.p99_ms:.2f} ms",
+        _ratio(it.p99_ms, own.p99_ms),
         f"{it.busy:.0%}",
     ]
 

@@ -17,8 +17,14 @@ from benchmarks.web import ask
 
 def _settings(bench: Bench, port: int, **more: str) -> dict[str, str]:
     settings = {
-        "upstream": f"http://127.0.0.1:{bench.upstream}", "host": "127.0.0.1", "port": str(port), "workers": "1",
-        "issuer": ISSUER, "secret": SECRET, "log_level": "warning", **more,
+        "upstream": f"http://127.0.0.1:{bench.upstream}",
+        "host": "127.0.0.1",
+        "port": str(port),
+        "workers": "1",
+        "issuer": ISSUER,
+        "secret": SECRET,
+        "log_level": "warning",
+        **more,
     }
     return {"PYTHONPATH": os.pathsep.join(sys.path)} | {f"GATEWAY_{name.upper()}": settings[name] for name in settings}
 

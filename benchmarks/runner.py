@@ -125,8 +125,12 @@ def measure(row: Row, running: Running, cell: Cell, seconds: int, work: Path) ->
     # Large answers that are on their way when the time is up count by their part.
     served = received / len(LARGE) if cell.path == "/large" else requests
     return Sample(
-        cpu * 1e6 / served, beside * 1e6 / served, served * 1e6 / duration_us,
-        p50_us / 1e3, p99_us / 1e3, cpu * 1e6 / duration_us,
+        cpu * 1e6 / served,
+        beside * 1e6 / served,
+        served * 1e6 / duration_us,
+        p50_us / 1e3,
+        p99_us / 1e3,
+        cpu * 1e6 / duration_us,
     )
 
 

@@ -20,8 +20,13 @@ def mint(key: Any = SECRET, algorithm: str = "HS256", **claims: object) -> str:
     """Return a token as an identity provider would make it, with some claims replaced."""
     now = int(time.time())
     usual = {
-        "iss": ISSUER, "sub": secrets.token_hex(8), "jti": secrets.token_hex(16),
-        "iat": now, "exp": now + LIFETIME_SECONDS, "scope": "read write", "type": "access",
+        "iss": ISSUER,
+        "sub": secrets.token_hex(8),
+        "jti": secrets.token_hex(16),
+        "iat": now,
+        "exp": now + LIFETIME_SECONDS,
+        "scope": "read write",
+        "type": "access",
     }
     return jwt.encode(usual | claims, key, algorithm)
 

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gateway.auth.identity import Identity
 from gateway.auth.keys import FetchPolicy, KeysRefused, build_keys
 from gateway.auth.tokens import Issuer, Verifier
-from gateway.blacklist.blacklist import Blacklist
 from gateway.blacklist.resource import Resource
+from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores import Store, open_store
-from gateway.middleware import App, Gate
-from gateway.ops.access_log import Observe
+from gateway.config.settings import IssuerSettings, Settings, issuer_settings
+from gateway.gate.annotate import Annotate
+from gateway.gate.gate import App, Gate
+from gateway.gate.identity import Identity
+from gateway.gate.public import Public
+from gateway.http.draining import is_draining
 from gateway.ops.console import console_pages
 from gateway.ops.health import live, readiness
 from gateway.ops.logs import line_writer
 from gateway.ops.metrics import Metrics, are_shared, decisions
+from gateway.ops.observe import Observe
 from gateway.ops.openapi import description
-from gateway.proxy.annotate import Annotate
+from gateway.proxy.exchange import Upstream
 from gateway.proxy.fields import client_address
-from gateway.proxy.forward import Upstream
-from gateway.public import Public
-from gateway.server import is_draining
-from gateway.settings import IssuerSettings, Settings
 
 Clock = Callable[[], float]
 
@@ -139,25 +139,6 @@ def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
     if faults:
         raise KeysRefused("\n".join(faults))
     return issuers
-
-
-def issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
-    """Return the settings of each issuer."""
-    if settings.issuers:
-        return settings.issuers
-    # The defaults are the assignment's; they give way to public keys that somebody set.
-    public = settings.public_key or settings.jwks_url
-    own = settings.model_fields_set
-    return [
-        IssuerSettings(
-            issuer=settings.issuer,
-            secret=settings.secret if "secret" in own or not public else (),
-            public_key=settings.public_key,
-            jwks_url=settings.jwks_url,
-            algorithms=settings.algorithms if "algorithms" in own or not public else (),
-            audience=settings.audience,
-        )
-    ]
 
 
 def _issuer(settings: IssuerSettings, policy: FetchPolicy, now: Clock) -> Issuer:

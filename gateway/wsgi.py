@@ -4,9 +4,9 @@ import logging
 import sys
 
 from gateway.app import build_app
+from gateway.config.announce import announce
+from gateway.config.settings import Settings
 from gateway.ops.logs import configure_logging
-from gateway.settings import Settings
-from gateway.startup import announce
 
 # What the gateway cannot mend in a server, by the module it is known by: docs/servers.md.
 CAUTIONS = {

@@ -3,11 +3,11 @@
 from functools import partial
 
 from gateway.app import build_upstream
-from gateway.ops.access_log import Observe
-from gateway.proxy.annotate import Annotate
+from gateway.config.settings import Settings
+from gateway.gate.annotate import Annotate
+from gateway.ops.observe import Observe
 from gateway.proxy.fields import client_address
 from gateway.server import serve
-from gateway.settings import Settings
 
 settings = Settings()
 serve(
@@ -15,5 +15,8 @@ serve(
         Annotate(build_upstream(settings), settings.annotate),
         partial(client_address, trusted_proxies=settings.trusted_proxies),
     ),
-    host=settings.host, port=settings.port, workers=settings.workers, threads=settings.threads,
+    host=settings.host,
+    port=settings.port,
+    workers=settings.workers,
+    threads=settings.threads,
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from gateway.memory import remembered
-from gateway.problems import Problem
+from gateway.http.cache import remembered
+from gateway.http.problems import Problem
 
 _SCHEME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Servers join repeated fields with a comma (gunicorn, waitress, werkzeug): a second one shows as such.

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import requests
 
 from gateway.auth.keyset import KeySet, KeysRefused, Snapshot
-from gateway.problems import Problem
-from gateway.strict_json import json_object
-from gateway.waiting import about_to_wait
+from gateway.http.blocking import about_to_wait
+from gateway.http.problems import Problem
+from gateway.http.strict_json import json_object
 
 MAX_BYTES = 512 * 1024
 

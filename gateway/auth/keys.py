@@ -129,8 +129,12 @@ def _default_algorithms(secrets: Sequence[str], public: str | None) -> frozenset
 
 
 def _public_keys(
-    public_key: str | None, jwks_url: str | None, allowed: frozenset[str],
-    issuer: str, now: Callable[[], float], policy: FetchPolicy,
+    public_key: str | None,
+    jwks_url: str | None,
+    allowed: frozenset[str],
+    issuer: str,
+    now: Callable[[], float],
+    policy: FetchPolicy,
 ) -> Keys:
     read = partial(read_pem if public_key else read_jwks, algorithms=allowed)
     snapshot = Snapshot(issuer, read, policy.limit, now)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jwt.algorithms import get_default_algorithms
 
-from gateway.problems import Problem
+from gateway.http.problems import Problem
 
 MAX_TRIES = 16  # keys tried for a token that names none: what a stranger's token may cost us
 

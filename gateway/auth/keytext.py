@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
 from gateway.auth.keyset import ALGORITHMS, HMAC, MAX_TRIES, Key, KeySet, KeysRefused
-from gateway.strict_json import json_object
+from gateway.http.strict_json import json_object
 
 MAX_JWKS_KEYS = 100
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.auth.keys import Keys, KeySet
-from gateway.problems import Problem
-from gateway.strict_json import json_object
+from gateway.http.problems import Problem
+from gateway.http.strict_json import json_object
 
 # RFC 7515 section 2: base64url without padding. Anything else, `=` included, MUST be rejected.
 _GRAMMAR = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)

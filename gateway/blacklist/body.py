@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from gateway.blacklist.blacklist import is_claim_value
+from gateway.blacklist.rules import is_claim_value
 from gateway.blacklist.stores.base import ClaimValue
-from gateway.problems import Problem
-from gateway.strict_json import json_object, unique_members
-from gateway.target import Environ
+from gateway.http.problems import Problem
+from gateway.http.strict_json import json_object, unique_members
+from gateway.http.target import Environ
 
 LARGEST_BODY = 64 * 1024  # bytes
 LONGEST_REASON = 1000  # characters

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 from gateway.auth.tokens import Token, Verifier
-from gateway.blacklist.blacklist import Actor, Blacklist
 from gateway.blacklist.body import Target, body_members, read_target, with_query
+from gateway.blacklist.rules import Actor, Blacklist
 from gateway.blacklist.stores.base import LATEST, Entry
-from gateway.problems import Problem
-from gateway.target import BLACKLIST, Environ, request_target
+from gateway.http.problems import Problem
+from gateway.http.target import BLACKLIST, Environ, request_target
 
 T = TypeVar("T")
 Answer = dict[str, Any]

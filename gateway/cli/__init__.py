@@ -9,8 +9,8 @@ import click
 
 from gateway.cli import entries, run, tokens, transfer
 from gateway.cli.options import UNAVAILABLE, USAGE, faults
-from gateway.problems import Problem
-from gateway.startup import misspelled
+from gateway.config.announce import misspelled
+from gateway.http.problems import Problem
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

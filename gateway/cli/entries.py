@@ -12,12 +12,12 @@ import click
 
 from gateway.app import build_blacklist, build_issuers
 from gateway.auth.tokens import Token, Verifier
-from gateway.blacklist.blacklist import Actor, Blacklist, is_claim_value
 from gateway.blacklist.resource import described, timestamp
+from gateway.blacklist.rules import Actor, Blacklist, is_claim_value
 from gateway.cli.options import with_settings
 from gateway.cli.tokens import read_claim
+from gateway.config.settings import Settings
 from gateway.ops.logs import configure_logging
-from gateway.settings import Settings
 
 Target = Token | tuple[str, Any]
 

@@ -11,8 +11,8 @@ import click
 from pydantic import ValidationError
 
 from gateway.app import build_blacklist, build_issuers
-from gateway.problems import Problem
-from gateway.settings import PREFIX, Settings
+from gateway.config.settings import PREFIX, Settings
+from gateway.http.problems import Problem
 
 USAGE, UNAVAILABLE = 2, 3
 

@@ -17,11 +17,11 @@ import click
 from gateway.app import build_app, build_blacklist, build_issuers
 from gateway.cli.options import Fault, with_settings
 from gateway.cli.tokens import minted
+from gateway.config.announce import announce, in_force, warnings
+from gateway.config.settings import Settings
 from gateway.ops.exposition import Figure, served
 from gateway.ops.logs import configure_logging
 from gateway.server import serve as serve_app
-from gateway.settings import Settings
-from gateway.startup import announce, in_force, warnings
 
 STORY = """
 The gateway is on {url}, in front of {upstream}. Paste this:

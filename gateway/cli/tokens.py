@@ -13,7 +13,7 @@ import click
 import jwt
 
 from gateway.cli.options import with_settings
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 
 
 @click.command()

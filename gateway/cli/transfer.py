@@ -13,13 +13,13 @@ from typing import IO
 import click
 
 from gateway.app import build_blacklist
-from gateway.blacklist.blacklist import is_claim_value
+from gateway.blacklist.rules import is_claim_value
 from gateway.blacklist.stores.base import LATEST, Entry, Store
 from gateway.cli.entries import as_json
 from gateway.cli.options import Fault, with_settings
-from gateway.problems import StoreUnavailable
-from gateway.settings import Settings
-from gateway.strict_json import json_object
+from gateway.config.settings import Settings
+from gateway.http.problems import StoreUnavailable
+from gateway.http.strict_json import json_object
 
 BATCH = 10_000  # entries in one change: one sync for all of them
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from gateway.http.problems import Problem
 from gateway.ops.metrics import DIRECTORY, added_up
-from gateway.problems import Problem
 
 log = logging.getLogger("gateway.metrics")
 

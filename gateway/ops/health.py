@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gateway.http.target import Environ
 from gateway.ops.pages import App, page
-from gateway.target import Environ
 
 live = page(b"live\n", "text/plain")  # the process serves
 _ready = page(b"ready\n", "text/plain")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from gateway.ops.access_log import Request
-from gateway.target import Environ
+from gateway.http.target import Environ
+from gateway.ops.observe import Request
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own: where processes leave their figures
 # Seconds, for whole requests and for their parts.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gateway.target import Environ
+from gateway.http.target import Environ
 
 App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 

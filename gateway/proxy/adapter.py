@@ -11,7 +11,7 @@ import requests
 import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 
-from gateway.waiting import about_to_wait
+from gateway.http.blocking import about_to_wait
 
 PIECE_BYTES = 65536
 

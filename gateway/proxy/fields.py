@@ -9,8 +9,8 @@ from collections.abc import Iterable, Set
 from functools import lru_cache
 from typing import Any
 
-from gateway.memory import remembered
-from gateway.problems import Problem
+from gateway.http.cache import remembered
+from gateway.http.problems import Problem
 
 Environ = dict[str, Any]
 Fields = list[tuple[str, str]]

@@ -14,9 +14,9 @@ import requests
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
-from gateway.memory import remembered
+from gateway.http.blocking import about_to_wait
+from gateway.http.cache import remembered
 from gateway.proxy.adapter import ClientLeft, MalformedAnswer, PlainAdapter, split_url
-from gateway.waiting import about_to_wait
 
 try:
     from gateway.proxy.curl import Channel

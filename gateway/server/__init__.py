@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.server.draining import is_draining
 from gateway.server.response import Application
 
-__all__ = ["is_draining", "serve"]
+__all__ = ["serve"]
 
 
 def serve(

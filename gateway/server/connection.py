@@ -16,9 +16,9 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
-from gateway.answers import READABLE
-from gateway.problems import Problem
-from gateway.server.draining import is_draining
+from gateway.http.answers import READABLE
+from gateway.http.draining import is_draining
+from gateway.http.problems import Problem
 from gateway.server.request import ClientDisconnected, Request, base_environ
 from gateway.server.response import Application, Response
 

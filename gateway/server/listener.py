@@ -29,11 +29,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock, Thread
 
+from gateway.http.blocking import on_waiting
+from gateway.http.draining import is_draining
 from gateway.server.connection import NOTHING, Connection
-from gateway.server.draining import is_draining
 from gateway.server.lead import Lead
 from gateway.server.response import Application
-from gateway.waiting import on_waiting
 
 log = logging.getLogger("gateway.server")
 

@@ -22,7 +22,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker
 
-from gateway.server.draining import begin_drain
+from gateway.http.draining import begin_drain
 from gateway.server.listener import BACKLOG, Listener
 from gateway.server.response import Application
 

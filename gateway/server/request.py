@@ -18,8 +18,8 @@ from urllib.parse import unquote_to_bytes
 from waitress.buffers import OverflowableBuffer
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 
-from gateway.memory import remembered
-from gateway.problems import Problem
+from gateway.http.cache import remembered
+from gateway.http.problems import Problem
 
 Environ = dict[str, Any]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from waitress.utilities import build_http_date
 
-from gateway.problems import Problem
-from gateway.server.draining import is_draining
+from gateway.http.draining import is_draining
+from gateway.http.problems import Problem
 from gateway.server.request import Environ, Request
 
 Fields = list[tuple[str, str]]

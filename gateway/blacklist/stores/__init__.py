@@ -21,7 +21,7 @@ def open_store(
     """
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/") and rest != "/":
-        from gateway.blacklist.stores.sqlite import SqliteStore
+        from gateway.blacklist.stores.sqlite.store import SqliteStore
 
         path = unquote(rest[1:])
         if "\0" in path:
@@ -29,7 +29,7 @@ def open_store(
         return SqliteStore(path, now)
     if scheme in ("redis", "rediss", "unix") or scheme.startswith(("redis+", "rediss+")):
         try:
-            from gateway.blacklist.stores.redis import RedisStore
+            from gateway.blacklist.stores.redis.store import RedisStore
         except ImportError as error:
             raise StoreRefused("A Redis store needs the extra: pip install 'jwt-blacklist-gateway[redis]'.") from error
         return RedisStore(url, now, replicas=replicas, accept_lossy=accept_lossy)

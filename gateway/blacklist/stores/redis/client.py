@@ -1,0 +1,154 @@
+"""Questions to Redis over a pool of lines, each with one deadline for all of its answer.
+
+redis-py opens the connections. Its own way of asking takes four times as long
+(`python -m benchmarks.studies.redis_lookup`), and its time-out begins anew with every part of an answer.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+import hiredis
+from hiredis import HiredisError, ReplyError
+from redis.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+SECONDS = 0.2  # for an answer; and to connect. redis-py's own defaults stalled a look-up for 6 s
+OPENINGS = 16  # lines being opened at once
+_SIZE = 4096  # bytes read at once: most answers are shorter
+
+# RuntimeError: no new thread can be started.
+FAILURES = (RedisError, HiredisError, OSError, ValueError, LookupError, RuntimeError)
+
+pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
+
+
+class Line:
+    """One connection; after a failure it is of no more use."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection  # closes the socket in the end, and leaves a parent process's alone
+        self._socket: Any = connection._sock
+        self._reader = hiredis.Reader()
+
+    def ask(self, question: bytes, answers: int) -> list[Any]:
+        """Return so many answers to packed commands, within `SECONDS`. Raises what `FAILURES` names."""
+        deadline = time.monotonic() + SECONDS
+        self._socket.sendall(question)
+        found = self._received()
+        if len(found) < answers:
+            found += self._rest(answers - len(found), deadline)
+        if len(found) > answers:
+            raise HiredisError("more answers than questions")
+        for answer in found:
+            if isinstance(answer, ReplyError):
+                raise answer
+        return found
+
+    def _rest(self, answers: int, deadline: float) -> list[Any]:
+        """Return the answers still to come. The socket's time-out is for each part: a drip must not stretch it."""
+        found: list[Any] = []
+        while len(found) < answers:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the answer is slow to come")
+            self._socket.settimeout(left)
+            found += self._received()
+        self._socket.settimeout(SECONDS)
+        return found
+
+    def _received(self) -> list[Any]:
+        data = self._socket.recv(_SIZE)
+        if not data:
+            raise ConnectionResetError("the server hung up")
+        self._reader.feed(data)
+        found = []
+        while (answer := self._reader.gets()) is not False:
+            found.append(answer)
+        return found
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.disconnect()  # type: ignore[no-untyped-call]
+
+
+class Lines:
+    """The lines of this process that are open and idle. `dial` opens one."""
+
+    def __init__(self, dial: Callable[[], Line]) -> None:
+        self._dial = dial
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._idle: deque[Line] = deque()
+        self._opening: list[threading.Thread] = []
+
+    def ask(self, question: bytes, answers: int, *, again: bool) -> list[Any]:
+        """Return the answers to packed commands, within two and a half times `SECONDS`.
+
+        `again`: ask once more over a new line if the server had hung up. Raises what `FAILURES` names.
+        """
+        if self._pid != os.getpid():  # no line crosses a fork
+            self._forget()
+        deadline = time.monotonic() + SECONDS
+        try:
+            return self._ask(self._take(deadline), question, answers)
+        except ConnectionError:
+            if not again:
+                raise
+            return self._ask(self._open(deadline), question, answers)
+
+    def _ask(self, line: Line, question: bytes, answers: int) -> list[Any]:
+        try:
+            found = line.ask(question, answers)
+        except BaseException:
+            line.close()  # an answer still to come must never reach another question (CVE-2023-28858)
+            raise
+        self._idle.append(line)
+        return found
+
+    def _take(self, deadline: float) -> Line:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._open(deadline)
+
+    def _open(self, deadline: float) -> Line:
+        """Return a new line, opened by a thread: name servers, sentinels and handshakes keep no deadline."""
+        self._opening = [thread for thread in self._opening if thread.is_alive()]
+        if len(self._opening) >= OPENINGS:
+            raise TimeoutError("connections are slow to open")
+        opened: Future[Line] = Future()
+        thread = threading.Thread(target=self._fill, args=(opened,), daemon=True)
+        thread.start()
+        self._opening.append(thread)
+        try:
+            return opened.result(max(deadline - time.monotonic(), 0))
+        finally:
+            opened.cancel()
+
+    def _fill(self, opened: Future[Line]) -> None:
+        try:
+            line = self._dial()
+        except FAILURES as error:
+            if opened.set_running_or_notify_cancel():
+                opened.set_exception(error)
+        else:
+            if opened.set_running_or_notify_cancel():
+                opened.set_result(line)
+            else:
+                self._idle.append(line)  # too late for the one who asked, but the next need not wait
+
+    def close(self) -> None:
+        """Hang up what is idle; a later question opens anew."""
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()

@@ -1,0 +1,101 @@
+"""The way to the primary of Redis that a URL names, taken by redis-py: alone, by sentinels, or in a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from hiredis import ReplyError
+from redis.backoff import NoBackoff
+from redis.connection import Connection, parse_url
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from gateway.blacklist.stores.redis.client import FAILURES, SECONDS, Line, pack
+
+_OPTIONS: dict[str, Any] = {
+    "socket_timeout": SECONDS,
+    "socket_connect_timeout": SECONDS,
+    "retry": Retry(NoBackoff(), 0),
+    "protocol": 2,  # no round trip for HELLO
+}
+
+
+def primary(url: str, key: str) -> Callable[[], Line]:
+    """Return what opens a line to the server that holds `key` and takes changes. Raises ValueError.
+
+    `redis://`, `rediss://` and `unix://` as redis-py reads them;
+    `redis+sentinel://user:password@host:port,host:port/service/db` and `redis+cluster://host:port,host:port`,
+    TLS with `rediss+`. `?sentinel_password=` is what the sentinels themselves ask for.
+    """
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    if not kind:
+        return partial(_line, _parsed(url))
+    user, at, nodes = parts.netloc.rpartition("@")
+    service, _, db = parts.path.strip("/").partition("/")
+    options = _parsed(f"{scheme}://{user}{at}node/{db}?{parts.query}")
+    if kind == "cluster" and not service:
+        return partial(_owner, key, [_address(node, 6379) for node in nodes.split(",")], options)
+    if kind == "sentinel" and service:
+        sentinel = _sentinel([_address(node, 26379) for node in nodes.split(",")], options)
+        return lambda: _line(options, *sentinel.discover_master(service))
+    raise ValueError("neither redis+sentinel://host/service nor redis+cluster://host")
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    options = dict(parse_url(url))  # type: ignore[no-untyped-call]
+    own = {name: value for name, value in options.items() if not name.startswith("sentinel_")}
+    try:
+        own.pop("connection_class", Connection)(**own)  # made, not connected: it alone knows which options there are
+    except (TypeError, RedisError) as error:
+        raise ValueError("an option is not redis-py's") from error
+    return options
+
+
+def _line(options: dict[str, Any], *address: Any) -> Line:
+    """Return a line to the address (host, port), or to the one among the options."""
+    chosen = {**options, **_OPTIONS, **dict(zip(("host", "port"), address, strict=False))}
+    connection = chosen.pop("connection_class", Connection)(**chosen)
+    connection.connect()
+    return Line(connection)
+
+
+def _sentinel(addresses: Sequence[tuple[str, int]], options: dict[str, Any]) -> Any:
+    own = {name: options.pop(name) for name in list(options) if name.startswith("sentinel_")}
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    return Sentinel(  # type: ignore[no-untyped-call]
+        addresses,
+        sentinel_kwargs={
+            **{name.removeprefix("sentinel_"): value for name, value in own.items()},
+            **({"ssl": True, **tls} if "connection_class" in options else {}),
+            **_OPTIONS,
+        },
+    )
+
+
+def _owner(key: str, addresses: Sequence[tuple[str, int]], options: dict[str, Any]) -> Line:
+    """Return a line to the node of a cluster that holds the key, by asking the first that answers."""
+    for host, port in addresses:
+        try:
+            line = _line(options, host, port)
+            line.ask(pack(("EXISTS", key)), 1)
+            return line
+        except ReplyError as error:
+            word, *_, place = str(error).split()  # MOVED 3999 127.0.0.1:6381
+            if word == "MOVED":
+                owner, _, owners_port = place.rpartition(":")
+                return _line(options, owner or host, int(owners_port))
+        except FAILURES:
+            continue
+    raise ConnectionError("no node of the cluster answers")
+
+
+def _address(node: str, port: int) -> tuple[str, int]:
+    parts = urlsplit("//" + node)
+    if not parts.hostname:
+        raise ValueError("a node without a name")
+    return parts.hostname, parts.port or port

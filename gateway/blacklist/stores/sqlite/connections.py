@@ -1,0 +1,219 @@
+"""What SqliteDict takes for its connection: plain connections, one for each thread at work, reused."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from gateway.blacklist.stores.sqlite.file import FAILURES
+from gateway.blacklist.stores.sqlite.index import Identity, Index, join, leave
+from gateway.http.blocking import about_to_wait
+from gateway.http.problems import StoreUnavailable
+
+BUSY_SECONDS = 2.0
+
+_PRAGMAS = (
+    "synchronous=FULL",  # with a write-ahead log nothing less survives a power cut
+    "fullfsync=ON",  # the same for macOS, whose fsync stops at the drive's cache
+    "cell_size_check=ON",  # more kinds of damage are noticed
+    "cache_size=-32768",  # KiB at most: room for the inner pages of an index of millions of entries
+    "journal_size_limit=4194304",  # bytes the log keeps after a large change
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+State = tuple[int, int, int, int]  # device, inode, size, nanoseconds of the last change: what one `stat` tells
+
+
+class Connection(sqlite3.Connection):
+    """A connection that knows in which state of the file it began to cache pages, and its log."""
+
+    seen: State
+    log: tuple[int, ...]
+    database: Identity | None = None
+    index: Index | None = None
+
+    def close(self) -> None:
+        """Close it."""
+        if self.index is not None:
+            self.index.closing()
+            self.index = None
+        super().close()
+        if self.database is not None:
+            leave(self.database)
+            self.database = None
+
+
+def state_of(path: str) -> State:
+    """Return the file's state. Raises OSError."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
+
+
+def begin(conn: Connection) -> None:
+    """Begin a transaction that changes something, once others have ended theirs. Raises sqlite3.Error.
+
+    SQLite waits in steps that grow to 100 ms: of 32 writers some had no turn in 2 s. In steps
+    this small all had, and made twice as many changes.
+    """
+    about_to_wait()  # for others, and for the disk
+    last_try = time.monotonic() + BUSY_SECONDS
+    conn.execute("PRAGMA busy_timeout=0")
+    while True:
+        try:
+            conn.execute("BEGIN IMMEDIATE")
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > last_try:
+                raise
+        time.sleep(random.uniform(0, 0.002))  # noqa: S311 - apart from each other is all they must be
+    conn.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
+
+
+class Connections:
+    """A pool with the methods SqliteDict calls, over connections that commit each statement.
+
+    SqliteDict's own hands every statement to one thread, syncs nothing, and blurs broken into absent.
+    """
+
+    autocommit = True
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = str(path)
+        self._identity = state_of(self._file)[:2]
+        self.index = Index()  # of the connections there are now
+        self._idle: deque[Connection] = deque()
+        self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._inherited: list[Connection] = []
+        _pools.add(self)
+
+    def run(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what `work` makes of a connection. Raises `StoreUnavailable`."""
+        try:
+            conn = self._take()
+            try:
+                answer = work(conn, *args, **kwargs)
+            except BaseException:
+                conn.close()  # rolled back, and no state of it is left to be wrong
+                raise
+        except FAILURES as error:
+            raise StoreUnavailable from error
+        self._idle.append(conn)
+        return answer
+
+    def _take(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._open()
+
+    def _open(self) -> Connection:
+        if self._inherited:
+            raise sqlite3.OperationalError("this process was forked while the store was in use")
+        seen = self._ours(state_of(self._file))  # before the first page is read
+        index = join(self._identity)
+        try:
+            conn = sqlite3.connect(
+                f"{self._path.as_uri()}?mode=rw",  # a file that has gone must not come back as an empty blacklist
+                uri=True,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=Connection,
+            )
+        except BaseException:
+            leave(self._identity)
+            raise
+        conn.database = self._identity
+        try:
+            for pragma in _PRAGMAS:
+                conn.execute(f"PRAGMA {pragma}")
+            modes = [conn.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+            if modes != ["wal", 2]:
+                raise sqlite3.OperationalError("changes would not be synced")
+            conn.seen, conn.log = seen, state_of(self._file + "-wal")[:2]
+            index.opened(self._file)
+            self.index = conn.index = index
+            self._opened.add(conn)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def _ours(self, state: State) -> State:
+        if state[:2] != self._identity or not state[2]:
+            raise sqlite3.DatabaseError("the file was emptied or replaced")
+        return state
+
+    def is_fresh(self, conn: Connection) -> bool:
+        """Tell whether the file is as it was when `conn` began to cache it; if not, empty the cache.
+
+        Damage done from outside would hide behind the cache. An ordinary checkpoint looks the same.
+        Raises sqlite3.Error or OSError if the file has been emptied, replaced or removed.
+        """
+        state = state_of(self._file)
+        if state == conn.seen:
+            return True
+        conn.seen = self._ours(state)
+        conn.execute("PRAGMA shrink_memory")
+        return False
+
+    def check_log(self, conn: Connection) -> None:
+        """Raise sqlite3.Error or OSError if what `conn` writes would be lost: its log is the file's no more."""
+        if state_of(self._file + "-wal")[:2] != conn.log:
+            raise sqlite3.DatabaseError("the write-ahead log was removed")
+
+    def execute(self, sql: str, args: Iterable[Any] = ()) -> None:
+        """Run a statement."""
+        self.select(sql, args)
+
+    def executemany(self, sql: str, rows: Iterable[Iterable[Any]]) -> None:
+        """Run a statement for each row."""
+        for row in rows:
+            self.select(sql, row)
+
+    def select(self, sql: str, args: Iterable[Any] = ()) -> list[Any]:
+        """Return all rows of a statement."""
+        return self.run(lambda conn: conn.execute(sql, tuple(args)).fetchall())
+
+    def select_one(self, sql: str, args: Iterable[Any] = ()) -> Any:
+        """Return the first row, or None."""
+        return next(iter(self.select(sql, args)), None)
+
+    def commit(self, blocking: bool = True) -> None:
+        """Do nothing: each statement was committed when it returned."""
+
+    def close(self, force: bool = False) -> None:
+        """Close what is idle; a later question opens anew."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def forget(self) -> None:
+        """Give up in a child process what the parent was using; unclosed, for its locks are the parent's."""
+        self._inherited = list(self._opened)
+        self._idle = deque()
+        self.index = Index()
+
+
+# No connection may cross a fork: SQLite in the child would believe that it holds locks which it does not
+# hold, and whoever closes the file last elsewhere would remove the log beneath it. So what is idle is
+# closed before, and a child that inherits a connection all the same, from another thread's work, refuses.
+_pools: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+def _each(part: Callable[[Connections], None]) -> None:
+    for pool in list(_pools):
+        part(pool)
+
+
+os.register_at_fork(before=lambda: _each(Connections.close), after_in_child=lambda: _each(Connections.forget))

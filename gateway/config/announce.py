@@ -1,0 +1,67 @@
+"""What is said at the start: what is in force, and what an operator should know."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+import re
+from importlib.metadata import version
+
+from dotenv import dotenv_values
+
+from gateway.auth.keys import weak_secrets
+from gateway.config.settings import PREFIX, PUBLIC_SECRET, SECRETS_DIR, Settings, env_file, issuer_settings
+
+log = logging.getLogger("gateway")
+
+
+def announce(settings: Settings) -> None:
+    """Log at the start what an operator should know, and what is in force."""
+    for warning in warnings(settings):
+        log.warning(warning)
+    log.info("version %s, in force:", version("jwt-blacklist-gateway"), extra={"record": in_force(settings)})
+
+
+def warnings(settings: Settings) -> list[str]:
+    """Return what an operator should know about the settings, one sentence each."""
+    found = misspelled()
+    for issuer in issuer_settings(settings):
+        secrets = [secret.get_secret_value() for secret in issuer.secret]
+        if PUBLIC_SECRET in secrets:
+            found.append(f"the secret of {issuer.issuer} is the public example: set GATEWAY_SECRET, 32 random bytes")
+        elif weak_secrets(secrets, issuer.algorithms or ("HS256",)):
+            found.append(f"a secret of {issuer.issuer} is shorter than its hash (RFC 7518, 3.2): 32 random bytes")
+    return found
+
+
+def in_force(settings: Settings) -> dict[str, str]:
+    """Return every setting as text, secrets masked."""
+    return {name: _masked(_shown(value)) for name, value in settings.model_dump(mode="json").items()}
+
+
+def _shown(value: object) -> str:
+    """Return a setting's value as it is set."""
+    if isinstance(value, list):
+        is_plain = all(isinstance(member, str) for member in value)
+        return ",".join(value) if is_plain else json.dumps(value)
+    return "" if value is None else str(value)
+
+
+def _masked(text: str) -> str:
+    return re.sub(r"(?s)(?<=://).+(?=@)|(?<=password=)[^&]*", "**********", text)  # a store's URL may hold a password
+
+
+def misspelled() -> list[str]:
+    """Return a sentence for each `GATEWAY_*` name in any source that sets nothing, with the nearest right name."""
+    known = [name.upper() for name in Settings.model_fields]
+    known += [name + "_FILE" for name in known] + ["ENV_FILE"]
+    secrets = [path.name for path in SECRETS_DIR.iterdir()] if SECRETS_DIR.is_dir() else []
+    given = {name.upper() for name in (*os.environ, *dotenv_values(env_file()), *secrets)}
+    named = sorted(name.removeprefix(PREFIX) for name in given if name.startswith(PREFIX))
+    return [_nearest(name, difflib.get_close_matches(name, known, 1)) for name in named if name not in known]
+
+
+def _nearest(name: str, nearest: list[str]) -> str:
+    return f"{PREFIX}{name} sets nothing" + "".join(f"; did you mean {PREFIX}{right}?" for right in nearest)

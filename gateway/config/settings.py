@@ -1,0 +1,229 @@
+"""Every setting, read once, checked once, all faults reported together.
+
+Sources, strongest first: keyword arguments (the command line's flags), files named by
+`GATEWAY_*_FILE` (an image may have set the plain variable), the environment (`GATEWAY_*`),
+an env file, Docker secrets (`/run/secrets/gateway_*`), the default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gateway.config.files import DockerSecrets, NamedFiles, Unreadable
+from gateway.config.values import FieldName, HttpUrl, Issuers, IssuerSettings, Listed, Paths, Seconds, Secrets
+
+__all__ = ["IssuerSettings", "Settings", "issuer_settings"]
+
+PREFIX = "GATEWAY_"
+SECRETS_DIR = Path("/run/secrets")
+PUBLIC_SECRET = "discogs"  # noqa: S105 - the assignment's, printed in its own text
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+OF_ONE_ISSUER = ("issuer", "secret", "algorithms", "public_key", "jwks_url", "audience")
+
+
+class Settings(BaseSettings):
+    """What can be set; each field's description is its line of help.
+
+    Raises pydantic's ValidationError, which lists every fault, ValueError for an env file that is
+    not there, and TypeError for a name that is none.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    upstream: HttpUrl = Field(
+        "http://127.0.0.1:35001", description="base URL of the service behind; its path is a prefix"
+    )
+    host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - it is a gateway
+    port: int = Field(35000, ge=0, le=65535, description="port to listen on")
+    workers: int = Field(
+        default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256, description="worker processes"
+    )
+    threads: int = Field(8, ge=1, le=256, description="threads of each worker")
+    queue_timeout: Seconds = Field(5, description="seconds a request may wait for a thread before it is refused")
+    drain_timeout: Seconds = Field(30, description="seconds in which requests in flight may finish at shutdown")
+
+    issuer: str = Field("https://www.discogs.com/", min_length=1, description="the iss a token must have")
+    secret: Secrets = Field(
+        (SecretStr(PUBLIC_SECRET),), description="shared HMAC secrets, newest first, comma-separated"
+    )
+    algorithms: Listed = Field(("HS256",), min_length=1, description="allowed signature algorithms, of one family")
+    public_key: str | None = Field(None, description="file with PEM public keys")
+    jwks_url: str | None = Field(None, description="URL or file of a JWKS, or an OpenID configuration's URL")
+    audience: Listed = Field((), description="accepted aud values; aud is checked only when set")
+    issuers: Issuers = Field((), description="several issuers: a JSON list of objects")
+    jwks_ca: str | None = Field(None, description="file of CA certificates for the JWKS's host")
+    leeway: float = Field(0, ge=0, le=300, description="seconds of clock difference to tolerate")
+    max_token_bytes: int = Field(8192, ge=64, le=65536, description="longest token accepted")
+
+    store: str = Field(
+        "sqlite:///blacklist.sqlite3", description="where the blacklist lives: sqlite:///, redis://, rediss://, unix://"
+    )
+    replicas: int = Field(0, ge=0, description="Redis replicas that must have a change before it is answered")
+    accept_lossy_store: bool = Field(False, description="start although the Redis server may evict or forget entries")
+    blacklist_claims: Listed = Field(("jti", "sub", "sid"), description="claims that can be blacklisted")
+    admin_scope: str = Field(
+        "blacklist:admin",
+        min_length=1,
+        pattern=r"^[!#-\[\]-~]+$",
+        description="scope that claim entries, lists and RESTORE=admin ask for",
+    )
+    restore: Literal["holder", "admin"] = Field("holder", description="who may lift a token's entry")
+    max_token_age: int | None = Field(None, ge=1, description="seconds after which claim entries are forgotten")
+
+    annotate: Paths = Field(("/info",), description="paths whose JSON gains request and token")
+    public_paths: Paths = Field((), description="paths that need no token: exact, or a prefix ending in /*")
+    pass_preflight: bool = Field(False, description="let CORS preflights through without a token")
+    claims_field: FieldName = Field(
+        "X-Token-Claims", description="request field for the upstream: the claims, base64url JSON"
+    )
+    subject_field: FieldName = Field("X-Token-Subject", description="request field for the upstream: sub")
+    forward_authorization: bool = Field(True, description="send the Authorization field on")
+    trusted_proxies: int = Field(0, ge=0, le=16, description="hops of X-Forwarded-* to believe")
+    preserve_host: bool = Field(True, description="send the client's Host on")
+    connect_timeout: Seconds = Field(3, description="seconds to connect to the upstream")
+    read_timeout: Seconds = Field(60, description="seconds the upstream may stay silent")
+    upstream_ca: str | None = Field(None, description="file of CA certificates for an https upstream")
+    upstream_cert: str | None = Field(None, description="file with client certificate and key for an https upstream")
+
+    console: bool = Field(False, description="serve the console at /-/console")
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="port for Prometheus metrics")
+    log_format: Literal["json", "text"] = Field("json", description="json or text")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
+
+    def __init__(self, **values: Any) -> None:
+        # Ignored, a misspelt secret would leave the public one in force. Pydantic's own names begin with `_`.
+        for name in values:
+            if name not in Settings.model_fields and not name.startswith("_"):
+                raise TypeError(f"there is no setting {name!r}")
+        super().__init__(**{"_env_file": env_file(), **values})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _env_file_is_there(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if os.environ.get("GATEWAY_ENV_FILE") and not env_file().is_file():
+            raise ValueError(f"GATEWAY_ENV_FILE: cannot read {env_file()}")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what is set to nothing, except the secret: a deployment that lost it must not get the example."""
+        return {name: value for name, value in values.items() if value != "" or name == "secret"}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _was_read(cls, value: object) -> object:
+        if isinstance(value, Unreadable):
+            raise ValueError(value.fault)
+        return value
+
+    @field_validator("port")
+    @classmethod
+    def _leads_elsewhere(cls, value: int, info: ValidationInfo) -> int:
+        upstream = urlsplit(info.data.get("upstream", ""))
+        here = ("0.0.0.0", "::", upstream.hostname)  # noqa: S104 - compared, not listened on
+        if value and value == upstream.port and upstream.hostname in LOOPBACK and info.data.get("host") in here:
+            raise ValueError("must not be the port of UPSTREAM, which would be the gateway itself")
+        return value
+
+    @field_validator("issuers")
+    @classmethod
+    def _differ(cls, value: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings, ...]:
+        if len({issuer.issuer for issuer in value}) < len(value):
+            raise ValueError("every issuer must be there once")
+        return value
+
+    @field_validator("issuers")
+    @classmethod
+    def _stand_alone(cls, value: tuple[IssuerSettings, ...], info: ValidationInfo) -> tuple[IssuerSettings, ...]:
+        """Refuse what a list of issuers would silently take no notice of, an audience above all."""
+        beside = [name for name in OF_ONE_ISSUER if info.data.get(name) not in (None, cls.model_fields[name].default)]
+        if value and beside:
+            names = ", ".join(PREFIX + name.upper() for name in beside)
+            raise ValueError(f"every issuer has its own members: put {names} there")
+        return value
+
+    @field_validator("jwks_ca")
+    @classmethod
+    def _has_a_jwks(cls, value: str | None, info: ValidationInfo) -> str | None:
+        issuers: tuple[IssuerSettings, ...] = info.data.get("issuers", ())
+        if value and not (info.data.get("jwks_url") or any(issuer.jwks_url for issuer in issuers)):
+            raise ValueError("needs a JWKS_URL")
+        return value
+
+    @field_validator("replicas")
+    @classmethod
+    def _has_replicas(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("store", "").startswith("sqlite:"):
+            raise ValueError("SQLite has no replicas: STORE must be a Redis URL")
+        return value
+
+    @field_validator("upstream_ca", "upstream_cert")
+    @classmethod
+    def _has_tls(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and info.data.get("upstream", "").startswith("http:"):
+            raise ValueError("needs an https:// UPSTREAM")
+        return value
+
+    @field_validator("subject_field")
+    @classmethod
+    def _is_another_field(cls, value: str, info: ValidationInfo) -> str:
+        if value.lower() == info.data.get("claims_field", "").lower():
+            raise ValueError("must not be the field of the claims")
+        return value
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _is_another_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and value == info.data.get("port"):
+            raise ValueError("must not be the port of the gateway")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources."""
+        named, secrets = NamedFiles(settings_cls, env_file()), DockerSecrets(settings_cls, SECRETS_DIR)
+        return init_settings, named, env_settings, dotenv_settings, secrets
+
+
+def issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
+    """Return the settings of each issuer."""
+    if settings.issuers:
+        return settings.issuers
+    # The defaults are the assignment's; they give way to public keys that somebody set.
+    public = settings.public_key or settings.jwks_url
+    own = settings.model_fields_set
+    return [
+        IssuerSettings(
+            issuer=settings.issuer,
+            secret=settings.secret if "secret" in own or not public else (),
+            public_key=settings.public_key,
+            jwks_url=settings.jwks_url,
+            algorithms=settings.algorithms if "algorithms" in own or not public else (),
+            audience=settings.audience,
+        )
+    ]
+
+
+def env_file() -> Path:
+    """Return where the env file is, or would be."""
+    return Path(os.environ.get("GATEWAY_ENV_FILE") or ".env")

@@ -1,0 +1,1 @@
+"""All that decides on a request or changes it."""

@@ -1,0 +1,131 @@
+"""`GET /info` and its like: the request's parameters and the token's claims join the upstream's JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+from gateway.http.answers import begun, refuse
+from gateway.http.problems import Problem
+from gateway.http.target import Environ, request_target
+
+LIMIT_BYTES = 1 << 20  # larger bodies pass untouched: an object has to be held as a whole
+
+_JSON = re.compile(r"application/([!#-'*+\-.^-`|~\w]+\+)?json\s*(;.*)?", re.IGNORECASE | re.ASCII)
+# They speak of the bytes before the change.
+_STALE = frozenset({"content-length", "etag", "content-md5", "digest", "repr-digest", "content-digest"})
+
+App = Callable[..., Iterable[bytes]]
+Fields = list[tuple[str, str]]
+
+
+class Annotate:
+    """A WSGI middleware that adds the members `request` and `token` to JSON objects.
+
+    `paths` are exact, or a prefix ending in `/*`. Members that the upstream has itself stay as they
+    are; whatever is not a 200 with a whole, uncoded JSON object of at most 1 MiB passes untouched.
+    """
+
+    def __init__(self, app: App, paths: Iterable[str]) -> None:
+        paths = tuple(paths)
+        self._app = app
+        self._exact = frozenset(path for path in paths if not path.endswith("/*"))
+        self._prefixes = tuple(path[:-1] for path in paths if path.endswith("/*"))
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Pass the request on, and annotate its answer where that is asked for and possible."""
+        path = request_target(environ).path
+        if environ["REQUEST_METHOD"] == "HEAD" or (path not in self._exact and not path.startswith(self._prefixes)):
+            return self._app(environ, start_response)
+        environ["HTTP_ACCEPT_ENCODING"] = "identity"  # what is coded cannot be read
+        head: list[Any] = []  # the arguments of start_response
+        pieces: list[bytes] = []
+
+        def keep(*arguments: Any) -> Callable[[bytes], None]:
+            head[:] = arguments
+            return pieces.append
+
+        body = self._app(environ, keep)
+        return begun(environ, _annotated(environ, start_response, head, pieces, body))
+
+
+def _annotated(
+    environ: Environ, start_response: Callable[..., Any], head: list[Any], pieces: list[bytes], body: Iterable[bytes]
+) -> Generator[bytes, None, None]:
+    rest = iter(body)
+    try:
+        try:
+            whole = yield from _held_back(rest, head, pieces)
+        except Problem as problem:
+            yield from refuse(problem, environ, start_response)
+            return
+        data = with_members(whole, members_of(environ)) if whole is not None else None
+        if data is None:
+            start_response(*head)
+            yield from pieces
+            yield from rest
+        else:
+            start_response(head[0], _fields_for(data, head[1]), *head[2:])
+            yield data
+    finally:
+        if hasattr(body, "close"):
+            body.close()
+
+
+def _held_back(body: Iterator[bytes], head: list[Any], pieces: list[bytes]) -> Generator[bytes, None, bytes | None]:
+    """Take pieces until the body has ended, and return it; None as soon as it is seen not to be a small JSON text."""
+    size = sum(map(len, pieces))
+    for piece in body:
+        pieces.append(piece)
+        size += len(piece)
+        if size > LIMIT_BYTES or (head and not _is_json(*head[:2])):
+            return None
+        if not piece:
+            yield piece  # the app pauses
+    return b"".join(pieces) if _is_json(*head[:2]) else None
+
+
+def members_of(environ: Environ) -> dict[str, Any]:
+    """Return what is added: the request, and the claims of its token where it has one."""
+    target = request_target(environ)
+    members: dict[str, Any] = {
+        "request": {"method": environ["REQUEST_METHOD"], "path": target.path, "params": target.params()}
+    }
+    if "gateway.claims" in environ:
+        members["token"] = environ["gateway.claims"]
+    return members
+
+
+def with_members(data: bytes, members: dict[str, Any]) -> bytes | None:
+    """Return a JSON object's text with the members it lacks put before its last brace; None if it is no object.
+
+    The rest stays byte for byte: reading and writing it anew would change numbers and repeated names.
+    """
+    try:
+        known = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(known, dict):
+        return None
+    added = json.dumps({name: value for name, value in members.items() if name not in known})[1:-1]
+    start, _, end = data.rpartition(b"}")
+    return start + (b", " if known and added else b"") + added.encode() + b"}" + end
+
+
+def _is_json(status: str, fields: Fields) -> bool:
+    named = {name.lower(): value for name, value in fields}
+    length = named.get("content-length", "0")
+    return (
+        status.startswith("200")
+        and _JSON.fullmatch(named.get("content-type", "")) is not None
+        and named.get("content-encoding", "identity") == "identity"
+        and length.isdigit()
+        and int(length) <= LIMIT_BYTES
+    )
+
+
+def _fields_for(data: bytes, fields: Fields) -> Fields:
+    kept = [(name, value) for name, value in fields if name.lower() not in _STALE]
+    return [*kept, ("Content-Length", str(len(data)))]

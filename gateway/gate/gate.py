@@ -1,0 +1,112 @@
+"""Gate: the table of contents of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gateway.auth.bearer import bearer_token
+from gateway.auth.tokens import Token, Verifier
+from gateway.blacklist.resource import Resource, success
+from gateway.blacklist.rules import Blacklist
+from gateway.gate.identity import Identity
+from gateway.gate.public import Public
+from gateway.http.answers import refuse, respond
+from gateway.http.problems import Problem
+from gateway.http.target import BLACKLIST, Environ, is_decision, request_target
+from gateway.http.timing import SECONDS, timed
+
+StartResponse = Callable[..., Any]
+App = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class Gate:
+    """A WSGI middleware that lets a request through only with a good token that is not blacklisted.
+
+    It answers `/blacklist` and `/-/…` itself. `pages` are operators' resources that need no
+    token, by path. Whatever cannot be decided raises: nothing passes in doubt.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        verifier: Verifier,
+        blacklist: Blacklist,
+        resource: Resource,
+        identity: Identity,
+        public: Public,
+        pages: dict[str, App] | None = None,
+    ) -> None:
+        self.app = app
+        self._verifier = verifier
+        self._blacklist = blacklist
+        self._resource = resource
+        self._identity = identity
+        self._public = public
+        self._pages = pages or {}
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request, or pass it on with the token's identity."""
+        try:
+            target = request_target(environ)
+            path = target.path
+            if path in self._pages:
+                return self._page(environ, path)(environ, start_response)
+            if environ.get("gateway.overloaded"):
+                raise Problem("overloaded")
+            token, blacklisted = self._admit(environ, path)
+            if target.is_own:
+                return self._own(environ, start_response, token, blacklisted)
+            self._identity.set(environ, token)
+            return self.app(environ, start_response)
+        except Problem as problem:
+            return refuse(problem, environ, start_response)
+
+    def refuses(self, environ: Environ) -> bool:
+        """Tell whether the request would be refused by its head alone, before its body is read."""
+        try:
+            path = request_target(environ).path
+            if path not in self._pages:
+                self._admit(environ, path)
+        except Problem:
+            return True
+        return bool(environ.get("gateway.overloaded"))
+
+    def _admit(self, environ: Environ, path: str) -> tuple[Token | None, bool]:
+        """Return the caller's token (None where none is needed) and whether it is blacklisted."""
+        authorization = environ.get("HTTP_AUTHORIZATION")  # where there is one, it is what a request is judged by
+        if authorization is None and self._public.admits(environ, path):
+            return None, False
+        if SECONDS in environ:  # somebody observes
+            token = timed(environ, "auth", self._verified, environ, authorization or "")
+            blacklisted = timed(environ, "store", self._blacklist.has, token)
+        else:
+            token = self._verifier.verify(bearer_token(authorization or ""))
+            blacklisted = self._blacklist.has(token)
+        if blacklisted and path != BLACKLIST:
+            raise Problem("token-blacklisted")
+        return token, blacklisted
+
+    def _verified(self, environ: Environ, authorization: str) -> Token:
+        text = bearer_token(authorization)
+        environ["gateway.remembered"] = self._verifier.remembers(text)
+        token = environ["gateway.token"] = self._verifier.verify(text)
+        return token
+
+    def _page(self, environ: Environ, path: str) -> App:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            raise Problem("method-not-allowed", fields=[("Allow", "GET, HEAD")])
+        return self._pages[path]
+
+    def _own(
+        self, environ: Environ, start_response: StartResponse, token: Token | None, blacklisted: bool
+    ) -> Iterable[bytes]:
+        if is_decision(request_target(environ).path):
+            # Without a body no type is needed, but wsgiref.validate wants one.
+            fields = [*self._identity.fields(token), ("Content-Type", "text/plain")]
+            return respond(environ, start_response, "200 OK", fields, b"")
+        if token is None:
+            raise Problem("missing-credentials")
+        body = success(self._resource.answer(environ, token, blacklisted))
+        return respond(environ, start_response, "200 OK", [("Content-Type", "application/json")], body)

@@ -1,0 +1,111 @@
+"""The request target, read once: what is decided on is what is sent on."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from gateway.http.cache import remembered
+from gateway.http.problems import Problem
+
+Environ = dict[str, Any]
+
+# The gateway's own routes; every other path is the upstream's.
+BLACKLIST = "/blacklist"
+OPERATORS = "/-/"
+DECISION = "/-/auth"
+_OWN = (BLACKLIST + "/", OPERATORS)
+
+# RFC 9112 section 3.2.1: origin-form begins with one slash. Two would be read as a host by
+# URL joiners (CVE-2020-28724); a fragment or a control character has no business here at all.
+_ORIGIN_FORM = re.compile(r"/(?!/)[^#\x00-\x20\x7f]*|/")
+_ABSOLUTE_FORM = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+class Target(NamedTuple):
+    """The request target as it will be sent (Latin-1 text of its bytes), its two parts, and whether it is our own."""
+
+    raw: str
+    path: str
+    query: str
+    is_own: bool
+
+    def params(self) -> dict[str, str | list[str]]:
+        """Return the decoded query parameters; empty values stay, a repeated name becomes a list."""
+        return collect(parse_qsl(self.query.encode("latin-1").decode("utf-8", "replace"), keep_blank_values=True))
+
+
+def collect(pairs: list[tuple[str, str]]) -> dict[str, str | list[str]]:
+    """Return name/value pairs as a mapping in which a repeated name has a list."""
+    params: dict[str, str | list[str]] = {}
+    for name, value in pairs:
+        known = params.get(name)
+        if known is None:
+            params[name] = value
+        elif isinstance(known, list):
+            known.append(value)
+        else:
+            params[name] = [known, value]
+    return params
+
+
+def request_target(environ: Environ) -> Target:
+    """Return the request's target, byte for byte where the server gives it.
+
+    Raises `Problem` bad-request-target for anything but origin-form, an absolute URI of the
+    host the request itself names (RFC 9112 section 3.2.2), or `*` with OPTIONS; and
+    upgrade-unsupported for CONNECT with a target of its own.
+    """
+    found = environ.get("gateway.target")
+    if found is None:
+        raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or _rebuilt(environ)
+        found = environ["gateway.target"] = _in_origin_form(raw) or _in_another_form(environ, raw)
+    return found
+
+
+def is_own(path: str) -> bool:
+    """Tell whether the gateway answers for the path itself."""
+    return path == BLACKLIST or path.startswith(_OWN)
+
+
+def is_decision(path: str) -> bool:
+    """Tell whether the path asks for the decision alone: Envoy appends the path it asks about."""
+    return path == DECISION or path.startswith(DECISION + "/")
+
+
+def refuse_upgrade(environ: Environ) -> None:
+    """Raise `Problem` upgrade-unsupported for a request to leave HTTP (RFC 9110 sections 7.8 and 9.3.6)."""
+    if "HTTP_UPGRADE" in environ or environ["REQUEST_METHOD"] == "CONNECT":
+        raise Problem("upgrade-unsupported")
+
+
+@remembered(1024, longest=256)
+def _in_origin_form(raw: str) -> Target | None:
+    return _target(raw) if _ORIGIN_FORM.fullmatch(raw) else None
+
+
+def _in_another_form(environ: Environ, raw: str) -> Target:
+    if raw == "*" and environ["REQUEST_METHOD"] == "OPTIONS":
+        return _target(raw)
+    absolute = _ABSOLUTE_FORM.fullmatch(raw)
+    if absolute and absolute[1].lower() == environ.get("HTTP_HOST", "").lower():
+        rest = absolute[2] if absolute[2].startswith("/") else "/" + absolute[2]
+        if _ORIGIN_FORM.fullmatch(rest):
+            return _target(rest)
+    # CONNECT has a target of its own form (RFC 9112 section 3.2.3).
+    raise Problem("upgrade-unsupported" if environ["REQUEST_METHOD"] == "CONNECT" else "bad-request-target")
+
+
+def _target(raw: str) -> Target:
+    path, _, query = raw.partition("?")
+    return Target(raw, path, query, is_own(path))
+
+
+def _rebuilt(environ: Environ) -> str:
+    """Return a target made from WSGI's decoded parts, for servers that do not give the raw one."""
+    from urllib.parse import quote
+
+    path = quote((environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1"), "/;:@&=+$,!*'()~")
+    query = environ.get("QUERY_STRING", "")
+    return (path or "/") + ("?" + query if query else "")

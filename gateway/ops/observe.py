@@ -1,0 +1,183 @@
+"""One record per request: the outermost stage, which sees the whole of it and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from gateway.http.problems import Problem
+from gateway.http.target import OPERATORS, Environ, is_decision
+from gateway.http.timing import SECONDS
+
+App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+CLIENT_LEFT = "client-left"
+_CLIENT_LEFT_STATUS = 499  # nginx's; no client ever sees it
+
+# Not what may be a token: every JWT's header begins with `{"`.
+_SANE_ID = re.compile(r"(?!eyJ)[A-Za-z0-9._:;/+=-]{1,128}")
+
+
+class Request(NamedTuple):
+    """What became of one request. `outcome` is the refusal's code, or `passed`; durations are in seconds."""
+
+    route: str
+    status: int
+    outcome: str
+    seconds: float
+    parts: dict[str, float]  # of auth, store and upstream those that were reached
+    upstream_status: int | None
+
+
+class Metrics(Protocol):
+    """What counts requests."""
+
+    def started(self) -> None:
+        """Count a request in flight."""
+
+    def finished(self, environ: Environ, request: Request) -> None:
+        """Count a finished request."""
+
+
+class Observe:
+    """Passes every request on, and tells the log and the metrics what became of it.
+
+    `client_of` returns the client's address by the rules of trust; `write` takes a line's message and members.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        client_of: Callable[[Environ], str],
+        *,
+        write: Callable[[str, dict[str, Any]], None] | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.app = app
+        self.refuses = getattr(app, "refuses", None)
+        self._client_of = client_of
+        self._write = write
+        self._metrics = metrics
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer as the app does; the request is observed when its response is closed."""
+        environ["gateway.client"] = self._client_of(environ)
+        if not self._write and not self._metrics:
+            return self.app(environ, start_response)
+        environ[SECONDS] = {}
+        if self._metrics:
+            self._metrics.started()
+        seen = _Seen(environ, start_response, self._tell)
+        try:
+            body = self.app(environ, seen.start_response)
+        except BaseException as error:
+            seen.fail(error)
+            seen.close()
+            raise
+        return seen.response(body)
+
+    def _tell(self, environ: Environ, request: Request) -> None:
+        if self._metrics:
+            self._metrics.finished(environ, request)
+        if self._write:
+            self._write(f"{environ['REQUEST_METHOD'][:32]} {request.status}", _members(environ, request))
+
+
+class _Seen:
+    """One request as it is seen: it stands between app and server, and tells at the end."""
+
+    __slots__ = ("_began", "_body", "_environ", "_fault", "_start_response", "_status", "_tell")
+
+    def __init__(
+        self, environ: Environ, start_response: Callable[..., Any], tell: Callable[[Environ, Request], None]
+    ) -> None:
+        self._environ, self._start_response, self._tell = environ, start_response, tell
+        self._began = time.perf_counter()
+        self._status = 500
+        self._fault = ""
+        self._body: Iterable[bytes] = ()
+
+    def start_response(self, status: str, *rest: Any) -> Any:
+        """PEP 3333's start_response."""
+        self._status = int(status[:3])
+        return self._start_response(status, *rest)
+
+    def response(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """Return what the server shall send: a list is over here, anything else when the server closes it."""
+        if isinstance(body, list):
+            self.close()
+            return body
+        self._body = body
+        self._fault = CLIENT_LEFT  # unless the server takes it to its end
+        return self
+
+    def fail(self, error: BaseException) -> None:
+        """Note why there is no answer, or no whole one."""
+        if isinstance(error, ConnectionError):  # the client's: an upstream's are Problems
+            self._fault, self._status = CLIENT_LEFT, _CLIENT_LEFT_STATUS
+        else:
+            self._fault = error.code if isinstance(error, Problem) else "internal-error"
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._body
+            self._fault = ""
+        except Exception as error:
+            self.fail(error)
+            raise
+
+    def close(self) -> None:
+        """Close the app's response, and tell."""
+        try:
+            if hasattr(self._body, "close"):
+                self._body.close()
+        finally:
+            environ = self._environ
+            request = Request(
+                _route(environ),
+                self._status,
+                self._fault or environ.get("gateway.refusal") or "passed",
+                time.perf_counter() - self._began,
+                environ[SECONDS],
+                environ.get("gateway.upstream_status"),
+            )
+            self._tell(environ, request)
+
+
+def _route(environ: Environ) -> str:
+    """Return the route's class. A path may hold what must not be logged."""
+    target = environ.get("gateway.target")
+    if target is None:
+        return "none"
+    if not target.is_own:
+        return "upstream"
+    if is_decision(target.path):
+        return "decision"
+    return "operators" if target.path.startswith(OPERATORS) else "blacklist"
+
+
+def _members(environ: Environ, request: Request) -> dict[str, Any]:
+    inbound = environ.get("HTTP_X_REQUEST_ID")
+    members = {
+        "id": inbound if inbound and _SANE_ID.fullmatch(inbound) else os.urandom(8).hex(),
+        "method": environ["REQUEST_METHOD"][:32],
+        "route": request.route,
+        "status": request.status,
+        "outcome": request.outcome,
+        "client": environ["gateway.client"][:64],
+        "ms": round(request.seconds * 1000, 3),
+    }
+    for part, seconds in request.parts.items():
+        members[part + "_ms"] = round(seconds * 1000, 3)
+    if request.upstream_status is not None:
+        members["upstream_status"] = request.upstream_status
+    token = environ.get("gateway.token")
+    if token is not None:
+        members["token"] = token.fingerprint[:12]
+        subject = token.claims.get("sub")
+        if isinstance(subject, str | int):
+            members["subject"] = str(subject)[:128]
+    return members

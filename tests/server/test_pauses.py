@@ -1,0 +1,195 @@
+"""How the bundled server's threads share the work: one that pauses holds none, who waits lets others work."""
+
+import errno
+import os
+import re
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import pytest
+from recorder import Client, request, until
+
+from gateway.http.answers import READABLE
+from gateway.http.blocking import about_to_wait
+from gateway.server import listener as module
+from gateway.server.lead import Lead
+from gateway.server.listener import Listener
+
+PATIENCE = 60.0  # seconds, more than a test has
+App = Callable[..., Iterable[bytes]]
+
+
+@contextmanager
+def listening(app: App, threads: int, queue_timeout: float = PATIENCE) -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.setblocking(False)
+        Listener(app, sock, threads=threads, connections=1000, queue_timeout=queue_timeout)
+        yield sock.getsockname()[1]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def until_readable(descriptor: int, seconds: float = PATIENCE) -> App:
+    """Return an app that waits for the descriptor, but at /now; it answers with how often it was resumed."""
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+        start("200 OK", [("Content-Type", "text/plain")])
+        times = 0
+        while environ["PATH_INFO"] != "/now" and not select.select([descriptor], [], [], 0)[0]:
+            environ[READABLE](descriptor, seconds)
+            yield b""
+            times += 1
+        yield b"%d times" % times
+
+    return app
+
+
+def test_a_response_that_pauses_holds_no_thread(pipe: tuple[int, int]) -> None:
+    with listening(until_readable(pipe[0]), threads=1) as port, ExitStack() as stack:
+        waits = stack.enter_context(Client(port, request("GET /")))
+        waits.read_until(b"text/plain")  # the head is sent, though it has nothing more to say
+        with Client(port, request("GET /now")) as other:
+            assert b"0 times" in other.read_all()
+        os.write(pipe[1], b"!")
+        assert b"1 times" in waits.read_all()
+
+
+def test_who_wants_to_pause_and_ends_holds_up_no_later_request(pipe: tuple[int, int]) -> None:
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+        start("200 OK", [("Content-Length", "4")])
+        yield b"done"
+        environ[READABLE](pipe[0], PATIENCE)
+
+    requests = request("GET /", ("Connection", "keep-alive")) + request("GET /")
+    with listening(app, threads=1) as port, Client(port, requests) as client:
+        assert client.read_all().count(b"done") == 2
+
+
+def test_those_who_come_together_go_through_their_stages_together() -> None:
+    """The one thread there is attends to /first while three others come; the answer to one of those takes long."""
+    seen: list[str] = []
+    first, others, over = threading.Event(), threading.Event(), threading.Event()
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        seen.append("begin")
+        start("200 OK", [("Content-Length", "4")])
+        if environ["PATH_INFO"] == "/first":
+            first.set()
+            assert others.wait(PATIENCE)
+        return answer(environ)
+
+    def answer(environ: dict[str, Any]) -> Iterator[bytes]:
+        seen.append("answer")
+        if seen[-5:] == ["answer", "begin", "begin", "begin", "answer"]:
+            assert over.wait(PATIENCE)
+        yield b"late" if environ["gateway.overloaded"] else b"done"
+
+    keep = ("Connection", "keep-alive")
+    with listening(app, threads=1, queue_timeout=1) as port, ExitStack() as stack:
+        clients = [stack.enter_context(Client(port, request("GET /", keep))) for _ in range(4)]
+        for client in clients:
+            client.read_until(b"done")
+        clients[0].sock.sendall(request("GET /first", keep))
+        assert first.wait(PATIENCE)
+        for client in clients[1:]:
+            client.sock.sendall(request("GET /"))
+        others.set()
+        assert [client.read_all()[-4:] for client in clients[2:]] == [b"late"] * 2
+        over.set()
+        assert clients[1].read_all()[-4:] == b"done"
+    assert seen[-8:] == ["begin"] + ["answer"] + ["begin"] * 3 + ["answer"] * 3
+
+
+def test_a_connection_that_cannot_be_taken_harms_no_other(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(sock: socket.socket) -> float:
+        monkeypatch.undo()
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(module, "_seconds_since_data", fails)
+    with listening(until_readable(pipe[0]), threads=1) as port:
+        with Client(port, request("GET /now")) as failed, suppress(ConnectionError):
+            assert failed.read_all() == b""
+        with Client(port, request("GET /now")) as other:
+            assert b"0 times" in other.read_all()
+
+
+def test_a_pause_ends_when_its_time_is_over(pipe: tuple[int, int]) -> None:
+    app = until_readable(pipe[0], seconds=0.01)
+    with listening(app, threads=1) as port, Client(port, request("GET /")) as client:
+        client.read_until(b"text/plain")
+        threading.Timer(1.5, os.write, (pipe[1], b"!")).start()
+        assert re.findall(rb"(\d+) times", client.read_all())[0] not in (b"0", b"1")
+
+
+def test_requests_that_came_with_the_one_that_pauses_are_answered_after_it(pipe: tuple[int, int]) -> None:
+    keep = ("Connection", "keep-alive")
+    requests = request("GET /", keep) + request("GET /now", keep) + request("GET /now")
+    with listening(until_readable(pipe[0]), threads=1) as port, Client(port, requests) as client:
+        client.read_until(b"text/plain")
+        os.write(pipe[1], b"!")
+        assert re.findall(rb"(\d) times", client.read_all()) == [b"1", b"0", b"0"]
+
+
+def blocking(released: threading.Event, *, tells: bool) -> App:
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/wait":
+            if tells:
+                about_to_wait()
+            released.wait(PATIENCE)
+        start("200 OK", [])
+        return [b"done"]
+
+    return app
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_while_one_thread_waits_another_works(tells: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it did not tell, it is noticed at the bell."""
+    if tells:
+        monkeypatch.setattr(module, "BELL_SECONDS", PATIENCE)
+    released = threading.Event()
+    with listening(blocking(released, tells=tells), threads=3) as port, ExitStack() as stack:
+        waiting = [stack.enter_context(Client(port, request("GET /wait"))) for _ in range(2)]
+        with Client(port, request("GET /")) as other:
+            assert other.read_all().endswith(b"done")
+        released.set()
+        assert all(client.read_all().endswith(b"done") for client in waiting)
+
+
+def test_the_lead_is_one_threads_and_only_its_own_to_give() -> None:
+    lead = Lead()
+    lead.take()
+    taken = threading.Event()
+
+    def follow() -> None:
+        lead.give()  # it has none
+        lead.take()
+        taken.set()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert not taken.wait(0.1)
+    lead.withdraw()
+    assert until(taken.is_set)
+    thread.join()
+    assert not lead.is_mine()
+    lead.give()  # it is the other's
+    lead.withdraw()
+    lead.take()
+    assert lead.is_mine()
+
+
+def test_whoever_waits_outside_the_server_has_nothing_to_give() -> None:
+    about_to_wait()

@@ -1,0 +1,750 @@
+"""The Redis store under faults: it answers truly or not at all, on every thread, and recovers by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import Certificates
+from redis_servers import PATIENCE, SAFE, RedisServer, Sentinel, be_patient, free_port
+from relay import Relay
+
+from gateway.blacklist.stores import Entry, Store, StoreRefused, open_store
+from gateway.blacklist.stores.base import LATEST
+from gateway.blacklist.stores.redis.server import GRACE_SECONDS, TAG
+from gateway.http.problems import StoreUnavailable
+
+pytestmark = pytest.mark.slow
+
+START, HOUR = int(time.time()), 3600
+RIGHTS = (
+    "~{jwt-gateway}:* +getex +mget +eval +get +set +del +zadd +zrem +zrangebyscore +zrevrangebylex +zcount +time +wait"
+)
+ISSUER = "https://issuer.test/"
+THREADS = 8
+
+
+def token(number: int, expires: int | None = None, reason: str = "") -> Entry:
+    return Entry(f"token:{number:064x}", ISSUER, START, expires or START + HOUR, reason=reason)
+
+
+def cut_off(number: int, before: int) -> Entry:
+    return Entry(f"claim:{number:064x}", ISSUER, 0, None, ("sub", number), before)
+
+
+REVOKED = token(1)
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as running:
+        yield running
+
+
+@pytest.fixture
+def relay(server: RedisServer) -> Iterator[Relay]:
+    with Relay(server.port) as running:
+        yield running
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., Store]]:
+    stores: list[Store] = []
+
+    def make(url: str, **options: object) -> Store:
+        stores.append(open_store(url, **options))  # type: ignore[arg-type]
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(relay: Relay, opened: Callable[..., Store]) -> Store:
+    made = opened(relay.url)
+    await_added(made, REVOKED)
+    return made
+
+
+def outcome(store: Store, entry: Entry = REVOKED) -> str:
+    try:
+        return "found" if list(store.find([entry.key])) == [entry] else "passed"
+    except StoreUnavailable:
+        return "refused"
+
+
+def outcomes(store: Store, asks: int = 25) -> Counter[str]:
+    """Return what eight threads are told about the blacklisted token, a while long."""
+
+    def ask(_: int) -> Counter[str]:
+        told: Counter[str] = Counter()
+        for _ in range(asks):
+            told[outcome(store)] += 1
+            time.sleep(0.01)
+        return told
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        return sum(threads.map(ask, range(THREADS)), Counter())
+
+
+def await_outcome(store: Store, wanted: str) -> None:
+    """Wait until the store tells this about the blacklisted token, and that it never passes."""
+    deadline = time.monotonic() + PATIENCE
+    while (told := outcome(store)) != wanted:
+        assert told != "passed"
+        assert time.monotonic() < deadline, f"still {told}"
+        time.sleep(0.02)
+
+
+def await_added(store: Store, entry: Entry) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(StoreUnavailable):
+            store.add([entry])
+            return
+        time.sleep(0.05)
+    pytest.fail("nothing can be added")
+
+
+# --- what goes over the wire ---
+
+
+def test_a_look_up_is_one_round_trip_of_two_commands(server: RedisServer, relay: Relay, store: Store) -> None:
+    keys = [REVOKED.key, *(cut_off(number, 0).key for number in range(3))]
+    store.find(keys)
+    server.ask("CONFIG", "RESETSTAT")
+    before = relay.requests
+    for _ in range(100):
+        assert store.find(keys)
+    assert relay.requests - before == 100
+    assert server.calls() == {"getex": 100, "mget": 100}
+
+
+def test_the_server_forgets_an_entry_an_hour_after_its_end(server: RedisServer, store: Store) -> None:
+    ends = int(time.time()) + 10
+    store.add([token(2, ends), token(3, LATEST), cut_off(4, 1)])
+    assert server.ask("EXPIRETIME", TAG + token(2).key) == ends + GRACE_SECONDS
+    assert server.ask("EXPIRETIME", TAG + token(3).key) == LATEST + GRACE_SECONDS
+    assert server.ask("EXPIRETIME", TAG + cut_off(4, 1).key) == -1
+
+
+def test_what_the_server_forgot_leaves_the_lists_with_the_next_change(
+    server: RedisServer, opened: Callable[..., Store]
+) -> None:
+    clock = [time.time() - GRACE_SECONDS]  # an hour behind the server's: its grace is used up
+    store = opened(server.url, now=lambda: clock[0], accept_lossy=True)
+    store.add([token(2, int(time.time()) - GRACE_SECONDS + 1)])
+    assert store.count() == 1
+    while server.ask("EXISTS", TAG + token(2).key):
+        time.sleep(0.05)
+    assert not store.find([token(2).key])
+    assert store.page(10) == ([], "")
+    clock[0] = time.time() + 2
+    store.add([token(3)])
+    assert server.ask("ZCARD", TAG + "created") == server.ask("ZCARD", TAG + "expires") == 1
+
+
+def test_an_entry_that_comes_back_after_it_was_forgotten_is_listed_once(
+    server: RedisServer, opened: Callable[..., Store]
+) -> None:
+    store = opened(server.url)
+    store.add([token(2)])
+    server.ask("DEL", TAG + token(2).key)  # as the server does when its time has come
+    again = Entry(token(2).key, ISSUER, token(2).created_at - 5, token(2).expires_at)
+    store.add([again])
+    assert store.page(10) == ([again], "")
+
+
+def test_a_cut_off_never_falls_while_eight_processes_raise_it(
+    server: RedisServer, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_patient(monkeypatch)
+    store = opened(server.url)
+    children = []
+    for seed in range(8):
+        child = os.fork()
+        if child == 0:  # nothing of pytest may run here
+            with contextlib.suppress(BaseException):
+                for before in random.Random(seed).sample(range(1, 10_000), 40):
+                    said = store.add([cut_off(1, before)])[0].entry.issued_before or 0
+                    found = store.find([cut_off(1, 0).key])[0].issued_before or 0
+                    assert found >= said >= before
+                os._exit(0)
+            os._exit(1)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 8
+    highest = max(max(random.Random(seed).sample(range(1, 10_000), 40)) for seed in range(8))
+    assert store.find([cut_off(1, 0).key])[0].issued_before == highest
+
+
+def test_a_large_batch_takes_a_script_for_each_100(server: RedisServer, store: Store) -> None:
+    server.ask("CONFIG", "RESETSTAT")
+    store.add([token(number) for number in range(100, 1350)])
+    calls = server.calls()
+    assert (calls["set"], calls["mget"], calls["eval"]) == (1250 + 13, 13, 26)  # the generation, once for each batch
+    assert store.count() == 1251
+
+
+# --- what server it may be ---
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ((), "appendonly is off"),
+        (("--appendonly", "yes", "--appendfsync", "no"), "appendfsync is no"),
+        ((*SAFE, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), "maxmemory-policy is allkeys-lru"),
+        ((*SAFE, "--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"), "maxmemory-policy is volatile-ttl"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_server_that_may_forget_is_refused_unless_accepted(
+    options: tuple[str, ...], fault: str, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer("--save", "", *options) as server:
+        with pytest.raises(StoreRefused, match=fault):
+            opened(server.url)
+        assert opened(server.url, accept_lossy=True).add([token(1)])[0].changed
+        assert fault in caplog.text
+
+
+def test_a_server_whose_clock_is_ahead_is_refused(server: RedisServer, opened: Callable[..., Store]) -> None:
+    with pytest.raises(StoreRefused, match="clock"):
+        opened(server.url, now=lambda: time.time() - GRACE_SECONDS)
+    opened(server.url, now=lambda: time.time() + GRACE_SECONDS)
+
+
+def test_a_server_that_comes_to_forget_is_not_ready(server: RedisServer, opened: Callable[..., Store]) -> None:
+    store = opened(server.url)
+    server.ask("CONFIG", "SET", "appendonly", "no")
+    with pytest.raises(StoreRefused, match="appendonly"):
+        store.ping()
+    server.ask("CONFIG", "SET", "appendonly", "yes")
+    store.ping()
+
+
+def test_syncing_once_a_second_is_warned_of(opened: Callable[..., Store], caplog: pytest.LogCaptureFixture) -> None:
+    with RedisServer("--save", "", "--appendonly", "yes") as server:
+        opened(server.url)
+    assert "may lose the last second" in caplog.text
+
+
+def test_a_server_that_does_not_tell_its_configuration_is_said_to_be_unchecked(
+    opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer("--save", "", "--rename-command", "CONFIG", "") as server:
+        store = opened(server.url)
+        assert store.add([token(1)])[0].changed
+        store.ping()
+    assert caplog.text.count("unchecked") == 1
+
+
+def test_a_user_needs_no_more_than_the_documented_rights(
+    server: RedisServer, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert RIGHTS in (Path(__file__).parents[2] / "docs/redis.md").read_text()
+    server.ask("ACL", "SETUSER", "gateway", "on", ">s/cr@t", *RIGHTS.split())
+    store = opened(f"redis://gateway:s%2Fcr%40t@127.0.0.1:{server.port}/0")
+    assert [added.changed for added in store.add([token(1), cut_off(1, 1)])] == [True, True]
+    assert len(store.find([token(1).key, cut_off(1, 0).key])) == len(store.page(10)[0]) == store.count() == 2
+    assert store.remove(token(1).key)
+    assert store.purge() == 0
+    store.ping()
+    assert "unchecked" in caplog.text
+    assert "cr@t" not in caplog.text
+
+
+def test_the_right_to_read_the_configuration_has_it_checked(
+    server: RedisServer, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.ask("ACL", "SETUSER", "gateway", "on", ">secret", *RIGHTS.split(), "+config|get")
+    opened(f"redis://gateway:secret@127.0.0.1:{server.port}/0")
+    assert "unchecked" not in caplog.text
+
+
+def test_a_wrong_password_refuses_and_is_not_told(
+    server: RedisServer, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.ask("CONFIG", "SET", "requirepass", "right")
+    store = opened(f"redis://:wr0ng@127.0.0.1:{server.port}/0")
+    assert outcomes(store, 2) == {"refused": 2 * THREADS}
+    assert "wr0ng" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host:port/0", "redis://[::1/0", "redis+sentinel://host", "redis+cluster://", "redis+cluster://h/0/x",
+        "redis+other://host", "redis+sentinel:///service", "redis://host?db=x", "redis://host?unknown=x",
+        "redis+cluster://host?unknown=x", "rediss://host?ssl_cert_reqs=x",
+    ],
+)  # fmt: skip
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(StoreRefused):
+        open_store(url)
+
+
+def test_a_database_and_a_socket_file(tmp_path: Path, opened: Callable[..., Store]) -> None:
+    with RedisServer(*SAFE, "--unixsocket", tmp_path / "redis.sock") as server:
+        urls = (f"redis://127.0.0.1:{server.port}/3", f"unix://{tmp_path}/redis.sock?db=3")
+        for number, url in enumerate(urls):
+            await_added(opened(url), token(number))
+        for url in urls:
+            assert len(opened(url).find([token(0).key, token(1).key])) == 2
+        assert not opened(server.url).find([token(0).key])
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> list[object]:
+    """Return a server's options for TLS on a port; the first two are port and authority."""
+    certificates = Certificates(tmp_path)
+    files = {"cert-file": "server.pem", "key-file": "server.pem", "ca-cert-file": "ca.pem"}
+    options = [word for name, file in files.items() for word in (f"--tls-{name}", tmp_path / file)]
+    return [free_port(), certificates.ca, *options, "--tls-auth-clients", "no"]
+
+
+def test_tls(tls: list[object], opened: Callable[..., Store]) -> None:
+    port, authority, *options = tls
+    with RedisServer(*SAFE, "--tls-port", port, *options):
+        store = opened(f"rediss://127.0.0.1:{port}/3?ssl_ca_certs={authority}")
+        await_added(store, REVOKED)
+        await_outcome(store, "found")
+        distrusting = opened(f"rediss://127.0.0.1:{port}/3")
+        assert outcomes(distrusting, 2) == {"refused": 2 * THREADS}
+
+
+def test_sentinels_over_tls_with_passwords_of_their_own(tls: list[object], opened: Callable[..., Store]) -> None:
+    port, authority, *options = tls
+    passwords = ("--requirepass", "s/cret", "--masterauth", "s/cret")
+    with RedisServer(*SAFE, "--tls-port", port, *options, *passwords):
+        over_tls = [*options, "--tls-replication", "yes", "--requirepass", "other"]
+        with Sentinel(int(str(port)), 1, *over_tls, password="s/cret", tls=True) as sentinel:
+            url = f"rediss+sentinel://:s%2Fcret@127.0.0.1:{sentinel.port}/blacklist/2?ssl_ca_certs={authority}"
+            store = opened(f"{url}&sentinel_password=other")
+            await_added(store, REVOKED)
+            await_outcome(store, "found")
+            assert outcomes(opened(url), 2) == {"refused": 2 * THREADS}
+
+
+# --- several servers ---
+
+
+@pytest.fixture
+def replica(server: RedisServer) -> Iterator[RedisServer]:
+    with RedisServer(*SAFE, "--replicaof", "127.0.0.1", server.port) as running:
+        await_replica(server)
+        yield running
+
+
+def await_replica(primary: RedisServer) -> None:
+    with primary.client() as client:
+        client.set("mark", "1")
+        assert client.wait(1, int(PATIENCE * 1000)) == 1
+        client.delete("mark")
+
+
+def test_what_replicas_do_not_have_is_not_answered_as_done(
+    server: RedisServer, replica: RedisServer, opened: Callable[..., Store]
+) -> None:
+    store = opened(server.url, replicas=1)
+    await_added(store, REVOKED)
+    assert replica.ask("EXISTS", TAG + REVOKED.key) == 1
+    replica.signal(signal.SIGSTOP)
+    for _ in range(2):  # the second finds it there already, and the replica still does not have it
+        with pytest.raises(StoreUnavailable):
+            store.add([token(2)])
+    with pytest.raises(StoreUnavailable):
+        store.ping()
+    await_outcome(store, "found")
+    replica.signal(signal.SIGCONT)
+    await_added(store, token(2))
+    assert replica.ask("EXISTS", TAG + token(2).key) == 1
+    store.ping()
+
+
+def test_a_primary_without_the_replicas_it_must_have_answers_nothing(
+    server: RedisServer, replica: RedisServer, opened: Callable[..., Store]
+) -> None:
+    """Cut off from its replicas it may have been replaced: what it knows may be the past."""
+    store = opened(server.url)
+    await_added(store, REVOKED)
+    server.ask("CONFIG", "SET", "min-replicas-max-lag", 1)
+    server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+    await_outcome(store, "found")
+    replica.kill()
+    await_outcome(store, "refused")
+    replica.start()
+    await_outcome(store, "found")
+
+
+def test_a_demoted_primary_is_not_asked_although_its_connection_lasts(
+    server: RedisServer, replica: RedisServer, opened: Callable[..., Store]
+) -> None:
+    store, other = opened(server.url), opened(replica.url)
+    await_added(store, REVOKED)
+    assert outcome(other) == "refused"
+    await_replica(server)
+    replica.ask("REPLICAOF", "NO", "ONE")
+    server.ask("REPLICAOF", "127.0.0.1", replica.port)
+    assert outcome(store) == "refused"
+    await_outcome(other, "found")
+
+
+def test_sentinels_lead_to_the_new_primary(
+    server: RedisServer, replica: RedisServer, tmp_path: Path, opened: Callable[..., Store]
+) -> None:
+    with contextlib.ExitStack() as stack:
+        sentinels = [stack.enter_context(Sentinel(server.port, quorum=2)) for _ in range(3)]
+        nodes = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
+        store = opened(f"redis+sentinel://127.0.0.1:{free_port()},{nodes}/blacklist/0", replicas=1)
+        await_added(store, REVOKED)
+        await_outcome(store, "found")
+        for sentinel in sentinels:
+            sentinel.await_knowing(others=2, replicas=1)
+        server.kill()
+        assert outcomes(store, 10)["passed"] == 0
+        await_outcome(store, "found")
+        await_outcome(store, "found")
+        assert replica.ask("ROLE")[0] == "master"  # type: ignore[index]
+        with pytest.raises(StoreUnavailable):  # it has no replica yet
+            store.add([token(2)])
+        server.start()  # as the primary that it was: sentinels make it a replica
+        await_added(store, token(2))
+        assert outcome(store) == "found"
+
+
+def test_a_cluster_keeps_the_blacklist_on_one_shard(opened: Callable[..., Store]) -> None:
+    cluster = (*SAFE, "--cluster-enabled", "yes")
+    with RedisServer(*cluster) as one, RedisServer(*cluster) as two:
+        one.ask("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+        two.ask("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+        one.ask("CLUSTER", "MEET", "127.0.0.1", two.port)
+        for node in (one, two):
+            await_cluster(node)
+        stores = [opened(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{node.port}") for node in (one, two)]
+        assert stores[0].add([REVOKED, cut_off(1, 1)])[0].changed
+        for store in stores:
+            await_outcome(store, "found")  # one that could not ask at its start refuses first
+            assert len(store.page(10)[0]) == store.count() == 2
+        assert stores[1].remove(REVOKED.key)
+        assert sorted(int(str(node.ask("DBSIZE"))) for node in (one, two)) == [0, 4]
+
+
+def await_cluster(node: RedisServer) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while "cluster_state:ok" not in str(node.ask("CLUSTER", "INFO")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# --- another blacklist in its place ---
+
+
+def test_a_blacklist_that_was_wiped_is_refused_by_every_process(
+    server: RedisServer, relay: Relay, store: Store
+) -> None:
+    server.ask("FLUSHALL")
+    assert outcomes(store, 2) == {"refused": 2 * THREADS}
+    for change in (lambda: store.add([REVOKED]), lambda: store.remove(REVOKED.key), store.ping, store.count):
+        with pytest.raises(StoreUnavailable):
+            change()  # type: ignore[no-untyped-call]
+    child = os.fork()
+    if child == 0:  # nothing of pytest may run here
+        with contextlib.suppress(BaseException):
+            os._exit(0 if {outcome(store) for _ in range(10)} == {"refused"} else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert server.ask("DBSIZE") == 0
+
+
+def test_a_copy_that_lacks_changes_is_refused_by_those_who_saw_them(
+    server: RedisServer, relay: Relay, store: Store, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a failover loses that was not waited for, and what a power cut takes from a file that was not synced."""
+    accepting = opened(relay.url, accept_lossy=True)
+    with RedisServer(*SAFE, "--replicaof", "127.0.0.1", server.port) as copy:
+        await_replica(server)
+        copy.ask("REPLICAOF", "NO", "ONE")
+        await_added(store, token(2))
+        assert accepting.find([token(2).key])
+        relay.behind = copy.port
+        relay.cut()
+        assert outcomes(store, 2) == {"refused": 2 * THREADS}
+        assert "older copy that lacks the last 1 changes" in caplog.text
+        await_outcome(accepting, "found")
+        await_outcome(opened(relay.url), "found")
+
+
+def test_another_server_in_its_place_is_refused(relay: Relay, store: Store, opened: Callable[..., Store]) -> None:
+    with RedisServer() as other:
+        opened(other.url).add([token(2)])
+        relay.behind = other.port
+        relay.cut()
+        assert outcomes(store, 2) == {"refused": 2 * THREADS}
+
+
+def test_a_server_that_comes_after_the_store_was_opened_is_taken(opened: Callable[..., Store]) -> None:
+    server = RedisServer()
+    store = opened(server.url)
+    assert outcome(store) == "refused"
+    with server:
+        await_added(store, REVOKED)
+        assert outcome(store) == "found"
+
+
+# --- faults ---
+
+
+def stop(server: RedisServer, relay: Relay) -> Callable[[], object]:
+    server.signal(signal.SIGSTOP)
+    return lambda: server.signal(signal.SIGCONT)
+
+
+def kill(server: RedisServer, relay: Relay) -> Callable[[], object]:
+    server.kill()
+    return server.start
+
+
+def refuse(server: RedisServer, relay: Relay) -> Callable[[], object]:
+    relay.refuse()
+    return relay.accept
+
+
+def stall(server: RedisServer, relay: Relay) -> Callable[[], object]:
+    relay.stalled = True
+
+    def heal() -> None:
+        relay.stalled = False
+
+    return heal
+
+
+def drip(server: RedisServer, relay: Relay) -> Callable[[], object]:
+    relay.drip = 0.1
+
+    def heal() -> None:
+        relay.drip = 0.0
+
+    return heal
+
+
+def delay(server: RedisServer, relay: Relay) -> Callable[[], object]:
+    relay.delay = 0.6
+
+    def heal() -> None:
+        relay.delay = 0.0
+
+    return heal
+
+
+def demand_password(server: RedisServer, relay: Relay) -> Callable[[], object]:
+    with server.client() as client:
+        client.config_set("requirepass", "secret")
+        client.client_kill_filter(_type="normal", skipme=True)
+
+    def heal() -> None:
+        with server.client(password="secret") as client:
+            client.config_set("requirepass", "")
+
+    return heal
+
+
+def load(server: RedisServer, relay: Relay) -> Callable[[], object]:
+    """Restart it on a file that takes it long to load."""
+    with server.client() as client:
+        client.mset({f"{number}": "x" for number in range(2000)})
+        client.execute_command("BGREWRITEAOF")
+        while client.info("persistence")["aof_rewrite_in_progress"]:
+            time.sleep(0.02)
+    server.kill()
+    server.start("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+    return lambda: None
+
+
+def demote(server: RedisServer, relay: Relay) -> Callable[[], object]:
+    server.ask("REPLICAOF", "127.0.0.1", free_port())
+    return lambda: server.ask("REPLICAOF", "NO", "ONE")
+
+
+FAULTS = [stop, kill, refuse, stall, drip, delay, demand_password, load, demote]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_no_fault_lets_the_token_pass_and_none_needs_a_restart(
+    server: RedisServer, relay: Relay, store: Store, fault: Callable[..., Callable[[], object]]
+) -> None:
+    await_outcome(store, "found")
+    heal = fault(server, relay)
+    told = outcomes(store)
+    assert told["passed"] == 0
+    assert told["refused"] > 0
+    with contextlib.suppress(StoreUnavailable):
+        store.add([token(2)])
+    heal()
+    await_outcome(store, "found")
+    assert outcomes(store, 3)["passed"] == 0
+    store.ping()
+
+
+def test_connections_cut_between_questions_refuse_nobody(relay: Relay, store: Store) -> None:
+    for _ in range(20):
+        relay.cut()
+        assert outcome(store) == "found"
+
+
+ANSWERS = [
+    b"-LOADING Redis is loading the dataset in memory\r\n" * 2,
+    b"*1\r\n$-1\r\n-READONLY You can't write against a read only replica.\r\n",
+    b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n" * 2,
+    b"-MOVED 3999 127.0.0.1:1\r\n" * 2,
+    b"-ASK 3999 127.0.0.1:1\r\n" * 2,
+    b"-CLUSTERDOWN The cluster is down\r\n" * 2,
+    b"-NOAUTH Authentication required.\r\n" * 2,
+    b"*1\r\n$-1\r\n-NOREPLICAS Not enough good replicas to write.\r\n",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"$-1\r\n$-1\r\n",
+    b"*1\r\n$-1\r\n$-1\r\n",
+    b"*1\r\n$-1\r\n+OK\r\n",
+    b"*1\r\n$-1\r\n*0\r\n",
+    b"*1\r\n$-1\r\n:1\r\n",
+    b"$32\r\n",
+    b"\x00" * 100,
+    b":1\r\n" * 10_000,
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: repr(answer[:20]))
+def test_an_answer_that_is_none_lets_nothing_pass(relay: Relay, store: Store, answer: bytes) -> None:
+    relay.says = answer
+    assert outcomes(store, 5) == {"refused": 5 * THREADS}
+    with pytest.raises(StoreUnavailable):
+        store.add([token(2)])
+    with pytest.raises(StoreUnavailable):
+        store.remove(REVOKED.key)
+    relay.says = None
+    await_outcome(store, "found")
+
+
+def test_a_server_that_answers_no_connection_is_given_up(opened: Callable[..., Store]) -> None:
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):  # a full queue: the kernel drops what comes after
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        store = opened(f"redis://127.0.0.1:{listener.getsockname()[1]}")
+        assert outcomes(store, 5) == {"refused": 5 * THREADS}
+
+
+def test_a_name_server_that_hangs_holds_nobody_up(
+    server: RedisServer, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def hang(*arguments: Any) -> Any:
+        answered.wait()
+        return look_up(*arguments)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    store = opened(server.url)
+    assert outcomes(store, 50) == {"refused": 50 * THREADS}
+    assert threading.active_count() < 50
+    answered.set()
+    await_added(store, REVOKED)
+    await_outcome(store, "found")
+
+
+def test_a_full_server_refuses_what_is_new_and_keeps_what_it_has(server: RedisServer, store: Store) -> None:
+    server.ask("CONFIG", "SET", "maxmemory", 1)
+    with pytest.raises(StoreUnavailable):
+        store.add([token(2)])
+    with pytest.raises(StoreUnavailable):
+        store.ping()
+    await_outcome(store, "found")
+    assert store.remove(REVOKED.key)
+    server.ask("CONFIG", "SET", "maxmemory", 0)
+    assert store.add([token(2)])[0].changed
+    store.ping()
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"1", b'{"issuer": "x"}', b"\xff", b'{"claim": {}}'])
+def test_an_entry_that_is_none_is_not_an_absent_one(server: RedisServer, store: Store, text: bytes) -> None:
+    server.ask("SET", TAG + REVOKED.key, text)
+    assert outcome(store) == "refused"
+    with pytest.raises(StoreUnavailable):
+        store.add([REVOKED])
+
+
+# --- whose answer it is ---
+
+
+def test_answers_never_cross_while_connections_break(relay: Relay, store: Store) -> None:
+    entries = [token(number, reason=str(number)) for number in range(100, 100 + THREADS)]
+    store.add(entries)
+    over = threading.Event()
+
+    def ask(entry: Entry) -> Counter[str]:
+        told: Counter[str] = Counter()
+        while not over.is_set():
+            told[outcome(store, entry)] += 1
+        return told
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        asking = [threads.submit(ask, entry) for entry in entries]
+        for _ in range(100):
+            relay.delay = random.choice([0, 0, 0.001, 0.15, 0.199, 0.2, 0.201, 0.25])
+            time.sleep(random.uniform(0.01, 0.05))
+            if random.random() < 0.3:
+                relay.cut()
+        relay.delay = 0.0
+        over.set()
+        told = sum((result.result() for result in asking), Counter[str]())
+    assert told["passed"] == 0
+    assert told["found"] > 0
+    assert told["refused"] > 0
+
+
+class Interrupt(BaseException):
+    """From outside, as a time-out for a worker makes it: it strikes anywhere."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it strikes destructors too
+def test_answers_never_cross_when_questions_are_broken_off(relay: Relay, store: Store) -> None:
+    entries = [token(number, reason=str(number)) for number in range(100, 104)]
+    store.add(entries)
+    relay.delay = 0.001
+
+    def strike(*_: object) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, strike)
+    told: Counter[str] = Counter()
+    try:
+        for number in range(1000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.004))
+                told[outcome(store, entries[number % 4])] += 1
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupt:
+                told["broken off"] += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert told["passed"] == 0
+    assert told["broken off"] > 0
+    assert told["found"] > 0
+    await_outcome(store, "found")

@@ -1,0 +1,245 @@
+"""The bundled server in processes of its own, around an app that does what a path says.
+
+    with Bundled(workers=2) as server:
+        exchange(server.port, request("GET /pid"))
+        server.signal(SIGTERM); server.wait()
+
+A path with a query names a file: what waits, waits until that file is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 15.0  # seconds after which a server that does not start or end has failed
+
+Environ = dict[str, Any]
+Start = Callable[..., Any]
+
+
+class Bundled:
+    """A running server. `settings` is a file whose text `/settings` answers; `fail` in it makes loading fail."""
+
+    def __init__(self, directory: Path, environ: dict[str, str] | None = None, **options: Any) -> None:
+        self.settings = directory / "settings"
+        self.settings.touch()
+        self._log = directory / "log"
+        options = {"host": "127.0.0.1", "port": 0, "workers": 1, "threads": 4, "drain_timeout": PATIENCE, **options}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(self.settings), json.dumps(options)],
+                stderr=log,
+                cwd=directory,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
+            )
+
+    def __enter__(self) -> Bundled:
+        self._wait_for(lambda: "listening" in self.log or self._process.poll() is not None)
+        found = re.search(r"listening at \S+:(\d+)", self.log)
+        self.port = int(found[1]) if found else 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGQUIT)  # at once
+        self.wait()
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def workers(self) -> list[int]:
+        """The worker processes' ids."""
+        pid = self._process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Return the exit status, once it ends."""
+        return self._process.wait(2 * PATIENCE)
+
+    def _wait_for(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+
+
+def memory(pid: int) -> int:
+    """Return a process's resident bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def app(environ: Environ, start: Start) -> Iterable[bytes]:
+    page = PAGES.get(environ["PATH_INFO"].strip("/").partition("/")[0], echo)
+    return page(environ, start)
+
+
+def refuses(environ: Environ) -> bool:
+    if environ["PATH_INFO"] == "/refusal-fails":
+        raise RuntimeError
+    return bool(environ["PATH_INFO"] == "/refused")
+
+
+def echo(environ: Environ, start: Start) -> list[bytes]:
+    """Restate the request: its environ, and its body's length and digest."""
+    digest, size = hashlib.sha256(), 0
+    while data := environ["wsgi.input"].read(65536):
+        digest.update(data)
+        size += len(data)
+    told = {name: value for name, value in environ.items() if isinstance(value, (str, int))}
+    body = json.dumps({**told, "size": size, "sha256": digest.hexdigest()}).encode()
+    start("200 OK", [("Content-Type", "application/json")])
+    return [body]
+
+
+def pid(environ: Environ, start: Start) -> list[bytes]:
+    start("200 OK", [])
+    return [str(os.getpid()).encode()]
+
+
+def wait(environ: Environ, start: Start) -> list[bytes]:
+    await_file(environ)
+    return pid(environ, start)
+
+
+def stream(environ: Environ, start: Start) -> Iterator[bytes]:
+    start("200 OK", [("Content-Type", "text/event-stream")])
+    yield b"first"
+    await_file(environ)
+    yield b"last"
+
+
+def early(environ: Environ, start: Start) -> Iterator[bytes]:
+    start("200 OK", [])(b"")  # the head at once
+    await_file(environ)
+    yield b"late"
+
+
+def cut(environ: Environ, start: Start) -> Iterator[bytes]:
+    start("200 OK", [("Content-Length", "10")] if environ["QUERY_STRING"] else [])
+    yield b"half"
+    raise RuntimeError("the upstream died")
+
+
+def short(environ: Environ, start: Start) -> list[bytes]:
+    start("200 OK", [("Content-Length", "10")])
+    return [b"half"]
+
+
+def long(environ: Environ, start: Start) -> list[bytes]:
+    start("200 OK", [("Content-Length", "4")])
+    return [b"half", b"HTTP/1.1 200 OK\r\n\r\n"]
+
+
+def fails(environ: Environ, start: Start) -> list[bytes]:
+    raise RuntimeError("secret words")
+
+
+def fields(environ: Environ, start: Start) -> list[bytes]:
+    given = [("x-lower", "1"), ("Set-Cookie", "a=1"), ("A-FIRST", "caf\xe9"), ("Set-Cookie", "b=2"), ("Server", "mine")]
+    start("200 OK", [*given, ("Content-Length", "2")])
+    return [b"ok"]
+
+
+def splits(environ: Environ, start: Start) -> list[bytes]:
+    start("200 OK", [("X-Echo", "a\r\nSet-Cookie: planted=1")])
+    return [b"ok"]
+
+
+def status(environ: Environ, start: Start) -> list[bytes]:
+    """Answer with the status in the path, and a Content-Length."""
+    start(environ["PATH_INFO"].rpartition("/")[2] + " Chosen", [("Content-Length", "5")])
+    return [b"hello"]
+
+
+def big(environ: Environ, start: Start) -> Iterator[bytes]:
+    """Answer with so many MiB."""
+    start("200 OK", [])
+    for _ in range(16 * int(environ["QUERY_STRING"])):
+        yield bytes(65536)
+
+
+def left(environ: Environ, start: Start) -> list[bytes]:
+    """Wait until the client leaves, and tell so by making the file."""
+    while not environ["waitress.client_disconnected"]():
+        time.sleep(0.01)
+    Path(environ["QUERY_STRING"]).touch()
+    return pid(environ, start)
+
+
+def refused(environ: Environ, start: Start) -> list[bytes]:
+    start("401 Unauthorized", [])
+    return [b"no"]
+
+
+def settings(environ: Environ, start: Start) -> list[bytes]:
+    start("200 OK", [])
+    return [environ["loaded"].encode()]
+
+
+def await_file(environ: Environ) -> None:
+    Path(environ["QUERY_STRING"] + ".reached").touch()
+    while not Path(environ["QUERY_STRING"]).exists():
+        time.sleep(0.01)
+
+
+PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
+    page.__name__: page
+    for page in (
+        pid,
+        wait,
+        stream,
+        early,
+        cut,
+        short,
+        long,
+        fails,
+        fields,
+        splits,
+        status,
+        big,
+        left,
+        refused,
+        settings,
+    )
+}
+
+
+def main() -> None:
+    from gateway.server import serve
+
+    settings_file, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    logging.basicConfig(level=logging.INFO)
+
+    def load() -> Callable[[Environ, Start], Iterable[bytes]]:
+        loaded = settings_file.read_text()
+        if "fail" in loaded:
+            raise ValueError("bad settings")
+
+        def with_settings(environ: Environ, start: Start) -> Iterable[bytes]:
+            return app({**environ, "loaded": loaded}, start)
+
+        with_settings.refuses = refuses  # type: ignore[attr-defined]
+        return with_settings
+
+    serve(load, **options)
+
+
+if __name__ == "__main__":
+    main()

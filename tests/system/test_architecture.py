@@ -1,0 +1,117 @@
+"""The house stays in order: imports go one way, modules and functions stay small."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "gateway"
+
+# Which rooms each room may import from. `app` and `config` put them together; nobody imports `cli`.
+MAY_IMPORT: dict[str, set[str]] = {
+    "http": set(),
+    "server": {"http"},
+    "auth": {"http"},
+    "proxy": {"http"},
+    "ops": {"http"},
+    "blacklist": {"http", "auth"},
+    "gate": {"http", "auth", "blacklist"},
+    "config": {"http", "auth"},
+    "app": {"http", "auth", "blacklist", "gate", "proxy", "ops", "config"},
+    "__init__": {"app", "config"},
+    "wsgi": {"app", "config", "ops"},
+    "cli": {"http", "auth", "blacklist", "server", "ops", "config", "app"},
+    "__main__": {"cli"},
+}
+KNOWS_SETTINGS = {"app", "config", "cli", "wsgi", "__init__"}
+BACKENDS = {"gateway.blacklist.stores.sqlite.store", "gateway.blacklist.stores.redis.store"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def room(module: str) -> str:
+    return (module + ".__init__").split(".")[1]
+
+
+TREES = {module_name(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every module a file imports, wherever in it, under its full name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are written out in full"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in TREES or f"{name}.__init__" in TREES else str(node.module)
+
+
+OWN_IMPORTS = {
+    module: {name for name in imports(tree) if name.split(".")[0] == "gateway"} for module, tree in TREES.items()
+}
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_imports_go_one_way(module: str) -> None:
+    assert {room(name) for name in OWN_IMPORTS[module]} <= {room(module), *MAY_IMPORT[room(module)]}
+
+
+def test_the_package_alone_loads_neither_a_server_nor_what_a_store_needs() -> None:
+    command = "import sys, gateway; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert not {"gateway.server", "gunicorn", "waitress", "redis", "click"} & set(loaded.split())
+
+
+def test_no_imports_go_in_circles() -> None:
+    TopologicalSorter({module.removesuffix(".__init__"): names for module, names in OWN_IMPORTS.items()}).prepare()
+
+
+def test_settings_are_seen_only_where_the_pipeline_is_built() -> None:
+    readers = {room(module) for module, names in OWN_IMPORTS.items() if "gateway.config.settings" in names}
+    assert readers <= KNOWS_SETTINGS
+
+
+def test_only_the_factory_names_a_backend() -> None:
+    named_by = {module for module, names in OWN_IMPORTS.items() if BACKENDS & names}
+    assert named_by <= {"gateway.blacklist.stores.__init__"}
+
+
+def test_the_gateway_knows_neither_its_upstream_nor_its_tests() -> None:
+    foreign = {name.split(".")[0] for tree in TREES.values() for name in imports(tree)}
+    assert not foreign & {"upstream", "tests", "benchmarks", "flask"}
+
+
+def test_only_the_commands_print() -> None:
+    printing = {
+        room(module)
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"print", "click.echo", "sys.stdout.write"}
+    }
+    assert printing <= {"cli"}
+
+
+def test_modules_stay_small() -> None:
+    lines = {path.name: path.read_text().count("\n") for path in PACKAGE.rglob("*.py")}
+    assert {name: count for name, count in lines.items() if count > 300} == {}
+
+
+def test_functions_stay_small() -> None:
+    functions = [
+        (f"{module}.{node.name}", (node.end_lineno or 0) - node.lineno + 1)
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert [(name, count) for name, count in functions if count > 50] == []

@@ -1,0 +1,435 @@
+"""The rules: what blacklists a token, what does not, and what each change changes."""
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from helpers import ABSENT, EXPIRES, ISSUER, NOW, SECRET, Clock, mint, signature_spellings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.auth.keys import build_keys
+from gateway.auth.tokens import Issuer, Token, Verifier
+from gateway.blacklist.rules import Actor, Blacklist, is_claim_value
+from gateway.blacklist.stores import Entry, open_store
+from gateway.http.problems import StoreUnavailable
+
+OTHER_ISSUER = "https://other.test/"
+SOMEBODY = Actor("somebody", "192.0.2.1", "stolen")
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def _issuer(name: str) -> Issuer:
+    keys = build_keys(secrets=[SECRET], public_key=None, jwks_url=None, algorithms=["HS256"], issuer=name)
+    return Issuer(name, keys.algorithms, frozenset(), keys)
+
+
+VERIFIER = Verifier([_issuer(ISSUER), _issuer(OTHER_ISSUER)], now=Clock())
+
+
+def token(**claims: Any) -> Token:
+    return VERIFIER.genuine(mint(**claims))
+
+
+@pytest.fixture
+def make_blacklist(store_url: str, clock: Clock) -> Callable[..., Blacklist]:
+    return lambda **options: Blacklist(open_store(store_url, now=clock), now=clock, **options)
+
+
+@pytest.fixture
+def blacklist(make_blacklist: Callable[..., Blacklist]) -> Blacklist:
+    return make_blacklist()
+
+
+# A token's own entry.
+
+
+def test_a_token_is_blacklisted_until_it_is_restored(blacklist: Blacklist) -> None:
+    stolen = token(sub="1001")
+    assert not blacklist.has(stolen)
+    assert blacklist.add_token(stolen, SOMEBODY)
+    assert blacklist.has(stolen)
+    assert blacklist.remove_token(stolen, SOMEBODY)
+    assert not blacklist.has(stolen)
+
+
+def test_a_change_that_changes_nothing_says_so(blacklist: Blacklist) -> None:
+    stolen = token()
+    assert not blacklist.remove_token(stolen, SOMEBODY)
+    assert [blacklist.add_token(stolen, SOMEBODY) for _ in range(3)] == [True, False, False]
+    assert [blacklist.remove_token(stolen, SOMEBODY) for _ in range(3)] == [True, False, False]
+
+
+def test_no_other_token_is_blacklisted_however_alike(blacklist: Blacklist) -> None:
+    blacklist.add_token(token(sub="1001", jti="a", iat=1), SOMEBODY)
+    assert not blacklist.has(token(sub="1001", jti="a", iat=2))
+    assert not blacklist.has(token(sub="1001", jti="a"))
+    assert not blacklist.has(token(sub="1001", jti="a", iat=1, iss=OTHER_ISSUER))
+
+
+def test_every_spelling_of_a_blacklisted_token_is_blacklisted(blacklist: Blacklist) -> None:
+    first, *others = signature_spellings(mint())
+    blacklist.add_token(VERIFIER.genuine(first), SOMEBODY)
+    assert all(blacklist.has(VERIFIER.genuine(text)) for text in [mint(), *others])
+    assert blacklist.remove_token(VERIFIER.genuine(others[0]), SOMEBODY)
+    assert not blacklist.has(VERIFIER.genuine(first))
+
+
+@pytest.mark.parametrize("exp", [EXPIRES + 0.5, 2**63, 10**18, 10**400, 1e308, 253_402_300_800])
+def test_an_absurd_expiry_is_clamped_and_the_entry_lasts(blacklist: Blacklist, clock: Clock, exp: Any) -> None:
+    eternal = token(exp=exp)
+    assert blacklist.add_token(eternal, SOMEBODY)
+    clock.seconds = EXPIRES
+    assert blacklist.has(eternal)
+    assert not blacklist.add_token(eternal, SOMEBODY)
+
+
+@pytest.mark.parametrize("leeway", [0, 30, 0.5])
+def test_an_entry_lives_as_long_as_its_token_would_pass(make_blacklist: Any, clock: Clock, leeway: float) -> None:
+    blacklist, stolen = make_blacklist(leeway=leeway), token(exp=int(NOW) + 100)
+    blacklist.add_token(stolen, SOMEBODY)
+    clock.seconds = NOW + 100 + leeway - 0.001
+    assert blacklist.has(stolen)
+    clock.seconds = NOW + 100 + math.ceil(leeway)
+    assert not blacklist.has(stolen)
+    assert not blacklist.store.page(10)[0]
+
+
+# A claim's entry.
+
+
+@pytest.mark.parametrize("name", ["jti", "sub", "sid"])
+def test_an_entry_for_a_claim_blacklists_every_token_that_has_it(blacklist: Blacklist, name: str) -> None:
+    assert blacklist.add_claim(ISSUER, name, "a", None, SOMEBODY)[1]
+    assert blacklist.has(token(**{name: "a"}))
+    assert blacklist.has(token(**{name: "a"}, iat=int(NOW)))
+    assert not blacklist.has(token(**{name: "b"}))
+    assert not blacklist.has(token())
+    assert blacklist.remove_claim(ISSUER, name, "a", SOMEBODY)
+    assert not blacklist.has(token(**{name: "a"}))
+
+
+def test_a_claim_is_blacklisted_under_its_own_name_alone(blacklist: Blacklist) -> None:
+    blacklist.add_claim(ISSUER, "jti", "a", None, SOMEBODY)
+    assert not blacklist.has(token(sub="a", sid="a"))
+
+
+def test_only_the_claims_that_are_set_are_looked_at(make_blacklist: Any) -> None:
+    blacklist = make_blacklist(claims=("tenant",))
+    blacklist.add_claim(ISSUER, "tenant", "a", None, SOMEBODY)
+    blacklist.add_claim(ISSUER, "sub", "a", None, SOMEBODY)
+    assert blacklist.has(token(tenant="a"))
+    assert not blacklist.has(token(sub="a"))
+
+
+def test_a_claim_belongs_to_its_issuer(blacklist: Blacklist) -> None:
+    blacklist.add_claim(ISSUER, "sub", "1001", None, SOMEBODY)
+    assert not blacklist.has(token(sub="1001", iss=OTHER_ISSUER))
+    assert blacklist.find_claim(OTHER_ISSUER, "sub", "1001") is None
+
+
+LOOKALIKES: list[Any] = [
+    "7001",
+    7001,
+    7001.0,
+    "7001.0",
+    "7001 ",
+    '"7001"',
+    "07001",
+    1,
+    "1",
+    "true",
+    0.1,
+    "0.1",
+    "á",
+    "a\u0301",
+]
+
+
+@pytest.mark.parametrize("value", LOOKALIKES)
+def test_a_claim_matches_its_own_type_and_spelling_alone(blacklist: Blacklist, value: Any) -> None:
+    blacklist.add_claim(ISSUER, "sub", value, None, SOMEBODY)
+    struck = [other for other in LOOKALIKES if blacklist.has(token(sub=other))]
+    assert [(type(other), other) for other in struck] == [(type(value), value)]
+
+
+@pytest.mark.parametrize("value", ["", None, True, False, [], ["a"], {}, {"a": 1}])
+def test_what_is_no_claim_value_is_never_looked_up(blacklist: Blacklist, value: Any) -> None:
+    """An empty jti is no jti; True is not 1."""
+    assert not is_claim_value(value)
+    blacklist.add_claim(ISSUER, "jti", 1, None, SOMEBODY)
+    assert not blacklist.has(token(jti=value))
+
+
+@pytest.mark.parametrize(
+    "value", ["\ud800", "\0", "a\0b", "x" * 1_000_000, "é", "\U0010ffff", 10**400, -(2**70), 1e308]
+)
+def test_odd_values_neither_escape_nor_break_anything(blacklist: Blacklist, value: Any) -> None:
+    _, changed = blacklist.add_claim(ISSUER, "sub", value, None, SOMEBODY)
+    found = blacklist.find_claim(ISSUER, "sub", value)
+    assert changed
+    assert found is not None
+    assert found.claim == ("sub", value)
+    assert blacklist.remove_claim(ISSUER, "sub", value, SOMEBODY)
+
+
+# Cut-offs.
+
+
+@pytest.mark.parametrize(
+    ("iat", "struck"), [(999, True), (999.999, True), (1000, False), (1001, False), (ABSENT, True)]
+)
+def test_a_cut_off_refuses_what_was_issued_strictly_before_it(blacklist: Blacklist, iat: Any, struck: bool) -> None:
+    blacklist.add_claim(ISSUER, "sub", "1001", 1000, SOMEBODY)
+    assert blacklist.has(token(sub="1001", iat=iat)) is struck
+
+
+@pytest.mark.parametrize("fraction", [0, 0.001, 0.999])
+def test_the_cut_off_is_the_next_whole_second(blacklist: Blacklist, clock: Clock, fraction: float) -> None:
+    """With iat in whole seconds, now would spare a token stolen in this very second."""
+    clock.advance(fraction)
+    entry, _ = blacklist.add_claim(ISSUER, "sub", "1001", None, SOMEBODY)
+    assert entry.issued_before == NOW + 1
+    assert blacklist.has(token(sub="1001", iat=int(NOW)))
+    assert not blacklist.has(token(sub="1001", iat=int(NOW) + 1))
+
+
+def test_a_cut_off_later_than_that_is_refused(blacklist: Blacklist) -> None:
+    assert blacklist.add_claim(ISSUER, "sub", "1001", int(NOW) + 1, SOMEBODY)[1]
+    with pytest.raises(ValueError, match="future"):
+        blacklist.add_claim(ISSUER, "sub", "1002", int(NOW) + 2, SOMEBODY)
+    assert blacklist.find_claim(ISSUER, "sub", "1002") is None
+
+
+def test_the_latest_cut_off_wins_and_none_is_lowered(blacklist: Blacklist) -> None:
+    cut_offs, answers = [1000, 500, 1000, 2000, 0], []
+    for cut_off in cut_offs:
+        entry, changed = blacklist.add_claim(ISSUER, "sub", "1001", cut_off, SOMEBODY)
+        answers.append((entry.issued_before, changed))
+    assert answers == [(1000, True), (1000, False), (1000, False), (2000, True), (2000, False)]
+
+
+def test_claim_entries_live_until_they_are_lifted(blacklist: Blacklist, clock: Clock) -> None:
+    entry, _ = blacklist.add_claim(ISSUER, "sub", "1001", 0, SOMEBODY)
+    assert entry.expires_at is None
+    clock.seconds = EXPIRES - 1
+    assert blacklist.find_claim(ISSUER, "sub", "1001") == entry
+
+
+@pytest.mark.parametrize("issued_before", [None, 0, int(NOW) - 10_000])
+def test_claim_entries_are_forgotten_once_no_token_can_be_older(
+    make_blacklist: Any, clock: Clock, issued_before: int | None
+) -> None:
+    blacklist = make_blacklist(max_token_age=3600)
+    entry, changed = blacklist.add_claim(ISSUER, "sub", "1001", issued_before, SOMEBODY)
+    assert changed
+    assert entry.expires_at == NOW + 1 + 3600
+    clock.seconds = NOW + 3600
+    assert blacklist.find_claim(ISSUER, "sub", "1001") == entry
+    clock.seconds = NOW + 3601
+    assert blacklist.find_claim(ISSUER, "sub", "1001") is None
+
+
+def test_claim_entries_outlive_the_leeway_of_the_oldest_token(make_blacklist: Any, clock: Clock) -> None:
+    blacklist = make_blacklist(max_token_age=3600, leeway=30)
+    blacklist.add_claim(ISSUER, "sub", "1001", None, SOMEBODY)
+    clock.seconds = NOW + 3600 + 29.9
+    assert blacklist.has(token(sub="1001", iat=int(NOW), exp=int(NOW) + 3600))
+
+
+def test_a_token_and_its_claim_each_blacklist_alone(blacklist: Blacklist) -> None:
+    stolen = token(sub="1001")
+    assert blacklist.add_claim(ISSUER, "sub", "1001", None, SOMEBODY)[1]
+    assert blacklist.add_token(stolen, SOMEBODY)
+    assert blacklist.remove_token(stolen, SOMEBODY)
+    assert blacklist.has(stolen)
+    assert blacklist.add_token(stolen, SOMEBODY)
+    assert blacklist.remove_claim(ISSUER, "sub", "1001", SOMEBODY)
+    assert blacklist.has(stolen)
+
+
+# The store.
+
+
+class CountingStore:
+    """A store that passes on and counts, or fails."""
+
+    def __init__(self, store: Any, failing: bool = False) -> None:
+        self.store, self.failing = store, failing
+        self.questions: list[Sequence[str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if self.failing:
+            raise StoreUnavailable
+        return getattr(self.store, name)
+
+    def find(self, keys: Sequence[str]) -> Sequence[Entry]:
+        self.questions.append(keys)
+        if self.failing:
+            raise StoreUnavailable
+        return self.store.find(keys)
+
+
+def test_every_look_up_is_one_question_and_none_is_remembered(blacklist: Blacklist) -> None:
+    store = blacklist.store = CountingStore(blacklist.store)  # type: ignore[assignment]
+    asked = token(sub="1001", jti="a", sid="b")
+    for _ in range(3):
+        blacklist.has(asked)
+    assert [len(keys) for keys in store.questions] == [4, 4, 4]
+
+
+def test_what_another_process_changes_counts_at_the_next_question(make_blacklist: Any) -> None:
+    ours, theirs, stolen = make_blacklist(), make_blacklist(), token(sub="1001")
+    for _ in range(3):
+        assert theirs.add_token(stolen, SOMEBODY)
+        assert ours.has(stolen)
+        assert ours.remove_token(stolen, SOMEBODY)
+        assert not theirs.has(stolen)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda blacklist: blacklist.has(token()),
+        lambda blacklist: blacklist.add_token(token(), SOMEBODY),
+        lambda blacklist: blacklist.remove_token(token(), SOMEBODY),
+        lambda blacklist: blacklist.find_claim(ISSUER, "sub", "1001"),
+        lambda blacklist: blacklist.add_claim(ISSUER, "sub", "1001", None, SOMEBODY),
+        lambda blacklist: blacklist.remove_claim(ISSUER, "sub", "1001", SOMEBODY),
+    ],
+)
+def test_a_store_that_fails_is_never_an_answer(
+    blacklist: Blacklist, ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    blacklist.store = CountingStore(blacklist.store, failing=True)  # type: ignore[assignment]
+    with pytest.raises(StoreUnavailable):
+        ask(blacklist)
+    assert not caplog.records
+
+
+def test_racing_changes_of_one_token_end_in_one_of_the_two_states(blacklist: Blacklist) -> None:
+    stolen, balance = token(), []
+
+    def change(number: int) -> None:
+        for _ in range(20):
+            if number % 2:
+                balance.append(int(blacklist.add_token(stolen, SOMEBODY)))
+            else:
+                balance.append(-int(blacklist.remove_token(stolen, SOMEBODY)))
+
+    threads = [threading.Thread(target=change, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(balance) == 80
+    assert sum(balance) == blacklist.has(stolen) == len(blacklist.store.page(10)[0])
+
+
+# The audit.
+
+
+def test_every_change_is_one_record_without_a_token(blacklist: Blacklist, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "gateway.audit")
+    stolen = token(sub="1001", email="secret@example.test")
+    blacklist.add_token(stolen, SOMEBODY)
+    blacklist.remove_token(stolen, SOMEBODY)
+    blacklist.add_claim(ISSUER, "sub", "1001", 1000, SOMEBODY)
+    blacklist.remove_claim(ISSUER, "sub", "1001", SOMEBODY)
+    blacklist.remove_claim(ISSUER, "sub", "1001", SOMEBODY)
+    who = {"by": "somebody", "from": "192.0.2.1", "reason": "stolen"}
+    claim = {"issuer": ISSUER, "claim": {"sub": "1001"}}
+    assert [vars(record)["record"] for record in caplog.records] == [
+        {"action": "add", "changed": True, "fingerprint": stolen.fingerprint, **who},
+        {"action": "remove", "changed": True, "fingerprint": stolen.fingerprint, **who},
+        {"action": "add", "changed": True, **claim, "issued_before": 1000, **who},
+        {"action": "remove", "changed": True, **claim, **who},
+        {"action": "remove", "changed": False, **claim, **who},
+    ]
+    assert stolen.text not in caplog.text
+
+
+def test_an_entry_tells_who_made_it_when_and_why(blacklist: Blacklist) -> None:
+    blacklist.add_token(token(), SOMEBODY)
+    (entry,), _ = blacklist.store.page(1)
+    assert (entry.by, entry.reason, entry.created_at, entry.expires_at) == ("somebody", "stolen", NOW, EXPIRES)
+
+
+# All of it at once, against a model.
+
+SUBJECTS: list[Any] = ["1", 1, ABSENT]
+ISSUED: list[Any] = [ABSENT, int(NOW) - 10, int(NOW), int(NOW) + 1]
+TOKENS = [
+    token(sub=sub, jti=jti, iat=iat, exp=exp)
+    for sub in SUBJECTS
+    for jti in ("a", "")
+    for iat in ISSUED
+    for exp in (int(NOW) + 5, EXPIRES)
+]
+CLAIMS: Any = st.sampled_from([("sub", "1"), ("sub", 1), ("jti", "a"), ("sid", "x")])
+CHANGES = st.one_of(
+    st.tuples(st.sampled_from(["add_token", "remove_token"]), st.sampled_from(TOKENS)),
+    st.tuples(st.just("add_claim"), CLAIMS, st.none() | st.integers(int(NOW) - 12, int(NOW) + 1)),
+    st.tuples(st.just("remove_claim"), CLAIMS),
+    st.tuples(st.just("advance"), st.sampled_from([0.5, 1, 4])),
+)
+
+
+class Model:
+    """The rules once more, in a few lines: what is blacklisted, and whether a change changed anything."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.own: set[Token] = set()
+        self.cut_offs: dict[Any, int] = {}
+
+    def has(self, asked: Token) -> bool:
+        cut_offs = [self.cut_offs.get((name, str(type(value)), value), -1) for name, value in asked.claims.items()]
+        own = asked in self.own and self.clock() < asked.expires_at
+        return own or max(cut_offs) > asked.claims.get("iat", -1)
+
+    def add_token(self, stolen: Token) -> bool:
+        changed = stolen not in self.own and self.clock() < stolen.expires_at
+        self.own.add(stolen)
+        return changed
+
+    def remove_token(self, restored: Token) -> bool:
+        changed = restored in self.own and self.clock() < restored.expires_at
+        self.own.discard(restored)
+        return changed
+
+    def add_claim(self, claim: Any, issued_before: int | None) -> bool:
+        key = (claim[0], str(type(claim[1])), claim[1])
+        cut_off = int(self.clock()) + 1 if issued_before is None else issued_before
+        changed = cut_off > self.cut_offs.get(key, -1)
+        self.cut_offs[key] = max(cut_off, self.cut_offs.get(key, -1))
+        return changed
+
+    def remove_claim(self, claim: Any) -> bool:
+        return self.cut_offs.pop((claim[0], str(type(claim[1])), claim[1]), None) is not None
+
+
+@given(st.lists(CHANGES, max_size=15))
+def test_the_rules_agree_with_a_model_of_a_few_lines(changes: list[Any]) -> None:
+    clock = Clock()
+    model = Model(clock)
+    with TemporaryDirectory(dir=MEMORY) as directory:
+        blacklist = Blacklist(open_store(f"sqlite:///{directory}/blacklist.sqlite3", now=clock), now=clock)
+        for action, *named in changes:
+            if action == "advance":
+                clock.advance(*named)
+            elif action == "add_claim":
+                _, changed = blacklist.add_claim(ISSUER, *named[0], named[1], SOMEBODY)
+                assert changed == model.add_claim(*named)
+            elif action == "remove_claim":
+                assert blacklist.remove_claim(ISSUER, *named[0], SOMEBODY) == model.remove_claim(*named)
+            else:
+                assert getattr(blacklist, action)(*named, SOMEBODY) == getattr(model, action)(*named)
+            assert {each for each in TOKENS if blacklist.has(each)} == {each for each in TOKENS if model.has(each)}
+        blacklist.store.close()

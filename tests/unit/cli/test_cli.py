@@ -1,0 +1,582 @@
+"""The commands, on the store beside a running gateway: what they print, and how they end."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from helpers import EXPIRES, ISSUER, Api, assert_refused, fingerprint, mint
+
+from gateway import Gateway, Settings
+from gateway.cli import main
+
+TOKEN = mint(sub="1001", jti="a", iat=1000)
+COMMANDS = [
+    "serve",
+    "demo",
+    "check-config",
+    "token",
+    "revoke",
+    "restore",
+    "status",
+    "list",
+    "purge",
+    "export",
+    "import",
+]
+DONE, BLACKLISTED, USAGE, UNAVAILABLE = range(4)
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store_url: str, tmp_path: Path
+) -> Command:
+    """Run a command in this process, on this test's store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATEWAY_STORE", store_url)
+    monkeypatch.setattr("gateway.cli.entries.configure_logging", lambda *_: None)
+
+    def run(*arguments: Any, stdin: str = "") -> Ended:
+        monkeypatch.setattr(sys, "argv", ["gateway", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def passes(store_url: str, upstream: Any) -> Callable[[str], bool]:
+    """Tell what a gateway beside the commands, on the same store, makes of a token."""
+    gate: list[Gateway] = []
+
+    def ask(token: str) -> bool:
+        gate[:] = gate or [Gateway(upstream, Settings(store=store_url))]
+        answer = Api(gate[0])("GET", "/", token)
+        if answer.status_code != 200:
+            assert_refused(answer, "token-blacklisted")
+        return bool(answer.status_code == 200)
+
+    return ask
+
+
+def claims_of(token: str) -> Any:
+    return jwt.decode(token, options={"verify_signature": False})
+
+
+# Help.
+
+
+def test_help_teaches_the_commands_and_the_exit_codes(command: Command) -> None:
+    for flag in ("--help", "-h"):
+        help_ = command(flag)
+        assert help_.code == DONE
+        assert all(name in help_.out for name in COMMANDS)
+        assert "Exit codes" in help_.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(command: Command, name: str) -> None:
+    help_ = command(name, "--help")
+    assert (help_.code, help_.err) == (DONE, "")
+    assert "Usage: gateway " + name in help_.out
+    assert len(help_.out.splitlines()) > 5
+
+
+def test_every_setting_is_a_flag_of_serve(command: Command) -> None:
+    help_ = command("serve", "--help").out
+    assert [name for name in Settings.model_fields if f"--{name.replace('_', '-')}" not in help_] == []
+
+
+def test_the_version_is_told(command: Command) -> None:
+    assert command("--version").out.startswith("gateway, version ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["--nonsense"], ["revoke", "--nonsense"], ["list", "--limit", "0"]]
+)
+def test_wrong_usage_ends_with_2(command: Command, arguments: list[str]) -> None:
+    ended = command(*arguments)
+    assert (ended.code, ended.out) == (USAGE, "")
+    assert "Usage: gateway" in ended.err
+
+
+# token
+
+
+def test_token_mints_a_token_that_passes(command: Command, passes: Any) -> None:
+    ended = command("token")
+    token = ended.out.strip()
+    claims = claims_of(token)
+    assert (ended.code, ended.err) == (DONE, "")
+    assert (claims["iss"], claims["sub"]) == (ISSUER, "1001")
+    assert claims["exp"] - claims["iat"] == 3600
+    assert passes(token)
+    assert claims_of(command("token").out.strip())["jti"] != claims["jti"]
+
+
+def test_token_takes_any_claims(command: Command) -> None:
+    minted = command(
+        "token", "--sub", "7", "--scope", "a b", "--lifetime", "-5", "--claim", "n=5", "--claim", "t=text=more",
+        "--claim", 'l=["a"]', "--claim", "settings=1", "--claim", "key=2", "--claim", "lifetime=3",
+    )  # fmt: skip
+    claims = claims_of(minted.out.strip())
+    assert (claims["sub"], claims["scope"], claims["n"], claims["t"], claims["l"]) == (
+        "7",
+        "a b",
+        5,
+        "text=more",
+        ["a"],
+    )
+    assert (claims["settings"], claims["key"], claims["lifetime"]) == (1, 2, 3)
+    assert claims["exp"] - claims["iat"] == -5
+    assert claims_of(command("token", "--claim", "sub=7001", "--claim", "exp=1").out.strip())["sub"] == 7001
+
+
+def test_token_is_signed_with_the_newest_secret(command: Command) -> None:
+    token = command("token", "--secret", "new,old", "--audience", "api", "--kid", "k").out.strip()
+    assert jwt.get_unverified_header(token)["kid"] == "k"
+    assert (
+        Api(Gateway(lambda *_: [], Settings(store="sqlite:///x.sqlite3", secret="old")))("GET", "/", token)
+        .json["type"]
+        .endswith("bad-signature")
+    )
+    assert claims_of(token)["aud"] == "api"
+
+
+def test_token_takes_a_private_key(command: Command, tmp_path: Path) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "key.pem").write_bytes(pem)
+    token = command("token", "--algorithms", "EdDSA", "--key", tmp_path / "key.pem").out.strip()
+    assert jwt.decode(token, key.public_key(), ["EdDSA"])["sub"] == "1001"
+    refused = command("token", "--algorithms", "EdDSA")
+    assert (refused.code, refused.out) == (USAGE, "")
+
+
+# revoke, restore, status
+
+
+@pytest.mark.parametrize("where", ["argument", "stdin"])
+def test_a_token_is_revoked_and_restored(command: Command, passes: Any, where: str) -> None:
+    def run(name: str) -> Ended:
+        return command(name, TOKEN) if where == "argument" else command(name, "-", stdin=TOKEN + "\n")
+
+    assert (run("status").code, passes(TOKEN)) == (DONE, True)
+    assert run("revoke") == (DONE, "blacklisted (changed)\n", "")
+    assert run("revoke") == (DONE, "blacklisted (nothing to change)\n", "")
+    assert run("status") == (BLACKLISTED, "blacklisted\n", "")
+    assert not passes(TOKEN)
+    assert run("restore") == (DONE, "not blacklisted (changed)\n", "")
+    assert run("restore") == (DONE, "not blacklisted (nothing to change)\n", "")
+    assert run("status") == (DONE, "not blacklisted\n", "")
+    assert passes(TOKEN)
+
+
+@pytest.mark.parametrize(
+    "named", [["--jti", "a"], ["--sub", "1001"], ["--claim", "sub=1001x"], ["--claim", 'sub="1001"']]
+)
+def test_a_claim_is_revoked_and_restored(command: Command, passes: Any, named: list[str]) -> None:
+    struck = named[1] != "sub=1001x"
+    assert command("status", *named).code == DONE
+    assert command("revoke", *named).out == "blacklisted (changed)\n"
+    assert command("status", *named).code == BLACKLISTED
+    assert passes(TOKEN) is not struck
+    assert command("restore", *named).out == "not blacklisted (changed)\n"
+    assert passes(TOKEN)
+
+
+def test_a_number_stays_a_number(command: Command, passes: Any) -> None:
+    command("revoke", "--claim", "sub=7001")
+    assert (passes(mint(sub=7001)), passes(mint(sub="7001"))) == (False, True)
+    command("revoke", "--sub", "7001")
+    assert not passes(mint(sub="7001"))
+
+
+def test_a_cut_off_may_be_set(command: Command, passes: Any) -> None:
+    assert command("revoke", "--sub", "1001", "--issued-before", "1000").code == DONE
+    assert (passes(mint(sub="1001", iat=999)), passes(TOKEN)) == (False, True)
+    future = command("revoke", "--sub", "1001", "--issued-before", int(time.time()) + 100)
+    assert (future.code, future.out) == (USAGE, "")
+    assert "future" in future.err
+
+
+def test_json_is_for_scripts(command: Command) -> None:
+    assert json.loads(command("revoke", TOKEN, "--json").out) == {
+        "fingerprint": fingerprint(TOKEN),
+        "blacklisted": True,
+        "changed": True,
+    }
+    assert json.loads(command("status", TOKEN, "--json").out) == {
+        "fingerprint": fingerprint(TOKEN),
+        "blacklisted": True,
+    }
+    assert json.loads(command("restore", "--claim", "sub=7", "--json").out) == {
+        "claim": {"sub": 7},
+        "blacklisted": False,
+        "changed": False,
+    }
+
+
+def test_what_is_counted_is_for_scripts_too(command: Command) -> None:
+    assert json.loads(command("import", "--json", stdin=json.dumps(GOOD)).out) == {"imported": 1}
+    assert json.loads(command("purge", "--json").out) == {"deleted": 0}
+
+
+def test_an_expired_token_needs_no_revoking(command: Command) -> None:
+    assert command("revoke", mint(exp=1)) == (DONE, "not blacklisted (nothing to change)\n", "")
+
+
+@pytest.mark.parametrize("token", ["garbage", mint("wrong"), mint(iss="https://evil.test/"), mint(exp="soon"), ""])
+@pytest.mark.parametrize("name", ["revoke", "restore", "status"])
+def test_a_token_that_does_not_verify_is_wrong_usage(command: Command, name: str, token: str) -> None:
+    ended = command(name, token)
+    assert (ended.code, ended.out) == (USAGE, "")
+    assert ended.err.startswith("gateway: The token")
+    assert not token or token not in ended.err
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        [],
+        [TOKEN, "--sub", "a"],
+        ["--sub", "a", "--jti", "a"],
+        ["--sub", "a", "--claim", "jti=a"],
+        ["--sub", ""],
+        ["--claim", "sub=true"],
+        ["--claim", "sub=null"],
+        ["--claim", "sub=NaN"],
+        ["--claim", "sub=[1]"],
+        ["--claim", "sub"],
+        ["--claim", "=a"],
+        ["--claim", "iss=a"],
+        ["--sub", "a", "--of-issuer", "https://evil.test/"],
+    ],
+)
+@pytest.mark.parametrize("name", ["revoke", "restore", "status"])
+def test_one_thing_must_be_named(command: Command, name: str, named: list[str]) -> None:
+    ended = command(name, *named)
+    assert (ended.code, ended.out) == (USAGE, "")
+    assert json.loads(command("list", "--json").out) == []
+
+
+def test_a_cut_off_goes_with_a_claim(command: Command) -> None:
+    assert command("revoke", TOKEN, "--issued-before", "1").code == USAGE
+    assert command("status", TOKEN).code == DONE
+
+
+def test_among_several_issuers_one_must_be_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    issuers = [{"issuer": ISSUER, "secret": "discogs"}, {"issuer": "https://other.test/", "secret": "x"}]
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps(issuers))
+    assert command("revoke", "--sub", "1001").code == USAGE
+    assert command("revoke", "--sub", "1001", "--of-issuer", "https://other.test/").code == DONE
+    assert command("status", "--sub", "1001", "--of-issuer", ISSUER).code == DONE
+    assert command("status", "--sub", "1001", "--of-issuer", "https://other.test/").code == BLACKLISTED
+    assert command("revoke", TOKEN).code == DONE
+
+
+def test_who_did_it_and_why_is_kept(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "ops")
+    command("revoke", "--sub", "1001", "--reason", "left")
+    monkeypatch.delenv("USER")
+    command("revoke", TOKEN)
+    entries = json.loads(command("list", "--json").out)
+    assert {(entry["by"], entry["reason"]) for entry in entries} == {("cli:ops", "left"), (f"cli:{os.getuid()}", "")}
+
+
+# list, purge
+
+
+def test_list_shows_entries_newest_first(command: Command) -> None:
+    assert command("list") == (DONE, "", "")
+    assert json.loads(command("list", "--json").out) == []
+    command("revoke", TOKEN)
+    command("revoke", "--sub", "1001", "--issued-before", "1000", "--reason", "left")
+    first, second = command("list").out.splitlines()
+    assert '{"sub": "1001"}' in first
+    assert "until lifted" in first
+    assert first.endswith("left")
+    assert fingerprint(TOKEN)[:16] in second
+    assert "2035-01-24T02:35:52Z" in second
+    assert TOKEN not in first + second
+    assert len(command("list", "--limit", "1").out.splitlines()) == 1
+    claim, token = json.loads(command("list", "--json").out)
+    assert (claim["claim"], claim["issued_before"]) == ({"sub": "1001"}, 1000)
+    assert token["fingerprint"] == fingerprint(TOKEN)
+
+
+def test_purge_deletes_what_has_expired(command: Command) -> None:
+    command("revoke", TOKEN)
+    assert command("purge").out == "0 expired entries deleted\n"
+    short = mint(exp=int(time.time()) + 2)
+    command("revoke", short)
+    while time.time() < claims_of(short)["exp"] + 0.01:
+        time.sleep(0.05)
+    assert command("purge") == (DONE, "1 expired entries deleted\n", "")
+    assert len(json.loads(command("list", "--json").out)) == 1
+
+
+# export, import
+
+
+def test_what_is_exported_can_be_imported_elsewhere(command: Command, tmp_path: Path) -> None:
+    command("revoke", TOKEN, "--reason", "lost é")
+    command("revoke", "--claim", "sub=7001", "--issued-before", "1000")
+    exported = command("export")
+    assert exported.code == DONE
+    assert len([json.loads(line) for line in exported.out.splitlines()]) == 2
+    assert TOKEN not in exported.out
+    elsewhere = ("--store", f"sqlite:///{tmp_path}/elsewhere.sqlite3")
+    assert command("import", "-", *elsewhere, stdin=exported.out).out == "2 entries imported\n"
+    assert command("status", TOKEN, *elsewhere).code == BLACKLISTED
+    assert command("status", "--claim", "sub=7001", *elsewhere).code == BLACKLISTED
+    assert sorted(command("export", *elsewhere).out.splitlines()) == sorted(exported.out.splitlines())
+    assert command("export", "-").out == exported.out
+
+
+def test_files_serve_as_well(command: Command, tmp_path: Path) -> None:
+    command("revoke", TOKEN)
+    assert command("export", tmp_path / "entries").code == DONE
+    command("restore", TOKEN)
+    assert command("import", tmp_path / "entries").code == DONE
+    assert command("status", TOKEN).code == BLACKLISTED
+    assert command("import", tmp_path / "none").code == USAGE
+
+
+def test_an_import_lowers_and_lifts_nothing(command: Command) -> None:
+    command("revoke", "--sub", "1001", "--issued-before", "500")
+    older = command("export").out
+    command("revoke", "--sub", "1001", "--issued-before", "1000")
+    command("revoke", TOKEN)
+    command("import", stdin=older)
+    entries = json.loads(command("list", "--json").out)
+    assert [entry["issued_before"] for entry in entries if "claim" in entry] == [1000]
+    assert command("status", TOKEN).code == BLACKLISTED
+
+
+KEY = "token:" + "0" * 64
+GOOD = {"key": KEY, "issuer": ISSUER, "created_at": 1000, "expires_at": EXPIRES}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "garbage",
+        "[]",
+        "{}",
+        "null",
+        json.dumps(GOOD)[:-1],
+        json.dumps({**GOOD, "key": None}),
+        json.dumps({**GOOD, "key": "generation"}),
+        json.dumps({**GOOD, "key": "token:" + "0" * 63}),
+        json.dumps({**GOOD, "key": "token:" + "G" * 64}),
+        json.dumps({**GOOD, "key": "claim:" + "0" * 64}),
+        json.dumps({**GOOD, "claim": {"sub": "a"}}),
+        json.dumps({**GOOD, "key": "claim:" + "0" * 64, "claim": {"sub": ""}}),
+        json.dumps({**GOOD, "key": "claim:" + "0" * 64, "claim": {"sub": "a", "jti": "a"}}),
+        json.dumps({**GOOD, "key": "claim:" + "0" * 64, "claim": "sub"}),
+        json.dumps({**GOOD, "issuer": None}),
+        json.dumps({**GOOD, "issuer": 5}),
+        json.dumps({**GOOD, "created_at": "now"}),
+        json.dumps({**GOOD, "created_at": None}),
+        json.dumps({**GOOD, "created_at": True}),
+        json.dumps({**GOOD, "expires_at": "never"}),
+        json.dumps({**GOOD, "expires_at": 1e12}),
+        json.dumps({**GOOD, "expires_at": 2**63}),
+        json.dumps({**GOOD, "issued_before": "x"}),
+        json.dumps({**GOOD, "reason": 5}),
+        json.dumps({**GOOD, "by": []}),
+        json.dumps(GOOD).replace("{", '{"key": "x", ', 1),
+    ],
+)
+def test_a_line_that_is_no_entry_stops_the_import_by_its_number(command: Command, passes: Any, line: str) -> None:
+    """A row that no store can read would be taken for damage, and nothing would pass any more."""
+    ended = command("import", stdin=f"{json.dumps(GOOD)}\n{line}\n")
+    assert (ended.code, ended.out) == (USAGE, "")
+    assert "line 2 is not an entry" in ended.err
+    assert passes(TOKEN)
+    assert command("list").code == DONE
+
+
+def test_a_large_import_and_export_goes_in_batches(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("gateway.cli.transfer.BATCH", 100)
+    lines = [json.dumps({**GOOD, "key": f"token:{number:064x}"}) for number in range(250)]
+    assert command("import", stdin="\n".join(lines)).out == "250 entries imported\n"
+    assert sorted(command("export").out.splitlines()) == sorted(lines)
+
+
+# check-config
+
+
+def test_check_config_prints_what_is_in_force_with_secrets_masked(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_SECRET", "hush-hush-hush-hush-hush-hush-hush")
+    monkeypatch.setenv("GATEWAY_PORT", "8080")
+    checked = command("check-config", "--restore", "admin")
+    lines = dict(line.split("=", 1) for line in checked.out.splitlines())
+    assert (checked.code, checked.err) == (DONE, "")
+    assert lines.keys() == {f"GATEWAY_{name.upper()}" for name in Settings.model_fields}
+    assert (lines["GATEWAY_PORT"], lines["GATEWAY_RESTORE"], lines["GATEWAY_AUDIENCE"]) == ("8080", "admin", "")
+    assert lines["GATEWAY_BLACKLIST_CLAIMS"] == "jti,sub,sid"
+    assert "hush" not in checked.out
+
+
+def test_check_config_prints_issuers_as_they_are_set(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_ISSUERS", '[{"issuer": "https://a.test/", "secret": "hush-hush"}]')
+    lines = dict(line.split("=", 1) for line in command("check-config").out.splitlines())
+    (issuer,) = json.loads(lines["GATEWAY_ISSUERS"])
+    assert (issuer["issuer"], issuer["secret"]) == ("https://a.test/", ["**********"])
+
+
+def test_check_config_warns(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_SEKRET", "x")
+    checked = command("check-config")
+    assert checked.code == DONE
+    assert "public example" in checked.err
+    assert "GATEWAY_SEKRET sets nothing; did you mean GATEWAY_SECRET?" in checked.err
+
+
+def test_check_config_tells_all_faults_together_and_by_name(command: Command) -> None:
+    checked = command("check-config", "--port", "x", "--restore", "x", "--secret", "")
+    assert (checked.code, checked.out) == (USAGE, "")
+    assert all(f"GATEWAY_{name}:" in checked.err for name in ("PORT", "RESTORE", "SECRET"))
+
+
+def test_faults_of_files_keys_and_the_store_are_told_with_those_of_settings(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "no.pem").write_text("no certificate")
+    monkeypatch.setenv("GATEWAY_SECRET_FILE", "/does/not/exist")
+    monkeypatch.setenv("GATEWAY_UPSTREAM", "https://api.test")
+    monkeypatch.setenv("GATEWAY_UPSTREAM_CERT", str(tmp_path / "no.pem"))
+    monkeypatch.setenv("GATEWAY_UPSTREAM_CA", "/does/not/exist.pem")
+    monkeypatch.setenv("GATEWAY_UPSTREEM", "http://api.test")
+    issuers = [{"issuer": "a", "algorithms": "RS256"}, {"issuer": "b", "secret": "x", "public_key": "/k"}]
+    for name in ("check-config", "serve"):
+        told = command(name, "--port", "x", "--store", "mysql://db", "--issuers", json.dumps(issuers))
+        assert (told.code, told.out) == (USAGE, "")
+        expected = [
+            "GATEWAY_PORT: ",
+            "GATEWAY_SECRET: GATEWAY_SECRET_FILE: cannot read /does/not/exist",
+            "GATEWAY_UPSTREAM_CA: cannot use /does/not/exist.pem",
+            "GATEWAY_UPSTREAM_CERT: cannot use ",
+            "issuer 'a': ",
+            "issuer 'b': ",
+            "No store has the scheme mysql",
+            "GATEWAY_UPSTREEM sets nothing; did you mean GATEWAY_UPSTREAM?",
+        ]
+        lines = told.err.splitlines()
+        assert lines[0] == "gateway: this cannot work as it is set up:"
+        assert [line[4 : 4 + len(start)] for line, start in zip(lines[1:], expected, strict=True)] == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--store", "redis://:hush@127.0.0.1:1/0"], ""),
+        (["--issuers", '[{"issuer": "a", "secret": "hush", "algorithms": "RS256"}]'], "'a'"),
+        (["--public-key", "/does/not/exist"], "cannot be read"),
+        (["--algorithms", "HS256,RS256"], "must not be mixed"),
+        (["--secret", "hush", "--algorithms", "none"], "'none'"),
+        (["--store", "sqlite:////does/not/exist/hush"], ""),
+    ],
+)
+def test_what_cannot_work_is_told_without_a_trace_and_without_secrets(
+    command: Command, flags: list[str], words: str
+) -> None:
+    checked = command("check-config", *flags)
+    assert checked.code in (USAGE, UNAVAILABLE)
+    assert words in checked.err
+    assert "Traceback" not in checked.err
+    assert "hush" not in (checked.out + checked.err).replace("/hush", "")
+
+
+def test_a_blacklist_that_cannot_be_asked_ends_with_neither_0_nor_1(command: Command, store_url: str) -> None:
+    command("revoke", TOKEN)
+    os.truncate(store_url.removeprefix("sqlite:///"), 0)
+    for arguments in (["status", TOKEN], ["revoke", TOKEN], ["restore", TOKEN], ["list"], ["purge"], ["export"]):
+        ended = command(*arguments)
+        assert ended.code in (USAGE, UNAVAILABLE)
+
+
+# serve
+
+
+def test_workers_that_start_later_read_all_but_the_flags_anew(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loads: list[Callable[[], Any]] = []
+    monkeypatch.setattr("gateway.cli.run.serve_app", lambda load, **_: loads.append(load))
+    monkeypatch.setattr("gateway.cli.run.configure_logging", lambda *_: None)
+    monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "secret"))
+    (tmp_path / "secret").write_text("discogs")
+    served = command("serve", "--admin-scope", "root", "--port", "0")
+    assert (served.code, served.out, served.err, caplog.text.count("public example")) == (DONE, "", "", 1)
+    for secret, other in (("discogs", "a new one"), ("a new one", "discogs")):
+        (tmp_path / "secret").write_text(secret)
+        api = Api(loads[0]())
+        assert api("GET", "/blacklist/entries", mint(secret, scope="root")).status_code == 200
+        assert_refused(api("GET", "/blacklist/entries", mint(other, scope="root")), "bad-signature")
+
+
+@pytest.mark.parametrize("name", ["serve", "demo"])
+def test_a_port_that_is_taken_is_told_at_once(command: Command, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for flags in (["--port", port], ["--port", 0, "--metrics-port", port]):
+            ended = command(name, "--host", "127.0.0.1", *flags)
+            assert (ended.code, ended.out) == (USAGE, "")
+            assert ended.err == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        if name == "demo":
+            ended = command(name, "--host", "127.0.0.1", "--port", 0, "--upstream", f"http://127.0.0.1:{port}")
+            assert (ended.code, ended.out) == (USAGE, "")
+
+
+# As real processes.
+
+
+def process(*arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-W", "error", "-m", "gateway", *arguments]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    root = str(Path(__file__).parents[3])
+    return subprocess.run(
+        program, input=stdin, env={**clean, "PYTHONPATH": root, **environ}, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_commands_are_processes_too(store_url: str) -> None:
+    revoked = process("revoke", "-", stdin=TOKEN, GATEWAY_STORE=store_url)
+    assert (revoked.returncode, revoked.stdout) == (DONE, "blacklisted (changed)\n")
+    record = json.loads(revoked.stderr)
+    assert (record["logger"], record["action"], record["changed"]) == ("gateway.audit", "add", True)
+    assert record["by"].startswith("cli:")
+    assert TOKEN not in revoked.stderr
+    assert process("status", TOKEN, "--store", store_url).returncode == BLACKLISTED

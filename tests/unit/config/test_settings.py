@@ -1,0 +1,343 @@
+"""Every setting: where it comes from, what is refused, and that all faults are told together."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.config.announce import misspelled, warnings
+from gateway.config.settings import PUBLIC_SECRET, Settings
+
+DEFAULTS = {
+    "upstream": "http://127.0.0.1:35001",
+    "host": "0.0.0.0",
+    "port": 35000,
+    "threads": 8,
+    "issuer": "https://www.discogs.com/",
+    "algorithms": ("HS256",),
+    "public_key": None,
+    "jwks_url": None,
+    "issuers": (),
+    "audience": (),
+    "leeway": 0,
+    "store": "sqlite:///blacklist.sqlite3",
+    "blacklist_claims": ("jti", "sub", "sid"),
+    "admin_scope": "blacklist:admin",
+    "restore": "holder",
+    "max_token_age": None,
+    "annotate": ("/info",),
+    "public_paths": (),
+    "pass_preflight": False,
+    "claims_field": "X-Token-Claims",
+    "subject_field": "X-Token-Subject",
+    "forward_authorization": True,
+    "trusted_proxies": 0,
+    "connect_timeout": 3,
+    "read_timeout": 60,
+    "max_token_bytes": 8192,
+    "metrics_port": None,
+    "log_format": "json",
+    "log_level": "info",
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No env file of the clone's counts."""
+    monkeypatch.chdir(tmp_path)
+
+
+def secrets(settings: Settings) -> list[str]:
+    return [secret.get_secret_value() for secret in settings.secret]
+
+
+def faults(**values: Any) -> set[str]:
+    """Return the names of the settings that are refused."""
+    with pytest.raises(ValidationError) as refused:
+        Settings(**values)
+    return {str(fault["loc"][0]) for fault in refused.value.errors()}
+
+
+def test_the_defaults_are_the_assignments() -> None:
+    settings = Settings()
+    assert {name: getattr(settings, name) for name in DEFAULTS} == DEFAULTS
+    assert secrets(settings) == [PUBLIC_SECRET] == ["discogs"]
+    assert settings.workers >= 1
+
+
+def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_PORT", "8080")
+    monkeypatch.setenv("GATEWAY_SECRET", "new, old")
+    monkeypatch.setenv("GATEWAY_PASS_PREFLIGHT", "yes")
+    monkeypatch.setenv("GATEWAY_PUBLIC_PATHS", "/health,/static/*")
+    settings = Settings()
+    assert (settings.port, settings.pass_preflight) == (8080, True)
+    assert settings.public_paths == ("/health", "/static/*")
+    assert secrets(settings) == ["new", "old"]
+
+
+def test_a_list_is_text_with_commas_or_json() -> None:
+    assert Settings(audience="a").audience == ("a",)
+    assert Settings(audience="a, b,,c").audience == ("a", "b", "c")
+    assert Settings(audience='["a,b", "c"]').audience == ("a,b", "c")
+    assert secrets(Settings(secret='["with, comma"]')) == ["with, comma"]
+    assert faults(audience='["a"') == faults(audience="[1]") == {"audience"}
+
+
+def test_flags_beat_files_and_files_beat_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image may have set the plain variable; who names a file means it."""
+    (tmp_path / "store").write_text("redis://store\n")
+    monkeypatch.setenv("GATEWAY_STORE", "sqlite:////data/blacklist.sqlite3")
+    assert Settings().store == "sqlite:////data/blacklist.sqlite3"
+    monkeypatch.setenv("GATEWAY_STORE_FILE", str(tmp_path / "store"))
+    assert Settings().store == "redis://store"
+    assert Settings(store="sqlite:///flag").store == "sqlite:///flag"
+
+
+def test_the_environment_beats_the_env_file_and_that_the_docker_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.config.settings.SECRETS_DIR", tmp_path)
+    (tmp_path / "gateway_issuer").write_text("of the secrets")
+    (tmp_path / "another").mkdir()
+    (tmp_path / "env").write_text("GATEWAY_ISSUER=of the env file\nGATEWAY_PORT=1\nOTHER=x\n")
+    assert Settings().issuer == "of the secrets"
+    assert Settings(_env_file=tmp_path / "env").issuer == "of the env file"
+    monkeypatch.setenv("GATEWAY_ISSUER", "of the environment")
+    settings = Settings(_env_file=tmp_path / "env")
+    assert (settings.issuer, settings.port) == ("of the environment", 1)
+
+
+def test_several_secrets_may_stand_in_a_file_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text("newest\nolder\n\n")
+    monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "secret"))
+    assert secrets(Settings()) == ["newest", "older"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_never_replaced_by_a_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "file").write_bytes(content)
+    for name in ("SECRET", "PUBLIC_KEY", "STORE"):
+        monkeypatch.setenv(f"GATEWAY_{name}_FILE", str(tmp_path / "file"))
+        with pytest.raises(ValueError, match=f"GATEWAY_{name}_FILE"):
+            Settings()
+        monkeypatch.delenv(f"GATEWAY_{name}_FILE")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("/nowhere")])
+def test_a_docker_secret_that_cannot_be_read_is_never_replaced_by_the_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
+) -> None:
+    """Docker mounts an empty directory where the host has no such file."""
+    monkeypatch.setattr("gateway.config.settings.SECRETS_DIR", tmp_path)
+    make(tmp_path / "gateway_secret")
+    assert faults() == {"secret"}
+
+
+def test_the_env_file_may_name_files_too(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of the file")
+    (tmp_path / ".env").write_text(f"GATEWAY_SECRET_FILE={tmp_path}/secret\n")
+    assert secrets(Settings()) == ["of the file"]
+
+
+def test_an_env_file_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_ENV_FILE", "/does/not/exist")
+    with pytest.raises(ValueError, match="cannot read /does/not/exist"):
+        Settings()
+
+
+@pytest.mark.parametrize("value", ["", " ", ",", "[]", '[""]', '["good", ""]'])
+def test_an_empty_secret_is_refused_and_never_replaced_by_the_example(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
+) -> None:
+    assert faults(secret=value) == {"secret"}
+    monkeypatch.setenv("GATEWAY_SECRET", value)
+    assert faults() == {"secret"}
+    monkeypatch.delenv("GATEWAY_SECRET")
+    (tmp_path / "env").write_text(f"GATEWAY_SECRET='{value}'\n")
+    assert faults(_env_file=tmp_path / "env") == {"secret"}
+
+
+def test_what_else_is_set_to_nothing_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a compose file's `${PORT:-}`."""
+    for name in ("PORT", "AUDIENCE", "MAX_TOKEN_AGE", "STORE", "METRICS_PORT", "ISSUERS", "RESTORE"):
+        monkeypatch.setenv(f"GATEWAY_{name}", "")
+    assert {name: getattr(Settings(), name) for name in DEFAULTS} == DEFAULTS
+
+
+LISTED = '[{"issuer": "a", "secret": "x"}]'
+BAD: dict[str, list[Any]] = {
+    "upstream": [
+        "127.0.0.1:35001",
+        "ftp://a",
+        "http://",
+        "http://a?b",
+        "http://a#b",
+        "http://u:p@a",
+        "//a",
+        "/x",
+        "http://a:99999",
+        "http://a:b",
+        "http://a:0",
+        "http://a b",
+        "http://ä",
+    ],
+    "port": [-1, 65536, "http", "tcp://10.0.0.1:80"],
+    "workers": [0, 257, "many"],
+    "threads": [0, -1],
+    "leeway": [-1, 301, "nan", "inf"],
+    "max_token_bytes": [0, 63, 65537],
+    "connect_timeout": [0, -1, "inf", "nan"],
+    "read_timeout": [0, -1],
+    "max_token_age": [0, -1, "1.5"],
+    "restore": ["nobody", "Admin"],
+    "admin_scope": ['a"b', "a b", "a\\b", "é", "\n"],
+    "public_paths": ["health", "/a,b", "*"],
+    "annotate": ["info"],
+    "claims_field": ["X Token", "X_Token", "X:Token", "X-Token\n", "-X", "é"],
+    "subject_field": ["X_Token", "x-token-claims"],
+    "trusted_proxies": [-1, "all"],
+    "log_format": ["xml"],
+    "log_level": ["loud"],
+    "pass_preflight": ["maybe"],
+    "metrics_port": [-1, 65536, 35000],
+    "algorithms": ["[]", ","],
+    "issuers": [
+        "{}",
+        "x",
+        '[{"issuer": ""}]',
+        '[{"secret": "a"}]',
+        '[{"issuer": "a", "unknown": 1}]',
+        '["a"]',
+        '[{"issuer": "a"}, {"issuer": "a"}]',
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_a_bad_value_is_refused_by_name(name: str, value: Any) -> None:
+    assert faults(**{name: value}) == {name}
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ({"port": 35001}, "port"),
+        ({"port": 8000, "host": "::", "upstream": "http://localhost:8000"}, "port"),
+        ({"issuers": LISTED, "audience": "api"}, "issuers"),
+        ({"issuers": LISTED, "issuer": "b"}, "issuers"),
+        ({"issuers": LISTED, "secret": "another"}, "issuers"),
+        ({"jwks_ca": "/ca"}, "jwks_ca"),
+        ({"jwks_ca": "/ca", "issuers": LISTED}, "jwks_ca"),
+        ({"replicas": 1}, "replicas"),
+        ({"upstream_ca": "/ca"}, "upstream_ca"),
+        ({"upstream_cert": "/cert"}, "upstream_cert"),
+    ],
+)
+def test_what_would_have_no_effect_beside_another_setting_is_refused(values: dict[str, Any], refused: str) -> None:
+    assert faults(**values) == {refused}
+
+
+def test_what_goes_together_is_taken() -> None:
+    Settings(port=35001, host="10.0.0.5")
+    Settings(jwks_ca="/ca", jwks_url="https://a.test/jwks")
+    Settings(jwks_ca="/ca", issuers='[{"issuer": "a", "jwks_url": "https://a.test/jwks"}]')
+    Settings(replicas=1, store="redis://a")
+    Settings(upstream_ca="/ca", upstream_cert="/cert", upstream="https://a")
+
+
+def test_all_faults_are_told_together() -> None:
+    assert faults(port=-1, upstream="x", secret="", restore="x", threads=0) == {
+        "port",
+        "upstream",
+        "secret",
+        "restore",
+        "threads",
+    }
+
+
+def test_no_fault_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_SECRET", '["hush-hush", ""]')
+    monkeypatch.setenv("GATEWAY_ISSUERS", '[{"issuer": "a", "secret": "hush-hush", "x": 1}]')
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert "hush" not in str(refused.value)
+    assert "hush" not in repr(Settings(secret="hush-hush", issuers="[]"))
+    monkeypatch.delenv("GATEWAY_SECRET")
+    assert "hush" not in repr(Settings(issuers='[{"issuer": "a", "secret": "hush-hush"}]'))
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_the_upstreams_path_is_kept_without_its_last_slash() -> None:
+    assert Settings(upstream="http://api.test/v1/").upstream == "http://api.test/v1"
+
+
+def test_several_issuers_are_a_json_list_of_objects() -> None:
+    listed = [
+        {"issuer": "https://a.test/", "secret": ["new", "old"], "audience": "x"},
+        {"issuer": "https://b.test/", "jwks_url": "https://b.test/jwks", "algorithms": ["RS256", "ES256"]},
+    ]
+    one, two = Settings(issuers=json.dumps(listed)).issuers
+    assert [secret.get_secret_value() for secret in one.secret] == ["new", "old"]
+    assert (one.audience, two.algorithms, two.jwks_url) == (("x",), ("RS256", "ES256"), "https://b.test/jwks")
+
+
+def test_an_env_file_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("GATEWAY_ISSUER=of the env file\nELSE=x\n")
+    monkeypatch.setenv("GATEWAY_ENV_FILE", str(tmp_path / "env"))
+    assert Settings().issuer == "of the env file"
+
+
+def test_null_in_an_issuer_is_as_good_as_nothing() -> None:
+    (issuer,) = Settings(issuers='[{"issuer": "a", "secret": "x", "jwks_url": null, "audience": null}]').issuers
+    assert (issuer.jwks_url, issuer.audience) == (None, ())
+
+
+def test_a_misspelt_keyword_is_a_fault() -> None:
+    with pytest.raises(TypeError, match="secrets"):
+        Settings(secrets="x")
+
+
+def test_a_misspelt_name_in_any_source_is_named_with_the_nearest_right_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("gateway.config.announce.SECRETS_DIR", tmp_path)
+    (tmp_path / "gateway_sekret").touch()
+    (tmp_path / "another").touch()
+    (tmp_path / ".env").write_text("GATEWAY_STOR=x\nOTHER=x\n")
+    monkeypatch.setenv("GATEWAY_SECRETS", "x")
+    monkeypatch.setenv("GATEWAY_SECRET_FILE", "/x")
+    monkeypatch.setenv("gateway_upstraem", "x")
+    monkeypatch.setenv("GATEWAY_QQQQ", "x")
+    assert misspelled() == [
+        "GATEWAY_QQQQ sets nothing",
+        "GATEWAY_SECRETS sets nothing; did you mean GATEWAY_SECRET?",
+        "GATEWAY_SEKRET sets nothing; did you mean GATEWAY_SECRET?",
+        "GATEWAY_STOR sets nothing; did you mean GATEWAY_STORE?",
+        "GATEWAY_UPSTRAEM sets nothing; did you mean GATEWAY_UPSTREAM?",
+    ]
+
+
+def test_any_server_warns_of_the_public_secret(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import gateway.wsgi"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert told.stderr.count("public example") == 1
+
+
+def test_the_public_secret_and_weak_ones_are_warned_of() -> None:
+    assert ["public example" in warning for warning in warnings(Settings())] == [True]
+    assert ["shorter than its hash" in warning for warning in warnings(Settings(secret="x" * 31))] == [True]
+    assert warnings(Settings(secret="x" * 32)) == []
+    assert "discogs" not in warnings(Settings(issuer="https://other.test/"))[0]

@@ -1,0 +1,360 @@
+"""Gate: what is let through, what is refused, alike on every path and method, and what stays open to operators."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ABSENT, EXPIRES, ISSUER, NOW, Api, Clock, assert_refused, b64, mint, sign
+
+from gateway import Gateway, Settings
+from gateway.auth.keys import KeysRefused
+from gateway.blacklist.stores import StoreRefused
+from gateway.http.problems import Problem
+from upstream.app import app as sample_api
+
+TOKEN = mint(sub="1001", scope="blacklist:admin")
+PATHS = ["/", "/info", "/info?a=1", "/a/b", "/blacklist", "/blacklist/entries", "/blacklist/x", "/-/auth", "/-/x"]
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+HEADER = {"alg": "HS256"}
+LIMIT = 8192
+
+
+CREDENTIALS = [
+    (None, "missing-credentials"),
+    ("", "missing-credentials"),
+    ("Basic dXNlcjpwYXNz", "unsupported-scheme"),
+    ("Token " + TOKEN, "unsupported-scheme"),
+    (TOKEN, "unsupported-scheme"),
+    ("Bearer", "malformed-credentials"),
+    ("Bearer ", "malformed-credentials"),
+    ("Bearer  " + TOKEN, "malformed-credentials"),
+    ("Bearer\t" + TOKEN, "malformed-credentials"),
+    (f"Bearer {TOKEN} {TOKEN}", "malformed-credentials"),
+    (f"Bearer {TOKEN},{TOKEN}", "malformed-credentials"),
+    (f"Bearer {TOKEN},Bearer {TOKEN}", "malformed-credentials"),
+    (f"Bearer {TOKEN}, Basic dXNlcjpwYXNz", "malformed-credentials"),
+    ("Bearer garbage", "malformed-token"),
+    ("Bearer " + TOKEN + "=", "malformed-token"),
+    ("Bearer " + TOKEN + ".x.y", "malformed-token"),
+    ("Bearer " + TOKEN.rpartition(".")[0] + ".", "malformed-token"),
+    ("Bearer " + TOKEN.rpartition(".")[0], "malformed-token"),
+    ("Bearer " + "." * 100_000, "malformed-token"),
+    ("Bearer " + "x" * (LIMIT + 1), "malformed-token"),
+    ("Bearer " + sign({"alg": "none"}, {"iss": ISSUER, "exp": EXPIRES}), "algorithm-not-allowed"),
+    ("Bearer " + sign({"alg": ["HS256"]}, {"iss": ISSUER, "exp": EXPIRES}), "algorithm-not-allowed"),
+    ("Bearer " + sign({"alg": "HS512"}, {"iss": ISSUER, "exp": EXPIRES}, digest="sha512"), "algorithm-not-allowed"),
+    ("Bearer " + sign({"alg": "HS256", "crit": ["exp"]}, {"iss": ISSUER, "exp": EXPIRES}), "malformed-token"),
+    ("Bearer " + sign(HEADER, b'{"iss":"a","iss":"b"}'), "malformed-token"),
+    ("Bearer " + mint("wrong"), "bad-signature"),
+    ("Bearer " + mint(iss=ABSENT), "missing-claim"),
+    ("Bearer " + mint(exp=ABSENT), "missing-claim"),
+    ("Bearer " + mint(exp="never"), "invalid-claim"),
+    ("Bearer " + mint(exp=True), "invalid-claim"),
+    ("Bearer " + mint(iss="https://evil.test/"), "wrong-issuer"),
+    ("Bearer " + mint(iss=[ISSUER]), "wrong-issuer"),
+    ("Bearer " + mint(exp=int(NOW)), "token-expired"),
+    ("Bearer " + mint(nbf=int(NOW) + 1), "token-not-yet-valid"),
+    ("Bearer " + mint(iat=int(NOW) + 1), "token-not-yet-valid"),
+]
+
+
+@pytest.mark.parametrize(("field", "code"), CREDENTIALS)
+def test_refusals_are_alike_on_every_path_and_method(api: Api, upstream: Any, field: str | None, code: str) -> None:
+    """And come before anything is sent upstream."""
+    headers = {} if field is None else {"Authorization": field}
+    answers = [api(method, path, headers=headers) for path in PATHS for method in METHODS]
+    for answer in answers:
+        assert_refused(answer, code)
+    assert len({(answer.data, answer.headers.get("WWW-Authenticate")) for answer in answers}) == 1
+    assert not upstream.requests
+    if len(field or "") > 40:
+        assert (field or "").split()[-1] not in f"{answers[0].headers}{answers[0].data}"
+
+
+def test_a_refused_head_has_no_body(make_gate: Any) -> None:
+    answer = Api(make_gate())("HEAD", "/info")
+    assert (answer.status_code, answer.data) == (401, b"")
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="gateway"'
+
+
+def test_the_size_limit_is_inclusive(make_api: Any) -> None:
+    size = len(TOKEN)
+    assert make_api(max_token_bytes=size)("GET", "/", TOKEN).status_code == 200
+    assert_refused(make_api(max_token_bytes=size - 1)("GET", "/", TOKEN), "malformed-token")
+
+
+def test_a_token_may_have_8192_bytes(api: Api) -> None:
+    tokens = [mint(padding="x" * length) for length in range(6005, 6030)]
+    assert {len(token) for token in tokens} >= {8192, 8193}
+    for token in tokens:
+        assert (api("GET", "/", token).status_code == 200) == (len(token) <= 8192)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_good_token_goes_through(api: Api, upstream: Any, method: str, scheme: str) -> None:
+    answer = api(method, "/a/b?x=1", headers={"Authorization": f"{scheme} {TOKEN}"})
+    assert (answer.status_code, answer.json) == (200, {"path": "/a/b"})
+    assert len(upstream.requests) == 1
+
+
+def test_every_claim_beyond_iss_and_exp_may_be_absent_or_odd(api: Api) -> None:
+    assert api("GET", "/", mint()).status_code == 200
+    assert api("GET", "/", mint(sub=1001, jti=5, aud=["x"], nbf=1, iat=1)).status_code == 200
+
+
+def test_an_audience_is_demanded_where_it_is_set(make_api: Any) -> None:
+    api = make_api(audience="api")
+    assert api("GET", "/", mint(aud=["web", "api"])).status_code == 200
+    assert_refused(api("GET", "/", mint(aud="web")), "wrong-audience")
+    assert_refused(api("GET", "/", mint()), "missing-claim")
+
+
+def test_a_key_that_is_not_known_is_told_from_a_bad_signature(make_api: Any, tmp_path: Path) -> None:
+    jwk = {"kty": "OKP", "crv": "Ed25519", "x": b64(b"\x58" + b"\x66" * 31), "kid": "a", "alg": "EdDSA"}
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [jwk]}))
+    api = make_api(jwks_url=str(tmp_path / "jwks.json"), algorithms="EdDSA")
+    claims = {"iss": ISSUER, "exp": EXPIRES}
+    assert_refused(api("GET", "/", sign({"alg": "EdDSA", "kid": "b"}, claims)), "unknown-key")
+    assert_refused(api("GET", "/", sign({"alg": "EdDSA", "kid": "a"}, claims)), "bad-signature")
+
+
+def test_keys_that_cannot_be_had_are_no_fault_of_the_token(make_gate: Any) -> None:
+    others = "https://other.test/"
+    issuers = [{"issuer": ISSUER, "secret": "discogs"}, {"issuer": others, "jwks_url": "http://127.0.0.1:1/jwks"}]
+    gate = make_gate(issuers=json.dumps(issuers))
+    api, theirs = Api(gate), sign({"alg": "RS256"}, {"iss": others, "exp": EXPIRES})
+    assert_refused(api("GET", "/info", theirs), "keys-unavailable")
+    assert_refused(api("POST", "/blacklist", TOKEN, json={"token": theirs}), "keys-unavailable")
+    assert api("GET", "/-/ready").status_code == 503
+    assert api("GET", "/info", TOKEN).status_code == 200
+    gate._issuers[1].keys.close()
+
+
+# What is remembered, and what never is.
+
+
+def test_a_token_seen_before_is_judged_anew(api: Api, clock: Clock) -> None:
+    token = mint(exp=int(NOW) + 10)
+    assert api("GET", "/", token).status_code == 200
+    api("POST", "/blacklist", token)
+    assert_refused(api("GET", "/", token), "token-blacklisted")
+    api("DELETE", "/blacklist", token)
+    assert api("GET", "/", token).status_code == 200
+    clock.advance(9.999)
+    assert api("GET", "/", token).status_code == 200
+    clock.advance(0.001)
+    assert_refused(api("GET", "/", token), "token-expired")
+    assert_refused(api("DELETE", "/blacklist", token), "token-expired")
+
+
+# A store that fails.
+
+
+@pytest.fixture
+def broken(make_gate: Any, store_url: str) -> Gateway:
+    """A gate whose store's file has been emptied underneath it."""
+    gate: Gateway = make_gate(public_paths="/open")
+    assert Api(gate)("GET", "/info", TOKEN).status_code == 200
+    os.truncate(store_url.removeprefix("sqlite:///"), 0)
+    return gate
+
+
+def test_nothing_passes_while_the_blacklist_cannot_be_asked(broken: Gateway, upstream: Any) -> None:
+    upstream.requests.clear()
+    api = Api(broken)
+    for path in ("/", "/info", "/blacklist", "/blacklist/entries", "/-/auth", "/open"):
+        for method in ("GET", "POST", "DELETE"):
+            assert_refused(api(method, path, TOKEN), "store-unavailable")
+    assert not upstream.requests
+
+
+def test_what_asks_nothing_of_the_store_goes_on_while_it_fails(broken: Gateway) -> None:
+    api = Api(broken)
+    assert api("GET", "/open").status_code == 200
+    assert_refused(api("GET", "/info"), "missing-credentials")
+    assert_refused(api("GET", "/info", mint("wrong")), "bad-signature")
+
+
+def test_readiness_says_so_without_saying_why(broken: Gateway) -> None:
+    api = Api(broken)
+    answer = api("GET", "/-/ready")
+    assert (answer.status_code, answer.data) == (503, b"not ready\n")
+    assert api("GET", "/-/live").status_code == 200
+
+
+# Operators' routes.
+
+
+@pytest.mark.parametrize(("path", "body"), [("/-/live", b"live\n"), ("/-/ready", b"ready\n")])
+@pytest.mark.parametrize("token", [None, TOKEN, "garbage"])
+def test_alive_and_ready_need_no_token_and_tell_no_detail(api: Api, path: str, body: bytes, token: str | None) -> None:
+    answer = api("GET", path, token)
+    assert (answer.status_code, answer.data) == (200, body)
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/-/live", "/-/ready"])
+def test_alive_and_ready_answer_head(make_gate: Any, path: str) -> None:
+    answer = Api(make_gate())("HEAD", path)
+    assert (answer.status_code, answer.data) == (200, b"")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_decision_alone_answers_any_method_without_a_body(api: Api, upstream: Any, method: str) -> None:
+    answer = api(method, "/-/auth", TOKEN)
+    assert (answer.status_code, answer.data) == (200, b"")
+    assert answer.headers["X-Token-Subject"] == "1001"
+    assert answer.headers["X-Token-Claims"]
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert not upstream.requests
+
+
+def test_the_decision_alone_refuses_a_blacklisted_token(api: Api) -> None:
+    api("POST", "/blacklist", TOKEN)
+    assert_refused(api("GET", "/-/auth", TOKEN), "token-blacklisted")
+
+
+# Before the body is read.
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_request_is_known_to_be_refused_by_its_head_alone(gate: Gateway, path: str) -> None:
+    def environ(token: str | None) -> dict[str, Any]:
+        fields = {} if token is None else {"HTTP_AUTHORIZATION": f"Bearer {token}"}
+        return {"REQUEST_METHOD": "POST", "REQUEST_URI": path, **fields}
+
+    assert gate.refuses(environ(None))
+    assert gate.refuses(environ(mint("wrong")))
+    assert not gate.refuses(environ(TOKEN))
+    assert not gate.refuses({"REQUEST_METHOD": "GET", "REQUEST_URI": "/-/live"})
+    assert gate.refuses({"REQUEST_METHOD": "GET", "REQUEST_URI": "//x"})
+
+
+# Around an app in the same process.
+
+
+@pytest.fixture
+def wrapped(store_url: str) -> Iterator[Api]:
+    gate = Gateway(sample_api, Settings(store=store_url))
+    yield Api(gate)
+    gate._blacklist.store.close()
+
+
+def test_the_sample_api_knows_nothing_of_tokens_and_needs_to_know_nothing(wrapped: Api) -> None:
+    token = mint(sub="1001")
+    assert_refused(wrapped("GET", "/info"), "missing-credentials")
+    info = wrapped("GET", "/info?a=1&a=2&b=", token).json
+    assert info["service"] == "sample-api"
+    assert info["request"] == {"method": "GET", "path": "/info", "params": {"a": ["1", "2"], "b": ""}}
+    assert info["token"] == {"iss": ISSUER, "exp": EXPIRES, "sub": "1001"}
+    assert wrapped("POST", "/blacklist", token).status_code == 200
+    assert_refused(wrapped("GET", "/info", token), "token-blacklisted")
+    assert wrapped("DELETE", "/blacklist", token).status_code == 200
+    assert wrapped("GET", "/info", token).status_code == 200
+
+
+def test_settings_may_be_given_by_name(upstream: Any, make_gate: Any) -> None:
+    store = make_gate()._blacklist.store
+    api = Api(Gateway(upstream, opened=store, issuer="me", secret="another"))
+    assert api("GET", "/", mint("another", iss="me")).status_code == 200
+    assert_refused(api("GET", "/", TOKEN), "wrong-issuer")
+
+
+def test_the_store_may_be_given_by_its_url(upstream: Any, store_url: str) -> None:
+    beside, api = Api(Gateway(upstream, Settings(store=store_url))), Api(Gateway(upstream, store=store_url))
+    beside("POST", "/blacklist", mint())
+    assert_refused(api("GET", "/", mint()), "token-blacklisted")
+
+
+def test_settings_are_given_in_one_way_only(upstream: Any) -> None:
+    """What would be ignored might be the secret."""
+    with pytest.raises(TypeError):
+        Gateway(upstream, Settings(), secret="another")
+
+
+def test_the_response_body_is_handed_through_and_closed_by_whoever_takes_it(make_gate: Any) -> None:
+    class Body:
+        closed = 0
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"one"
+            yield b"two"
+
+        def close(self) -> None:
+            self.closed += 1
+
+    gate, body = make_gate(), Body()
+
+    def app(environ: Any, start_response: Any) -> Body:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return body
+
+    gate.app = app
+    answer = Api(gate)("GET", "/", TOKEN)
+    assert (answer.data, body.closed) == (b"onetwo", 1)
+
+
+def test_no_log_holds_a_token_or_the_secret(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for token in (TOKEN, mint("wrong"), mint(exp=1), "garbage-garbage-garbage"):
+        for method in ("GET", "POST", "DELETE"):
+            api(method, "/blacklist", token)
+            api(method, "/info", token)
+        assert token not in caplog.text
+        assert token.rpartition(".")[2] not in caplog.text
+    written = caplog.text + "".join(str(vars(record)) for record in caplog.records)
+    assert TOKEN not in written
+    assert "discogs'" not in written
+
+
+# What must not start.
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"algorithms": "HS256,RS256"}, KeysRefused),
+        ({"algorithms": "none"}, KeysRefused),
+        ({"algorithms": "RS256"}, KeysRefused),
+        ({"public_key": "/does/not/exist"}, KeysRefused),
+        ({"jwks_url": "http://idp.example/jwks"}, KeysRefused),
+        ({"secret": "-----BEGIN PUBLIC KEY-----"}, KeysRefused),
+        ({"store": "nonsense://x"}, StoreRefused),
+        ({"store": "sqlite:////does/not/exist/x.sqlite3"}, StoreRefused),
+    ],
+)
+def test_a_gate_that_could_not_keep_its_promises_does_not_start(
+    upstream: Any, store_url: str, values: Any, fault: type[Exception]
+) -> None:
+    with pytest.raises(fault):
+        Gateway(upstream, Settings(**{"store": store_url, **values}))
+
+
+def test_a_refusal_leaves_its_code_for_the_access_log(gate: Gateway) -> None:
+    environ: dict[str, Any] = {"REQUEST_METHOD": "GET", "REQUEST_URI": "/"}
+    list(gate(environ, lambda status, fields: None))
+    assert environ["gateway.refusal"] == "missing-credentials"
+
+
+def test_what_the_app_refuses_with_a_problem_is_answered_as_one(make_gate: Any) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        raise Problem("upstream-unreachable")
+
+    gate = make_gate()
+    gate.app = app
+    assert_refused(Api(gate)("GET", "/", TOKEN), "upstream-unreachable")
+
+
+def test_a_blacklisted_token_passes_at_no_time_that_a_jumping_clock_tells(api: Api, clock: Clock) -> None:
+    short, long = (mint(jti=str(exp), exp=int(NOW) + exp, iat=int(NOW)) for exp in (100, 10**8))
+    assert {api("POST", "/blacklist", token).status_code for token in (short, long)} == {200}
+    for number, seconds in enumerate([0, 50, 3590, 99, -3590, 0, 101, 99, -(10**9), 0, 99.9, 10**7, 0]):
+        clock.seconds = NOW + seconds
+        if seconds < 3600:  # how long expired entries are kept; each change forgets some
+            assert api("POST", "/blacklist", mint(jti=f"other {number}")).status_code == 200
+        assert {api("GET", "/x", token).status_code for token in (short, long)} == {401}, seconds

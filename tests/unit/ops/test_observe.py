@@ -1,0 +1,230 @@
+"""One record per request, whatever becomes of it, and nothing secret in it."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+from wsgiref.validate import validator
+
+import pytest
+from helpers import Api, fingerprint, mint
+
+from gateway.http.problems import Problem
+from gateway.http.timing import timed
+from gateway.ops.observe import Observe
+from gateway.proxy.adapter import ClientLeft
+
+TOKEN = mint(sub="1001", jti="a")
+
+
+Records = list[dict[str, Any]]
+
+
+@pytest.fixture
+def records() -> Records:
+    """Where the members of the records so far stand."""
+    return []
+
+
+@pytest.fixture
+def answer(records: Records) -> Callable[..., Any]:
+    """Run an app of the test's own under observation, without a server."""
+
+    def run(app: Callable[..., Any], **environ: Any) -> Any:
+        whole = {"REQUEST_METHOD": "GET", "REMOTE_ADDR": "192.0.2.1", **environ}
+        return watched(app, records)(whole, lambda *_: None)
+
+    return run
+
+
+@pytest.fixture
+def record(records: Records) -> Callable[[], dict[str, Any]]:
+    """Return the members of the one record there is."""
+
+    def only() -> dict[str, Any]:
+        [found] = records
+        return found
+
+    return only
+
+
+def watched(app: Callable[..., Any], records: Records) -> Observe:
+    return Observe(app, lambda environ: "192.0.2.7", write=lambda message, members: records.append(members))
+
+
+@pytest.fixture
+def observed(gate: Any, records: Records) -> Api:
+    return Api(validator(watched(gate, records)))
+
+
+def test_a_request_that_passes_is_told_with_all_its_parts(observed: Api, record: Any) -> None:
+    observed("PUT", "/orders/7?secret=1", TOKEN, headers={"X-Request-ID": "req-1"})
+    told = record()
+    assert told.pop("ms") >= told.pop("auth_ms") + told.pop("store_ms") > 0
+    assert told == {
+        "id": "req-1",
+        "method": "PUT",
+        "route": "upstream",
+        "status": 200,
+        "outcome": "passed",
+        "client": "192.0.2.7",
+        "token": fingerprint(TOKEN)[:12],
+        "subject": "1001",
+    }
+
+
+def test_a_refusal_is_told_by_its_code(observed: Api, record: Any) -> None:
+    observed("GET", "/", mint("another secret"))
+    told = record()
+    assert (told["status"], told["outcome"], told["route"]) == (401, "bad-signature", "upstream")
+    assert "token" not in told
+    assert "subject" not in told
+    assert "store_ms" not in told
+    assert "auth_ms" in told
+
+
+@pytest.mark.parametrize(
+    ("path", "route"), [("/blacklist", "blacklist"), ("/blacklist/entries", "blacklist"), ("/-/live", "operators")]
+)
+def test_a_path_is_told_by_its_class_alone(observed: Api, record: Any, path: str, route: str) -> None:
+    observed("GET", path, TOKEN)
+    assert record()["route"] == route
+
+
+def test_a_target_that_is_none_has_no_class(gate: Any, record: Any, answer: Any) -> None:
+    list(answer(gate, RAW_URI="no-slash"))
+    assert (record()["route"], record()["outcome"]) == ("none", "bad-request-target")
+
+
+@pytest.mark.parametrize("inbound", ["x" * 129, "a b", "a\nb", 'a"b', "é", "", TOKEN[:128]])
+def test_a_request_id_that_is_not_sane_is_replaced(gate: Any, record: Any, inbound: str, answer: Any) -> None:
+    list(answer(gate, RAW_URI="/", HTTP_X_REQUEST_ID=inbound))
+    assert re.fullmatch("[0-9a-f]{16}", record()["id"])
+
+
+@pytest.mark.parametrize(
+    "inbound", ["a", "0af7651916cd43dd8448eb211c80319c", "Root=1-67891233-abcdef", "a/1;o=1", "x" * 128]
+)
+def test_a_sane_request_id_is_kept(observed: Api, record: Any, inbound: str) -> None:
+    observed("GET", "/", headers={"X-Request-ID": inbound})
+    assert record()["id"] == inbound
+
+
+@pytest.mark.parametrize(("subject", "told"), [(7001, "7001"), ("x" * 500, "x" * 128)])
+def test_a_subject_is_told_as_text_of_bounded_length(observed: Api, record: Any, subject: Any, told: str) -> None:
+    observed("GET", "/", mint(sub=subject))
+    assert record()["subject"] == told
+
+
+def test_a_subject_that_is_no_name_is_left_out(observed: Api, record: Any) -> None:
+    observed("GET", "/", mint(sub={"email": "a@b.test"}))
+    assert "subject" not in record()
+
+
+def test_the_upstreams_part_is_told(record: Any, answer: Any) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        timed(environ, "upstream", environ.update, {"gateway.upstream_status": 503})
+        start_response("503 Service Unavailable", [])
+        return [b"down"]
+
+    assert answer(app) == [b"down"]
+    assert record()["upstream_status"] == 503
+    assert record()["outcome"] == "passed"
+    assert record()["upstream_ms"] >= 0
+
+
+def test_the_time_of_a_part_that_fails_counts(record: Any, answer: Any) -> None:
+    def fail() -> None:
+        raise Problem("store-unavailable")
+
+    def app(environ: Any, start_response: Any) -> None:
+        timed(environ, "store", fail)
+
+    with pytest.raises(Problem):
+        answer(app)
+    assert record()["store_ms"] >= 0
+    assert (record()["status"], record()["outcome"]) == (500, "store-unavailable")
+
+
+def stream(*pieces: bytes, error: Exception | None = None, closed: list[bool] | None = None) -> Callable[..., Any]:
+    """Return an app that streams the pieces, and then maybe fails."""
+
+    class Body:
+        def __iter__(self) -> Iterator[bytes]:
+            yield from pieces
+            if error:
+                raise error
+
+        def close(self) -> None:
+            if closed is not None:
+                closed.append(True)
+
+    def app(environ: Any, start_response: Any) -> Body:
+        start_response("200 OK", [])
+        return Body()
+
+    return app
+
+
+def test_a_stream_is_told_when_it_is_closed(records: Records, answer: Any) -> None:
+    closed: list[bool] = []
+    body = answer(stream(b"a", b"b", closed=closed))
+    assert list(body) == [b"a", b"b"]
+    assert records == []
+    body.close()
+    assert [told["outcome"] for told in records] == ["passed"]
+    assert closed == [True]
+
+
+def test_a_client_that_leaves_amid_the_answer_is_no_error(record: Any, answer: Any) -> None:
+    body = answer(stream(b"a", b"b"))
+    assert next(iter(body)) == b"a"
+    body.close()
+    assert (record()["status"], record()["outcome"]) == (200, "client-left")
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (Problem("upstream-timeout"), "upstream-timeout"),
+        (ClientLeft(), "client-left"),
+        (RuntimeError("a bug"), "internal-error"),
+    ],
+)
+def test_an_answer_that_is_cut_off_says_why(record: Any, error: Exception, outcome: str, answer: Any) -> None:
+    body = answer(stream(b"a", error=error))
+    with pytest.raises(type(error)):
+        list(body)
+    body.close()
+    assert record()["outcome"] == outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "outcome"), [(ClientLeft(), 499, "client-left"), (KeyError("a bug"), 500, "internal-error")]
+)
+def test_what_the_app_raises_is_told_and_raised(
+    answer: Any, record: Any, error: Exception, status: int, outcome: str
+) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        raise error
+
+    with pytest.raises(type(error)):
+        answer(app)
+    assert (record()["status"], record()["outcome"]) == (status, outcome)
+
+
+def test_without_log_and_metrics_nothing_stands_in_between() -> None:
+    body = iter((b"as it is",))
+    environ: dict[str, Any] = {}
+    assert Observe(lambda environ, start_response: body, lambda environ: "192.0.2.7")(environ, print) is body
+    assert environ == {"gateway.client": "192.0.2.7"}
+
+
+def test_no_record_shows_more_of_a_token_than_fingerprint_and_subject(observed: Api, records: Records) -> None:
+    """Wherever a client may have put it."""
+    for path in ("/", f"/{TOKEN}", f"/?access_token={TOKEN}"):
+        observed("GET", path, TOKEN, headers={"X-Request-ID": TOKEN, "Cookie": f"jwt={TOKEN}", "Referer": f"/{TOKEN}"})
+    observed("POST", "/blacklist", TOKEN, json={"token": TOKEN})
+    text = json.dumps(records)
+    assert len(records) == 4
+    assert not any(part in text for part in TOKEN.split("."))

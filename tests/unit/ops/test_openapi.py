@@ -1,0 +1,105 @@
+"""What `/-/openapi.json` promises is what the gateway answers, and every problem is explained where it is looked up."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from helpers import mint
+from recorder import Recorder, ok
+from running import Running
+
+from gateway.http.problems import KINDS
+
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+from schemathesis.core import NOT_SET  # noqa: E402
+from schemathesis.specs.openapi.checks import (  # noqa: E402
+    negative_data_rejection,
+    positive_data_acceptance,
+    unsupported_method,
+)
+
+ROOT = Path(__file__).parents[3]
+DESCRIBED = json.loads((ROOT / "gateway/ops/openapi.json").read_text())
+CODES = {f"urn:jwt-gateway:{code}" for code in KINDS}
+OPERATIONS = [
+    (method.upper(), path, operation.get("security", DESCRIBED["security"]) != [])
+    for path, methods in DESCRIBED["paths"].items()
+    for method, operation in methods.items()
+]
+numbers = itertools.count()
+schema = schemathesis.openapi.from_dict(DESCRIBED)
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("openapi")
+    flags = ("--console", "yes", "--metrics-port", "0", "--workers", "1")
+    with Recorder(ok()) as upstream, Running(directory, upstream.url, *flags) as running:
+        yield running
+
+
+@pytest.mark.slow
+@schema.parametrize()
+@hypothesis.settings(
+    max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+)
+def test_answers_are_as_described(case: Any, gateway: Running) -> None:
+    # A token of its own for each request: the one before may have been blacklisted.
+    token = mint(jti=f"openapi {next(numbers)}", sub=f"openapi {next(numbers)}", scope="blacklist:admin")
+    fields = {"Authorization": f"Bearer {token}"}
+    # No schema can say that a token must verify and that a cursor comes from a page.
+    beyond = [positive_data_acceptance]
+    if case.path == "/-/auth":  # nor that any method will do
+        beyond += [unsupported_method]
+    if case.body is NOT_SET:  # what a query says beyond its parameters is restated, not refused
+        beyond += [negative_data_rejection]
+    case.call_and_validate(base_url=gateway.url, headers=fields, excluded_checks=beyond)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "path", "needs_token"), OPERATIONS)
+def test_what_is_said_to_need_a_token_needs_a_good_one(
+    gateway: Running, method: str, path: str, needs_token: bool
+) -> None:
+    expected = {401} if needs_token else {200}
+    for token in (None, "garbage", mint("another secret"), mint(exp=1000)):
+        assert {gateway.request(method, path, token).status} == expected
+
+
+@pytest.mark.slow
+def test_the_description_is_served_with_the_version(gateway: Running) -> None:
+    answer = gateway.get("/-/openapi.json")
+    assert answer.fields["Content-Type"] == "application/json"
+    info = {**DESCRIBED["info"], "version": version("jwt-blacklist-gateway")}
+    assert answer.json == {**DESCRIBED, "info": info}
+
+
+def test_every_refusal_is_described() -> None:
+    described = DESCRIBED["components"]
+    assert set(described["schemas"]["Problem"]["properties"]["type"]["enum"]) == CODES
+    for response in described["responses"].values():
+        for content in response.get("content", {}).values():
+            types = content["schema"]["allOf"][1]["properties"]["type"]["enum"]
+            assert set(types) <= CODES
+
+
+def test_every_reference_leads_somewhere() -> None:
+    for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(DESCRIBED))):
+        place = DESCRIBED
+        for part in reference.split("/"):
+            place = place[part]
+
+
+def test_every_problem_is_explained_where_it_is_looked_up() -> None:
+    """With its status, and in the README's table."""
+    page = (ROOT / "docs/problems.md").read_text()
+    explained = dict(re.findall(r"^### `([a-z-]+)`, (\d{3})$", page, re.MULTILINE))
+    assert explained == {code: kind.status[:3] for code, kind in KINDS.items()}
+    readme = (ROOT / "README.md").read_text()
+    assert [code for code in KINDS if f"`{code}`" not in readme] == []

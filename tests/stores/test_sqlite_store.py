@@ -512,7 +512,7 @@ def test_an_index_finds_what_has_expired_and_what_is_new(store: SqliteStore) -> 
         (FORGET, 2, "expiry"),
         (SAME_SECOND, 4, "creation"),
         (EARLIER, 3, "creation"),
-        (question(4), 4, "beginning"),
+        (question(4), 8, "beginning"),
     ):
         plan = store.conn.select("EXPLAIN QUERY PLAN " + statement, [1] * values)
         assert any(f"SEARCH unnamed USING INDEX {index}" in row[3] for row in plan), plan

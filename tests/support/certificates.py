@@ -40,6 +40,15 @@ class Certificates:
         subject, issuer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, "authority"))
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        # Without key usage, Python's default checks refuse an authority since 3.13 (RFC 5280 section 4.2.1.3).
+        usage = dict.fromkeys(
+            (
+                "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
+                "decipher_only",
+            ),
+            False,
+        )  # fmt: skip
+        usage |= {"digital_signature": not is_authority, "key_cert_sign": is_authority, "crl_sign": is_authority}
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -49,6 +58,7 @@ class Certificates:
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .add_extension(x509.KeyUsage(**usage), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(identifier, critical=False)
             .add_extension(names, critical=False)

@@ -151,7 +151,15 @@ def _issuer(settings: IssuerSettings, policy: FetchPolicy, now: Clock) -> Issuer
         now=now,
         policy=policy,
     )
-    return Issuer(settings.issuer, keys.algorithms, frozenset(settings.audience), keys)
+    return Issuer(
+        settings.issuer,
+        keys.algorithms,
+        frozenset(settings.audience),
+        keys,
+        aliases=settings.aliases,
+        tenants=frozenset(settings.tenants),
+        administers=frozenset(settings.administers),
+    )
 
 
 def _not_draining() -> None:

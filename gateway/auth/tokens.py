@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.auth.keys import Keys, KeySet
+from gateway.auth.issuers import Issuer, Issuers
+from gateway.auth.keys import KeySet
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object
 
@@ -25,15 +26,7 @@ _OTHER_KINDS = re.compile(r"(?!(application/)?at\+jwt$).*\+jwt", re.IGNORECASE)
 
 Claims = dict[str, Any]
 
-
-@dataclass(frozen=True, slots=True)
-class Issuer:
-    """Who may sign: the `iss`, its allowed algorithms, the accepted `aud` values (none: unchecked), its keys."""
-
-    name: str
-    algorithms: frozenset[str]
-    audience: frozenset[str]
-    keys: Keys
+__all__ = ["Claims", "Issuer", "Token", "Verifier"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)  # a trace must not show a token
@@ -57,7 +50,7 @@ class Token:
 
 
 class Verifier:
-    """Verifies tokens of some issuers, and remembers up to `remembered` good ones.
+    """Verifies tokens of some `issuers`, and remembers up to `remembered` good ones.
 
     A remembered token is good only under the very key set that verified it, so that a removed
     key takes its tokens along. `leeway` is in seconds, `now` returns epoch seconds.
@@ -72,8 +65,9 @@ class Verifier:
         remembered: int = 10_000,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._issuers = {issuer.name: issuer for issuer in issuers}
-        self._algorithms = frozenset[str]().union(*(issuer.algorithms for issuer in self._issuers.values()))
+        known = list(issuers)
+        self.issuers = Issuers(known)
+        self._algorithms = frozenset[str]().union(*(issuer.algorithms for issuer in known))
         self._leeway = leeway
         self._max_bytes = max_bytes
         self._limit = remembered
@@ -140,10 +134,9 @@ class Verifier:
         return algorithm, kid
 
     def _issuer_of(self, claims: Claims) -> Issuer:
-        name = claims.get("iss")
-        if name is None:
+        if claims.get("iss") is None:
             raise Problem("missing-claim", "The token lacks the claim iss.")
-        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        issuer = self.issuers.of(claims)
         if issuer is None:
             raise Problem("wrong-issuer")
         return issuer

@@ -140,13 +140,6 @@ class Settings(BaseSettings):
 
     @field_validator("issuers")
     @classmethod
-    def _differ(cls, value: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings, ...]:
-        if len({issuer.issuer for issuer in value}) < len(value):
-            raise ValueError("every issuer must be there once")
-        return value
-
-    @field_validator("issuers")
-    @classmethod
     def _stand_alone(cls, value: tuple[IssuerSettings, ...], info: ValidationInfo) -> tuple[IssuerSettings, ...]:
         """Refuse what a list of issuers would silently take no notice of, an audience above all."""
         beside = [name for name in OF_ONE_ISSUER if info.data.get(name) not in (None, cls.model_fields[name].default)]

@@ -7,8 +7,19 @@ import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import NoDecode
+
+from gateway.auth.issuers import ANY, TENANT
 
 
 def listed(value: object) -> object:
@@ -62,6 +73,7 @@ Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
 Paths = Annotated[Listed, AfterValidator(_paths)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(listed), AfterValidator(_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Members = Annotated[tuple[str, ...], BeforeValidator(listed)]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 
 
@@ -74,8 +86,38 @@ class IssuerSettings(BaseModel):
     secret: Annotated[tuple[SecretStr, ...], BeforeValidator(listed)] = ()
     public_key: str | None = None
     jwks_url: str | None = None
-    algorithms: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
-    audience: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    algorithms: Members = ()
+    audience: Members = ()
+    aliases: Members = ()
+    tenants: Members = ()
+    administers: Members = ()
+
+    @field_validator("aliases")
+    @classmethod
+    def _of_tenants_or_not(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if any((TENANT in alias) != (TENANT in info.data.get("issuer", "")) for alias in value):
+            raise ValueError(f"an alias must have {TENANT} where the issuer has it, and there alone")
+        return value
+
+    @field_validator("tenants")
+    @classmethod
+    def _has_tenants(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value and TENANT not in info.data.get("issuer", ""):
+            raise ValueError(f"needs an issuer with {TENANT} in it")
+        return tuple(tenant.lower() for tenant in value)
 
 
-Issuers = Annotated[tuple[IssuerSettings, ...], NoDecode, BeforeValidator(listed)]
+def _known_issuers(issuers: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings, ...]:
+    """Return the issuers, with those that they administer under their names instead of their aliases."""
+    spellings = [(spelling, each.issuer) for each in issuers for spelling in (each.issuer, *each.aliases)]
+    names = {ANY: ANY, **dict(spellings)}
+    if len(names) <= len(spellings):
+        raise ValueError("every issuer must be there once, aliases included")
+    if unknown := [name for each in issuers for name in each.administers if name not in names]:
+        raise ValueError(f"administers must name issuers of this list, or be {ANY!r}: {unknown[0]!r} is none")
+    return tuple(
+        each.model_copy(update={"administers": tuple(names[name] for name in each.administers)}) for each in issuers
+    )
+
+
+Issuers = Annotated[tuple[IssuerSettings, ...], NoDecode, BeforeValidator(listed), AfterValidator(_known_issuers)]

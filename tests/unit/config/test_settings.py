@@ -218,6 +218,14 @@ BAD: dict[str, list[Any]] = {
         '[{"issuer": "a", "unknown": 1}]',
         '["a"]',
         '[{"issuer": "a"}, {"issuer": "a"}]',
+        '[{"issuer": "a", "aliases": ["b"]}, {"issuer": "b"}]',
+        '[{"issuer": "a", "aliases": ["a"]}]',
+        '[{"issuer": "a", "aliases": ["{tenantid}"]}]',
+        '[{"issuer": "{tenantid}", "aliases": ["a"]}]',
+        '[{"issuer": "a", "tenants": ["t"]}]',
+        '[{"issuer": "a", "administers": ["b"]}]',
+        '[{"issuer": "a", "administers": ["*", "b"]}]',
+        '[{"issuer": "a", "administers": true}]',
     ],
 }
 
@@ -292,6 +300,16 @@ def test_several_issuers_are_a_json_list_of_objects() -> None:
     one, two = Settings(issuers=json.dumps(listed)).issuers
     assert [secret.get_secret_value() for secret in one.secret] == ["new", "old"]
     assert (one.audience, two.algorithms, two.jwks_url) == (("x",), ("RS256", "ES256"), "https://b.test/jwks")
+
+
+def test_an_issuer_names_its_aliases_its_tenants_and_those_it_administers() -> None:
+    listed = [
+        {"issuer": "{tenantid}", "tenants": "T1, t2", "administers": "*"},
+        {"issuer": "b", "aliases": ["b/", "B"], "administers": ["{tenantid}", "B"]},
+    ]
+    one, two = Settings(issuers=json.dumps(listed)).issuers
+    assert (one.tenants, one.administers) == (("t1", "t2"), ("*",))
+    assert (two.aliases, two.administers) == (("b/", "B"), ("{tenantid}", "b"))
 
 
 def test_an_env_file_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Who may sign tokens: issuers, the spellings of their names, and their tenants."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from gateway.auth.keys import Keys
+
+TENANT = "{tenantid}"  # in an issuer's name: the token's `tid`, as Microsoft Entra's metadata has it
+ANY = "*"
+
+_TENANT_ID = "([A-Za-z0-9._-]{1,64})"
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Who may sign: the `iss`, its allowed algorithms, the accepted `aud` values (none: unchecked), its keys.
+
+    `aliases` are other spellings of the `iss`. Where the name has `{tenantid}`, each tenant is an issuer of its own,
+    and `tenants`, in lower case, are those let in (none: all). `administers` names the issuers that its admins may act
+    in beside their own: names as they stand here, or `*` for all.
+    """
+
+    name: str
+    algorithms: frozenset[str]
+    audience: frozenset[str]
+    keys: Keys
+    aliases: tuple[str, ...] = ()
+    tenants: frozenset[str] = frozenset()
+    administers: frozenset[str] = frozenset()
+
+    def may_administer(self, name: str) -> bool:
+        """Return whether this issuer's admins may act within the issuer of that name, as `Issuers.name_of` gives it."""
+        return (
+            name == self.name
+            or bool(self.administers & {ANY, name})
+            or any(_pattern(each).fullmatch(name) for each in self.administers if TENANT in each)
+        )
+
+
+class Issuers:
+    """Finds the issuer that a token, or an admin, names."""
+
+    def __init__(self, issuers: Iterable[Issuer]) -> None:
+        found = [(spelling, issuer) for issuer in issuers for spelling in (issuer.name, *issuer.aliases)]
+        self._whole = {spelling: issuer for spelling, issuer in found if TENANT not in spelling}
+        self._of_tenants = [(_pattern(spelling), issuer) for spelling, issuer in found if TENANT in spelling]
+
+    def of(self, claims: dict[str, Any]) -> Issuer | None:
+        """Return the issuer that the claims name; of an issuer with tenants, the one that is this tenant's."""
+        iss = claims.get("iss")
+        if not isinstance(iss, str):
+            return None
+        issuer, tenant = self._find(iss)
+        return issuer if tenant is None or tenant == claims.get("tid") else None
+
+    def name_of(self, spelling: str) -> str | None:
+        """Return the name of the issuer that is spelled so, or None where it is nobody's."""
+        issuer, _ = self._find(spelling)
+        return issuer.name if issuer else None
+
+    def _find(self, spelling: str) -> tuple[Issuer | None, str | None]:
+        if issuer := self._whole.get(spelling):
+            return issuer, None
+        for pattern, issuer in self._of_tenants:
+            if (match := pattern.fullmatch(spelling)) and (not issuer.tenants or match[1].lower() in issuer.tenants):
+                return replace(issuer, name=issuer.name.replace(TENANT, match[1])), match[1]
+        return None, None
+
+
+@cache
+def _pattern(spelling: str) -> re.Pattern[str]:
+    # The first place gives the tenant; where there are several, all must agree.
+    first, _, rest = re.escape(spelling).partition(re.escape(TENANT))
+    return re.compile(first + _TENANT_ID + rest.replace(re.escape(TENANT), r"\1"))

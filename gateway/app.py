@@ -14,10 +14,11 @@ from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores import Store, open_store
 from gateway.config.settings import IssuerSettings, Settings, issuer_settings
 from gateway.gate.annotate import Annotate
-from gateway.gate.gate import App, Gate
+from gateway.gate.gate import Gate
 from gateway.gate.identity import Identity
 from gateway.gate.public import Public
 from gateway.http.draining import is_draining
+from gateway.http.wsgi import App
 from gateway.ops.console import console_pages
 from gateway.ops.health import live, readiness
 from gateway.ops.logs import line_writer

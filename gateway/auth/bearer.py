@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from gateway.http.cache import remembered
+from gateway.http.grammar import is_token
 from gateway.http.problems import Problem
 
-_SCHEME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Servers join repeated fields with a comma (gunicorn, waitress, werkzeug): a second one shows as such.
 _NOT_ONE_TOKEN = re.compile(r"[ \t,]")
 
@@ -26,4 +26,4 @@ def bearer_token(authorization: str) -> str:
         if not token or _NOT_ONE_TOKEN.search(token):
             raise Problem("malformed-credentials")
         return token
-    raise Problem("unsupported-scheme" if _SCHEME.fullmatch(scheme) else "malformed-credentials")
+    raise Problem("unsupported-scheme" if is_token(scheme) else "malformed-credentials")

@@ -9,7 +9,7 @@ from gateway.blacklist.rules import is_claim_value
 from gateway.blacklist.stores.base import ClaimValue
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object, unique_members
-from gateway.http.target import Environ
+from gateway.http.wsgi import Environ
 
 LARGEST_BODY = 64 * 1024  # bytes
 LONGEST_REASON = 1000  # characters

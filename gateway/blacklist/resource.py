@@ -12,7 +12,8 @@ from gateway.blacklist.body import Target, body_members, read_target, with_query
 from gateway.blacklist.rules import Actor, Blacklist
 from gateway.blacklist.stores.base import LATEST, Entry
 from gateway.http.problems import Problem
-from gateway.http.target import BLACKLIST, Environ, request_target
+from gateway.http.target import BLACKLIST, request_target
+from gateway.http.wsgi import Environ, context
 
 T = TypeVar("T")
 Answer = dict[str, Any]
@@ -64,7 +65,7 @@ class Resource:
 
     def answer(self, environ: Environ, token: Token, blacklisted: bool) -> Answer:
         """Return the members of the success answer. Raises `Problem` for every refusal."""
-        caller = Caller(token, blacklisted, environ.get("gateway.client") or environ.get("REMOTE_ADDR", ""))
+        caller = Caller(token, blacklisted, context(environ).client or environ.get("REMOTE_ADDR", ""))
         path = request_target(environ).path
         if path == BLACKLIST:
             return self._blacklist_answer(environ, caller)

@@ -7,18 +7,17 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from gateway.http.answers import begun, refuse
+from gateway.http.answers import refuse
+from gateway.http.grammar import TOKEN_CHARS
 from gateway.http.problems import Problem
-from gateway.http.target import Environ, request_target
+from gateway.http.target import request_target
+from gateway.http.wsgi import App, Environ, Fields, StartResponse, start_lazily
 
 LIMIT_BYTES = 1 << 20  # larger bodies pass untouched: an object has to be held as a whole
 
-_JSON = re.compile(r"application/([!#-'*+\-.^-`|~\w]+\+)?json\s*(;.*)?", re.IGNORECASE | re.ASCII)
+_JSON = re.compile(rf"application/([{TOKEN_CHARS}]+\+)?json\s*(;.*)?", re.IGNORECASE)
 # They speak of the bytes before the change.
 _STALE = frozenset({"content-length", "etag", "content-md5", "digest", "repr-digest", "content-digest"})
-
-App = Callable[..., Iterable[bytes]]
-Fields = list[tuple[str, str]]
 
 
 class Annotate:
@@ -34,7 +33,7 @@ class Annotate:
         self._exact = frozenset(path for path in paths if not path.endswith("/*"))
         self._prefixes = tuple(path[:-1] for path in paths if path.endswith("/*"))
 
-    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Pass the request on, and annotate its answer where that is asked for and possible."""
         path = request_target(environ).path
         if environ["REQUEST_METHOD"] == "HEAD" or (path not in self._exact and not path.startswith(self._prefixes)):
@@ -48,11 +47,11 @@ class Annotate:
             return pieces.append
 
         body = self._app(environ, keep)
-        return begun(environ, _annotated(environ, start_response, head, pieces, body))
+        return start_lazily(environ, _annotated(environ, start_response, head, pieces, body))
 
 
 def _annotated(
-    environ: Environ, start_response: Callable[..., Any], head: list[Any], pieces: list[bytes], body: Iterable[bytes]
+    environ: Environ, start_response: StartResponse, head: list[Any], pieces: list[bytes], body: Iterable[bytes]
 ) -> Generator[bytes, None, None]:
     rest = iter(body)
     try:

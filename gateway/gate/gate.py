@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from gateway.auth.bearer import bearer_token
 from gateway.auth.tokens import Token, Verifier
@@ -13,11 +12,8 @@ from gateway.gate.identity import Identity
 from gateway.gate.public import Public
 from gateway.http.answers import refuse, respond
 from gateway.http.problems import Problem
-from gateway.http.target import BLACKLIST, Environ, is_decision, request_target
-from gateway.http.timing import SECONDS, timed
-
-StartResponse = Callable[..., Any]
-App = Callable[[Environ, StartResponse], Iterable[bytes]]
+from gateway.http.target import BLACKLIST, is_decision, request_target
+from gateway.http.wsgi import App, Environ, StartResponse, context, measure
 
 
 class Gate:
@@ -53,7 +49,7 @@ class Gate:
             path = target.path
             if path in self._pages:
                 return self._page(environ, path)(environ, start_response)
-            if environ.get("gateway.overloaded"):
+            if context(environ).overloaded:
                 raise Problem("overloaded")
             token, blacklisted = self._admit(environ, path)
             if target.is_own:
@@ -71,27 +67,23 @@ class Gate:
                 self._admit(environ, path)
         except Problem:
             return True
-        return bool(environ.get("gateway.overloaded"))
+        return context(environ).overloaded
 
     def _admit(self, environ: Environ, path: str) -> tuple[Token | None, bool]:
         """Return the caller's token (None where none is needed) and whether it is blacklisted."""
         authorization = environ.get("HTTP_AUTHORIZATION")  # where there is one, it is what a request is judged by
         if authorization is None and self._public.admits(environ, path):
             return None, False
-        if SECONDS in environ:  # somebody observes
-            token = timed(environ, "auth", self._verified, environ, authorization or "")
-            blacklisted = timed(environ, "store", self._blacklist.has, token)
-        else:
-            token = self._verifier.verify(bearer_token(authorization or ""))
-            blacklisted = self._blacklist.has(token)
+        token = measure(environ, "auth", self._verified, environ, authorization or "")
+        blacklisted = measure(environ, "store", self._blacklist.has, token)
         if blacklisted and path != BLACKLIST:
             raise Problem("token-blacklisted")
         return token, blacklisted
 
     def _verified(self, environ: Environ, authorization: str) -> Token:
-        text = bearer_token(authorization)
-        environ["gateway.remembered"] = self._verifier.remembers(text)
-        token = environ["gateway.token"] = self._verifier.verify(text)
+        text, about = bearer_token(authorization), context(environ)
+        about.is_cached = self._verifier.remembers(text)
+        token = about.token = self._verifier.verify(text)
         return token
 
     def _page(self, environ: Environ, path: str) -> App:

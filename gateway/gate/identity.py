@@ -8,7 +8,8 @@ import re
 
 from gateway.auth.tokens import Token
 from gateway.http.cache import remembered
-from gateway.http.target import Environ
+from gateway.http.grammar import environ_key
+from gateway.http.wsgi import Environ, context
 
 # Names that an upstream could fold into the trusted one: WSGI, CGI and PHP turn `-` into `_`,
 # others any punctuation (CVE-2025-64484, CVE-2026-39858).
@@ -32,14 +33,14 @@ class Identity:
         forward_authorization: bool = True,
     ) -> None:
         self._names = (claims_field, subject_field)
-        self._keys = tuple(_environ_key(name) for name in self._names)
+        self._keys = tuple(environ_key(name) for name in self._names)
         self._forward_authorization = forward_authorization
         self._spellings_in = remembered(256, longest=64)(self._spellings)
 
     def set(self, environ: Environ, token: Token | None) -> None:
         """Make the environ carry the token's identity, or none, and `gateway.claims` for stages within."""
         # Of the bundled server the client's fields alone: to look up all keys takes 1 % of a request's instructions.
-        for key in self._spellings_in(environ.get("gateway.received") or tuple(environ)):
+        for key in self._spellings_in(context(environ).received or tuple(environ)):
             environ.pop(key, None)
         if not self._forward_authorization:
             environ.pop("HTTP_AUTHORIZATION", None)
@@ -70,10 +71,6 @@ class Identity:
 @remembered(1024)
 def _folded(key: str) -> str:
     return _PUNCTUATION.sub("_", key.upper()) if key.startswith("HTTP_") else ""
-
-
-def _environ_key(name: str) -> str:
-    return "HTTP_" + name.upper().replace("-", "_")
 
 
 def _claims(token: Token) -> str:

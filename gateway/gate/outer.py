@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from gateway.http.target import DECISION, Environ
+from gateway.http.target import DECISION
+from gateway.http.wsgi import Environ
 
 # Traefik and Caddy send the first of each; nginx configurations commonly the second.
 _URIS = ("HTTP_X_FORWARDED_URI", "HTTP_X_ORIGINAL_URI")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from gateway.gate.outer import asked_about
-from gateway.http.target import Environ, is_decision, is_own
+from gateway.http.target import is_decision, is_own
+from gateway.http.wsgi import Environ
 
 # A prefix is matched on the very bytes that are sent on. An upstream may still resolve dot
 # segments, backslashes, encoded or doubled slashes, or path parameters to another path

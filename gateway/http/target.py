@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from gateway.http.cache import remembered
 from gateway.http.problems import Problem
-
-Environ = dict[str, Any]
+from gateway.http.wsgi import Environ, context
 
 # The gateway's own routes; every other path is the upstream's.
 BLACKLIST = "/blacklist"
@@ -57,10 +56,11 @@ def request_target(environ: Environ) -> Target:
     host the request itself names (RFC 9112 section 3.2.2), or `*` with OPTIONS; and
     upgrade-unsupported for CONNECT with a target of its own.
     """
-    found = environ.get("gateway.target")
+    about = context(environ)
+    found: Target | None = about.target
     if found is None:
         raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or _rebuilt(environ)
-        found = environ["gateway.target"] = _in_origin_form(raw) or _in_another_form(environ, raw)
+        found = about.target = _in_origin_form(raw) or _in_another_form(environ, raw)
     return found
 
 

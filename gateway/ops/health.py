@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from gateway.http.target import Environ
-from gateway.ops.pages import App, page
+from gateway.http.wsgi import App, Environ, StartResponse, context
+from gateway.ops.pages import page
 
 live = page(b"live\n", "text/plain")  # the process serves
 _ready = page(b"ready\n", "text/plain")
@@ -16,12 +15,12 @@ _not_ready = page(b"not ready\n", "text/plain", status="503 Service Unavailable"
 def readiness(*checks: Callable[[], object]) -> App:
     """Return a resource that answers 200 if no check raises, else 503 without saying why: anyone may ask."""
 
-    def ready(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def ready(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         try:
             for check in checks:
                 check()
         except Exception as error:  # noqa: BLE001 - whatever the reason, the answer is "not ready"
-            environ["gateway.refusal"] = getattr(error, "code", "not-ready")
+            context(environ).refusal = getattr(error, "code", "not-ready")
             return _not_ready(environ, start_response)
         return _ready(environ, start_response)
 

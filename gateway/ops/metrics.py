@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from gateway.http.target import Environ
+from gateway.http.wsgi import Environ, context
 from gateway.ops.observe import Request
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own: where processes leave their figures
@@ -62,8 +62,9 @@ class Metrics:
         self._seconds.observe(request.seconds)
         for part, seconds in request.parts.items():
             self._parts[part].observe(seconds)
-        if "gateway.remembered" in environ:
-            self._tokens[environ["gateway.remembered"]].inc()
+        is_cached = context(environ).is_cached
+        if is_cached is not None:
+            self._tokens[is_cached].inc()
         if request.outcome == "store-unavailable":
             self._errors.inc()
         self._poll()

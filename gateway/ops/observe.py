@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from gateway.http.problems import Problem
-from gateway.http.target import OPERATORS, Environ, is_decision
-from gateway.http.timing import SECONDS
-
-App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+from gateway.http.target import OPERATORS, is_decision
+from gateway.http.wsgi import App, Environ, StartResponse, context
 
 CLIENT_LEFT = "client-left"
 _CLIENT_LEFT_STATUS = 499  # nginx's; no client ever sees it
@@ -62,12 +60,13 @@ class Observe:
         self._write = write
         self._metrics = metrics
 
-    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer as the app does; the request is observed when its response is closed."""
-        environ["gateway.client"] = self._client_of(environ)
+        about = context(environ)
+        about.client = self._client_of(environ)
         if not self._write and not self._metrics:
             return self.app(environ, start_response)
-        environ[SECONDS] = {}
+        about.seconds = {}
         if self._metrics:
             self._metrics.started()
         seen = _Seen(environ, start_response, self._tell)
@@ -92,7 +91,7 @@ class _Seen:
     __slots__ = ("_began", "_body", "_environ", "_fault", "_start_response", "_status", "_tell")
 
     def __init__(
-        self, environ: Environ, start_response: Callable[..., Any], tell: Callable[[Environ, Request], None]
+        self, environ: Environ, start_response: StartResponse, tell: Callable[[Environ, Request], None]
     ) -> None:
         self._environ, self._start_response, self._tell = environ, start_response, tell
         self._began = time.perf_counter()
@@ -135,21 +134,20 @@ class _Seen:
             if hasattr(self._body, "close"):
                 self._body.close()
         finally:
-            environ = self._environ
+            about = context(self._environ)
             request = Request(
-                _route(environ),
+                _route(about.target),
                 self._status,
-                self._fault or environ.get("gateway.refusal") or "passed",
+                self._fault or about.refusal or "passed",
                 time.perf_counter() - self._began,
-                environ[SECONDS],
-                environ.get("gateway.upstream_status"),
+                about.seconds or {},
+                about.upstream_status,
             )
-            self._tell(environ, request)
+            self._tell(self._environ, request)
 
 
-def _route(environ: Environ) -> str:
+def _route(target: Any) -> str:
     """Return the route's class. A path may hold what must not be logged."""
-    target = environ.get("gateway.target")
     if target is None:
         return "none"
     if not target.is_own:
@@ -160,21 +158,21 @@ def _route(environ: Environ) -> str:
 
 
 def _members(environ: Environ, request: Request) -> dict[str, Any]:
-    inbound = environ.get("HTTP_X_REQUEST_ID")
+    about, inbound = context(environ), environ.get("HTTP_X_REQUEST_ID")
     members = {
         "id": inbound if inbound and _SANE_ID.fullmatch(inbound) else os.urandom(8).hex(),
         "method": environ["REQUEST_METHOD"][:32],
         "route": request.route,
         "status": request.status,
         "outcome": request.outcome,
-        "client": environ["gateway.client"][:64],
+        "client": about.client[:64],
         "ms": round(request.seconds * 1000, 3),
     }
     for part, seconds in request.parts.items():
         members[part + "_ms"] = round(seconds * 1000, 3)
     if request.upstream_status is not None:
         members["upstream_status"] = request.upstream_status
-    token = environ.get("gateway.token")
+    token = about.token
     if token is not None:
         members["token"] = token.fingerprint[:12]
         subject = token.claims.get("sub")

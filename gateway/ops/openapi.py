@@ -6,7 +6,8 @@ import json
 from importlib.metadata import version
 from importlib.resources import files
 
-from gateway.ops.pages import App, page
+from gateway.http.wsgi import App
+from gateway.ops.pages import page
 
 
 def description() -> App:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
-from gateway.http.target import Environ
-
-App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+from gateway.http.wsgi import App, Environ, StartResponse
 
 
 def page(body: bytes, media_type: str, *fields: tuple[str, str], status: str = "200 OK") -> App:
@@ -20,7 +17,7 @@ def page(body: bytes, media_type: str, *fields: tuple[str, str], status: str = "
         *fields,
     ]
 
-    def answer(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         start_response(status, list(head))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import re
+import select
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from time import perf_counter
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from requests.adapters import BaseAdapter
 
-from gateway.http.answers import READABLE, begun, refuse
+from gateway.http.answers import refuse
+from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
 from gateway.http.target import refuse_upgrade, request_target
-from gateway.http.timing import note
+from gateway.http.wsgi import Environ, Pause, StartResponse, context, note_seconds, start_lazily
 from gateway.proxy.adapter import MalformedAnswer, Sent, UpstreamRequest
-from gateway.proxy.fields import Environ, RequestFields, check_method, response_fields
+from gateway.proxy.fields import RequestFields, check_method, response_fields
 from gateway.proxy.transport import CurlAdapter, RawAnswer, default_adapter
 
 # Of requests' adapters before the answer's head, and of the bodies of requests' own adapter.
 _FAILURES = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError)
 _TIMEOUTS = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-
-_NUMBER = re.compile(r"[0-9]{1,18}")
-
-StartResponse = Callable[..., Any]
 
 
 class Upstream:
@@ -79,7 +76,7 @@ class Upstream:
         forwards = _forwards_left(environ)
         if forwards == 0:
             return _answer_here(environ, start_response)
-        return begun(environ, self._exchange(self._request(environ, forwards), environ, start_response))
+        return start_lazily(environ, self._exchange(self._request(environ, forwards), environ, start_response))
 
     def close(self) -> None:
         """Close idle connections to the upstream."""
@@ -95,7 +92,7 @@ class Upstream:
             fields["Content-Length"] = str(length)
         body: BinaryIO | None = environ["wsgi.input"] if length else None
         url = (self._origin if target == "*" else self._prefix) + target
-        client_left = environ.get("waitress.client_disconnected")
+        client_left = context(environ).client_left
         return UpstreamRequest(environ["REQUEST_METHOD"], url, fields, body, client_left)
 
     def _exchange(
@@ -105,44 +102,44 @@ class Upstream:
 
         A failure before is a refusal. One after raises `Problem`: the server must cut the client off, too.
         """
-        if environ.get("gateway.overloaded"):  # it may have become so since the gate was passed
+        if context(environ).overloaded:  # it may have become so since the gate was passed
             yield from refuse(Problem("overloaded"), environ, start_response)
             return
         raw: RawAnswer | Sent | None = None
         has_begun = False
-        readable = environ.get(READABLE)
+        pause = context(environ).pause
         began = perf_counter()
         try:
             raw = self._begin(request)
             while not raw.take_head():
-                if _pauses(raw, readable):
+                if _pauses(raw, pause):
                     yield b""
-            note(environ, "upstream", began)
-            environ["gateway.upstream_status"] = raw.status
+            note_seconds(environ, "upstream", began)
+            context(environ).upstream_status = raw.status
             start_response(f"{raw.status} {raw.reason}", response_fields(raw.headers.items(), raw.status))
             has_begun = True
             while (piece := raw.take()) != b"":
-                if piece or _pauses(raw, readable):
+                if piece or _pauses(raw, pause):
                     yield piece or b""
         except (*_FAILURES, Problem) as error:
             if raw:
                 raw.discard()
             if has_begun:
                 raise _problem(error) from error
-            note(environ, "upstream", began)
+            note_seconds(environ, "upstream", began)
             yield from refuse(_problem(error), environ, start_response)
         finally:
             if raw:
                 raw.close()  # an answer that is not complete is given up
 
 
-def _pauses(raw: RawAnswer | Sent, readable: Callable[[int, float], None] | None) -> bool:
+def _pauses(raw: RawAnswer | Sent, pause: Pause | None) -> bool:
     """Tell that more is to be waited for by the server, if that is possible; else wait."""
-    descriptor = raw.awaited() if readable else None
-    if not readable or descriptor is None:
+    descriptor = raw.awaited() if pause else None
+    if not pause or descriptor is None:
         raw.wait()
         return False
-    readable(descriptor, raw.patience)
+    pause(raw.patience, {descriptor: select.POLLIN})
     return True
 
 
@@ -166,16 +163,16 @@ def body_length(environ: Environ) -> int | None:
     length = environ.get("CONTENT_LENGTH") or None
     if length is None:
         return None
-    if not _NUMBER.fullmatch(length):
+    number = read_length(length)
+    if number is None:
         raise Problem("invalid-request", "Content-Length is not a number.")
-    return int(length)
+    return number
 
 
 def _forwards_left(environ: Environ) -> int | None:
     """Return Max-Forwards, None where it does not apply (RFC 9110 section 7.6.2)."""
     value = environ.get("HTTP_MAX_FORWARDS", "")
-    applies = environ["REQUEST_METHOD"] in ("OPTIONS", "TRACE") and _NUMBER.fullmatch(value)
-    return int(value) if applies else None
+    return read_length(value) if environ["REQUEST_METHOD"] in ("OPTIONS", "TRACE") else None
 
 
 def _answer_here(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -7,13 +7,11 @@ import re
 import socket
 from collections.abc import Iterable, Set
 from functools import lru_cache
-from typing import Any
 
 from gateway.http.cache import remembered
+from gateway.http.grammar import TOKEN, field_name, is_token, read_length
 from gateway.http.problems import Problem
-
-Environ = dict[str, Any]
-Fields = list[tuple[str, str]]
+from gateway.http.wsgi import Environ, Fields
 
 # RFC 9110 section 7.6.1, and the two that concern one connection's authentication.
 _HOP_BY_HOP = frozenset(
@@ -30,9 +28,7 @@ _ENDS_HERE = re.compile(
 # (CVE-2024-45410, CVE-2026-29054, CVE-2025-48865); `RequestFields` adds the names it is given.
 _NOT_DROPPABLE = frozenset({"authorization", "content-type", "cookie", "host"})
 
-_TOKEN = re.compile(r"[!#-'*+\-.^-`|~\w]+", re.ASCII)
 _HOST = re.compile(r"(\[[\w.:%~-]+\]|[\w.~%!$&'()*+;=-]*)(:\d*)?", re.ASCII)
-_LENGTH = re.compile(r"[0-9]{1,18}")
 LONGEST_HOST = 1024  # characters: 1024 of them are remembered
 _ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 
@@ -90,12 +86,6 @@ class RequestFields:
         return f"{inbound}, {received}"
 
 
-@remembered(2048)
-def is_token(text: str) -> bool:
-    """Tell whether a text is a token, as names of fields and methods are (RFC 9110 section 5.6.2)."""
-    return _TOKEN.fullmatch(text) is not None
-
-
 @remembered(256)
 def connection_options(value: str) -> frozenset[str]:
     """Return the names, in lower case, that a Connection field has beyond the usual (RFC 9110 section 7.6.1)."""
@@ -140,7 +130,7 @@ def response_fields(lines: Iterable[tuple[str, str]], status: int) -> Fields:
     if lengths:
         if status == 204 or is_coded:
             drop = drop | {"content-length"}  # RFC 9110 section 8.6, RFC 9112 section 6.3
-        elif len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
+        elif len(lengths) > 1 or read_length(lengths[0]) is None:
             kept = [*_without(kept, {"content-length"}), ("Content-Length", _agreed(lengths))]
     return _without(kept, drop) if drop else kept
 
@@ -153,7 +143,7 @@ def _agreed(lengths: list[str]) -> str:
     """Return the one length that all of them say (RFC 9110 section 8.6)."""
     said = {part.strip(" \t") for length in lengths for part in length.split(",")}
     length = said.pop()
-    if said or not _LENGTH.fullmatch(length):
+    if said or read_length(length) is None:
         raise Problem("upstream-protocol")
     return length
 
@@ -170,9 +160,8 @@ def _name(key: str) -> str:
 
     WSGI folds `-` and `_`; what goes on has `-` alone (CVE-2025-64484).
     """
-    name = key.removeprefix("HTTP_").replace("_", "-").title()
-    goes_on = key == "CONTENT_TYPE" or (key.startswith("HTTP_") and is_token(name) and not _ENDS_HERE(name.lower()))
-    return name if goes_on else ""
+    name = field_name(key)
+    return name if key == "CONTENT_TYPE" or not _ENDS_HERE(name.lower()) else ""
 
 
 @lru_cache(1024)
@@ -194,7 +183,7 @@ def _keep_trusted(environ: Environ, fields: dict[str, str], hops: int) -> None:
     """
     for key, value in environ.items():
         if key == "HTTP_FORWARDED" or key.startswith("HTTP_X_FORWARDED_"):
-            name = key[5:].replace("_", "-").title()
+            name = field_name(key)
             kept = _elements(value)[-hops:]
             if name in ("Forwarded", "X-Forwarded-For"):
                 kept.append(fields[name])
@@ -208,4 +197,4 @@ def _elements(value: str) -> list[str]:
 
 
 def _quoted(value: str) -> str:
-    return value if _TOKEN.fullmatch(value) else '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+    return value if TOKEN.fullmatch(value) else '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'

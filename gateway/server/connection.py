@@ -12,13 +12,13 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any
 
-from gateway.http.answers import READABLE
 from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
+from gateway.http.wsgi import Context, Environ, context, give_context
 from gateway.server.request import ClientDisconnected, Request, base_environ
 from gateway.server.response import Application, Response
 
@@ -40,8 +40,7 @@ ANSWER, SEND, RECEIVE = range(3)  # what a connection does next; what has begun 
 class Connection:
     """One client's connection. Whoever calls `serve`, `is_due` or `close` holds its lock.
 
-    The environ has `answers.READABLE`: an application that calls it with a descriptor and seconds, and then
-    yields b"", is asked for more when the descriptor is readable or the time is over.
+    The context has `pause`: see `http.wsgi.Pause`.
     """
 
     def __init__(self, sock: socket.socket, address: tuple[Any, ...], application: Application) -> None:
@@ -52,8 +51,7 @@ class Connection:
         self.resume_at = math.inf  # when a response that pauses goes on at the latest, in monotonic seconds
         self._socket = sock
         self._application = application
-        self._base = base_environ(sock.getsockname(), address, self.is_left)
-        self._base[READABLE] = self._until_readable
+        self._base = base_environ(sock.getsockname(), address)
         self._environ = self._base  # of the request that is being answered, where there is one
         self._received = b""  # what has come, and belongs to no request yet
         self._request: Request | None = None
@@ -69,7 +67,7 @@ class Connection:
 
         `overloaded` goes into the environ, as `gateway.overloaded`.
         """
-        self._environ["gateway.overloaded"] = overloaded
+        context(self._environ).overloaded = overloaded
         try:
             if self.stage == RECEIVE:
                 if not self._receive():
@@ -129,7 +127,7 @@ class Connection:
         request.asked = True
         refuses = getattr(self._application, "refuses", None)
         try:
-            refused = refuses is not None and refuses(request.environ(self._base))
+            refused = refuses is not None and refuses(self._environ_of(request))
         except Exception:  # noqa: BLE001 - the whole request will be judged again, and then it counts
             refused = False
         if refused:
@@ -153,7 +151,7 @@ class Connection:
         if response.request.problem is not None:
             response.refuse(response.request.problem)
         else:
-            self._environ = response.request.environ(self._base)
+            self._environ = self._environ_of(response.request)
             response.start(self._application, self._environ)
 
     def _advance(self, response: Response) -> None:
@@ -183,8 +181,18 @@ class Connection:
             self._response = Response(response.request, self._send, self._flush)
             self._response.refuse(error if isinstance(error, Problem) else Problem("internal-error"))
 
-    def _until_readable(self, descriptor: int, seconds: float) -> None:
-        self._awaited = descriptor, select.EPOLLIN
+    def _environ_of(self, request: Request) -> Environ:
+        environ = request.environ(self._base)
+        about = Context()
+        about.received = tuple(request.fields)
+        about.overloaded = context(self._environ).overloaded
+        about.client_left, about.pause = self.is_left, self._pause
+        give_context(environ, about)
+        return environ
+
+    def _pause(self, seconds: float, descriptors: Mapping[int, int] | None = None, *, body: bool = False) -> None:
+        if descriptors:
+            self._awaited = next(iter(descriptors.items()))
         self.resume_at = time.monotonic() + seconds
 
     def _send(self, data: bytes) -> None:

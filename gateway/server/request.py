@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from io import BytesIO, RawIOBase
 from types import MappingProxyType
 from typing import Any
@@ -19,9 +19,9 @@ from waitress.buffers import OverflowableBuffer
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 
 from gateway.http.cache import remembered
+from gateway.http.grammar import CONTROLS, TOKEN_CHARS, environ_key, read_length
 from gateway.http.problems import Problem
-
-Environ = dict[str, Any]
+from gateway.http.wsgi import Environ
 
 MAX_HEAD = 262_144  # bytes; a token far too long is still refused as a token
 MAX_FIELDS = 1000  # joining repeats is quadratic
@@ -29,15 +29,12 @@ MAX_CHUNK_LINE = 65_536  # bytes of a chunk's extensions, or of the trailers
 CHUNKED_PIECE = 8192  # bytes given to waitress's reader of chunks at a time: its cost is quadratic in them
 BODY_IN_MEMORY = 524_288  # bytes of a body in memory; beyond, it goes to a file
 
-# What one server takes for a line's end or a string's end and another does not (RFC 9110 section 5.5).
-_CONTROLS = bytes(code for code in range(32) if code != 9) + b"\x7f"
 # Of what is white before a head, empty lines alone are ignored (RFC 9112 section 2.2); the last may be half there.
 _BEGINNING = re.compile(rb"((?:\r\n)*)(?:\r?\Z|\S)")
-_REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^ ]+) HTTP/1\.([01])")
+_REQUEST_LINE = re.compile(rf"([{TOKEN_CHARS}]+) ([^ ]+) HTTP/1\.([01])")
 _END_OF_HEAD = b"\r\n\r\n"
-_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
+_FIELD_NAME = re.compile(rf"[{TOKEN_CHARS}]{{1,256}}")
 _HOST = re.compile(r"[^\s/?#@\\,<>\"]*")
-_LENGTH = re.compile(r"[0-9]{1,18}")
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
@@ -146,18 +143,18 @@ class Request:
             self.chunked = True
             self.body = ChunkedReceiver(OverflowableBuffer(BODY_IN_MEMORY))
         elif length is not None:
-            if not _LENGTH.fullmatch(length):
+            number = read_length(length)
+            if number is None:
                 raise Problem("invalid-request")
-            if int(length):
-                self.body = FixedStreamReceiver(int(length), OverflowableBuffer(BODY_IN_MEMORY))
+            if number:
+                self.body = FixedStreamReceiver(number, OverflowableBuffer(BODY_IN_MEMORY))
 
     def environ(self, connection: Environ) -> Environ:
         """Return the WSGI environ, given what the connection adds.
 
-        REQUEST_URI is the target as sent; `gateway.received` are the keys of the client's fields.
+        REQUEST_URI is the target as sent.
         """
-        received = {"gateway.received": tuple(self.fields), "wsgi.input": self._input()}
-        environ = {**connection, **self.fields, **self.line, **received}
+        environ = {**connection, **self.fields, **self.line, "wsgi.input": self._input()}
         if self.chunked:
             del environ["HTTP_TRANSFER_ENCODING"]
             if self.body is not None:
@@ -182,7 +179,7 @@ class _Unread(RawIOBase):
 
 def _has_control(head: bytes) -> bool:
     flat = head.replace(b"\r\n", b"")
-    return len(flat.translate(None, _CONTROLS)) != len(flat)
+    return len(flat.translate(None, CONTROLS)) != len(flat)
 
 
 @remembered(1024, longest=256)
@@ -236,10 +233,7 @@ def _environ_key(name: str) -> str:
     """Return a field's key in the environ, "" for a name with `_`: there `X_Name` would replace `X-Name`."""
     if not _FIELD_NAME.fullmatch(name):
         raise Problem("invalid-request")
-    if "_" in name:
-        return ""
-    key = name.upper().replace("-", "_")
-    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
+    return "" if "_" in name else environ_key(name)
 
 
 def _joined(key: str, known: str, value: str) -> str:
@@ -249,7 +243,7 @@ def _joined(key: str, known: str, value: str) -> str:
     return known + ("; " if key == "HTTP_COOKIE" else ", ") + value
 
 
-def base_environ(server: tuple[Any, ...], client: tuple[Any, ...], is_left: Callable[[], bool]) -> Environ:
+def base_environ(server: tuple[Any, ...], client: tuple[Any, ...]) -> Environ:
     """Return what is alike in the environ of every request of a connection between these addresses."""
     return {
         "SERVER_NAME": server[0],
@@ -264,5 +258,4 @@ def base_environ(server: tuple[Any, ...], client: tuple[Any, ...], is_left: Call
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
         "wsgi.input_terminated": True,
-        "waitress.client_disconnected": is_left,
     }

@@ -13,9 +13,9 @@ from waitress.utilities import build_http_date
 
 from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
-from gateway.server.request import Environ, Request
+from gateway.http.wsgi import Environ, Fields
+from gateway.server.request import Request
 
-Fields = list[tuple[str, str]]
 Application = Callable[..., Iterable[bytes]]
 
 # PEP 3333 forbids these to an application: framing and connection are the server's own.

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from recorder import Client, request, until
 
-from gateway.http.answers import READABLE
 from gateway.http.blocking import about_to_wait
+from gateway.http.wsgi import context
 from gateway.server import listener as module
 from gateway.server.lead import Lead
 from gateway.server.listener import Listener
@@ -39,6 +39,12 @@ def pipe() -> Iterator[tuple[int, int]]:
         os.close(end)
 
 
+def pause(environ: dict[str, Any], descriptor: int, seconds: float) -> None:
+    wait = context(environ).pause
+    assert wait
+    wait(seconds, {descriptor: select.POLLIN})
+
+
 def until_readable(descriptor: int, seconds: float = PATIENCE) -> App:
     """Return an app that waits for the descriptor, but at /now; it answers with how often it was resumed."""
 
@@ -46,7 +52,7 @@ def until_readable(descriptor: int, seconds: float = PATIENCE) -> App:
         start("200 OK", [("Content-Type", "text/plain")])
         times = 0
         while environ["PATH_INFO"] != "/now" and not select.select([descriptor], [], [], 0)[0]:
-            environ[READABLE](descriptor, seconds)
+            pause(environ, descriptor, seconds)
             yield b""
             times += 1
         yield b"%d times" % times
@@ -68,7 +74,7 @@ def test_who_wants_to_pause_and_ends_holds_up_no_later_request(pipe: tuple[int, 
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
         start("200 OK", [("Content-Length", "4")])
         yield b"done"
-        environ[READABLE](pipe[0], PATIENCE)
+        pause(environ, pipe[0], PATIENCE)
 
     requests = request("GET /", ("Connection", "keep-alive")) + request("GET /")
     with listening(app, threads=1) as port, Client(port, requests) as client:
@@ -92,7 +98,7 @@ def test_those_who_come_together_go_through_their_stages_together() -> None:
         seen.append("answer")
         if seen[-5:] == ["answer", "begin", "begin", "begin", "answer"]:
             assert over.wait(PATIENCE)
-        yield b"late" if environ["gateway.overloaded"] else b"done"
+        yield b"late" if context(environ).overloaded else b"done"
 
     keep = ("Connection", "keep-alive")
     with listening(app, threads=1, queue_timeout=1) as port, ExitStack() as stack:

@@ -85,6 +85,12 @@ def memory(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def context(environ: Environ) -> Any:
+    from gateway.http.wsgi import context as of
+
+    return of(environ)
+
+
 def app(environ: Environ, start: Start) -> Iterable[bytes]:
     page = PAGES.get(environ["PATH_INFO"].strip("/").partition("/")[0], echo)
     return page(environ, start)
@@ -177,7 +183,8 @@ def big(environ: Environ, start: Start) -> Iterator[bytes]:
 
 def left(environ: Environ, start: Start) -> list[bytes]:
     """Wait until the client leaves, and tell so by making the file."""
-    while not environ["waitress.client_disconnected"]():
+    client_left = context(environ).client_left
+    while client_left and not client_left():
         time.sleep(0.01)
     Path(environ["QUERY_STRING"]).touch()
     return pid(environ, start)

@@ -302,8 +302,14 @@ def served(app: Callable[..., object], **settings: object) -> Iterator[int]:
     """Serve a WSGI app with waitress in a thread; the value is its port."""
     import waitress
 
+    from gateway.http.wsgi import context
+
+    def asking_after_clients(environ: dict[str, object], start_response: object) -> object:
+        context(environ).client_left = environ["waitress.client_disconnected"]  # type: ignore[assignment]
+        return app(environ, start_response)
+
     server = waitress.create_server(
-        app,
+        asking_after_clients,
         listen="127.0.0.1:0",
         threads=4,
         channel_request_lookahead=1,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from gateway.ops.pages import App, page
+from gateway.http.wsgi import App
+from gateway.ops.pages import page
 
 _FILES = {
     "/-/console": ("console.html", "text/html; charset=utf-8"),

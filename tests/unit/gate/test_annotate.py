@@ -14,8 +14,8 @@ from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from gateway.gate.annotate import LIMIT_BYTES, Annotate, with_members
-from gateway.http.answers import READABLE
 from gateway.http.problems import Problem
+from gateway.http.wsgi import context
 from gateway.proxy.exchange import Upstream
 
 JSON = ("Content-Type", "application/json")
@@ -203,7 +203,9 @@ def test_a_body_that_is_cut_off_is_refused_as_a_whole() -> None:
 
 
 def pausing_environ() -> dict[str, Any]:
-    return {**EnvironBuilder("/info").get_environ(), READABLE: lambda descriptor, seconds: None}
+    environ = EnvironBuilder("/info").get_environ()
+    context(environ).pause = lambda seconds, descriptors=None, *, body=False: None
+    return environ
 
 
 def test_while_the_app_pauses_it_pauses_too() -> None:

@@ -14,6 +14,7 @@ from gateway import Gateway, Settings
 from gateway.auth.keys import KeysRefused
 from gateway.blacklist.stores import StoreRefused
 from gateway.http.problems import Problem
+from gateway.http.wsgi import context
 from upstream.app import app as sample_api
 
 TOKEN = mint(sub="1001", scope="blacklist:admin")
@@ -338,7 +339,7 @@ def test_a_gate_that_could_not_keep_its_promises_does_not_start(
 def test_a_refusal_leaves_its_code_for_the_access_log(gate: Gateway) -> None:
     environ: dict[str, Any] = {"REQUEST_METHOD": "GET", "REQUEST_URI": "/"}
     list(gate(environ, lambda status, fields: None))
-    assert environ["gateway.refusal"] == "missing-credentials"
+    assert context(environ).refusal == "missing-credentials"
 
 
 def test_what_the_app_refuses_with_a_problem_is_answered_as_one(make_gate: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from helpers import Api, fingerprint, mint
 
 from gateway.http.problems import Problem
-from gateway.http.timing import timed
+from gateway.http.wsgi import context, measure
 from gateway.ops.observe import Observe
 from gateway.proxy.adapter import ClientLeft
 
@@ -123,7 +123,7 @@ def test_a_subject_that_is_no_name_is_left_out(observed: Api, record: Any) -> No
 
 def test_the_upstreams_part_is_told(record: Any, answer: Any) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
-        timed(environ, "upstream", environ.update, {"gateway.upstream_status": 503})
+        measure(environ, "upstream", setattr, context(environ), "upstream_status", 503)
         start_response("503 Service Unavailable", [])
         return [b"down"]
 
@@ -138,7 +138,7 @@ def test_the_time_of_a_part_that_fails_counts(record: Any, answer: Any) -> None:
         raise Problem("store-unavailable")
 
     def app(environ: Any, start_response: Any) -> None:
-        timed(environ, "store", fail)
+        measure(environ, "store", fail)
 
     with pytest.raises(Problem):
         answer(app)
@@ -217,7 +217,7 @@ def test_without_log_and_metrics_nothing_stands_in_between() -> None:
     body = iter((b"as it is",))
     environ: dict[str, Any] = {}
     assert Observe(lambda environ, start_response: body, lambda environ: "192.0.2.7")(environ, print) is body
-    assert environ == {"gateway.client": "192.0.2.7"}
+    assert context(environ).client == "192.0.2.7"
 
 
 def test_no_record_shows_more_of_a_token_than_fingerprint_and_subject(observed: Api, records: Records) -> None:

@@ -20,6 +20,7 @@ from werkzeug.test import Client as WsgiClient
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from gateway.http.problems import Problem
+from gateway.http.wsgi import Context
 from gateway.proxy.adapter import PlainAdapter
 from gateway.proxy.exchange import Upstream, body_length
 from gateway.proxy.transport import CurlAdapter
@@ -174,9 +175,15 @@ def test_host_may_be_the_upstreams(adapter: Any) -> None:
         assert upstream.last.field("X-Forwarded-Host") == "api.test"
 
 
+def overloaded() -> Context:
+    about = Context()
+    about.overloaded = True
+    return about
+
+
 def test_the_upstream_is_not_asked_for_who_has_become_overload() -> None:
     with Recorder() as upstream, closing(Upstream(upstream.url)) as app:
-        status, _, _ = call(app, **{"gateway.overloaded": True})
+        status, _, _ = call(app, **{"gateway.context": overloaded()})
         assert (status[:3], upstream.requests) == ("503", [])
 
 

@@ -1,0 +1,39 @@
+"""The rules of HTTP's grammar that more than one room needs, each once."""
+
+from __future__ import annotations
+
+import re
+
+from gateway.http.cache import remembered
+
+# RFC 9110 section 5.6.2: the characters of a token, to be put in a regular expression's brackets.
+TOKEN_CHARS = r"!#$%&'*+\-.^_`|~0-9A-Za-z"  # noqa: S105 - HTTP's word, no secret
+TOKEN = re.compile(rf"[{TOKEN_CHARS}]+")
+# What one server takes for a line's end or a string's end and another does not (RFC 9110 section 5.5).
+CONTROLS = bytes(code for code in range(32) if code != 9) + b"\x7f"
+_LENGTH = re.compile(r"[0-9]{1,18}")
+
+
+@remembered(2048)
+def is_token(text: str) -> bool:
+    """Return whether a text is a token, as methods and names of fields are (RFC 9110 section 5.6.2)."""
+    return TOKEN.fullmatch(text) is not None
+
+
+def read_length(text: str) -> int | None:
+    """Return the number of bytes that a Content-Length says, None where it is no number (RFC 9110 section 8.6)."""
+    return int(text) if _LENGTH.fullmatch(text) else None
+
+
+@remembered(2048)
+def environ_key(name: str) -> str:
+    """Return the key that a field has in a WSGI environ (RFC 3875 section 4.1.18)."""
+    key = name.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
+
+
+@remembered(2048)
+def field_name(key: str) -> str:
+    """Return the name of the field that has the key, "" where it is no field's. `-` and `_` cannot be told apart."""
+    name = key.removeprefix("HTTP_").replace("_", "-").title()
+    return name if (key.startswith("HTTP_") or key in ("CONTENT_TYPE", "CONTENT_LENGTH")) and is_token(name) else ""

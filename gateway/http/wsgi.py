@@ -1,0 +1,111 @@
+"""WSGI's types, and what the server and the stages of the pipeline tell each other about one request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from itertools import chain
+from time import perf_counter
+from typing import Any, Protocol, TypeVar, TypeVarTuple
+
+from werkzeug.wsgi import ClosingIterator
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+App = Callable[[Environ, StartResponse], Iterable[bytes]]
+Fields = list[tuple[str, str]]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_KEY = "gateway.context"
+
+
+class Pause(Protocol):
+    """What a response calls before it yields b"" because it has to wait; then it holds no thread.
+
+    The server asks for the next part as soon as one of the descriptors is ready (`select.POLLIN`, `select.POLLOUT`
+    or both, by descriptor), with `body` as soon as more of the request's body has come or it has ended, and at the
+    latest after `seconds`. It may be asked early, too: whoever paused looks again at what it waits for.
+    Until it is asked again it must leave its descriptors open.
+    """
+
+    def __call__(self, seconds: float, descriptors: Mapping[int, int] | None = None, *, body: bool = False) -> None:
+        """Note what the response waits for."""
+
+
+class Credential(Protocol):
+    """A verified token, as far as the server, the log and the metrics know it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the signing input, in hexadecimal."""
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """The token's claims."""
+
+
+class Context:
+    """What is known about one request beside its environ. Whoever is named first sets a value, the others read it.
+
+    A server other than the bundled one sets nothing; then the defaults hold.
+    """
+
+    # The bundled server.
+    received: tuple[str, ...] | None = None  # the environ keys of the client's own fields; None: not known
+    overloaded = False  # the request has waited longer than QUEUE_TIMEOUT
+    client_left: Callable[[], bool] | None = None  # return whether the client has closed the connection
+    pause: Pause | None = None  # None: the server cannot wait, so the stage must
+    cut: Callable[[str], None] | None = None  # cut the response off visibly, from any thread, for a refusal's code
+    # `http.target`, when it is first asked for the target; read by all.
+    target: Any = None
+    # `ops.observe`
+    client: str = ""  # the client's address by the rules of trust
+    seconds: dict[str, float] | None = None  # how long each part took; None: nobody asks
+    # `gate.gate`
+    token: Credential | None = None
+    is_cached: bool | None = None  # whether the token was verified before; None: there is no token
+    # Whoever refuses, for the log.
+    refusal = ""
+    # `proxy.exchange`
+    upstream_status: int | None = None
+
+
+def context(environ: Environ) -> Context:
+    """Return the request's context."""
+    found: Context | None = environ.get(_KEY)
+    if found is None:
+        found = environ[_KEY] = Context()
+    return found
+
+
+def give_context(environ: Environ, given: Context) -> None:
+    """Have `given` be the request's context: for a server, before it calls the app."""
+    environ[_KEY] = given
+
+
+def start_lazily(environ: Environ, body: Generator[bytes, None, None]) -> Iterable[bytes]:
+    """Return a body that starts its response when it is asked for its first part.
+
+    Where the server cannot be told to wait, it is asked here: granian takes the status as soon as the app returns.
+    """
+    if context(environ).pause is not None:
+        return body
+    first = next(body, None)
+    return ClosingIterator(body if first is None else chain([first], body), body.close)
+
+
+def measure(environ: Environ, part: str, work: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Return what `work` returns, and note how long it took, also when it raises."""
+    began = perf_counter()
+    try:
+        return work(*args)
+    finally:
+        note_seconds(environ, part, began)
+
+
+def note_seconds(environ: Environ, part: str, began: float) -> None:
+    """Note how long a part took that began at that time of `perf_counter`, if somebody asks for it."""
+    seconds = context(environ).seconds
+    if seconds is not None:
+        seconds[part] = perf_counter() - began

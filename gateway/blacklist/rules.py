@@ -122,7 +122,8 @@ class Blacklist:
         return math.floor(self._now()) + 1
 
     def _add(self, entry: Entry) -> Added:
-        return self.store.add([entry])[0]
+        added = self.store.add([entry]) or []
+        return added[0]
 
     def _lookup_keys(self, token: Token) -> tuple[str, ...]:
         values = ((name, token.claims.get(name)) for name in self.claims)

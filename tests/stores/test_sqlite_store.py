@@ -23,7 +23,7 @@ import pytest
 from helpers import NOW, Clock
 
 from gateway.blacklist.stores.base import Entry, StoreRefused
-from gateway.blacklist.stores.sqlite.file import EARLIER, FORGET, SAME_SECOND, question
+from gateway.blacklist.stores.sqlite.file import EARLIER, FORGET, SAME_SECOND, lookup
 from gateway.blacklist.stores.sqlite.store import GRACE_SECONDS, SqliteStore
 from gateway.http.problems import StoreUnavailable
 
@@ -510,9 +510,9 @@ def test_space_is_given_back(path: Path, clock: Clock) -> None:
 def test_an_index_finds_what_has_expired_and_what_is_new(store: SqliteStore) -> None:
     for statement, values, index in (
         (FORGET, 2, "expiry"),
-        (SAME_SECOND, 4, "creation"),
-        (EARLIER, 3, "creation"),
-        (question(4), 8, "beginning"),
+        (SAME_SECOND, 8, "creation"),
+        (EARLIER, 7, "creation"),
+        (lookup(4), 8, "beginning"),
     ):
         plan = store.conn.select("EXPLAIN QUERY PLAN " + statement, [1] * values)
         assert any(f"SEARCH unnamed USING INDEX {index}" in row[3] for row in plan), plan

@@ -1,5 +1,7 @@
 """What every store keeps: one suite, run against each backend."""
 
+import dataclasses
+import itertools
 import os
 import random
 import threading
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_servers import RedisServer, be_patient
 
-from gateway.blacklist.stores import Entry, Store, open_store
+from gateway.blacklist.stores import Entry, Store, StoreRefused, open_store
 from gateway.blacklist.stores.base import LATEST
 
 ISSUER = "https://issuer.test/"
@@ -234,6 +236,112 @@ def test_what_is_added_while_pages_are_turned_hides_no_entry(store: Store) -> No
 def test_a_cursor_that_no_page_gave_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
         store.page(10, cursor)
+
+
+def test_pages_can_be_of_one_issuer_or_of_one_claim(store: Store) -> None:
+    other = 'https://\udfff"other'
+    entries = [
+        dataclasses.replace(entry, issuer=issuer, claim=name and (name, "1"))
+        for number, (issuer, name) in enumerate(itertools.product((ISSUER, other), ("sub", 'od"d.é', None)))
+        for entry in (token(number), token(100 + number, created=number))
+    ]
+    store.add(entries)
+    for issuer, name in itertools.product((ISSUER, other, "nobody", None), ("sub", 'od"d.é', "sid", None)):
+        listed, cursor = [], ""
+        while True:
+            page, cursor = store.page(1, cursor, issuer=issuer, claim=name)
+            listed += page
+            if not cursor:
+                break
+        assert sorted(entry.key for entry in listed) == sorted(
+            entry.key
+            for entry in entries
+            if (issuer is None or entry.issuer == issuer)
+            and (name is None or (entry.claim is not None and entry.claim[0] == name))
+        )
+
+
+def test_a_fingerprints_beginning_finds_its_entry_or_two(store: Store, world: World) -> None:
+    alike = [Entry(f"token:{'a' * 20}{number:044x}", ISSUER, START, START + 60 * (1 + number)) for number in range(3)]
+    store.add([*alike, token(1), claim(1)])
+    assert store.matching(token(1).key[:18]) == store.matching(token(1).key) == [token(1)]
+    assert store.matching(claim(1).key) == [claim(1)]
+    assert len(store.matching(alike[0].key[:26])) == 2
+    assert store.matching(alike[2].key) == [alike[2]]
+    assert store.matching("token:" + "b" * 12) == store.matching(claim(2).key) == []
+    world.advance(120)
+    assert store.matching("token:" + "a" * 12) == [alike[2]]
+    world.advance(60)
+    assert store.matching("token:" + "a" * 12) == store.matching(alike[2].key) == []
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "token:", "token:0123456789a", "token:0123456789AB", "claim:" + "0" * 63, "seen:"]
+)
+def test_what_may_begin_too_many_keys_is_refused(store: Store, prefix: str) -> None:
+    with pytest.raises(ValueError, match="key"):
+        store.matching(prefix)
+
+
+def message(number: int, expires: int | None = 600) -> Entry:
+    return Entry(f"seen:{number:064x}", ISSUER, START, expires and START + expires)
+
+
+def test_a_message_is_taken_once(store: Store, world: World) -> None:
+    assert store.add([token(1), claim(1)], once=message(1)) == [(token(1), True), (claim(1), True)]
+    store.remove(token(1).key)
+    for view in (store, world.open()):
+        assert view.add([token(1), token(2)], once=message(1)) is None
+        assert [entry.key for entry in view.find([token(1).key, token(2).key, claim(1).key])] == [claim(1).key]
+    assert store.add([], once=message(2)) == []
+    assert store.add([], once=message(2)) is None
+    assert store.add([token(1)], once=message(3, None)) == [(token(1), True)]
+    assert store.count() == len(everything(store)) == 2
+    world.advance(599)
+    assert store.add([token(2)], once=message(1)) is None
+    world.advance(1)
+    assert store.add([claim(2)], once=message(1, 1200)) == [(claim(2), True)]
+    assert store.add([], once=message(3)) is None
+    world.advance(10**9)
+    store.purge()
+    assert store.add([], once=message(3)) is None
+
+
+def test_of_threads_that_take_one_message_one_has_it(store: Store) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        taken = list(threads.map(lambda number: store.add([token(number)], once=message(1)), range(8)))
+    assert sum(added is not None for added in taken) == store.count() == 1
+
+
+def test_a_mark_is_a_messages(store: Store) -> None:
+    with pytest.raises(ValueError, match="message"):
+        store.add([], once=token(1))
+
+
+def test_the_newest_mark_changes_with_every_change_and_with_nothing_else(store: Store, world: World) -> None:
+    marks = [store.changes("")[0]]
+    assert store.changes(marks[0]) == (marks[0], frozenset())
+    assert store.changes("never a mark")[1] is None
+    for change in (lambda: store.add([token(1), claim(1)]), lambda: store.remove(token(1).key)):
+        change()
+        for view in (store, world.open()):
+            mark, keys = view.changes(marks[-1])
+            assert mark not in marks
+            assert keys is None or keys in ({token(1).key, claim(1).key}, {token(1).key})
+        marks.append(mark)
+    store.find([claim(1).key])
+    store.remove(token(1).key)
+    store.add([claim(1)])
+    assert store.changes(marks[-1]) == (marks[-1], frozenset())
+
+
+def test_a_store_that_is_not_there_is_made_only_if_wanted(world: World) -> None:
+    with pytest.raises(StoreRefused, match="no store"):
+        open_store(world.url, create=False)
+    made = world.open()
+    made.add([token(1)])
+    world.opened.append(open_store(world.url, now=world.now, create=False))
+    assert world.opened[-1].count() == 1
 
 
 def test_purging_deletes_what_has_expired_and_nothing_else(store: Store, world: World) -> None:

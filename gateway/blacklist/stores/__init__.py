@@ -13,11 +13,17 @@ __all__ = ["Added", "Entry", "Store", "StoreRefused", "open_store"]
 
 
 def open_store(
-    url: str, *, now: Callable[[], float] = time.time, replicas: int = 0, accept_lossy: bool = False
+    url: str,
+    *,
+    now: Callable[[], float] = time.time,
+    replicas: int = 0,
+    accept_lossy: bool = False,
+    create: bool = True,
 ) -> Store:
     """Open the store a URL names: `sqlite:///relative`, `sqlite:////absolute`, or any of Redis's schemes.
 
-    Raises StoreRefused with one sentence when the store must not be used as it is.
+    Raises StoreRefused with one sentence when the store must not be used as it is, or is not there and `create` is
+    False.
     """
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/") and rest != "/":
@@ -26,13 +32,13 @@ def open_store(
         path = unquote(rest[1:])
         if "\0" in path:
             raise StoreRefused("STORE has a NUL in its path.")
-        return SqliteStore(path, now)
+        return SqliteStore(path, now, create=create)
     if scheme in ("redis", "rediss", "unix") or scheme.startswith(("redis+", "rediss+")):
         try:
             from gateway.blacklist.stores.redis.store import RedisStore
         except ImportError as error:
             raise StoreRefused("A Redis store needs the extra: pip install 'jwt-blacklist-gateway[redis]'.") from error
-        return RedisStore(url, now, replicas=replicas, accept_lossy=accept_lossy)
+        return RedisStore(url, now, replicas=replicas, accept_lossy=accept_lossy, create=create)
     named = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)", url)
     raise StoreRefused(
         f"No store has the scheme {named[0] if named else 'missing'}: use sqlite:///, redis://, rediss:// or unix://."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -32,11 +33,11 @@ class Entry:
     reason: str = ""
 
     def is_live(self, now: float) -> bool:
-        """Tell whether the entry still counts at `now` (epoch seconds)."""
+        """Return whether the entry still counts at `now` (epoch seconds)."""
         return self.expires_at is None or now < self.expires_at
 
     def covers(self, other: Entry) -> bool:
-        """Tell whether adding `other`, an entry with the same key, would change nothing."""
+        """Return whether adding `other`, an entry with the same key, would change nothing."""
         return (self.issued_before or 0) >= (other.issued_before or 0) and (
             self.expires_at is None or (other.expires_at is not None and self.expires_at >= other.expires_at)
         )
@@ -105,6 +106,22 @@ def merge(entries: Sequence[Entry], live: dict[str, Entry], now: float) -> list[
     return added
 
 
+MATCHING = re.compile(r"token:[0-9a-f]{12,64}|claim:[0-9a-f]{64}")
+_SEEN = re.compile(r"seen:[0-9a-f]{64}")
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise ValueError for what `Store.matching` does not take."""
+    if not MATCHING.fullmatch(prefix):
+        raise ValueError("not the beginning of a key")
+
+
+def check_mark(once: Entry) -> None:
+    """Raise ValueError for what `Store.add` does not take as `once`."""
+    if not _SEEN.fullmatch(once.key):
+        raise ValueError("not the key of a message")
+
+
 class Store(Protocol):
     """Where entries live. Absent is not broken: every method answers truly or raises `StoreUnavailable`.
 
@@ -115,16 +132,35 @@ class Store(Protocol):
     def find(self, keys: Sequence[str]) -> Sequence[Entry]:
         """Return the live entries among `keys`, in one question."""
 
-    def add(self, entries: Sequence[Entry]) -> list[Added]:
-        """Add the entries, all or none, each merged with a live one of its key (`Entry.merged`)."""
+    def matching(self, prefix: str) -> list[Entry]:
+        """Return up to two live entries whose key begins so: `token:` and 12 digits or more, or a whole claim's key.
+
+        Raises ValueError for any other prefix.
+        """
+
+    def add(self, entries: Sequence[Entry], *, once: Entry | None = None) -> list[Added] | None:
+        """Add the entries, all or none, each merged with a live one of its key (`Entry.merged`).
+
+        `once` marks a message that has been taken: its key is `seen:` and 64 hexadecimal digits. It is added
+        together with the entries; if a live one is there, nothing changes and None is returned. Marks are
+        neither counted nor listed.
+        """
 
     def remove(self, key: str) -> bool:
-        """Remove an entry; tell whether a live one was there."""
+        """Remove an entry; return whether a live one was there."""
 
-    def page(self, limit: int, cursor: str = "") -> tuple[list[Entry], str]:
+    def page(
+        self, limit: int, cursor: str = "", *, issuer: str | None = None, claim: str | None = None
+    ) -> tuple[list[Entry], str]:
         """Return up to `limit` live entries, newest first, and the cursor of the next page, "" at the end.
 
-        Raises ValueError for a cursor that no page gave.
+        `issuer` and `claim` (a name) leave only their entries. Raises ValueError for a cursor that no page gave.
+        """
+
+    def changes(self, since: str) -> tuple[str, frozenset[str] | None]:
+        """Return the store's newest mark, and the keys changed since the mark `since`: None where that is not known.
+
+        One cheap question, exact: an entry that changes after it was asked has a later mark.
         """
 
     def purge(self) -> int:

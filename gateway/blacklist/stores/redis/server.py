@@ -45,10 +45,14 @@ _MARK = ("SET", TAG + "mark", "")  # a write, and no change
 _UNCHECKED = "Redis does not tell its configuration: eviction and persistence are unchecked"
 
 
+class NoBlacklist(RedisError):
+    """There is none, and none is to be made."""
+
+
 class Server:
     """Asks and changes, and refuses answers that nobody vouches for; the arguments are `RedisStore`'s."""
 
-    def __init__(self, url: str, now: Callable[[], float], *, replicas: int, accept_lossy: bool) -> None:
+    def __init__(self, url: str, now: Callable[[], float], *, replicas: int, accept_lossy: bool, create: bool) -> None:
         try:
             self._lines = Lines(primary(url, GENERATION))
         except (ValueError, RedisError) as error:
@@ -56,12 +60,15 @@ class Server:
         self._now = now
         self._replicas = replicas
         self._accept_lossy = accept_lossy
+        self._create = create
         self._known = (b"", b"", 0)  # the generation as last read, its name, its changes
         self._failed_until = 0.0
         self._said: set[str] = set()
         try:
             self.check()
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            if not create and isinstance(error.__cause__, NoBlacklist):
+                raise StoreRefused(f"There is no store: {error.__cause__}.") from error
             log.warning("Redis cannot be asked at the start; until it can, every request is refused")
 
     def ask(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:
@@ -103,11 +110,18 @@ class Server:
         self.check()
         self.change(_MARK)  # fails where there is no room
 
+    @property
+    def mark(self) -> str:
+        """The generation as last read."""
+        return self._known[0].decode()
+
     def _vouch(self, found: bytes | None, known: bytes, changes_known: int) -> None:
         """Take the generation when none is known yet. Raises RedisError when it is another's, or of the past."""
-        if found is None and not known:
+        if found is None and not known and self._create:
             new = pack(("SET", GENERATION, f"{secrets.token_hex(16)}.0", "NX"))
             _, found = self._lines.ask(new + _GENERATION, 2, again=False)
+        if found is None and not known:
+            raise NoBlacklist("the Redis server of STORE has no blacklist")
         name, _, changes = (found if isinstance(found, bytes) else b"").partition(b".")
         if not name or known not in (b"", name):
             raise RedisError("the blacklist was emptied or replaced: restore it, or start the gateway anew")

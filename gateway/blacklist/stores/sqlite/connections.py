@@ -156,7 +156,7 @@ class Connections:
         return state
 
     def is_fresh(self, conn: Connection) -> bool:
-        """Tell whether the file is as it was when `conn` began to cache it; if not, empty the cache.
+        """Return whether the file is as it was when `conn` began to cache it; if not, empty the cache.
 
         Damage done from outside would hide behind the cache. An ordinary checkpoint looks the same.
         Raises sqlite3.Error or OSError if the file has been emptied, replaced or removed.

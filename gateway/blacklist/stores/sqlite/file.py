@@ -30,29 +30,42 @@ _UPGRADE = (
     f"PRAGMA user_version={VERSION}",
 )
 
+# Messages that were taken once, and until when that must be known.
+_SEEN = (
+    "CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, expires_at INTEGER) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS seen_until ON seen (expires_at)",
+)
 _GENERATION = "SELECT key, value FROM unnamed INDEXED BY generation WHERE key = 'generation'"
-_QUESTION = """SELECT key, value FROM unnamed INDEXED BY beginning
+_KEY = """SELECT key, value FROM unnamed INDEXED BY beginning
     WHERE substr(key, 1, 14) = substr(?, 1, 14) AND +key = ?"""
 COUNT_CHANGE = """UPDATE unnamed SET value = json_set(value, '$.changes', json_extract(value, '$.changes') + 1)
     WHERE key = 'generation'"""
 FORGET = """DELETE FROM unnamed WHERE rowid IN
     (SELECT rowid FROM unnamed WHERE json_extract(value, '$.expires_at') <= ? LIMIT ?)"""
+FORGET_SEEN = "DELETE FROM seen WHERE key IN (SELECT key FROM seen WHERE expires_at <= ? LIMIT ?)"
 _PAGE = """SELECT rowid, key, value FROM unnamed INDEXED BY creation WHERE json_extract(value, '$.created_at') {}
     AND (json_extract(value, '$.expires_at') IS NULL OR json_extract(value, '$.expires_at') > ?)
+    AND (? IS NULL OR json_extract(value, '$.issuer') = json_extract(?, '$'))
+    AND (? IS NULL OR EXISTS
+        (SELECT 1 FROM json_each(unnamed.value, '$.claim') AS member WHERE member.key = json_extract(?, '$')))
     ORDER BY {} rowid DESC LIMIT ?"""
+MATCHING = """SELECT key, value FROM unnamed WHERE key >= ? AND key < ? || 'g'
+    AND (json_extract(value, '$.expires_at') IS NULL OR json_extract(value, '$.expires_at') > ?) LIMIT 2"""
 SAME_SECOND = _PAGE.format("= ? AND rowid < ?", "")
 EARLIER = _PAGE.format("< ?", "json_extract(value, '$.created_at') DESC,")
 COUNT = """SELECT (SELECT count(*) FROM unnamed) - 1
     - (SELECT count(*) FROM unnamed WHERE json_extract(value, '$.expires_at') <= ?)"""
 
 
-def prepare(path: Path) -> None:
-    """Make the file if there is none, check it and bring it up to date. Raises `StoreRefused`."""
+def prepare(path: Path, *, create: bool = True) -> None:
+    """Make the file if there is none and `create`, check it and bring it up to date. Raises `StoreRefused`."""
     log = path.with_name(path.name + "-wal")
     try:
         if log.exists() and not path.exists():  # in this order: another process may be making both
             raise StoreRefused(f"{path} is gone, but entries may be in {log}: restore the one or remove the other.")
         if not path.exists():
+            if not create:
+                raise StoreRefused(f"There is no store: {path} does not exist.")
             _create(path)
         size = path.stat().st_size
         if not size:
@@ -97,6 +110,8 @@ def _check(path: Path, conn: sqlite3.Connection, *, thoroughly: bool) -> None:
         raise StoreRefused(_emptied(path))
     if thoroughly and conn.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
         raise StoreRefused(f"{path} is damaged: restore it from a backup.")
+    for statement in _SEEN:
+        conn.execute(statement)
     conn.execute("PRAGMA journal_mode=WAL")
     conn.execute("UPDATE unnamed SET value = value WHERE key = 'generation'")  # raises if it cannot be written
 
@@ -111,7 +126,11 @@ def _upgrade(conn: sqlite3.Connection) -> None:
 
 def _connect(uri: str) -> sqlite3.Connection:
     conn = sqlite3.connect(uri, uri=True, timeout=START_SECONDS, isolation_level=None)
-    conn.execute("PRAGMA synchronous=FULL")
+    try:
+        conn.execute("PRAGMA synchronous=FULL")
+    except BaseException:
+        conn.close()
+        raise
     return conn
 
 
@@ -120,7 +139,7 @@ def _emptied(path: Path) -> str:
 
 
 @functools.cache
-def question(keys: int) -> str:
+def lookup(keys: int) -> str:
     """Return the statement that asks for the generation row and so many keys, each bound twice in a row."""
     # UNION ALL takes half the time of IN, which would first build a table of its list.
-    return " UNION ALL ".join([_GENERATION, *[_QUESTION] * keys])
+    return " UNION ALL ".join([_GENERATION, *[_KEY] * keys])

@@ -100,7 +100,7 @@ class Index:
 
 
 def is_sound(stamp: Stamp) -> bool:
-    """Tell whether the stamp's header is of the known layout and not just being written."""
+    """Return whether the stamp's header is of the known layout and not just being written."""
     header = stamp[0]
     return header[:4] in _VERSION and header[:_HEADER_BYTES] == header[_HEADER_BYTES:]
 

@@ -15,9 +15,19 @@ from typing import Any, TypeVar
 
 from sqlitedict import SqliteDict
 
-from gateway.blacklist.stores.base import Added, Entry, StoreRefused, merge
+from gateway.blacklist.stores.base import Added, Entry, StoreRefused, check_mark, check_prefix, merge
 from gateway.blacklist.stores.sqlite.connections import Connection, Connections, begin
-from gateway.blacklist.stores.sqlite.file import COUNT, COUNT_CHANGE, EARLIER, FORGET, SAME_SECOND, prepare, question
+from gateway.blacklist.stores.sqlite.file import (
+    COUNT,
+    COUNT_CHANGE,
+    EARLIER,
+    FORGET,
+    FORGET_SEEN,
+    MATCHING,
+    SAME_SECOND,
+    lookup,
+    prepare,
+)
 from gateway.blacklist.stores.sqlite.index import Stamp, is_sound
 from gateway.http.problems import StoreUnavailable
 
@@ -38,23 +48,24 @@ _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
 class SqliteStore(SqliteDict):  # type: ignore[misc]
     """A `Store` in SqliteDict's table and codec, over connections of our own.
 
-    `path` names the file, made if missing; `now` tells epoch seconds. Raises `StoreRefused`;
+    `path` names the file, made if missing (`create`); `now` tells epoch seconds. Raises `StoreRefused`;
     every method raises `StoreUnavailable`.
     """
 
     conn: Connections
 
-    def __init__(self, path: str, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: str, now: Callable[[], float] = time.time, *, create: bool = True) -> None:
         self._now = now
         self._path = Path(path).resolve()
         self._vouched = ("", "", 0)  # the generation row as last read, its generation, its changes
         self._memory: tuple[Stamp | None, dict[tuple[str, ...], list[Entry]]] = (None, {})
         self._pinged = float("-inf")
         self.pruned = 0  # expired entries that this process has deleted
-        prepare(self._path)
+        prepare(self._path, create=create)
         try:
             super().__init__(str(self._path), encode=_encode, decode=json.loads)
         except StoreUnavailable as error:
+            self.conn.close()
             raise StoreRefused(f"{self._path} cannot hold the blacklist: {error.__cause__}.") from error
 
     def _new_conn(self) -> Connections:
@@ -90,7 +101,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         """Return the rows of `keys`, sure that the file is ours, whole and not an older copy."""
         vouched = self._vouched  # taken before the question: the answer must know this much
         for _ in range(3):  # no more: a long checkpoint changes the file all the time
-            rows = dict(conn.execute(question(len(keys)), [key for key in keys for _ in (1, 2)]).fetchall())
+            rows = dict(conn.execute(lookup(len(keys)), [key for key in keys for _ in (1, 2)]).fetchall())
             if self.conn.is_fresh(conn):
                 break
         text = rows.pop("generation", "")
@@ -120,22 +131,32 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         conn.execute("COMMIT")
         return answer
 
-    def add(self, entries: Sequence[Entry]) -> list[Added]:
-        """Add the entries, all or none, each merged with a live one of its key; not those that have expired."""
-        return self.conn.run(self._change, self._add, entries)
+    def add(self, entries: Sequence[Entry], *, once: Entry | None = None) -> list[Added] | None:
+        """Add the entries, all or none, each merged with a live one of its key; not those that have expired.
 
-    def _add(self, conn: Connection, entries: Sequence[Entry]) -> list[Added]:
+        `once` marks a message that has been taken: if its mark is there already, None and no change.
+        """
+        if once:
+            check_mark(once)
+        return self.conn.run(self._change, self._add, entries, once)
+
+    def _add(self, conn: Connection, entries: Sequence[Entry], once: Entry | None) -> list[Added] | None:
         now = self._now()
+        if once:
+            conn.execute("DELETE FROM seen WHERE key = ? AND expires_at <= ?", (once.key, now))
+            new_mark = conn.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (once.key, once.expires_at))
+            if not new_mark.rowcount:
+                return None
         live = {entry.key: entry for part in _parts(entries) for entry in self._find(conn, part)}
         added = merge(entries, live, now)
         new = {entry.key: _encode(entry) for entry, changed in added if changed}
         conn.executemany("REPLACE INTO unnamed (key, value) VALUES (?, ?)", new.items())
         self._forget(conn, now - GRACE_SECONDS, PRUNED_PER_CHANGE)
-        _give_back(conn, SPARE_PAGES)
+        _vacuum(conn, SPARE_PAGES)
         return added
 
     def remove(self, key: str) -> bool:
-        """Remove an entry; tell whether a live one was there."""
+        """Remove an entry; return whether a live one was there."""
         return self.conn.run(self._change, self._remove, key)
 
     def _remove(self, conn: Connection, key: str) -> bool:
@@ -144,7 +165,18 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             conn.execute("DELETE FROM unnamed WHERE key = ?", (key,))
         return found
 
-    def page(self, limit: int, cursor: str = "") -> tuple[list[Entry], str]:
+    def matching(self, prefix: str) -> list[Entry]:
+        """Return up to two live entries whose key begins so. Raises ValueError for what `Store.matching` refuses."""
+        check_prefix(prefix)
+        return self.conn.run(self._matching, prefix)
+
+    def _matching(self, conn: Connection, prefix: str) -> list[Entry]:
+        self._rows(conn, ())
+        return [_decode(key, text) for key, text in conn.execute(MATCHING, (prefix, prefix, self._now()))]
+
+    def page(
+        self, limit: int, cursor: str = "", *, issuer: str | None = None, claim: str | None = None
+    ) -> tuple[list[Entry], str]:
         """Return up to `limit` live entries, newest first, and the next page's cursor, "" at the end.
 
         Raises ValueError for a cursor that no page gave.
@@ -152,22 +184,32 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         parts = _CURSOR.fullmatch(cursor or f"{10**18 - 1}.0")
         if not parts:
             raise ValueError("not a cursor")
-        return self.conn.run(self._page, limit, int(parts[1]), int(parts[2]))
+        named = [None if name is None else json.dumps(name) for name in (issuer, claim)]
+        return self.conn.run(self._page, limit, int(parts[1]), int(parts[2]), named)
 
-    def _page(self, conn: Connection, limit: int, second: int, row: int) -> tuple[list[Entry], str]:
+    def _page(
+        self, conn: Connection, limit: int, second: int, row: int, named: list[str | None]
+    ) -> tuple[list[Entry], str]:
         self._rows(conn, ())
         now, wanted = self._now(), limit + 1
-        rows = conn.execute(SAME_SECOND, (second, row, now, wanted)).fetchall()
-        rows += conn.execute(EARLIER, (second, now, wanted - len(rows))).fetchall()
+        only = [value for name in named for value in (name, name)]
+        rows = conn.execute(SAME_SECOND, (second, row, now, *only, wanted)).fetchall()
+        rows += conn.execute(EARLIER, (second, now, *only, wanted - len(rows))).fetchall()
         entries = [_decode(key, text) for _, key, text in rows[:limit]]
         return entries, f"{entries[-1].created_at}.{rows[limit - 1][0]}" if len(rows) == wanted else ""
+
+    def changes(self, since: str) -> tuple[str, frozenset[str] | None]:
+        """Return the newest mark, and the keys changed since the mark `since`, None if that is not known."""
+        self.find(())
+        mark = f"{self._vouched[1]}.{self._vouched[2]}"
+        return mark, frozenset() if mark == since else None
 
     def purge(self) -> int:
         """Delete expired entries; return how many. Space is given back."""
         deleted, now = 0, self._now()
         while count := self._in_turn(self._forget, now, PURGED_PER_CHANGE):
             deleted += count
-        while self._in_turn(_give_back, 0):
+        while self._in_turn(_vacuum, 0):
             pass
         self.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return deleted
@@ -180,6 +222,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def _forget(self, conn: Connection, until: float, limit: int) -> int:
         count = conn.execute(FORGET, (until, limit)).rowcount
+        conn.execute(FORGET_SEEN, (until, limit))
         self.pruned += count  # by one thread at a time: it is within a transaction that writes
         return count
 
@@ -220,8 +263,8 @@ def _decode(key: str, text: str) -> Entry:
         raise sqlite3.DataError("a row is not an entry") from error
 
 
-def _give_back(conn: Connection, spare: int) -> int:
-    """Return some free pages beyond `spare` to the file system; tell how many."""
+def _vacuum(conn: Connection, spare: int) -> int:
+    """Return some free pages beyond `spare` to the file system; return how many."""
     free: int = conn.execute("PRAGMA freelist_count").fetchone()[0]
     pages = max(0, min(free - spare, PAGES_PER_CHANGE))
     for _ in range(pages):

@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 
-from benchmarks import first_seen, machine, report
+from benchmarks import machine, report
 from benchmarks.bench import HERE, PEERS_BIN, Row
 from benchmarks.processes import CORES, Failed
 from benchmarks.rows import ROWS
-from benchmarks.runner import CELLS, run
+from benchmarks.runner import CELLS, QUICK, run
+from benchmarks.studies import first_seen
 
 PACKAGES = ("wrk", "nginx", "haproxy", "redis-server", "util-linux", "nodejs", "npm")
 FASTIFY = HERE / "peers" / "fastify"
@@ -30,7 +31,7 @@ def main() -> int:
     try:
         _require(rows)
         _install(rows)
-        cells = CELLS[1::2] if options.quick else CELLS
+        cells = QUICK if options.quick else CELLS
         results = run(rows, cells, rounds=options.rounds, seconds=options.seconds)
     except Failed as failure:
         print(failure, file=sys.stderr)
@@ -74,7 +75,7 @@ def _require(rows: list[Row]) -> None:
 def _install(rows: list[Row]) -> None:
     """Install what the peers need, pinned, under benchmarks/ (once)."""
     names = {row.name for row in rows}
-    if names & {"flask", "envoy"} and not PEERS_BIN.exists():
+    if any(name.startswith(("flask", "envoy")) for name in names) and not PEERS_BIN.exists():
         _say("installing the Python peers")
         _call(sys.executable, "-m", "venv", str(PEERS_BIN.parent))
         pip = [str(PEERS_BIN / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]

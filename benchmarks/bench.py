@@ -10,22 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.processes import LOAD, TESTED, Server, free_port
-from benchmarks.tokens import ISSUER, SECRET, Tokens
+from benchmarks.tokens import ISSUER, SECRET, Tokens, write_certificate
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 PEERS_BIN = HERE / ".venv" / "bin"
 
 SMALL = json.dumps({"id": 249504, "title": "Never Gonna Give You Up", "year": 1987, "country": "UK"}).encode()
+MEDIUM = json.dumps([json.loads(SMALL)] * 100).encode()  # some 10 KiB
 LARGE = bytes(range(256)) * 4096
+BODIES = {"/small": SMALL, "/medium": MEDIUM, "/large": LARGE}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every row is given: a directory for its files, the upstream's port, the tokens."""
+    """What every row is given: a directory for its files, the upstream's ports (http and https), the tokens."""
 
     work: Path
     upstream: int
+    upstream_tls: int
     tokens: Tokens = field(default_factory=Tokens)
     servers: list[Server] = field(default_factory=list)
 
@@ -59,7 +62,10 @@ class Running:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `path` replaces the upstream's paths where a row does not proxy; `warm_up` is seconds."""
+    """One line of the table. `path` replaces the upstream's paths where a row does not proxy; `warm_up` is seconds.
+
+    `tokens` are those it is asked with in place of the HS256 ones; `cells` names the only cells it is measured in.
+    """
 
     name: str
     title: str
@@ -68,7 +74,9 @@ class Row:
     blacklists: bool = True
     path: str | None = None
     programs: tuple[str, ...] = ()
-    large: bool = True  # measured with 1 MiB answers, too
+    large: bool = True  # measured with bodies of 1 MiB, too
+    tokens: str = "HS256"
+    cells: tuple[str, ...] = ()
     warm_up: int = 1
 
 
@@ -76,11 +84,12 @@ class Row:
 def upstream() -> Iterator[Bench]:
     """Start the upstream on the load generator's core; end it and all servers of its bench with the block."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        bench = Bench(Path(directory), free_port())
+        bench = Bench(Path(directory), free_port(), free_port())
         bench.work.chmod(0o755)  # nginx, started by root, reads as nobody
         (bench.work / "large").write_bytes(LARGE)
-        (bench.work / "tokens").write_text("\n".join(bench.tokens.good) + "\n")
-        config = bench.config("upstream.conf", small=SMALL.decode())
+        (bench.work / "medium").write_bytes(MEDIUM)
+        write_certificate(bench.work)
+        config = bench.config("upstream.conf", small=SMALL.decode(), tls=bench.upstream_tls)
         try:
             bench.server("upstream", ["nginx", "-c", config], bench.upstream, core=LOAD)
             yield bench

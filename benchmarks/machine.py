@@ -41,6 +41,8 @@ def about(rounds: int, seconds: int, load: float) -> list[str]:
         f"- {machine}, {platform.system()} {platform.release()}; load average at the start {load:.2f}",
         f"- the process under test alone on core {TESTED}; wrk, the upstream and redis-server on core {LOAD}",
         f"- one worker and no access log unless named, connections kept; the HS256 tokens of {USERS} users in turn",
+        "- browser heads: eleven fields as Chromium sends them, and a query, an id and a cookie unlike each time;",
+        "  equal heads: nothing but Host and Authorization",
         "- this gateway asks its store at every request, SQLite unless another is named; the peers' lists are in RAM",
         "- CPU/request: user and system time of the processes under test, by completed requests; spread: the rounds'",
         "  range; beside: CPU of redis-server, which is not counted",

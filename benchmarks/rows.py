@@ -6,10 +6,12 @@ import base64
 import json
 import os
 import sys
+from functools import partial
 
 from benchmarks.bench import PEERS, PEERS_BIN, Bench, Row, Running
 from benchmarks.processes import LOAD, Failed, free_port
-from benchmarks.tokens import ISSUER, SECRET
+from benchmarks.runner import BROWSER
+from benchmarks.tokens import ISSUER, SECRET, public_jwk
 from benchmarks.web import ask
 
 # --- this gateway ---
@@ -67,6 +69,22 @@ def bare(bench: Bench) -> Running:
     return Running(port, [bench.server("bare", command, port, _settings(bench, port))])
 
 
+def gateway_tls(bench: Bench) -> Running:
+    upstream = f"https://127.0.0.1:{bench.upstream_tls}"
+    return gateway(bench, "gateway-tls", upstream=upstream, upstream_ca=str(bench.work / "upstream.pem"))
+
+
+def gateway_signed(bench: Bench, algorithm: str) -> Running:
+    """Return the gateway with public keys: their tokens are more than it remembers, so each is verified anew."""
+    port = free_port()
+    keys = bench.work / f"{algorithm}.jwks"
+    keys.write_text(f'{{"keys": [{public_jwk(algorithm)}]}}')
+    name = f"gateway-{algorithm.lower()}"
+    env = _settings(bench, port, store=_sqlite(bench, name), jwks_url=str(keys), algorithms=algorithm)
+    del env["GATEWAY_SECRET"]
+    return Running(port, [bench.server(name, [sys.executable, "-m", "gateway", "serve"], port, env)])
+
+
 def decision(bench: Bench, name: str = "decision") -> Running:
     return gateway(bench, name, trusted_proxies="1")
 
@@ -98,10 +116,14 @@ def fastify(bench: Bench) -> Running:
     return Running(port, [bench.server("fastify", ["node", str(PEERS / "fastify" / "gateway.js")], port, env)])
 
 
-def envoy(bench: Bench) -> Running:
+def envoy_signed(bench: Bench, algorithm: str) -> Running:
+    return envoy(bench, f'{{"keys": [{public_jwk(algorithm)}]}}')
+
+
+def envoy(bench: Bench, jwks: str = "") -> Running:
     port = free_port()
     key = base64.urlsafe_b64encode(SECRET.encode()).rstrip(b"=").decode()
-    jwks = json.dumps({"keys": [{"kty": "oct", "alg": "HS256", "k": key}]})
+    jwks = jwks or json.dumps({"keys": [{"kty": "oct", "alg": "HS256", "k": key}]})
     config = bench.config("envoy.yaml", port=port, jwks=jwks)
     command = [str(PEERS_BIN / "envoy"), "-c", config, "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"]
     return Running(port, [bench.server("envoy", command, port)])
@@ -126,6 +148,20 @@ ROWS = (
     Row("logging", "this gateway, writing its access log", gateway_logging),
     # redis-server shares the load generator's core, where 1 MiB answers starve it beyond the store's time-out.
     Row("redis", "this gateway, Redis store", gateway_redis, programs=("redis-server",), large=False),
+    Row("tls", "this gateway, https upstream", gateway_tls, cells=(BROWSER.name,)),
+    *(
+        Row(
+            f"{name}-{algorithm.lower()}",
+            f"{title}, {algorithm} tokens never seen",
+            partial(start, algorithm=algorithm),
+            verifies=False,
+            blacklists=False,
+            tokens=algorithm,
+            cells=(BROWSER.name,),
+        )
+        for algorithm in ("RS256", "ES256")
+        for name, title, start in (("gateway", "this gateway", gateway_signed), ("envoy", "Envoy", envoy_signed))
+    ),
     Row("flask", "Flask, flask-jwt-extended, requests.Session on gunicorn", flask),
     # node compiles for about four seconds, at six times the cost.
     Row("fastify", "fastify, @fastify/http-proxy, @fastify/jwt", fastify, programs=("node",), warm_up=6),

@@ -11,30 +11,50 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bench import HERE, LARGE, SMALL, Bench, Row, Running, upstream
+from benchmarks.bench import BODIES, HERE, LARGE, Bench, Row, Running, upstream
 from benchmarks.processes import LOAD, Failed, Server
-from benchmarks.tokens import Tokens
+from benchmarks.tokens import MANY, MORE_THAN_REMEMBERED, USERS, Tokens, expired, good
 from benchmarks.web import ask
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One column: what is asked for, over how many connections."""
+    """One column: what is asked for, how, over how many connections.
+
+    With "browser" heads each request has a browser's eleven fields, and a query, an id and a cookie of its own; with
+    "equal" ones all are alike but for the token. `tokens` are how many users ask in turn.
+    """
 
     name: str
-    path: str
-    connections: int
+    connections: int = 32
+    path: str = "/small"
+    heads: str = "browser"
+    method: str = "GET"
+    body: int = 0  # bytes of the request's
+    tokens: int = USERS
+    refused: bool = False  # asked with expired tokens
+
+    @property
+    def is_large(self) -> bool:
+        return self.path == "/large" or self.body > 1 << 16
 
 
+BROWSER_ALONE = Cell("browser heads, 1 connection", 1)
+BROWSER = Cell("browser heads, 32 connections")
+EQUAL_ALONE = Cell("equal heads, 1 connection", 1, heads="equal")
+EQUAL = Cell("equal heads, 32 connections", heads="equal")
+POST = Cell("POST of 1 KiB, 32 connections", method="POST", body=1024)
+POST_LARGE = Cell("POST of 1 MiB, 32 connections", method="POST", body=1 << 20)
+MEDIUM = Cell("10 KiB answers, 32 connections", path="/medium")
+LARGE_ANSWERS = Cell("1 MiB answers, 32 connections", path="/large")
+MANY_TOKENS = Cell(f"{MANY:,} tokens in turn, 32 connections", tokens=MANY)
+REFUSED = Cell("refused with 401, 32 connections", refused=True)
 CELLS = (
-    Cell("small JSON, 1 connection", "/small", 1),
-    Cell("small JSON, 32 connections", "/small", 32),
-    Cell("1 MiB, 1 connection", "/large", 1),
-    Cell("1 MiB, 32 connections", "/large", 32),
-)
+    BROWSER_ALONE, BROWSER, EQUAL_ALONE, EQUAL, POST, POST_LARGE, MEDIUM, LARGE_ANSWERS, MANY_TOKENS, REFUSED,
+)  # fmt: skip
+QUICK = (BROWSER, EQUAL, POST)
 REFUSALS = (401, 403, 422)  # 422 is flask-jwt-extended's word for a signature that does not verify
-WARM_UP = CELLS[1]
-BODIES = {"/small": SMALL, "/large": LARGE}
+WARM_UP = BROWSER
 
 
 @dataclass(frozen=True)
@@ -81,9 +101,17 @@ def run(rows: Sequence[Row], cells: Sequence[Cell], *, rounds: int, seconds: int
                 print(f"round {number + 1} of {rounds}: {cell.name}", file=sys.stderr, flush=True)
                 # Each time another row begins: the first after a change of cells pays for it.
                 for row in rows[number % len(rows) :] + rows[: number % len(rows)]:
-                    if (row.path is None and row.large) or cell.path == "/small":
+                    if _is_measured(row, cell):
                         samples[cell, row].append(measure(row, running[row], cell, seconds, bench.work))
     return {cell: {row: _result(samples[cell, row]) for row in rows if (cell, row) in samples} for cell in cells}
+
+
+def _is_measured(row: Row, cell: Cell) -> bool:
+    if row.cells:
+        return cell.name in row.cells
+    if row.path is not None:
+        return cell.path == "/small" and not cell.body
+    return (row.large or not cell.is_large) and (row.verifies or not cell.refused)
 
 
 def _started(row: Row, bench: Bench, *, must: bool) -> Running | None:
@@ -102,7 +130,7 @@ def _started(row: Row, bench: Bench, *, must: bool) -> Running | None:
 def check(row: Row, port: int, tokens: Tokens) -> None:
     """Raise `Failed` unless the row does what it is measured for."""
     for path, body in BODIES.items():
-        status, answer = ask(port, row.path or path, tokens.good[-1])
+        status, answer = ask(port, row.path or path, good(row.tokens, USERS)[-1])
         if status != 200 or answer != (b"" if row.path else body):
             raise Failed(f"{row.name}: {path} with a good token: {status}, {len(answer)} bytes: {answer[:200]!r}")
     bad = tokens.bad if row.verifies else {}
@@ -117,11 +145,12 @@ def check(row: Row, port: int, tokens: Tokens) -> None:
 def measure(row: Row, running: Running, cell: Cell, seconds: int, work: Path) -> Sample:
     """Put load on a row and return what it cost. Raises `Failed` if any answer was not good."""
     before, before_beside = _cpu(running.tested), _cpu(running.beside)
-    figures = _load(running.port, row.path or cell.path, cell.connections, seconds, work)
+    figures = _load(running.port, row, cell, seconds, work)
     cpu, beside = _cpu(running.tested) - before, _cpu(running.beside) - before_beside
-    requests, duration_us, received, errors, p50_us, p99_us = figures
-    if errors or received < requests * len(b"" if row.path else BODIES[cell.path]):
-        raise Failed(f"{row.name}, {cell.name}: {errors} of {requests} answers were not good")
+    requests, duration_us, received, refused, errors, p50_us, p99_us = figures
+    short = not (row.path or cell.refused) and received < requests * len(BODIES[cell.path])
+    if errors or short or refused != (requests if cell.refused else 0):
+        raise Failed(f"{row.name}, {cell.name}: of {requests} answers {refused} were refusals, {errors} none")
     # Large answers that are on their way when the time is up count by their part.
     served = received / len(LARGE) if cell.path == "/large" else requests
     return Sample(
@@ -138,15 +167,26 @@ def _cpu(servers: Iterable[Server]) -> float:
     return sum(server.cpu_seconds() for server in servers)
 
 
-def _load(port: int, path: str, connections: int, seconds: int, work: Path) -> list[int]:
-    command = ["taskset", "--cpu-list", str(LOAD), "wrk", "--threads", "1", "--connections", str(connections)]
+def _load(port: int, row: Row, cell: Cell, seconds: int, work: Path) -> list[int]:
+    path = row.path or cell.path
+    command = ["taskset", "--cpu-list", str(LOAD), "wrk", "--threads", "1", "--connections", str(cell.connections)]
     command += ["--duration", f"{seconds}s", "--timeout", "10s", "--script", str(HERE / "load.lua")]
-    command += [f"http://127.0.0.1:{port}{path}", "--", str(work / "tokens")]
+    command += [f"http://127.0.0.1:{port}{path}", "--", str(_tokens(row, cell, work))]
+    command += [cell.heads, cell.method, str(cell.body), path]
     output = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False).stdout
     found = re.search(r"^figures (.*)$", output, re.MULTILINE)
     if not found or not int(found[1].split()[0]):
         raise Failed(f"wrk measured nothing: {output[-500:]}")
     return [int(figure) for figure in found[1].split()]
+
+
+def _tokens(row: Row, cell: Cell, work: Path) -> Path:
+    """Return the file of the tokens to ask with."""
+    count = cell.tokens if row.tokens == "HS256" else MORE_THAN_REMEMBERED
+    file = work / ("expired" if cell.refused else f"{row.tokens}-{count}")
+    if not file.exists():
+        file.write_text("\n".join(expired() if cell.refused else good(row.tokens, count)) + "\n")
+    return file
 
 
 def _result(samples: list[Sample]) -> Result:

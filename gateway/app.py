@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -130,11 +131,12 @@ def build_blacklist(settings: Settings, store: Store | None = None, now: Clock =
 
 def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
     """Return the issuers with their keys. Raises KeysRefused with a line for each issuer that has none to go by."""
-    policy = FetchPolicy(ca_file=settings.jwks_ca)
+    policy = FetchPolicy(insecure_hosts=frozenset(settings.jwks_insecure_http))
     issuers, faults = [], []
     for issuer in issuer_settings(settings):
         try:
-            issuers.append(_issuer(issuer, policy, now))
+            ca_file, proxy = issuer.jwks_ca or settings.jwks_ca, issuer.jwks_proxy or settings.jwks_proxy
+            issuers.append(_issuer(issuer, replace(policy, ca_file=ca_file, proxy=proxy), now))
         except KeysRefused as fault:
             faults.append(str(fault))
     if faults:
@@ -150,7 +152,7 @@ def _issuer(settings: IssuerSettings, policy: FetchPolicy, now: Clock) -> Issuer
         algorithms=settings.algorithms,
         issuer=settings.issuer,
         now=now,
-        policy=policy,
+        policy=replace(policy, aliases=settings.aliases),
     )
     return Issuer(
         settings.issuer,

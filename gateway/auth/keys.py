@@ -1,33 +1,39 @@
-"""Where verification keys come from: secrets, PEM files, JWKS."""
+"""Where one issuer's verification keys come from: secrets, PEM, JWKS, as files, URLs or the text itself."""
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from gateway.auth.jwks import FetchPolicy, JwksKeys, checked_url, fetch_jwks
-from gateway.auth.keyset import ASYMMETRIC, Key, KeySet, KeysRefused, Snapshot, family
-from gateway.auth.keytext import read_jwks, read_pem, read_secrets, weak_secrets
+from gateway.auth.fetch import MAX_BYTES, FetchPolicy, checked_url, fetch_keys, follow, is_metadata
+from gateway.auth.keyset import ASYMMETRIC, HMAC, Key, KeySet, KeysRefused, known_algorithms
+from gateway.auth.keytext import is_key_text, read_keys
+from gateway.auth.secrets import read_secrets, weak_secrets
+from gateway.auth.snapshot import Ignored, Read, Snapshot, fault_of
+from gateway.auth.watched import WatchedKeys
 
 __all__ = [
     "FetchPolicy",
-    "FileKeys",
-    "JwksKeys",
     "Key",
     "KeySet",
     "Keys",
     "KeysRefused",
     "StaticKeys",
+    "WatchedKeys",
     "build_keys",
-    "family",
     "weak_secrets",
 ]
 
-LOOK_SECONDS = 1  # how often, at most, a file of keys is looked at
+_BARE_KEY = re.compile(r"M[A-Za-z0-9+/\s]{50,}={0,2}")  # the base64 of DER, as Keycloak's pages show a key
+
+LOOK_SECONDS = 1  # how often a file of keys is looked at
+FILE_PATIENCE = 0.25  # seconds that a request waits, once per look, for a disk
 
 
 class Keys(Protocol):
@@ -38,11 +44,14 @@ class Keys(Protocol):
     def current(self) -> KeySet:
         """Return the keys in force. Raises `Problem` keys-unavailable when there are none to go by."""
 
-    def unknown(self, kid: str | None) -> KeySet:
-        """Return the keys in force after what can be done at once about a kid that they lack."""
+    def renewed(self) -> KeySet:
+        """Return the keys in force after what can be done at once about a token that none of them verifies."""
 
     def age(self) -> float:
         """Return the seconds since these keys were last known to be good."""
+
+    def ask(self) -> KeySet:
+        """Return the keys, asked for now. Raises KeysRefused, OSError or ValueError for what is wrong with them."""
 
 
 class StaticKeys:
@@ -56,42 +65,11 @@ class StaticKeys:
         """Return the keys."""
         return self._keys
 
-    def unknown(self, kid: str | None) -> KeySet:
-        """Return the keys: there are no others."""
-        return self._keys
+    renewed = ask = current
 
     def age(self) -> float:
         """Return 0: they do not age."""
         return 0.0
-
-
-class FileKeys:
-    """Keys of a file, read again when it changes. Raises OSError or ValueError for a file that is bad at the start."""
-
-    def __init__(self, algorithms: frozenset[str], path: Path, snapshot: Snapshot, now: Callable[[], float]) -> None:
-        self.algorithms = algorithms
-        self._path, self._snapshot, self._now = path, snapshot, now
-        self._looked_at = now()
-        snapshot.take(path.read_bytes)
-
-    def current(self) -> KeySet:
-        """Return the file's keys, or its last good ones while it is broken.
-
-        Raises `Problem` keys-unavailable when those are too old.
-        """
-        now = self._now()
-        if not 0 <= now - self._looked_at < LOOK_SECONDS:
-            self._looked_at = now
-            self._snapshot.renew(self._path.read_bytes)
-        return self._snapshot.current()
-
-    def unknown(self, kid: str | None) -> KeySet:
-        """Return the file's keys."""
-        return self.current()
-
-    def age(self) -> float:
-        """Return the seconds since the file was last found good."""
-        return self._snapshot.age()
 
 
 def build_keys(
@@ -106,44 +84,76 @@ def build_keys(
 ) -> Keys:
     """Return one issuer's source of keys: `now` tells seconds, and may step.
 
-    Without algorithms, HS256 goes with secrets and every asymmetric one with public keys. Beside
-    asymmetric algorithms, secrets are ignored. Raises KeysRefused with a sentence for the operator.
+    Without algorithms, HS256 goes with secrets and every asymmetric one with public keys. Each key verifies its own
+    family alone; secrets beside asymmetric algorithms alone are ignored. Raises KeysRefused with a sentence for people.
     """
     try:
-        allowed = frozenset(algorithms or _default_algorithms(secrets, public_key or jwks_url))
-        if family(allowed) == "asymmetric":
-            return _public_keys(public_key, jwks_url, allowed, issuer, now, policy or FetchPolicy())
-        if public_key or jwks_url:
-            raise KeysRefused("there are public keys, but only HMAC algorithms (HS…) are allowed")
-        return StaticKeys(allowed, read_secrets(secrets, allowed))
+        if public_key and jwks_url:
+            raise KeysRefused("there are a public key and a JWKS: set one of them")
+        source = public_key or jwks_url
+        allowed = known_algorithms(algorithms or _default_algorithms(secrets, source))
+        shared = read_secrets(secrets, allowed & HMAC) if allowed & HMAC else []
+        if not allowed & ASYMMETRIC:
+            if source:
+                raise KeysRefused("there are public keys, but only HMAC algorithms (HS…) are allowed")
+            return StaticKeys(allowed, KeySet(shared))
+        if not source:
+            raise KeysRefused("the algorithms need a public key or a JWKS")
+        read = partial(_read_beside, shared, allowed=allowed & ASYMMETRIC)
+        return _public_keys(source, allowed, read, issuer, now, policy or FetchPolicy())
     except KeysRefused as fault:
         raise KeysRefused(f"issuer {issuer!r}: {fault}") from fault
     except (OSError, ValueError) as error:
-        raise KeysRefused(f"issuer {issuer!r}: the file of keys cannot be read ({type(error).__name__})") from error
+        raise KeysRefused(f"issuer {issuer!r}: the file of keys {_short(error)}") from error
+
+
+def _short(error: Exception) -> str:
+    fault = fault_of(error)
+    return fault if isinstance(error, OSError) else f"cannot be read ({fault})"
 
 
 def _default_algorithms(secrets: Sequence[str], public: str | None) -> frozenset[str]:
-    if secrets and public:
-        raise KeysRefused("there are a secret and public keys: set the algorithms to say which count")
-    return ASYMMETRIC if public else frozenset(("HS256",))
+    return frozenset(("HS256",) if secrets or not public else ()) | (ASYMMETRIC if public else frozenset())
+
+
+def _read_beside(shared: Sequence[Key], text: bytes, *, allowed: frozenset[str]) -> tuple[KeySet, list[Ignored]]:
+    """Read public keys, and put the shared secrets beside them."""
+    keys, ignored = read_keys(text, allowed)
+    return KeySet([*shared, *keys.keys]), ignored
 
 
 def _public_keys(
-    public_key: str | None,
-    jwks_url: str | None,
+    source: str,
     allowed: frozenset[str],
+    read: Read,
     issuer: str,
     now: Callable[[], float],
     policy: FetchPolicy,
 ) -> Keys:
-    read = partial(read_pem if public_key else read_jwks, algorithms=allowed)
+    names = (issuer, *policy.aliases)
     snapshot = Snapshot(issuer, read, policy.limit, now)
-    if public_key and jwks_url:
-        raise KeysRefused("there are a public key file and a JWKS: set one of them")
-    if not (source := public_key or jwks_url):
-        raise KeysRefused("the algorithms need a public key file or a JWKS")
-    if public_key or "://" not in source:
-        return FileKeys(allowed, Path(source), snapshot, now)
-    if source.startswith("file://"):
-        return FileKeys(allowed, Path(unquote(urlsplit(source).path)), snapshot, now)
-    return JwksKeys(allowed, snapshot, partial(fetch_jwks, checked_url(source), issuer, policy), policy, now)
+    if _BARE_KEY.fullmatch(source) and not os.path.exists(source):
+        source = f"-----BEGIN PUBLIC KEY-----\n{source}\n-----END PUBLIC KEY-----\n"
+    if not is_key_text(source) and "://" in source and not source.startswith("file://"):
+        fetch = partial(fetch_keys, checked_url(source, policy.insecure_hosts), names, policy)
+        return WatchedKeys(allowed, snapshot, fetch, policy, now)
+    load = partial(_load, source)
+    if is_metadata(load()):
+        return WatchedKeys(allowed, snapshot, lambda: follow(load(), "the file", names, policy), policy, now)
+    keys = snapshot.take(load)  # what is bad at the start is told at the start
+    if is_key_text(source):
+        return StaticKeys(allowed, keys)
+    often = replace(policy, refresh=LOOK_SECONDS, retry=LOOK_SECONDS, max_retry=LOOK_SECONDS)
+    return WatchedKeys(allowed, snapshot, load, replace(often, cool_down=LOOK_SECONDS, patience=FILE_PATIENCE), now)
+
+
+def _load(source: str) -> bytes:
+    """Return the text that the source is, or that is in its file. Raises OSError, and KeysRefused for too much."""
+    if is_key_text(source):
+        return source.encode()
+    path = unquote(urlsplit(source).path) if source.startswith("file://") else source
+    with open(path, "rb") as file:
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise KeysRefused(f"the file of keys has more than {MAX_BYTES} bytes")
+    return text

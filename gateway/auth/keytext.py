@@ -1,149 +1,130 @@
-"""The texts that keys come in: shared secrets, PEM files, JWKS."""
+"""The texts that public keys come in, known by their content: PEM, JWKS, one JWK, a map of certificates; metadata."""
 
 from __future__ import annotations
 
-import base64
+import codecs
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
-import jwt
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
-from gateway.auth.keyset import ALGORITHMS, HMAC, MAX_TRIES, Key, KeySet, KeysRefused
+from gateway.auth.jwk import NotForSignatures, public_key, read_jwk
+from gateway.auth.keyset import MAX_TRIES, Key, KeySet, KeysRefused
+from gateway.auth.snapshot import Ignored
 from gateway.http.strict_json import json_object
 
-MAX_JWKS_KEYS = 100
+MAX_KEYS = 1000  # of one set
 
-_PUBLIC = (rsa.RSAPublicKey, ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)
-_PRIVATE_MEMBERS = frozenset(("d", "p", "q", "dp", "dq", "qi", "oth", "k"))  # RFC 7518 section 6
-_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
+_PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.+?)-----END \1-----", re.DOTALL)
 
 
-def read_secrets(secrets: Sequence[str], algorithms: Iterable[str]) -> KeySet:
-    """Return the keys of shared secrets, newest first. Raises KeysRefused for what is no secret."""
-    if not 1 <= len(secrets) <= MAX_TRIES:
-        raise KeysRefused(f"HMAC algorithms need 1 to {MAX_TRIES} secrets, not {len(secrets)}")
-    allowed = frozenset(algorithms)
-    keys = []
-    for number, secret in enumerate(secrets, 1):
-        if not secret:
-            raise KeysRefused(f"secret {number} is empty")
-        try:
-            keys.append(Key(None, allowed, _secret(secret)))
-        except (jwt.InvalidKeyError, UnicodeEncodeError) as error:
-            raise KeysRefused(f"secret {number} is the text of a key, which is no secret") from error
-    return KeySet(keys)
+def is_key_text(value: str) -> bool:
+    """Return whether a setting's value is keys themselves, and not the place where they are."""
+    return "-----BEGIN" in value or value.lstrip("\ufeff \t\r\n").startswith("{")
 
 
-def _secret(text: str) -> bytes:
-    """Return the secret's bytes. PyJWT refuses PEM, DER, SSH and JWK texts; here also what is left of a torn PEM."""
-    hmac = ALGORITHMS["HS256"]
-    if "-----BEGIN" in text or "-----END" in text:
-        raise jwt.InvalidKeyError("PEM armour")
-    try:
-        hidden = base64.b64decode("".join(text.split()).translate({ord("-"): "+", ord("_"): "/"}), validate=True)
-    except ValueError:
-        hidden = b""
-    if hidden:
-        hmac.prepare_key(hidden)
-    return bytes(hmac.prepare_key(text))
+def read_keys(text: bytes, allowed: frozenset[str]) -> tuple[KeySet, list[Ignored]]:
+    """Return the usable keys in a text, and why each of the others is ignored, by number and kid.
 
-
-def weak_secrets(secrets: Iterable[str], algorithms: Iterable[str]) -> int:
-    """Return how many secrets are shorter than the hash of one of the algorithms (RFC 7518 section 3.2)."""
-    hashes = [ALGORITHMS[name] for name in HMAC.intersection(algorithms)]
-    return sum(any(each.check_key_length(secret.encode()) for each in hashes) for secret in secrets)
-
-
-def read_pem(text: bytes, algorithms: Iterable[str]) -> tuple[KeySet, list[str]]:
-    """Return the keys of a PEM file's public keys and certificates, in its order; none is ever ignored.
-
-    Raises KeysRefused when one of them cannot be used, for none, and for too many.
+    Raises KeysRefused when none is usable, and for what is no text of keys. Of a PEM file none is ever ignored.
     """
-    blocks = list(_PEM_BLOCK.finditer(text))
-    if not 1 <= len(blocks) <= MAX_TRIES:
-        raise KeysRefused(f"the public key file must hold 1 to {MAX_TRIES} PEM public keys, not {len(blocks)}")
-    keys = []
-    for number, block in enumerate(blocks, 1):
-        try:
-            keys.append(_public_key(None, _load_pem(block[1], block[0]), algorithms))
-        except KeysRefused as fault:
-            raise KeysRefused(f"key {number} of the public key file {fault}") from fault
-    return KeySet(keys), []
+    text = text.removeprefix(codecs.BOM_UTF8)
+    if b"-----BEGIN" in text and not text.lstrip().startswith(b"{"):
+        return KeySet(_read_pem(text.decode("utf-8", "replace"), allowed)), []
+    members = read_object(text)
+    if "keys" in members:
+        return _read_all("of the JWKS", *_listed(members["keys"], partial(read_jwk, allowed=allowed)))
+    if "kty" in members:
+        return _read_all("of the JWK", [(members.get("kid"), partial(read_jwk, members, allowed))], [])
+    if members and all(isinstance(value, str) and "-----BEGIN" in value for value in members.values()):
+        return _read_all("of the certificates", *_mapped(members, allowed))
+    raise KeysRefused("the JSON object is no key set: it has neither 'keys' nor 'kty', and is no map of certificates")
 
 
-def _load_pem(label: bytes, block: bytes) -> Any:
-    if b"PRIVATE" in label:
-        raise KeysRefused("is private; only its public half is needed here")
+def read_object(text: bytes) -> dict[str, Any]:
+    """Return the JSON object in the text. Raises KeysRefused with what was found in its place."""
+    text = text.removeprefix(codecs.BOM_UTF8).strip()
+    if not text:
+        raise KeysRefused("there is nothing where a key set is wanted")
+    if text.startswith(b"<"):
+        raise KeysRefused("HTML or XML was found where a key set is wanted: a page for people?")
     try:
-        return load_pem_x509_certificate(block).public_key() if label == b"CERTIFICATE" else load_pem_public_key(block)
-    except Exception as error:
-        raise KeysRefused("cannot be read") from error
+        return json_object(text)
+    except UnicodeDecodeError as error:
+        raise KeysRefused("the key set is not UTF-8") from error
+    except ValueError as error:
+        what = "is JSON, but not one object of members that differ" if text[:1] in b"{[" else "is neither PEM nor JSON"
+        raise KeysRefused(f"what was found where a key set is wanted {what}") from error
 
 
-def read_jwks(text: bytes, algorithms: Iterable[str]) -> tuple[KeySet, list[str]]:
-    """Return the usable keys of a JWKS (RFC 7517), and why each of the others is ignored, by number and kid.
+Source = tuple[Any, Callable[[], Key]]  # a kid, for the log, and what reads the key
 
-    Raises KeysRefused when none is usable, and ValueError for what is no JSON object.
-    """
-    members = json_object(text).get("keys")
+
+def _listed(members: Any, read: Callable[[Any], Key]) -> tuple[list[Source], list[Ignored]]:
     if not isinstance(members, list):
-        raise KeysRefused("the JWKS has no list of keys")
-    allowed = frozenset(algorithms)
+        raise KeysRefused("the JWKS's member 'keys' is no list")
+    rest = [Ignored(f"the JWKS has more than {MAX_KEYS} keys: the rest")] if len(members) > MAX_KEYS else []
+    kids = [member.get("kid") if isinstance(member, dict) else None for member in members]
+    return [(kid, partial(read, member)) for kid, member in zip(kids, members[:MAX_KEYS], strict=False)], rest
+
+
+def _mapped(members: dict[str, str], allowed: frozenset[str]) -> tuple[list[Source], list[Ignored]]:
+    """Read what Google publishes for Firebase: certificates by kid."""
+    if len(members) > MAX_KEYS:
+        raise KeysRefused(f"there are more than {MAX_KEYS} certificates")
+    return [(kid, partial(_certified, kid, text, allowed)) for kid, text in members.items()], []
+
+
+def _certified(kid: str, text: str, allowed: frozenset[str]) -> Key:
+    blocks = list(_PEM_BLOCK.finditer(text))
+    if len(blocks) != 1:
+        raise KeysRefused(f"holds {len(blocks)} PEM blocks, not 1")
+    return public_key(kid, _load_pem(*blocks[0].groups()), allowed)
+
+
+def _read_all(of: str, sources: list[Source], ignored: list[Ignored]) -> tuple[KeySet, list[Ignored]]:
     keys: list[Key] = []
-    ignored = [] if len(members) <= MAX_JWKS_KEYS else [f"the JWKS has more than {MAX_JWKS_KEYS} keys: the rest"]
-    for number, jwk in enumerate(members[:MAX_JWKS_KEYS], 1):
+    shared: Counter[str] = Counter()
+    for number, (kid, read) in enumerate(sources, 1):
         try:
-            keys.append(_unlike(keys, _read_jwk(jwk, allowed)))
+            key = read()
+            shared.update([key.kid] if key.kid is not None else [])
+            if key.kid is not None and shared[key.kid] > MAX_TRIES:
+                raise KeysRefused(f"is one of more than {MAX_TRIES} with this kid")
+            keys.append(key)
         except KeysRefused as fault:
-            kid = str(jwk.get("kid") if isinstance(jwk, dict) else None)[:80]
-            ignored.append(f"key {number} (kid {kid!r}) of the JWKS {fault}")
+            reason = f"key {number} (kid {str(kid)[:80]!r}) {of} {fault}"
+            ignored.append(Ignored(reason, isinstance(fault, NotForSignatures)))
     if not keys:
-        raise KeysRefused("; ".join(["the JWKS has no usable key", *ignored]))
+        raise KeysRefused("; ".join(["there is no usable key", *(reason for reason, _ in ignored[:MAX_TRIES])]))
     return KeySet(keys), ignored
 
 
-def _unlike(keys: Iterable[Key], key: Key) -> Key:
-    """Return the key. RFC 7517 section 4.5 lets only keys of different algorithms share a kid."""
-    if key.kid is not None and any(key.kid == other.kid and key.algorithms & other.algorithms for other in keys):
-        raise KeysRefused("has the kid of an earlier key")
-    return key
+def _read_pem(text: str, algorithms: Iterable[str]) -> list[Key]:
+    """Return the keys of public keys and certificates, in their order. Raises KeysRefused when one is unusable."""
+    blocks = list(_PEM_BLOCK.finditer(text))
+    if not 1 <= len(blocks) <= MAX_TRIES:
+        raise KeysRefused(f"there must be 1 to {MAX_TRIES} PEM public keys, not {len(blocks)}")
+    keys = []
+    for number, block in enumerate(blocks, 1):
+        try:
+            keys.append(public_key(None, _load_pem(*block.groups()), algorithms))
+        except KeysRefused as fault:
+            raise KeysRefused(f"PEM key {number} {fault}") from fault
+    return keys
 
 
-def _read_jwk(jwk: Any, allowed: frozenset[str]) -> Key:
-    if not isinstance(jwk, dict):
-        raise KeysRefused("is no JSON object")
-    if _PRIVATE_MEMBERS & jwk.keys() or jwk.get("kty") == "oct":
-        raise KeysRefused("is private, and has no place in a published set")
-    operations = jwk.get("key_ops", ["verify"])
-    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
-        raise KeysRefused("is not for verifying")
-    kid = jwk.get("kid")
-    if not isinstance(kid, str | None):
-        raise KeysRefused("has a kid that is not text")
+def _load_pem(label: str, body: str) -> Any:
+    if "PRIVATE" in label:
+        raise KeysRefused("is private; only its public half is needed here")
+    # In a variable the line ends of PEM become blanks, or `\n` as two letters, or are lost.
+    lines = "\n".join(body.replace("\\r", "").replace("\\n", "\n").split())
+    block = f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n".encode()
     try:
-        material = jwt.PyJWK(jwk).key
-        named = frozenset((jwk["alg"],)) if jwk.get("alg") else allowed
+        return load_pem_x509_certificate(block).public_key() if label == "CERTIFICATE" else load_pem_public_key(block)
     except Exception as error:
-        raise KeysRefused("cannot be read") from error
-    return _public_key(kid, material, allowed & named)
-
-
-def _public_key(kid: str | None, material: Any, algorithms: Iterable[str]) -> Key:
-    fitting = frozenset(name for name in algorithms if _fits(name, material))
-    if not fitting:
-        raise KeysRefused("fits none of the allowed algorithms")
-    if any(ALGORITHMS[name].check_key_length(material) for name in fitting):
-        raise KeysRefused("has less than 2048 bits (RFC 7518 section 3.3)")
-    return Key(kid, fitting, material)
-
-
-def _fits(algorithm: str, material: Any) -> bool:
-    """Tell whether the algorithm is one for this type of key and, with ECDSA, this curve."""
-    try:
-        return isinstance(ALGORITHMS[algorithm].prepare_key(material), _PUBLIC)
-    except (jwt.InvalidKeyError, TypeError):
-        return False
+        raise KeysRefused(f"({label}) cannot be read") from error

@@ -82,15 +82,17 @@ def _open_store(settings: Settings) -> None:
 
 def _certificate_faults(settings: Settings) -> Iterator[str]:
     """Yield a sentence for each file of certificates that cannot be used: only a request would show it."""
-    for name in ("upstream_ca", "jwks_ca", "upstream_cert"):
-        path, context = getattr(settings, name), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the system's: 39 ms
+    named = [(name.upper(), getattr(settings, name)) for name in ("upstream_ca", "jwks_ca", "upstream_cert")]
+    named += [(f"ISSUERS, {issuer.issuer}, JWKS_CA", issuer.jwks_ca) for issuer in settings.issuers]
+    for place, path in named:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the system's: 39 ms
         try:
-            if path and name.endswith("_ca"):
+            if path and place.endswith("_CA"):
                 context.load_verify_locations(path)
             elif path:
                 context.load_cert_chain(path, password="")
         except (OSError, ValueError):  # ValueError: a NUL in the path
-            yield f"{PREFIX}{name.upper()}: cannot use {path}"
+            yield f"{PREFIX}{place}: cannot use {path}"
 
 
 def _flag(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

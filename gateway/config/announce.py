@@ -12,6 +12,7 @@ from importlib.metadata import version
 from dotenv import dotenv_values
 
 from gateway.auth.keys import weak_secrets
+from gateway.auth.keytext import is_key_text
 from gateway.config.settings import PREFIX, PUBLIC_SECRET, SECRETS_DIR, Settings, env_file, issuer_settings
 
 log = logging.getLogger("gateway")
@@ -46,6 +47,8 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         is_plain = all(isinstance(member, str) for member in value)
         return ",".join(value) if is_plain else json.dumps(value)
+    if isinstance(value, str) and is_key_text(value):
+        return f"({len(value)} characters of keys)"  # a private one may have been put there
     return "" if value is None else str(value)
 
 

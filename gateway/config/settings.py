@@ -17,7 +17,18 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.config.files import DockerSecrets, NamedFiles, Unreadable
-from gateway.config.values import FieldName, HttpUrl, Issuers, IssuerSettings, Listed, Paths, Seconds, Secrets
+from gateway.config.values import (
+    FieldName,
+    Hosts,
+    HttpProxy,
+    HttpUrl,
+    Issuers,
+    IssuerSettings,
+    Listed,
+    Paths,
+    Seconds,
+    Secrets,
+)
 
 __all__ = ["IssuerSettings", "Settings", "issuer_settings"]
 
@@ -59,11 +70,17 @@ class Settings(BaseSettings):
         (SecretStr(PUBLIC_SECRET),), description="shared HMAC secrets, newest first, comma-separated"
     )
     algorithms: Listed = Field(("HS256",), min_length=1, description="allowed signature algorithms, of one family")
-    public_key: str | None = Field(None, description="file with PEM public keys")
-    jwks_url: str | None = Field(None, description="URL or file of a JWKS, or an OpenID configuration's URL")
+    public_key: str | None = Field(None, description="PEM public keys, or a file with them")
+    jwks_url: str | None = Field(
+        None, description="URL or file of a JWKS or of the provider's metadata, or the JSON itself"
+    )
     audience: Listed = Field((), description="accepted aud values; aud is checked only when set")
     issuers: Issuers = Field((), description="several issuers: a JSON list of objects")
-    jwks_ca: str | None = Field(None, description="file of CA certificates for the JWKS's host")
+    jwks_ca: str | None = Field(None, description="file of CA certificates for the hosts of JWKS")
+    jwks_proxy: HttpProxy | None = Field(None, description="URL of an http proxy through which JWKS are fetched")
+    jwks_insecure_http: Hosts = Field(
+        (), description="hosts of one's own network whose JWKS may come by plain http: name, or name:port"
+    )
     leeway: float = Field(0, ge=0, le=300, description="seconds of clock difference to tolerate")
     max_token_bytes: int = Field(8192, ge=64, le=65536, description="longest token accepted")
 
@@ -148,9 +165,9 @@ class Settings(BaseSettings):
             raise ValueError(f"every issuer has its own members: put {names} there")
         return value
 
-    @field_validator("jwks_ca")
+    @field_validator("jwks_ca", "jwks_proxy", "jwks_insecure_http")
     @classmethod
-    def _has_a_jwks(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _has_a_jwks(cls, value: Any, info: ValidationInfo) -> Any:
         issuers: tuple[IssuerSettings, ...] = info.data.get("issuers", ())
         if value and not (info.data.get("jwks_url") or any(issuer.jwks_url for issuer in issuers)):
             raise ValueError("needs a JWKS_URL")
@@ -213,6 +230,8 @@ def issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
             jwks_url=settings.jwks_url,
             algorithms=settings.algorithms if "algorithms" in own or not public else (),
             audience=settings.audience,
+            jwks_ca=settings.jwks_ca,
+            jwks_proxy=settings.jwks_proxy,
         )
     ]
 

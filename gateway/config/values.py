@@ -56,6 +56,24 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _http_proxy(value: str) -> str:
+    fault = ValueError("must be an http:// or https:// URL, host:port with a user perhaps")
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:
+        raise fault from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.path.strip("/"):
+        raise fault
+    return value
+
+
+def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+    if any(not re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]+)?", host) for host in value):
+        raise ValueError("must be names of hosts, with a port perhaps, and no URLs")
+    return tuple(host.lower() for host in value)
+
+
 def _paths(value: tuple[str, ...]) -> tuple[str, ...]:
     if any(not path.startswith("/") for path in value):
         raise ValueError("every path must begin with /")
@@ -70,6 +88,8 @@ def _secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
+HttpProxy = Annotated[str, AfterValidator(_http_proxy)]
+Hosts = Annotated[Listed, AfterValidator(_hosts)]
 Paths = Annotated[Listed, AfterValidator(_paths)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(listed), AfterValidator(_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -88,9 +108,18 @@ class IssuerSettings(BaseModel):
     jwks_url: str | None = None
     algorithms: Members = ()
     audience: Members = ()
+    jwks_ca: str | None = None
+    jwks_proxy: HttpProxy | None = None
     aliases: Members = ()
     tenants: Members = ()
     administers: Members = ()
+
+    @field_validator("jwks_ca", "jwks_proxy")
+    @classmethod
+    def _has_a_jwks(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and not info.data.get("jwks_url"):
+            raise ValueError("needs a jwks_url")
+        return value
 
     @field_validator("aliases")
     @classmethod

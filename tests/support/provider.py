@@ -25,7 +25,7 @@ from typing import Any
 import jwt
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 
@@ -40,7 +40,11 @@ def private_key(algorithm: str, number: str | int = 0, bits: int = 2048) -> Any:
     """Return a private key for the algorithm, for each number another one, made once."""
     if algorithm.startswith(("RS", "PS")):
         return rsa.generate_private_key(65537, bits)
-    return ed25519.Ed25519PrivateKey.generate() if algorithm == "EdDSA" else ec.generate_private_key(CURVES[algorithm])
+    if algorithm == "Ed448":
+        return ed448.Ed448PrivateKey.generate()
+    if algorithm in ("EdDSA", "Ed25519"):
+        return ed25519.Ed25519PrivateKey.generate()
+    return ec.generate_private_key(CURVES[algorithm])
 
 
 def pem(key: Any) -> bytes:
@@ -119,6 +123,7 @@ class Provider:
         self.keys = keys
         self.answer: Answer | None = None
         self.metadata: dict[str, Any] = {}
+        self.places: set[str] | None = None  # where there is metadata: None means everywhere
         self.paths: list[str] = []
         self.fields: list[Any] = []
         self._counted = threading.Condition()
@@ -181,7 +186,9 @@ class Provider:
         return Handler
 
     def _respond(self, handler: BaseHTTPRequestHandler) -> None:
-        if handler.path.startswith("/.well-known/"):
+        if self.places is not None and handler.path not in {*self.places, "/jwks"}:
+            status(404)(handler)
+        elif "/.well-known/" in handler.path:
             metadata = {"issuer": self.issuer, "jwks_uri": self.jwks_url, **self.metadata}
             send(handler, json.dumps(metadata).encode())
         elif self.answer:

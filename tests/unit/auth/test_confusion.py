@@ -105,7 +105,7 @@ def test_no_key_verifies_what_another_algorithm_signed(each: Signer, source: Cal
     for other in SIGNERS:
         signature = ALGORITHMS[other.algorithm].sign(SIGNED, other.key)
         for named in (*HASHES, *ASYMMETRIC, "none"):
-            its_own = other is each and named == each.algorithm
+            its_own = other is each and named in (each.algorithm, {"EdDSA": "Ed25519"}.get(each.algorithm))
             assert passes(keys, named, signature) is its_own, (other.algorithm, named)
 
 

@@ -1,12 +1,16 @@
 """Key sets of a provider: what of them is used, how they are fetched, how they rotate and how long they last."""
 
+import base64
 import gzip
 import itertools
 import json
+import logging
 import multiprocessing
-import os
+import re
+import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,24 +18,28 @@ from typing import Any
 
 import jwt
 import pytest
-from helpers import Clock
+from helpers import EXPIRES, Clock, b64
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from provider import Provider, Signer, content, drip, jwks, private_key, send, signer, status
+from provider import Provider, Signer, certificate, content, drip, jwks, pem, private_key, send, signer, status
 from recorder import until
 
-from gateway.auth.jwks import MAX_BYTES, fetch_jwks
-from gateway.auth.keys import FetchPolicy, JwksKeys, KeySet, KeysRefused, build_keys
-from gateway.auth.keytext import MAX_JWKS_KEYS, read_jwks
+from gateway.auth.fetch import MAX_BYTES, fetch_keys
+from gateway.auth.keys import FetchPolicy, KeySet, KeysRefused, WatchedKeys, build_keys
+from gateway.auth.keyset import MAX_TRIES
+from gateway.auth.keytext import MAX_KEYS, read_keys
+from gateway.auth.snapshot import Ignored
+from gateway.auth.tokens import Issuer, Verifier
 from gateway.http.problems import Problem
 
 ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]
+ALLOWED = frozenset(ALGORITHMS)
 A, B, C = signer("RS256", "a"), signer("ES256", "b"), signer("EdDSA", "c")
 
 # Steady enough for a test that moves the clock itself: nothing is fetched unless it is asked for.
 STEADY: dict[str, Any] = {"refresh": 3600, "retry": 3600, "max_retry": 3600, "patience": 10}
 
-Maker = Callable[..., JwksKeys]
+Maker = Callable[..., WatchedKeys]
 
 
 @pytest.fixture
@@ -43,14 +51,14 @@ def provider() -> Iterator[Provider]:
 @pytest.fixture
 def make_keys(provider: Provider) -> Iterator[Maker]:
     """Return a maker of the provider's keys, with a clock of its own if given, and a policy."""
-    made: list[JwksKeys] = []
+    made: list[WatchedKeys] = []
 
-    def make(url: str = provider.jwks_url, clock: Clock | None = None, **policy: Any) -> JwksKeys:
+    def make(url: str = provider.jwks_url, clock: Clock | None = None, **policy: Any) -> WatchedKeys:
         keys = build_keys(
             secrets=(), public_key=None, jwks_url=url, algorithms=ALGORITHMS, issuer=provider.issuer,
             policy=FetchPolicy(**{"ca_file": provider.ca_file, **STEADY, **policy}), now=clock or time.monotonic,
         )  # fmt: skip
-        assert isinstance(keys, JwksKeys)
+        assert isinstance(keys, WatchedKeys)
         made.append(keys)
         return keys
 
@@ -69,16 +77,16 @@ def verifies(keys: KeySet, token: str) -> bool:
     )
 
 
-def accepts(keys: JwksKeys, token: str) -> bool:
+def accepts(keys: WatchedKeys, token: str) -> bool:
     """Verify as a request does: with the keys in force, and for an unknown kid with those after asking."""
     header = jwt.get_unverified_header(token)
     found = keys.current()
     if not found.candidates(header.get("kid"), header["alg"]):
-        found = keys.unknown(header.get("kid"))
+        found = keys.renewed()
     return verifies(found, token)
 
 
-def is_unavailable(keys: JwksKeys) -> bool:
+def is_unavailable(keys: WatchedKeys) -> bool:
     try:
         keys.current()
     except Problem as problem:
@@ -89,85 +97,184 @@ def is_unavailable(keys: JwksKeys) -> bool:
 # What of a set is used
 
 
-RSA, EC = A.jwk(), B.jwk()
+RSA, EC, OKP = A.jwk(), B.jwk(), C.jwk()
 IGNORED = {
-    "a private RSA key": ({**RSA, "d": "AQAB"}, "private"),
+    "a private RSA key": ({**RSA, "d": "AQAB"}, r"private \(it has the member d\)"),
     "a private EC key": ({**EC, "d": "AQAB"}, "private"),
     "a secret": ({"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"}, "private"),
-    "a secret without k": ({"kty": "oct"}, "private"),
-    "a key for encryption": ({**RSA, "use": "enc"}, "not for verifying"),
-    "an odd use": ({**RSA, "use": ["sig"]}, "not for verifying"),
-    "a key that only signs": ({**RSA, "key_ops": ["sign"]}, "not for verifying"),
-    "key_ops as text": ({**RSA, "key_ops": "verify"}, "not for verifying"),
-    "key_ops as null": ({**RSA, "key_ops": None}, "not for verifying"),
-    "a number as kid": ({**RSA, "kid": 7}, "kid that is not text"),
-    "a list as kid": ({**RSA, "kid": ["a"]}, "kid that is not text"),
-    "an unknown type": ({"kty": "LWE", "kid": "x"}, "cannot be read"),
-    "no type": ({"kid": "x"}, "cannot be read"),
-    "a list as type": ({**RSA, "kty": ["RSA"]}, "cannot be read"),
-    "an unknown curve": ({**EC, "crv": "P-192", "alg": None}, "cannot be read"),
-    "a point beside the curve": ({**EC, "x": EC["y"]}, "cannot be read"),
-    "no modulus": ({"kty": "RSA", "e": "AQAB"}, "cannot be read"),
-    "a number as modulus": ({**RSA, "n": 7}, "cannot be read"),
-    "an even exponent": ({**RSA, "e": "Ag"}, "cannot be read"),
-    "an encryption algorithm": ({**RSA, "alg": "RSA-OAEP"}, "cannot be read"),
-    "a list as algorithm": ({**RSA, "alg": ["RS256"]}, "cannot be read"),
-    "an HMAC algorithm on an RSA key": ({**RSA, "alg": "HS256"}, "cannot be read"),
-    "an algorithm that is not allowed": ({**RSA, "alg": "RS512"}, "fits none"),
-    "a curve that is not the algorithm's": (signer("ES384", "x").jwk(alg="ES256"), "fits none"),
-    "a short RSA key": (Signer("RS256", "x", private_key("RS256", "short", 1024)).jwk(), "less than 2048 bits"),
+    "a secret without k": ({"kty": "oct"}, "is a secret"),
+    "an odd use": ({**RSA, "use": ["sig"]}, "its use is a list, not 'sig'"),
+    "another use": ({**RSA, "use": "tls"}, "its use is 'tls', not 'sig'"),
+    "a key that only signs": ({**RSA, "key_ops": ["sign"]}, "its key_ops has no 'verify'"),
+    "key_ops as text": ({**RSA, "key_ops": "verify"}, "its key_ops is text, not a list"),
+    "key_ops of numbers": ({**RSA, "key_ops": [1]}, "its key_ops has no 'verify'"),
+    "a number as kid": ({**RSA, "kid": 7}, "a kid that is not text, but a number"),
+    "a list as kid": ({**RSA, "kid": ["a"]}, "a kid that is not text, but a list"),
+    "an unknown type": ({"kty": "LWE", "kid": "x"}, "kty that is not known here: 'LWE'; wanted is one of RSA, EC, OKP"),
+    "no type": ({"kid": "x"}, "kty that is not known here: null or absent"),
+    "a list as type": ({**RSA, "kty": ["RSA"]}, "kty that is not known here: a list"),
+    "an unknown curve": (
+        {**EC, "crv": "P-192", "alg": None},
+        "crv that is not known here: 'P-192'; wanted is one of P-256",
+    ),
+    "no curve": ({**EC, "crv": None}, "crv that is not known here: null or absent"),
+    "a point beside the curve": ({**EC, "x": EC["y"]}, "x and y are no EC key"),
+    "a short x": ({**EC, "x": b64(b"x" * 31)}, "a member x of 31 bytes; P-256 wants 32, leading zeros included"),
+    "a short y": ({**EC, "y": "AAAA"}, "a member y of 3 bytes; P-256 wants 32"),
+    "a sign byte before x": ({**EC, "x": b64(b"\0" + b"x" * 32)}, "a member x of 33 bytes; P-256 wants 32"),
+    "a short x on a curve of Edwards": ({**OKP, "x": "AAAA"}, "a member x of 3 bytes; Ed25519 wants 32"),
+    "no y": ({**EC, "y": None}, "lacks the member y"),
+    "no modulus": ({"kty": "RSA", "e": "AQAB"}, "lacks the member n"),
+    "an empty modulus": ({**RSA, "n": ""}, "lacks the member n"),
+    "a number as modulus": ({**RSA, "n": 7}, "a member n that is a number, not base64url text"),
+    "a modulus in another alphabet": ({**RSA, "n": "é"}, "a member n that is no base64url text"),
+    "an even exponent": ({**RSA, "e": "Ag"}, "n and e are no RSA key"),
+    "a list as algorithm": ({**RSA, "alg": ["RS256"]}, "an alg that signs no token: a list"),
+    "an HMAC algorithm on an RSA key": ({**RSA, "alg": "HS256"}, "is an RSA key, which fits none"),
+    "an algorithm that is not allowed": ({**RSA, "alg": "RS512"}, "is an RSA key, which fits none"),
+    "a curve that is not the algorithm's": (
+        signer("ES384", "x").jwk(alg="ES256"),
+        "EC key on secp384r1, which fits none",
+    ),
+    "a short RSA key": (
+        Signer("RS256", "x", private_key("RS256", "short", 1024)).jwk(),
+        "has 1024 bits, 2048 are wanted",
+    ),
     "text": ("RS256", "no JSON object"),
     "null": (None, "no JSON object"),
 }
+FOR_ENCRYPTION = {
+    "by its use": {**RSA, "use": "enc"},
+    "by its use and algorithm": {**RSA, "use": "enc", "alg": "RSA-OAEP"},
+    "by its algorithm": {**RSA, "use": None, "alg": "RSA-OAEP-256"},
+    "by its operations": {**RSA, "use": None, "alg": None, "key_ops": ["encrypt", "wrapKey"]},
+    "by its curve": {"kty": "OKP", "crv": "X25519", "x": OKP["x"]},
+    "by an agreement": {**EC, "use": "enc", "alg": "ECDH-ES+A256KW"},
+}
+# What makers in .NET and Java write for what is not there, and what else is beside the point.
+AS_MADE = {
+    "null for absent": dict.fromkeys(("use", "alg", "key_ops", "d", "p", "q", "oth", "x5c", "x5t", "k"), None),
+    "empty for absent": {"use": "", "key_ops": [], "x5c": [], "d": "", "oth": [], "x5u": "", "x5t#S256": ""},
+    "operations beside a use": {"key_ops": ["verify", "verify"], "use": "sig"},
+    "signing and verifying": {"key_ops": ["sign", "verify"]},
+    "certificates that are none": {"x5c": ["garbage"], "x5t": "garbage"},
+    "members of its maker's": {"issuer": "https://login.test/{tenantid}/v2.0", "exp": 1, "ext": True, "_": {}},
+}
+
+
+def reasons(ignored: list[Ignored]) -> list[str]:
+    return [each.reason for each in ignored]
 
 
 @pytest.mark.parametrize(("member", "fault"), IGNORED.values(), ids=IGNORED)
 def test_one_bad_key_is_ignored_by_name_and_the_others_serve(member: Any, fault: str) -> None:
-    keys, ignored = read_jwks(jwks(C, member), ALGORITHMS)
-    assert verifies(keys, C.token())
+    """The reason says which key, which member, what was found and what is wanted."""
+    other = C if member != "RS256" else B
+    keys, ignored = read_keys(jwks(other, member), ALLOWED)
+    assert verifies(keys, other.token())
     assert len(ignored) == 1
-    assert ignored[0].startswith("key 2 (kid ")
-    assert fault in ignored[0]
-    assert not any(keys.candidates(None, name) for name in ALGORITHMS if name != "EdDSA")
+    assert not ignored[0].expected
+    assert re.match(rf"key 2 \(kid .*\) of the JWKS .*{fault}", ignored[0].reason)
+    assert len(keys.keys) == 1
 
 
 @pytest.mark.parametrize(("member", "fault"), IGNORED.values(), ids=IGNORED)
 def test_a_set_of_nothing_usable_is_refused(member: Any, fault: str) -> None:
     with pytest.raises(KeysRefused, match=f"no usable key; key 1 .*{fault}"):
-        read_jwks(jwks(member), ALGORITHMS)
+        read_keys(jwks(member), ALLOWED)
+
+
+@pytest.mark.parametrize("member", FOR_ENCRYPTION.values(), ids=FOR_ENCRYPTION)
+def test_a_key_for_encryption_is_no_fault_of_a_set(
+    member: dict[str, Any], provider: Provider, make_keys: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.keys = [A, {name: value for name, value in member.items() if value is not None}]
+    with caplog.at_level(logging.DEBUG, "gateway"):
+        assert accepts(make_keys(), A.token())
+    assert [(record.levelname, "for encryption" in record.message) for record in caplog.records] == [("DEBUG", True)]
+    with pytest.raises(KeysRefused, match=r"no usable key; key 1 .* for encryption"):
+        read_keys(jwks(member), ALLOWED)
+
+
+@pytest.mark.parametrize("made", AS_MADE.values(), ids=AS_MADE)
+@pytest.mark.parametrize("key", [A, B, C], ids=["RS256", "ES256", "EdDSA"])
+def test_a_key_is_taken_as_it_is_made(key: Signer, made: dict[str, Any]) -> None:
+    text = json.dumps({"keys": [{**key.jwk(), **made}]}).encode()
+    keys, ignored = read_keys(text, ALLOWED)
+    assert not ignored
+    assert verifies(keys, key.token())
+
+
+def test_a_kid_that_is_null_or_empty_is_none() -> None:
+    for kid in (None, ""):
+        keys, _ = read_keys(json.dumps({"keys": [{**RSA, "kid": kid}]}).encode(), ALLOWED)
+        assert verifies(keys, A.token())
+
+
+def test_numbers_may_be_in_the_padded_alphabet_of_other_makers() -> None:
+    raw = {name: base64.urlsafe_b64decode(RSA[name] + "==") for name in ("n", "e")}
+    plain = {name: base64.b64encode(b"\0" + value).decode() for name, value in raw.items()}
+    assert verifies(read_keys(jwks({**RSA, **plain}), ALLOWED)[0], A.token())
 
 
 def test_a_jwk_with_an_algorithm_verifies_that_one_alone() -> None:
-    keys, ignored = read_jwks(jwks(A), ALGORITHMS)
+    keys, ignored = read_keys(jwks(A), ALLOWED)
     assert not ignored
     assert verifies(keys, A.token())
     assert not verifies(keys, Signer("PS256", "a", A.key).token())
 
 
 def test_a_jwk_without_an_algorithm_verifies_the_allowed_ones_of_its_type() -> None:
-    keys, _ = read_jwks(jwks(A.jwk(alg=None, use=None)), ["RS256", "PS256", "ES256"])
+    keys, _ = read_keys(jwks(A.jwk(alg=None, use=None)), frozenset(["RS256", "PS256", "ES256"]))
     assert verifies(keys, A.token())
     assert verifies(keys, Signer("PS256", "a", A.key).token())
     assert not verifies(keys, Signer("RS512", "a", A.key).token())
 
 
-def test_the_first_of_two_keys_with_one_kid_and_algorithm_counts() -> None:
+def renamed(token: str, algorithm: str, key: Signer) -> str:
+    """Return the token, signed anew under another name of its algorithm."""
+    payload = token.split(".")[1]
+    signing_input = f"{b64(json.dumps({'alg': algorithm, 'kid': key.kid}).encode())}.{payload}"
+    return f"{signing_input}.{b64(key.key.sign(signing_input.encode()))}"
+
+
+@pytest.mark.parametrize("published", ["EdDSA", "Ed25519", None])
+@pytest.mark.parametrize("used", ["EdDSA", "Ed25519"])
+def test_ed25519_is_another_name_of_eddsa(published: str | None, used: str) -> None:
+    keys = build_keys(
+        secrets=(), public_key=None, jwks_url=jwks(C.jwk(alg=published)).decode(), algorithms=["EdDSA"], issuer="x"
+    )
+    assert {"EdDSA", "Ed25519"} <= keys.algorithms
+    assert verifies(keys.current(), renamed(C.token(sub="1"), used, C))
+    assert not verifies(keys.current(), renamed(C.token(sub="1"), "Ed448", C))
+
+
+def test_all_keys_of_one_kid_are_tried() -> None:
     twin, cousin = signer("RS256", "twin"), signer("ES256", "cousin")
-    keys, ignored = read_jwks(jwks(A, twin.jwk(kid="a"), cousin.jwk(kid="a")), ALGORITHMS)
-    assert ignored == ["key 2 (kid 'a') of the JWKS has the kid of an earlier key"]
-    assert verifies(keys, A.token())
-    assert not verifies(keys, Signer("RS256", "a", twin.key).token())
-    assert verifies(keys, Signer("ES256", "a", cousin.key).token())  # RFC 7517 section 4.5 allows it
+    keys, ignored = read_keys(jwks(A, twin.jwk(kid="a"), cousin.jwk(kid="a")), ALLOWED)
+    assert not ignored
+    for key in (A, Signer("RS256", "a", twin.key), Signer("ES256", "a", cousin.key)):
+        assert verifies(keys, key.token())
+    assert not verifies(keys, Signer("RS256", "a", private_key("RS256", "forger")).token())
 
 
-def test_more_keys_than_anyone_publishes_are_ignored() -> None:
-    _, ignored = read_jwks(jwks(*[C.jwk(kid=str(number)) for number in range(MAX_JWKS_KEYS + 1)]), ALGORITHMS)
-    assert ignored == [f"the JWKS has more than {MAX_JWKS_KEYS} keys: the rest"]
+def test_the_keys_of_one_kid_are_bounded() -> None:
+    many = [A.jwk()] * MAX_TRIES
+    keys, ignored = read_keys(jwks(*many, C, signer("RS256", "late").jwk(kid="a")), ALLOWED)
+    assert reasons(ignored) == ["key 18 (kid 'a') of the JWKS is one of more than 16 with this kid"]
+    assert verifies(keys, C.token())
+
+
+def test_a_thousand_keys_are_taken_and_no_more() -> None:
+    keys, ignored = read_keys(jwks(*[C.jwk(kid=str(number)) for number in range(MAX_KEYS + 1)]), ALLOWED)
+    assert reasons(ignored) == [f"the JWKS has more than {MAX_KEYS} keys: the rest"]
+    assert MAX_KEYS == 1000
+    assert verifies(keys, Signer("EdDSA", "999", C.key).token())
 
 
 def test_a_long_kid_does_not_fill_the_log() -> None:
-    _, ignored = read_jwks(jwks(C, A.jwk(kid="x" * 10_000, use="enc")), ALGORITHMS)
-    assert len(ignored[0]) < 200
+    _, ignored = read_keys(jwks(C, A.jwk(kid="x" * 10_000, use="enc")), ALLOWED)
+    assert len(ignored[0].reason) < 200
 
 
 JSON = st.recursive(
@@ -182,7 +289,7 @@ JSON = st.recursive(
 @given(st.sampled_from([RSA, EC, C.jwk(), {}]), st.dictionaries(st.sampled_from([*RSA, *EC, "key_ops"]), JSON))
 def test_no_jwk_however_odd_is_anything_but_used_or_ignored(base: dict[str, Any], changes: dict[str, Any]) -> None:
     good = C.jwk(kid="good")
-    keys, ignored = read_jwks(json.dumps({"keys": [{**base, **changes}, good]}).encode(), ALGORITHMS)
+    keys, ignored = read_keys(json.dumps({"keys": [{**base, **changes}, good]}).encode(), ALLOWED)
     assert keys.candidates("good", "EdDSA")
     assert len(ignored) <= 1
 
@@ -191,7 +298,7 @@ def test_no_jwk_however_odd_is_anything_but_used_or_ignored(base: dict[str, Any]
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_text_however_odd_is_anything_but_refused(text: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - of any kind, and no other exception
-        read_jwks(text, ALGORITHMS)
+        read_keys(text, ALLOWED)
 
 
 # How it is fetched
@@ -224,7 +331,7 @@ def test_a_fetch_carries_no_credentials_of_ours(
     keys = make_keys(clock=(clock := Clock()))
     keys.current()
     clock.advance(60)
-    keys.unknown("new")
+    keys.renewed()
     assert provider.fetches == 2  # the answer to the first set a cookie
     for fields in provider.fields:
         assert not {"authorization", "cookie", "proxy-authorization"} & {name.lower() for name in fields}
@@ -241,11 +348,13 @@ BAD_ANSWERS = {
     "deep nesting": content(b'{"keys": ' + b"[" * 200_000),
     "bad UTF-8": content(b'{"keys": ["\xff"]}'),
     "UTF-16": content(jwks(A).decode().encode("utf-16")),
-    "a byte order mark": content(b"\xef\xbb\xbf" + jwks(A)),
     "a duplicate member": content(b'{"keys": [], ' + jwks(A)[1:]),
     "a lone surrogate": content(b'{"keys": [{"kty": "\\ud800", "kid": "\\ud800"}]}'),
     "only private keys": content(jwks({**RSA, "d": "AQAB"})),
-    "gzip": content(gzip.compress(jwks(A)), Content_Encoding="gzip"),
+    "gzip cut off": content(gzip.compress(jwks(A))[:-9], Content_Encoding="gzip"),
+    "gzip that is damaged": content(gzip.compress(jwks(A))[:20] + b"damaged", Content_Encoding="gzip"),
+    "gzip of too much": content(gzip.compress(jwks(A) + b" " * MAX_BYTES), Content_Encoding="gzip"),
+    "compressed otherwise": content(zlib.compress(jwks(A)), Content_Encoding="deflate"),
     "half of it": content(jwks(A)[:100], Content_Length=str(len(jwks(A)))),
     "too much": content(b" " * (MAX_BYTES + 1) + jwks(A)),
     "no HTTP": lambda handler: handler.wfile.write(b"SSH-2.0-nothing\r\n") and None,
@@ -262,10 +371,92 @@ def test_a_bad_answer_is_a_failed_fetch_and_never_a_crash(answer: Any, provider:
     assert accepts(keys, A.token())
 
 
+ODD_ANSWERS = {
+    "gzip in spite of identity": content(gzip.compress(jwks(A)), Content_Encoding="gzip"),
+    "gzip that is not said": content(gzip.compress(jwks(A))),
+    "a byte order mark": content(b"\xef\xbb\xbf" + jwks(A)),
+    "blank lines around": content(b"\n\n" + jwks(A) + b"\n\n"),
+    "another media type": content(jwks(A), Content_Type="text/html"),
+    "one bare key": content(json.dumps(A.jwk()).encode()),
+    "PEM": content(pem(A.key), Content_Type="application/x-pem-file"),
+    "other members": content(json.dumps({"keys": [A.jwk()], "jwks_uri": None, "issuer": "x"}).encode()),
+}
+
+
+@pytest.mark.parametrize("answer", ODD_ANSWERS.values(), ids=ODD_ANSWERS)
+def test_an_odd_answer_with_good_keys_is_taken(answer: Any, provider: Provider, make_keys: Maker) -> None:
+    provider.answer = answer
+    assert accepts(make_keys(), A.token())
+
+
+def test_certificates_by_kid_are_taken(provider: Provider, make_keys: Maker) -> None:
+    """As Google publishes them for Firebase."""
+    made = Signer("ES256", "7f2", private_key("ES256", "certificate"))
+    text = {"7f2": certificate()[0].decode(), "bad": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}
+    provider.answer = content(json.dumps(text).encode())
+    keys = make_keys()
+    assert accepts(keys, made.token())
+    assert not accepts(keys, Signer("ES256", "bad", made.key).token())
+
+
+def test_we_say_who_we_are(provider: Provider, make_keys: Maker) -> None:
+    make_keys().current()
+    assert re.fullmatch(r"jwt-blacklist-gateway/[0-9.]+\S*", provider.fields[0]["User-Agent"])
+
+
+FAULTS = {
+    "404": (status(404), r"https://127.0.0.1:\d+/jwks answered 404$"),
+    "a redirect": (
+        status(302, Location="https://u:p@other.test/keys?token=x"),
+        "answered 302, which leads to https://other.test/keys: it is not followed, set that address",
+    ),
+    "a page": (content(b"<!doctype html>"), "HTML or XML was found where a key set is wanted"),
+    "nothing": (content(b""), "there is nothing where a key set is wanted"),
+    "text": (content(b"nothing here"), "neither PEM nor JSON"),
+    "a list": (content(b"[]"), "is JSON, but not one object"),
+    "another object": (content(b'{"status": "UP"}'), "neither 'keys' nor 'kty'"),
+    "keys that are none": (content(b'{"keys": {"a": 1}}'), "member 'keys' is no list"),
+}
+
+
+@pytest.mark.parametrize(("answer", "told"), FAULTS.values(), ids=FAULTS)
+def test_what_was_found_is_told(answer: Any, told: str, provider: Provider, make_keys: Maker) -> None:
+    provider.answer = answer
+    with pytest.raises(KeysRefused, match=told):
+        make_keys().ask()
+
+
+def test_why_a_provider_cannot_be_reached_is_told(provider: Provider, make_keys: Maker, unused_port: int) -> None:
+    for url, policy, told in [
+        (f"https://127.0.0.1:{unused_port}/jwks", {}, "Connection refused"),
+        ("https://nowhere.invalid/jwks", {}, "not known|resolution|No address"),
+        (provider.jwks_url, {"ca_file": None}, "its certificate is not trusted: self.signed"),
+        (provider.jwks_url, {"proxy": f"http://127.0.0.1:{unused_port}"}, "the proxy cannot be reached"),
+    ]:
+        with pytest.raises(KeysRefused, match=told):
+            make_keys(url, **policy).ask()
+    provider.hold()
+    with pytest.raises(KeysRefused, match="no answer in time"):
+        make_keys(read=0.05).ask()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_keys_are_fetched_through_a_proxy(make_keys: Maker) -> None:
+    with Provider([A], plain=True) as provider, Provider([B], plain=True) as proxy:
+        assert accepts(make_keys(provider.jwks_url, proxy=proxy.issuer), B.token())
+        assert (provider.paths, proxy.paths) == ([], [provider.jwks_url])
+
+
 def test_a_body_that_never_ends_meets_a_time_limit(provider: Provider) -> None:
     provider.answer = drip
     with pytest.raises(KeysRefused, match="took too long"):
-        fetch_jwks(provider.jwks_url, provider.issuer, FetchPolicy(ca_file=provider.ca_file, total=0.05))
+        fetch_keys(provider.jwks_url, (provider.issuer,), FetchPolicy(ca_file=provider.ca_file, total=0.05))
 
 
 def test_a_redirect_is_not_followed(provider: Provider, make_keys: Maker) -> None:
@@ -310,7 +501,9 @@ def test_a_chunked_answer_is_read(provider: Provider, make_keys: Maker) -> None:
      "https://user:password@issuer.test/jwks", "https://issuer.test/jwks#keys", "http://[::1/jwks", "http://0.0.0.0/"],
 )  # fmt: skip
 def test_a_url_that_is_not_safe_is_refused_at_start(url: str, make_keys: Maker) -> None:
-    with pytest.raises(KeysRefused, match="a JWKS URL must be https, or http on loopback") as refused:
+    with pytest.raises(
+        KeysRefused, match="a JWKS URL must be https, or http on loopback or of a host of JWKS_INSECURE_HTTP"
+    ) as refused:
         make_keys(url)
     assert "password" not in str(refused.value)
 
@@ -320,6 +513,21 @@ def test_a_url_that_is_not_safe_is_refused_at_start(url: str, make_keys: Maker) 
 )
 def test_https_and_loopback_are_accepted(url: str, make_keys: Maker) -> None:
     make_keys(url)
+
+
+def test_plain_http_is_accepted_of_named_hosts_alone(make_keys: Maker) -> None:
+    named = frozenset(("keycloak", "idp.test:8080"))
+    for url in ("http://keycloak:8080/jwks", "http://Keycloak/jwks", "http://idp.test:8080/"):
+        make_keys(url, insecure_hosts=named)
+    for url in (
+        "http://idp.test/",
+        "http://idp.test:80/",
+        "http://keycloak.test/",
+        "http://user@keycloak/",
+        "ftp://keycloak/",
+    ):
+        with pytest.raises(KeysRefused, match="must be https"):
+            make_keys(url, insecure_hosts=named)
 
 
 # Found through metadata
@@ -334,6 +542,48 @@ def test_the_key_set_is_found_through_authorization_server_metadata(provider: Pr
     assert accepts(make_keys(f"{provider.issuer}/.well-known/oauth-authorization-server"), A.token())
 
 
+@pytest.mark.parametrize("place", ["/.well-known/oauth-authorization-server/realms/a", "/metadata", "/jwks.json?v=2"])
+def test_metadata_is_known_by_its_content(place: str, provider: Provider, make_keys: Maker) -> None:
+    metadata = {"issuer": provider.issuer, "jwks_uri": provider.jwks_url}
+
+    def answer(handler: Any) -> None:
+        send(handler, json.dumps(metadata).encode() if handler.path == place else jwks(A))
+
+    provider.answer = answer
+    assert accepts(make_keys(provider.issuer + place), A.token())
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["/realms/a/.well-known/openid-configuration", "/.well-known/oauth-authorization-server/realms/a",
+     "/.well-known/openid-configuration/realms/a"],
+)  # fmt: skip
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_of_the_issuers_own_address_the_metadata_is_found(place: str, slash: str) -> None:
+    with Provider([A], plain=True) as provider:
+        issuer = f"{provider.issuer}/realms/a"
+        provider.metadata = {"issuer": issuer}
+        provider.places = {place}
+        keys = build_keys(
+            secrets=(), public_key=None, jwks_url=issuer + slash, algorithms=ALGORITHMS, issuer=issuer,
+            policy=FetchPolicy(**STEADY),
+        )  # fmt: skip
+        assert verifies(keys.current(), A.token())
+        assert provider.paths[-2:] == [place, "/jwks"]
+
+
+def test_metadata_may_name_the_issuer_by_an_alias(provider: Provider) -> None:
+    provider.metadata = {"issuer": "https://outside.test/"}
+    policy = FetchPolicy(ca_file=provider.ca_file, aliases=("https://outside.test/",))
+    assert json.loads(fetch_keys(provider.metadata_url, ("x", *policy.aliases), policy))
+
+
+def test_metadata_that_leads_to_metadata_is_refused(provider: Provider, make_keys: Maker) -> None:
+    provider.metadata = {"jwks_uri": provider.metadata_url}
+    with pytest.raises(KeysRefused, match="leads to further metadata"):
+        make_keys(provider.metadata_url).ask()
+
+
 @pytest.mark.parametrize(
     "metadata",
     [{"issuer": "https://issuer.test"}, {"issuer": None}, {"issuer": ["x"]}, {"jwks_uri": "http://127.0.0.1:1/jwks"}]
@@ -341,14 +591,14 @@ def test_the_key_set_is_found_through_authorization_server_metadata(provider: Pr
 )
 def test_metadata_of_another_issuer_or_unsafe_is_refused(metadata: dict[str, Any], provider: Provider) -> None:
     provider.metadata = metadata
-    with pytest.raises(KeysRefused, match=r"metadata|JWKS URL"):
-        fetch_jwks(provider.metadata_url, provider.issuer, FetchPolicy(ca_file=provider.ca_file))
+    with pytest.raises(KeysRefused, match=r"metadata at .* (is another issuer's|leads to)|JWKS URL"):
+        fetch_keys(provider.metadata_url, (provider.issuer,), FetchPolicy(ca_file=provider.ca_file))
     assert provider.fetches == 0
 
 
 def test_a_loopback_provider_may_do_without_tls() -> None:
     with Provider([A], plain=True) as plain:
-        assert json.loads(fetch_jwks(plain.metadata_url, plain.issuer, FetchPolicy())) == {"keys": [A.jwk()]}
+        assert json.loads(fetch_keys(plain.metadata_url, (plain.issuer,), FetchPolicy())) == {"keys": [A.jwk()]}
 
 
 # Rotation
@@ -390,28 +640,41 @@ def test_the_same_text_stays_the_same_key_set(provider: Provider, make_keys: Mak
     keys = make_keys(clock=(clock := Clock()))
     before = keys.current()
     clock.advance(30)
-    assert keys.unknown("x") is before
+    assert keys.renewed() is before
     assert provider.fetches == 2
     assert keys.age() == 0
 
 
-def test_a_kid_that_is_known_or_absent_fetches_nothing(provider: Provider, make_keys: Maker) -> None:
+def test_a_key_that_replaced_another_under_its_kid_is_fetched(provider: Provider, make_keys: Maker) -> None:
     keys = make_keys(clock=(clock := Clock()))
-    keys.current()
-    clock.advance(3600)
-    assert keys.unknown("a") is keys.unknown(None) is keys.current()
-    assert provider.fetches == 1
+    assert accepts(keys, A.token())
+    replaced = Signer("RS256", "a", private_key("RS256", "replaced"))
+    provider.keys = [replaced]
+    clock.advance(30)
+    verifier = Verifier([Issuer(provider.issuer, keys.algorithms, frozenset(), keys)], now=Clock())
+    claims = {"iss": provider.issuer, "exp": EXPIRES}
+    assert verifier.verify(replaced.token(**claims))
+    for _ in range(5):
+        with pytest.raises(Problem, match="bad-signature"):
+            verifier.verify(Signer("RS256", "a", private_key("RS256", "forger")).token(**claims))
+    assert provider.fetches == 2
+    clock.advance(30)
+    with pytest.raises(Problem, match="bad-signature"):
+        verifier.verify(A.token(**claims))
+    assert provider.fetches == 3
 
 
 @pytest.mark.parametrize("answer", [None, status(503), content(b"garbage")], ids=["good", "failing", "garbage"])
-def test_a_thousand_random_kids_are_one_fetch_per_cool_down(answer: Any, provider: Provider, make_keys: Maker) -> None:
+def test_a_thousand_tokens_that_nothing_verifies_are_one_fetch_per_cool_down(
+    answer: Any, provider: Provider, make_keys: Maker
+) -> None:
     keys = make_keys(clock=(clock := Clock()))
     good = keys.current()
     provider.answer = answer
     for cool_down in range(1, 4):
         clock.advance(30)
         with ThreadPoolExecutor(8) as threads:
-            found = threads.map(keys.unknown, [os.urandom(8).hex() for _ in range(1000)])
+            found = threads.map(lambda _: keys.renewed(), range(1000))
             assert all(each is good for each in found)
         assert provider.fetches == 1 + cool_down
 
@@ -430,12 +693,12 @@ def test_a_fetch_is_never_made_in_the_thread_of_a_request() -> None:
         secrets=(), public_key=None, jwks_url="https://issuer.test/jwks", algorithms=ALGORITHMS, issuer="x",
         policy=FetchPolicy(cool_down=0, **STEADY),
     )  # fmt: skip
-    assert isinstance(keys, JwksKeys)
-    keys._fetch = lambda: threads.append(threading.current_thread().name) or jwks(A)  # type: ignore[func-returns-value]
-    for kid in ("x", "y", "z"):
-        keys.unknown(kid)
+    assert isinstance(keys, WatchedKeys)
+    keys._load = lambda: threads.append(threading.current_thread().name) or jwks(A)  # type: ignore[func-returns-value]
+    for _ in range(3):
+        keys.renewed()
     keys.close()
-    assert threads == ["gateway-jwks"] * len(threads)
+    assert threads == ["gateway-keys"] * len(threads)
     assert len(threads) >= 3
 
 
@@ -445,10 +708,10 @@ def test_a_provider_that_hangs_does_not_hold_a_request(provider: Provider, make_
     good = keys.current()
     provider.hold()
     clock.advance(30)
-    assert keys.unknown("new") is good
+    assert keys.renewed() is good
     provider.wait_for(2)
     clock.advance(30)
-    assert keys.unknown("newer") is good
+    assert keys.renewed() is good
     assert keys._done == 1  # the provider still has not answered
     assert accepts(keys, A.token())
 
@@ -468,7 +731,7 @@ def test_a_token_that_comes_while_a_fetch_is_under_way_is_verified_with_a_later_
     provider.answer = slowly
     clock.advance(30)
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(keys.unknown, "nobody's")
+        first = threads.submit(keys.renewed)
         provider.wait_for(2)
         provider.answer = content(jwks(A, signer("ES256", "new")))
         clock.advance(30)
@@ -476,7 +739,7 @@ def test_a_token_that_comes_while_a_fetch_is_under_way_is_verified_with_a_later_
         assert until(lambda: keys._asked == 3)
         answered.set()
         assert second.result()
-        assert not first.result().knows("nobody's")
+        assert not first.result().candidates("new", "ES256")
 
 
 # Outage
@@ -490,9 +753,9 @@ def test_the_last_good_keys_serve_until_the_limit(
     provider.answer = status(503)
     for _ in range(120):
         clock.advance(30)
-        assert keys.unknown("x") is good
+        assert keys.renewed() is good
     assert keys.age() == 3600
-    assert caplog.messages == [f"issuer '{provider.issuer}': no newer keys: the provider answered 503"]
+    assert caplog.messages == [f"issuer '{provider.issuer}': no newer keys: {provider.jwks_url} answered 503"]
     clock.advance(1)
     assert is_unavailable(keys)
     provider.answer = None
@@ -515,14 +778,15 @@ def test_what_a_set_leaves_out_is_logged_once_per_change(
     provider: Provider, make_keys: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = make_keys(clock=(clock := Clock()))
-    for served in ([A, B.jwk(use="enc")], [A, B.jwk(use="enc")], [A], [A, C.jwk(d="x")]):
+    for served in ([A, B.jwk(use="tls")], [A, B.jwk(use="tls")], [A], [A, C.jwk(d="x")]):
         provider.keys = served
         clock.advance(30)
         assert accepts(keys, A.token())
-        keys.unknown("x")
+        keys.renewed()
     assert [message.partition(": ")[2] for message in caplog.messages] == [
-        "key 2 (kid 'b') of the JWKS is not for verifying; it is ignored",
-        "key 2 (kid 'c') of the JWKS is private, and has no place in a published set; it is ignored",
+        "key 2 (kid 'b') of the JWKS is not for verifying: its use is 'tls', not 'sig'; it is ignored",
+        "key 2 (kid 'c') of the JWKS is private (it has the member d), and has no place in a published set; "
+        "it is ignored",
     ]
 
 
@@ -554,7 +818,7 @@ def test_a_closed_source_fetches_no_more(provider: Provider, make_keys: Maker) -
 # Processes
 
 
-def _rotated_in_a_child(keys: JwksKeys, tokens: list[str], answers: Any) -> None:
+def _rotated_in_a_child(keys: WatchedKeys, tokens: list[str], answers: Any) -> None:
     answers.send([accepts(keys, token) for token in tokens])
 
 

@@ -1,6 +1,7 @@
 """Sources of keys: what they accept, what they refuse by name, and which key a token is checked against."""
 
 import base64
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from typing import Any
 import jwt
 import pytest
 from helpers import Clock
-from provider import certificate, jwks, pem, private_key, private_pem, signer
+from provider import Provider, certificate, jwks, pem, private_key, private_pem, signer
+from recorder import until
 
-from gateway.auth.keys import FetchPolicy, Keys, KeySet, KeysRefused, build_keys, family, weak_secrets
+from gateway.auth.keys import FetchPolicy, Keys, KeySet, KeysRefused, WatchedKeys, build_keys, weak_secrets
 from gateway.auth.keyset import ALGORITHMS, ASYMMETRIC, HMAC, MAX_TRIES, Key
 from gateway.http.problems import Problem
 
@@ -65,14 +67,14 @@ def test_a_public_key_file_verifies_its_type_of_key(algorithm: str, saved: Calla
     keys = keys_of(public_key=saved(pem(key)))
     assert verifies(keys.current(), algorithm, signature(algorithm, key))
     assert not verifies(keys.current(), algorithm, signature(algorithm, private_key(algorithm, "another")))
-    assert keys.unknown("x") is keys.current()
+    assert keys.renewed() is keys.current()
 
 
 def test_without_algorithms_a_secret_is_for_hs256_alone() -> None:
     keys = keys_of(LONG)
     assert keys.algorithms == {"HS256"}
     assert keys.age() == 0
-    assert keys.unknown("x") is keys.current()
+    assert keys.renewed() is keys.current()
 
 
 def test_an_rsa_public_key_is_bound_to_the_allowed_algorithms(saved: Callable[[bytes], str]) -> None:
@@ -87,21 +89,20 @@ def test_a_key_refuses_an_algorithm_that_is_not_its_own() -> None:
     assert not key.verifies("PS256", SIGNED, signature("PS256", private_key("RS256")))
 
 
-@pytest.mark.parametrize("mixture", [("HS256", "RS256"), ("ES256", "HS512"), ("HS384", "EdDSA")])
-def test_hmac_is_never_mixed_with_public_key_algorithms(mixture: tuple[str, ...]) -> None:
-    with pytest.raises(KeysRefused, match="must not be mixed"):
-        family(mixture)
-
-
 @pytest.mark.parametrize("name", ["none", "None", "", "hs256", "HS256 ", "ES521", "RSA-OAEP", "HS"])
 def test_what_is_no_signature_algorithm_is_refused_by_name(name: str) -> None:
     with pytest.raises(KeysRefused, match=f"issuer '{ISSUER}': {name!r}"):
         keys_of(LONG, algorithms=[name])
 
 
-def test_the_algorithms_of_public_keys_are_one_family() -> None:
-    assert family(["RS256", "PS512", "ES256", "EdDSA"]) == "asymmetric"
-    assert family(["HS256", "HS512"]) == "HMAC"
+def test_eddsa_brings_the_names_of_its_curves_along(saved: Callable[[bytes], str]) -> None:
+    path = saved(pem(private_key("EdDSA")))
+    assert keys_of(public_key=path, algorithms=["EdDSA"]).algorithms == {"EdDSA", "Ed25519", "Ed448"}
+    only = keys_of(public_key=path, algorithms=["Ed25519"])
+    assert only.algorithms == {"Ed25519"}
+    assert verifies(only.current(), "Ed25519", signature("Ed25519", private_key("EdDSA")))
+    with pytest.raises(KeysRefused, match="is an Ed25519 key, which fits none of the allowed algorithms"):
+        keys_of(public_key=path, algorithms=["Ed448"])
 
 
 # Secrets
@@ -150,10 +151,34 @@ def test_a_base64_secret_is_a_secret() -> None:
     assert verifies(keys_of(text).current(), "HS256", signature("HS256", text.encode()))
 
 
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_secret_may_be_bytes(encode: Callable[[bytes], bytes], padded: bool) -> None:
+    """As jjwt, .NET and Kong keep them."""
+    for data in (bytes(range(224, 256)), b"\0" * 31 + b"\xff", b"text of thirty-two bytes or more!!"):
+        text = encode(data).decode()
+        keys = keys_of("base64:" + (text if padded else text.rstrip("="))).current()
+        assert verifies(keys, "HS256", signature("HS256", data))
+        assert not verifies(keys, "HS256", signature("HS256", text.encode()))
+
+
+@pytest.mark.parametrize("text", ["", "=", "a", "a b", "a%", "é", "AA\n", "-----BEGIN PUBLIC KEY-----"])
+def test_a_secret_that_should_be_base64_and_is_not_is_refused(text: str) -> None:
+    with pytest.raises(KeysRefused, match=r"secret 1 is not base64 after 'base64:'"):
+        keys_of(f"base64:{text}")
+
+
+def test_the_bytes_of_a_key_are_no_secret() -> None:
+    for data in (DER, pem(private_key("RS256")), base64.b64encode(DER), jwks(signer("RS256", "a"))):
+        with pytest.raises(KeysRefused, match="secret 1 is the text of a key"):
+            keys_of("base64:" + base64.b64encode(data).decode())
+
+
 def test_weak_secrets_are_counted_and_verify_without_a_warning() -> None:
     assert weak_secrets(["discogs", "x" * 31, "x" * 32], ["HS256"]) == 2
     assert weak_secrets(["x" * 32, "x" * 64], ["HS256", "HS512"]) == 1
     assert weak_secrets(["x"], ["RS256"]) == 0
+    assert weak_secrets(["base64:" + base64.b64encode(b"x" * size).decode() for size in (31, 32)], ["HS256"]) == 1
     assert verifies(keys_of("discogs").current(), "HS256", signature("HS256", b"discogs"))  # warnings are errors here
 
 
@@ -170,11 +195,17 @@ def test_a_file_may_hold_several_keys_and_certificates(saved: Callable[[bytes], 
 
 GOOD = pem(private_key("RS256"))
 BAD_FILES = {
-    "a private key": (GOOD + private_pem(private_key("ES256")), "key 2 of the public key file is private"),
-    "a short RSA key": (pem(private_key("RS256", "short", 1024)), "key 1 .* has less than 2048 bits"),
-    "a key of another type": (GOOD + pem(private_key("ES256")), "key 2 .* fits none of the allowed algorithms"),
-    "garbage in armour": (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "key 1 .* cannot be read"),
-    "no key": (b"nothing", "1 to 16 PEM public keys, not 0"),
+    "a private key": (GOOD + private_pem(private_key("ES256")), "PEM key 2 is private"),
+    "a short RSA key": (pem(private_key("RS256", "short", 1024)), "PEM key 1 has 1024 bits, 2048 are wanted"),
+    "a key of another type": (
+        GOOD + pem(private_key("ES256")),
+        "PEM key 2 is an EC key on secp256r1, which fits none of the allowed algorithms",
+    ),
+    "garbage in armour": (
+        b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+        r"PEM key 1 \(PUBLIC KEY\) cannot be read",
+    ),
+    "no key": (b"nothing", "neither PEM nor JSON"),
     "too many keys": (GOOD * 17, "1 to 16 PEM public keys, not 17"),
 }
 
@@ -187,24 +218,88 @@ def test_a_public_key_file_is_refused_at_start_for(text: bytes, fault: str, save
 
 @pytest.mark.parametrize("source", ["public_key", "jwks_url"])
 def test_a_file_that_is_not_there_is_refused_at_start(source: str, tmp_path: Path) -> None:
-    with pytest.raises(KeysRefused, match="cannot be read \\(FileNotFoundError\\)"):
+    with pytest.raises(KeysRefused, match="cannot be read: No such file or directory"):
         keys_of(**{source: str(tmp_path / "none")})
 
 
-# Mixtures of sources
+# The text itself
 
 
-def test_each_issuer_has_one_kind_of_key(saved: Callable[[bytes], str]) -> None:
+ONE = pem(private_key("RS256")).decode()
+PEM_TEXTS = {
+    "as it is": ONE,
+    "line ends as two letters": ONE.replace("\n", "\\n"),
+    "line ends of Windows": ONE.replace("\n", "\r\n"),
+    "blanks for line ends": ONE.replace("\n", " "),
+    "no line ends": ONE.replace("\n", ""),
+    "indented": ONE.replace("\n", "\n    "),
+    "text around": f"# the key of 2026\n{ONE}# end",
+    "base64 alone": "".join(ONE.splitlines()[1:-1]),
+    "base64 alone, in lines": "\n".join(ONE.splitlines()[1:-1]),
+    "two": ONE + pem(private_key("RS256", "another")).decode(),
+}
+
+
+@pytest.mark.parametrize("text", PEM_TEXTS.values(), ids=PEM_TEXTS)
+@pytest.mark.parametrize("setting", ["public_key", "jwks_url"])
+def test_pem_may_be_given_as_text(setting: str, text: str) -> None:
+    keys = keys_of(**{setting: text})
+    assert verifies(keys.current(), "RS256", signature("RS256", private_key("RS256")))
+    assert keys.age() == 0
+
+
+def test_a_certificate_may_be_given_as_text() -> None:
+    keys = keys_of(public_key=certificate()[0].decode()).current()
+    assert verifies(keys, "ES256", signature("ES256", private_key("ES256", "certificate")))
+
+
+KEY = signer("ES256", "a")
+JSON_TEXTS = {
+    "a JWKS": jwks(KEY).decode(),
+    "a JWKS with a byte order mark": "\ufeff" + jwks(KEY).decode(),
+    "a JWKS in lines": json.dumps({"keys": [KEY.jwk()]}, indent=2),
+    "one JWK": json.dumps(KEY.jwk()),
+    "PEM by kid": json.dumps({"a": pem(KEY.key).decode()}),
+}
+
+
+@pytest.mark.parametrize("text", JSON_TEXTS.values(), ids=JSON_TEXTS)
+@pytest.mark.parametrize("setting", ["public_key", "jwks_url"])
+@pytest.mark.parametrize("in_a_file", [True, False])
+def test_what_a_text_of_keys_is_is_known_by_its_content(
+    setting: str, text: str, in_a_file: bool, saved: Callable[[bytes], str]
+) -> None:
+    keys = keys_of(**{setting: saved(text.encode()) if in_a_file else text})
+    assert verifies(keys.current(), "ES256", signature("ES256", KEY.key), kid="a")
+
+
+def test_a_file_may_hold_the_providers_metadata(saved: Callable[[bytes], str]) -> None:
+    with Provider([KEY], plain=True) as provider:
+        metadata = json.dumps({"issuer": ISSUER, "jwks_uri": provider.jwks_url})
+        for source in (saved(metadata.encode()), metadata):
+            keys = keys_of(jwks_url=source)
+            assert verifies(keys.current(), "ES256", signature("ES256", KEY.key), kid="a")
+        other = keys_of(jwks_url=metadata, issuer="https://other.test/")
+        with pytest.raises(KeysRefused, match=r"is another issuer's: 'https://issuer\.test/'"):
+            other.ask()
+
+
+# Several sources
+
+
+def test_each_algorithm_has_keys_of_its_family(saved: Callable[[bytes], str]) -> None:
     path = saved(GOOD)
     for given, fault in [
         ({"public_key": path, "algorithms": ["HS256"]}, "only HMAC"),
         ({"jwks_url": "https://issuer.test/jwks", "algorithms": ["HS256"]}, "only HMAC"),
-        ({"public_key": path}, "a secret and public keys"),
         ({"public_key": path, "jwks_url": path, "algorithms": ["RS256"]}, "set one of them"),
-        ({"algorithms": ["RS256"]}, "need a public key file or a JWKS"),
+        ({"algorithms": ["RS256"]}, "need a public key or a JWKS"),
+        ({"algorithms": ["HS256", "RS256"]}, "need a public key or a JWKS"),
     ]:
         with pytest.raises(KeysRefused, match=f"issuer '{ISSUER}': .*{fault}"):
             keys_of(LONG, **given)
+    with pytest.raises(KeysRefused, match="need 1 to 16 secrets, not 0"):
+        keys_of(public_key=path, algorithms=["HS256", "RS256"])
 
 
 def test_a_secret_beside_public_key_algorithms_verifies_nothing(saved: Callable[[bytes], str]) -> None:
@@ -212,28 +307,51 @@ def test_a_secret_beside_public_key_algorithms_verifies_nothing(saved: Callable[
     assert not verifies(keys, "HS256", signature("HS256", LONG.encode()))
 
 
+@pytest.mark.parametrize("algorithms", [(), ("HS256", "RS256")])
+def test_secrets_and_public_keys_of_one_issuer_verify_their_own_family_alone(
+    algorithms: tuple[str, ...], saved: Callable[[bytes], str]
+) -> None:
+    """As Supabase's projects have while they go over to public keys."""
+    each = signer("RS256", "a")
+    keys = keys_of(LONG, jwks_url=saved(jwks(each)), algorithms=algorithms)
+    found = keys.current()
+    assert {"HS256", "RS256"} <= keys.algorithms
+    assert "HS512" not in keys.algorithms
+    for kid in (None, "a", "a kid of the secret's"):
+        assert verifies(found, "HS256", signature("HS256", LONG.encode()), kid)
+        assert not verifies(found, "HS256", signature("HS256", pem(each.key)), kid)
+        assert not verifies(found, "RS256", signature("HS256", LONG.encode()), kid)
+        assert not verifies(found, "HS256", signature("RS256", each.key), kid)
+    assert verifies(found, "RS256", signature("RS256", each.key), "a")
+    assert not verifies(found, "RS256", signature("RS256", each.key), "another")
+
+
 # Files that change
 
 
+def becomes(keys: Keys, algorithm: str, made: bytes) -> bool:
+    return until(lambda: verifies(keys.current(), algorithm, made))
+
+
 def test_a_changed_file_is_a_new_key_set_and_the_removed_key_stops_verifying(saved: Callable[[bytes], str]) -> None:
-    clock, old, new = Clock(), private_key("ES256", "old"), private_key("ES256", "new")
-    keys = keys_of(public_key=saved(pem(old)), now=clock)
+    old, new = private_key("ES256", "old"), private_key("ES256", "new")
+    keys = keys_of(public_key=saved(pem(old)))
     before = keys.current()
     saved(pem(new))
-    assert keys.current() is before  # looked at once a second
-    clock.advance(1)
-    assert verifies(keys.current(), "ES256", signature("ES256", new))
+    assert becomes(keys, "ES256", signature("ES256", new))
+    assert keys.current() is not before
     assert not verifies(keys.current(), "ES256", signature("ES256", old))
 
 
 def test_an_unchanged_file_stays_the_same_key_set(saved: Callable[[bytes], str]) -> None:
-    clock, text = Clock(), jwks(signer("ES256", "a"))
-    keys = keys_of(jwks_url=saved(text), now=clock)
+    text = jwks(signer("ES256", "a"))
+    keys = keys_of(jwks_url=saved(text), now=(clock := Clock()))
     before = keys.current()
     saved(text)
     clock.advance(5)
+    assert keys.renewed() is before
+    assert until(lambda: keys.age() == 0)
     assert keys.current() is before
-    assert keys.age() == 0
 
 
 def test_a_broken_file_leaves_the_last_good_keys_until_the_limit(
@@ -243,34 +361,60 @@ def test_a_broken_file_leaves_the_last_good_keys_until_the_limit(
     keys = keys_of(public_key=saved(GOOD), now=clock, policy=FetchPolicy(limit=60))
     good = keys.current()
     saved(b"half a ke")
-    for _ in range(60):
-        clock.advance(1)
-        assert keys.current() is good
-    assert [record.message for record in caplog.records] == [
-        f"issuer '{ISSUER}': no newer keys: the public key file must hold 1 to 16 PEM public keys, not 0"
-    ]
+    for _ in range(3):
+        clock.advance(20)
+        assert keys.renewed() is good
+    assert until(lambda: caplog.records)
     clock.advance(1)
     with pytest.raises(Problem, match="keys-unavailable"):
         keys.current()
     saved(GOOD)
-    clock.advance(1)
+    assert until(lambda: len(caplog.records) > 1)
     assert keys.current() is good
-    assert caplog.messages[-1] == f"issuer '{ISSUER}': keys are renewed"
+    assert caplog.messages == [
+        f"issuer '{ISSUER}': no newer keys: what was found where a key set is wanted is neither PEM nor JSON",
+        f"issuer '{ISSUER}': keys are renewed",
+    ]
 
 
 def test_a_clock_set_back_does_not_stop_the_looking(saved: Callable[[bytes], str]) -> None:
     clock = Clock()
     keys = keys_of(public_key=saved(GOOD), now=clock)
+    assert keys.current()
     saved(pem(private_key("ES256")))
     clock.advance(-500)
-    assert verifies(keys.current(), "ES256", signature("ES256", private_key("ES256")))
+    assert becomes(keys, "ES256", signature("ES256", private_key("ES256")))
+
+
+def test_a_disk_that_hangs_holds_no_request(saved: Callable[[bytes], str], tmp_path: Path) -> None:
+    keys = keys_of(public_key=saved(GOOD))
+    good = keys.current()
+    os.mkfifo(tmp_path / "hanging")
+    os.replace(tmp_path / "hanging", tmp_path / "keys")  # whoever opens it waits for a writer
+    assert isinstance(keys, WatchedKeys)
+    for _ in range(100):
+        assert keys.current() is keys.renewed() is good
+    assert until(lambda: keys._asked > keys._done)
+    with open(tmp_path / "keys", "wb") as writer:
+        writer.write(pem(private_key("ES256")))
+    assert becomes(keys, "ES256", signature("ES256", private_key("ES256")))
+    keys.close()
+    saved(GOOD)
+
+
+def test_a_file_of_too_many_bytes_is_refused() -> None:
+    with pytest.raises(KeysRefused, match="has more than"):
+        keys_of(public_key="/dev/zero")
 
 
 def test_a_jwks_may_be_a_file_by_path_or_url(saved: Callable[[bytes], str], caplog: pytest.LogCaptureFixture) -> None:
-    path = saved(jwks(signer("RS256", "a"), signer("ES256", "b").jwk(use="enc")))
+    path = saved(jwks(signer("RS256", "a"), signer("ES256", "b").jwk(use="tls")))
     for place in (path, f"file://{path}"):
         assert keys_of(jwks_url=place).current().candidates("a", "RS256")
-    assert caplog.messages[0] == f"issuer '{ISSUER}': key 2 (kid 'b') of the JWKS is not for verifying; it is ignored"
+    assert caplog.messages[0] == (
+        f"issuer '{ISSUER}': key 2 (kid 'b') of the JWKS is not for verifying: its use is 'tls', not 'sig'; "
+        "it is ignored"
+    )
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"keys": 1}', b'{"keys": []}'])
@@ -294,13 +438,11 @@ def test_the_kid_picks_the_key_and_the_key_decides_the_algorithm() -> None:
     assert keys.candidates("b", "RS256") == ()
     assert keys.candidates("c", "RS256") == ()
     assert keys.candidates(None, "RS256") == (a, unnamed)
-    assert (keys.knows("a"), keys.knows("c"), keys.knows(None)) == (True, False, True)
 
 
 def test_keys_without_a_kid_serve_any_kid() -> None:
     keys = KeySet([key(None, "RS256")])
     assert len(keys.candidates("anything", "RS256")) == 1
-    assert keys.knows("anything")
 
 
 @pytest.mark.parametrize("kid", ["../../dev/null", "' OR 1=1 --", "\x00", "", "A"])
@@ -329,4 +471,4 @@ def test_a_key_never_shows_its_material(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_pyjwt_still_offers_the_algorithms_this_relies_on() -> None:
-    assert set(ALGORITHMS) == set(jwt.algorithms.get_default_algorithms()) - {"none", "ES521"}
+    assert set(ALGORITHMS) == set(jwt.algorithms.get_default_algorithms()) - {"none", "ES521"} | {"Ed25519", "Ed448"}

@@ -588,8 +588,7 @@ class ChangingKeys:
     def current(self) -> KeySet:
         return self.keys
 
-    def unknown(self, kid: str | None) -> KeySet:
-        return self.keys
+    renewed = ask = current
 
     def age(self) -> float:
         return 0.0

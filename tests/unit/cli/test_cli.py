@@ -504,7 +504,7 @@ def test_faults_of_files_keys_and_the_store_are_told_with_those_of_settings(
         (["--store", "redis://:hush@127.0.0.1:1/0"], ""),
         (["--issuers", '[{"issuer": "a", "secret": "hush", "algorithms": "RS256"}]'], "'a'"),
         (["--public-key", "/does/not/exist"], "cannot be read"),
-        (["--algorithms", "HS256,RS256"], "must not be mixed"),
+        (["--algorithms", "HS256,RS256"], "need a public key or a JWKS"),
         (["--secret", "hush", "--algorithms", "none"], "'none'"),
         (["--store", "sqlite:////does/not/exist/hush"], ""),
     ],

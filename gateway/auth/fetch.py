@@ -1,0 +1,210 @@
+"""Key sets over HTTP, found through an identity provider's metadata where that is what an address holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import time
+import zlib
+from collections.abc import Collection, Iterator
+from importlib.metadata import version
+from urllib.parse import urljoin, urlsplit
+
+import requests
+
+from gateway.auth.keyset import KeysRefused
+from gateway.auth.keytext import read_object
+
+MAX_BYTES = 4 * 1024 * 1024  # a thousand keys with their certificates
+
+_FIELDS = {
+    # Some providers' firewalls turn away what calls itself python-requests.
+    "User-Agent": f"jwt-blacklist-gateway/{version('jwt-blacklist-gateway')}",
+    "Accept": "application/jwk-set+json, application/json, */*;q=0.1",
+    "Accept-Encoding": "identity",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FetchPolicy:
+    """When keys are fetched, how, and how long they serve; times in seconds."""
+
+    refresh: float = 300  # a key that the provider takes back stops verifying within this time
+    retry: float = 1  # after a failed fetch, doubled at each further one, up to max_retry
+    max_retry: float = 30
+    cool_down: float = 30  # between fetches that tokens bring about, failed or not
+    patience: float = 1  # what requests wait for such a fetch, counted from its start
+    limit: float = 86_400  # how long the last good keys serve when no newer ones are to be had
+    aliases: tuple[str, ...] = ()  # other names of the issuer that its metadata may give
+    connect: float = 3
+    read: float = 5
+    total: float = 10
+    ca_file: str | None = None  # CA certificates, where the system's are not the ones
+    proxy: str | None = None  # URL of a proxy for all of these fetches
+    insecure_hosts: frozenset[str] = frozenset()  # whose plain http is trusted: of one's own network
+
+
+def fetch_keys(url: str, names: Collection[str], policy: FetchPolicy) -> bytes:
+    """Return the text of a key set: the URL's, or that which the metadata there leads to.
+
+    Where the URL is the issuer's own name, its metadata is looked for in the places of OpenID Connect Discovery
+    section 4 and RFC 8414 sections 3 and 5. Raises KeysRefused for whatever is not to be used, and what went wrong.
+    """
+    if url.rstrip("/") not in {name.rstrip("/") for name in names}:
+        return follow(_get(url, policy), url, names, policy)
+    faults = []
+    for place in metadata_places(url):
+        try:
+            return follow(_get(place, policy), place, names, policy)
+        except KeysRefused as fault:
+            faults.append(str(fault))
+    raise KeysRefused("; ".join(faults))
+
+
+def metadata_places(issuer: str) -> Iterator[str]:
+    """Yield where the metadata of an issuer may be, without those that are the same."""
+    base, path = urljoin(issuer, "/").rstrip("/"), urlsplit(issuer).path.rstrip("/")
+    yield f"{base}{path}/.well-known/openid-configuration"
+    yield f"{base}/.well-known/oauth-authorization-server{path}"
+    if path:
+        yield f"{base}/.well-known/openid-configuration{path}"
+
+
+def follow(text: bytes, place: str, names: Collection[str], policy: FetchPolicy) -> bytes:
+    """Return the text, or, where it is a provider's metadata, the key set's that it leads to.
+
+    Raises KeysRefused for metadata of another issuer (OpenID Connect Discovery section 4.3, RFC 8414 section 3.3).
+    """
+    if not is_metadata(text):
+        return text
+    metadata = read_object(text)
+    if (found := metadata.get("issuer")) not in names:
+        wanted = " or ".join(repr(name) for name in names)
+        raise KeysRefused(f"the metadata at {shown(place)} is another issuer's: {str(found)[:200]!r}, not {wanted}")
+    jwks_uri = checked_url(str(metadata.get("jwks_uri")), policy.insecure_hosts)
+    if place.startswith("https:") and not jwks_uri.startswith("https:"):
+        raise KeysRefused(f"the metadata at {shown(place)} leads to plain http")
+    keys = _get(jwks_uri, policy)
+    if is_metadata(keys):
+        raise KeysRefused(f"the metadata at {shown(place)} leads to further metadata, not to a key set")
+    return keys
+
+
+def is_metadata(text: bytes) -> bool:
+    """Return whether the text is a provider's metadata, and no keys themselves."""
+    if b"jwks_uri" not in text:
+        return False
+    try:
+        members = read_object(text)
+    except KeysRefused:
+        return False
+    return "jwks_uri" in members and "keys" not in members
+
+
+def _get(url: str, policy: FetchPolicy) -> bytes:
+    # One session per fetch, and nothing from the environment: no cookie, netrc or proxy.
+    with requests.Session() as session:
+        session.trust_env = False
+        try:
+            with session.get(
+                url,
+                headers=_FIELDS,
+                timeout=(policy.connect, policy.read),
+                verify=policy.ca_file or True,
+                proxies={"http": policy.proxy, "https": policy.proxy} if policy.proxy else None,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                if response.status_code != requests.codes.ok:
+                    raise KeysRefused(f"{shown(url)} answered {_status(response)}")
+                return _plain(_body(response, time.monotonic() + policy.total), url)
+        except (requests.RequestException, OSError, ValueError) as error:
+            if isinstance(error, KeysRefused):
+                raise
+            raise KeysRefused(f"{shown(url)}: {_cause(error)}") from error
+        except Exception as error:  # urllib3's own, of a body that breaks off
+            raise KeysRefused(f"{shown(url)}: {_cause(error)}") from error
+
+
+def _status(response: requests.Response) -> str:
+    place = response.headers.get("Location", "")
+    redirect = f", which leads to {shown(place)}: it is not followed, set that address" if place else ""
+    return f"{response.status_code}{redirect}"
+
+
+def _body(response: requests.Response, deadline: float) -> bytes:
+    text = b""
+    # read1 is one read of the socket: a body that drips meets the deadline, one without end the limit.
+    while chunk := response.raw.read1(MAX_BYTES, decode_content=False):
+        text += chunk
+        if len(text) > MAX_BYTES:
+            raise KeysRefused(f"{shown(response.url)} sent more than {MAX_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise KeysRefused(f"{shown(response.url)} took too long")
+    return text
+
+
+def _plain(text: bytes, url: str) -> bytes:
+    """Return the text without gzip, which some servers send unasked. Raises KeysRefused for more than the limit."""
+    if not text.startswith(b"\x1f\x8b"):
+        return text
+    inflate = zlib.decompressobj(wbits=31)
+    try:
+        plain = inflate.decompress(text, MAX_BYTES)
+    except zlib.error as error:
+        raise KeysRefused(f"{shown(url)} sent gzip that is damaged") from error
+    if not inflate.eof:
+        raise KeysRefused(f"{shown(url)} sent gzip that is cut off, or of more than {MAX_BYTES} bytes")
+    return plain
+
+
+def _cause(error: BaseException) -> str:
+    """Return what went wrong, in a few words, from the innermost error that says so."""
+    chain: list[BaseException] = []
+    todo: list[object] = [error]
+    while todo and len(chain) < 20:
+        each = todo.pop(0)
+        if isinstance(each, BaseException) and each not in chain:
+            chain.append(each)
+            todo += [*each.args, getattr(each, "reason", None), each.__cause__, each.__context__]
+    if any(isinstance(each, requests.exceptions.ProxyError) for each in chain):
+        return "the proxy cannot be reached, or refuses"
+    if any(isinstance(each, requests.Timeout | TimeoutError) for each in chain):
+        return "no answer in time"
+    if texts := [each.verify_message for each in chain if hasattr(each, "verify_message")]:
+        return f"its certificate is not trusted: {texts[0]}"
+    told = [each.strerror for each in chain if isinstance(each, OSError) and each.strerror]
+    return told[-1] if told else type(error).__name__
+
+
+def checked_url(url: str, insecure_hosts: Collection[str] = ()) -> str:
+    """Return the URL. Raises KeysRefused unless it is https, or http on loopback or of a named host, without user."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        trusted = _is_loopback(host) or not {host, parts.netloc.lower()}.isdisjoint(insecure_hosts)
+        safe = parts.scheme == "https" or (parts.scheme == "http" and trusted)
+        if not safe or not host or parts.username is not None or parts.fragment:
+            raise ValueError
+        _ = parts.port  # raises for what is no port
+    except ValueError:
+        raise KeysRefused(
+            "a JWKS URL must be https, or http on loopback or of a host of JWKS_INSECURE_HTTP, without user or fragment"
+        ) from None
+    return url
+
+
+def shown(url: str) -> str:
+    """Return a URL for the log: without user and query, which may hold secrets, and bounded."""
+    try:
+        parts = urlsplit(url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()[:200]
+    except ValueError:
+        return "a URL"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,81 @@
+"""The last good keys of a source, and their age."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gateway.auth.keyset import KeySet, KeysRefused
+from gateway.http.problems import Problem
+
+_log = logging.getLogger(__name__)
+
+
+class Ignored(NamedTuple):
+    """Why a key is left out; one that is no key for signatures is nobody's mistake, and expected."""
+
+    reason: str
+    expected: bool = False
+
+
+Read = Callable[[bytes], tuple[KeySet, list[Ignored]]]
+
+
+class Snapshot:
+    """The last good keys of one source and their age. What changes, for good or ill, is logged once.
+
+    `read` turns the source's text into keys and the reasons why others are ignored; good keys
+    serve for `limit` seconds after the source last gave them.
+    """
+
+    def __init__(self, issuer: str, read: Read, limit: float, now: Callable[[], float]) -> None:
+        self._issuer, self._read, self._limit, self._now = issuer, read, limit, now
+        self._good: tuple[bytes, KeySet, float] | None = None  # replaced whole, so that threads see one state
+        self._fault = ""
+
+    def current(self) -> KeySet:
+        """Return the last good keys. Raises `Problem` keys-unavailable where there are none young enough."""
+        if self._good is None or self.age() > self._limit:
+            raise Problem("keys-unavailable")
+        return self._good[1]
+
+    def age(self) -> float:
+        """Return the seconds since the last good keys were asked for; infinity where there never were any."""
+        return self._now() - self._good[2] if self._good else float("inf")
+
+    def take(self, load: Callable[[], bytes]) -> KeySet:
+        """Load and read the keys, and return them. Raises whatever `load` and `read` raise.
+
+        The same text keeps the same KeySet, and with it the tokens that are remembered under it.
+        """
+        began = self._now()
+        text = load()
+        keys, ignored = (self._good[1], []) if self._good and self._good[0] == text else self._read(text)
+        for reason, expected in ignored:
+            _log.log(
+                logging.DEBUG if expected else logging.WARNING, "issuer %r: %s; it is ignored", self._issuer, reason
+            )
+        self._good = (text, keys, began)
+        return keys
+
+    def renew(self, load: Callable[[], bytes]) -> bool:
+        """Take newer keys and return whether it worked; where it did not, the last good ones stay."""
+        fault = ""
+        try:
+            self.take(load)
+        except Exception as error:  # noqa: BLE001 - whatever a provider sends is a failed fetch, never a crash
+            fault = fault_of(error)
+        if fault != self._fault:
+            _log.warning("issuer %r: %s", self._issuer, f"no newer keys: {fault}" if fault else "keys are renewed")
+        self._fault = fault
+        return not fault
+
+
+def fault_of(error: Exception) -> str:
+    """Return what an operator is told of the error: never a text that somebody else wrote."""
+    if isinstance(error, KeysRefused):
+        return str(error)
+    return (
+        f"cannot be read: {error.strerror}" if isinstance(error, OSError) and error.strerror else type(error).__name__
+    )

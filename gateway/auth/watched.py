@@ -1,0 +1,116 @@
+"""Keys that may change, of a provider or a file: read in the background, never in a request's own thread."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from gateway.auth.fetch import FetchPolicy
+from gateway.auth.keyset import KeySet
+from gateway.auth.snapshot import Snapshot
+from gateway.http.blocking import about_to_wait
+from gateway.http.problems import Problem
+
+
+class WatchedKeys:
+    """Keys that `load` gets, kept fresh by one daemon thread in each process that asks for them.
+
+    The thread starts with the first question, so keys may be built before workers are forked.
+    """
+
+    def __init__(
+        self,
+        algorithms: frozenset[str],
+        snapshot: Snapshot,
+        load: Callable[[], bytes],
+        policy: FetchPolicy,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.algorithms = algorithms
+        self._snapshot, self._load, self._policy, self._now = snapshot, load, policy, now
+        self._closed = False
+        self._forget_thread()
+        os.register_at_fork(after_in_child=self._forget_thread)
+
+    def _forget_thread(self) -> None:
+        """Begin anew in a forked child: it has no thread, and its lock may have been held by another."""
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._asked = self._done = 0  # numbers of the newest fetch asked for, and of the newest one made
+        self._asked_at = 0.0
+
+    def current(self) -> KeySet:
+        """Return the keys in force, at first after a moment's wait.
+
+        Raises `Problem` keys-unavailable where there never were any, or the last good ones are too old.
+        """
+        if self._thread is None:
+            self._start()
+        try:
+            return self._snapshot.current()
+        except Problem:
+            self._ask()
+            return self._snapshot.current()
+
+    def renewed(self) -> KeySet:
+        """Return the keys in force after the fetch that a token which no key verifies brings about once per cool-down.
+
+        A key may be new, or be another one under the kid of an old one.
+        """
+        self.current()
+        self._ask()
+        return self.current()
+
+    def age(self) -> float:
+        """Return the seconds since the last good fetch."""
+        return self._snapshot.age()
+
+    def ask(self) -> KeySet:
+        """Return the keys, asked for now and in this thread. Raises whatever is wrong with them."""
+        return self._snapshot.take(self._load)
+
+    def close(self) -> None:
+        """Let the thread end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _start(self) -> None:
+        with self._changed:
+            if self._thread is None:
+                self._asked, self._asked_at = 1, self._now()
+                self._thread = threading.Thread(target=self._run, name="gateway-keys", daemon=True)
+                self._thread.start()
+
+    def _ask(self) -> None:
+        """Have the thread fetch, unless it was asked within the cool-down, and wait while patience lasts.
+
+        All who wait share one patience: however many tokens that nothing verifies are sent while the
+        provider hangs, they hold our threads for one patience per cool-down.
+        """
+        about_to_wait()
+        with self._changed:
+            elapsed = self._now() - self._asked_at
+            if not 0 <= elapsed < self._policy.cool_down:
+                elapsed = 0
+                self._asked, self._asked_at = self._asked + 1, self._now()
+                self._changed.notify_all()
+            ticket = self._asked
+            self._changed.wait_for(lambda: self._done >= ticket, self._policy.patience - elapsed)
+
+    def _run(self) -> None:
+        delay = 0.0
+        while not self._closed:
+            number = self._asked
+            renewed = self._snapshot.renew(self._load)
+            delay = 0.0 if renewed else min(2 * delay or self._policy.retry, self._policy.max_retry)
+            with self._changed:
+                self._done = number
+                if number == 1 and renewed:
+                    # No token asked for these: keys that rotate right after the start must not wait.
+                    self._asked_at = -math.inf
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._asked > self._done or self._closed, delay or self._policy.refresh)

@@ -17,10 +17,10 @@ from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object
 
 # RFC 7515 section 2: base64url without padding. Anything else, `=` included, MUST be rejected.
-_GRAMMAR = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
+GRAMMAR = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
 # Understood by nobody here, and each changes what is signed or what it means
 # (CVE-2026-32597 crit, CVE-2026-48525 b64, CVE-2024-28180 zip).
-_UNSUPPORTED_HEADERS = ("crit", "b64", "zip")
+UNSUPPORTED_HEADERS = ("crit", "b64", "zip")
 # RFC 8725bis: a logout, event or DPoP token of the same issuer is no access token.
 _OTHER_KINDS = re.compile(r"(?!(application/)?at\+jwt$).*\+jwt", re.IGNORECASE)
 
@@ -109,15 +109,15 @@ class Verifier:
 
     def _checked(self, text: str) -> Token:
         # The size first: a megabyte of dots must not even be matched (CVE-2025-30204).
-        if len(text) > self._max_bytes or not (parts := _GRAMMAR.fullmatch(text)):
+        if len(text) > self._max_bytes or not (parts := GRAMMAR.fullmatch(text)):
             raise Problem("malformed-token")
-        header, claims = _json_object(parts[1]), _json_object(parts[2])
+        header, claims = decode_object(parts[1]), decode_object(parts[2])
         algorithm, kid = self._checked_header(header)
         issuer = self._issuer_of(claims)
         if algorithm not in issuer.algorithms:
             raise Problem("algorithm-not-allowed")
         signing_input = text[: parts.end(2)].encode()
-        key_set = _verified(issuer, kid, algorithm, signing_input, _decoded(parts[3]))
+        key_set = check_signature(issuer, kid, algorithm, signing_input, decode_part(parts[3]))
         _check_claims(claims, issuer)
         fingerprint = hashlib.sha256(signing_input).hexdigest()
         valid_from = max(claims.get("nbf", 0), claims.get("iat", 0))
@@ -127,7 +127,7 @@ class Verifier:
         algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
         if not isinstance(algorithm, str) or algorithm not in self._algorithms:
             raise Problem("algorithm-not-allowed")
-        if any(name in header for name in _UNSUPPORTED_HEADERS):
+        if any(name in header for name in UNSUPPORTED_HEADERS):
             raise Problem("malformed-token", "The token's header asks for an unsupported extension.")
         if not isinstance(kid, str | None) or not isinstance(typ, str) or _OTHER_KINDS.fullmatch(typ):
             raise Problem("malformed-token", "The token's header names a kind of token or key that is not accepted.")
@@ -142,7 +142,7 @@ class Verifier:
         return issuer
 
 
-def _verified(issuer: Issuer, kid: str | None, algorithm: str, signing_input: bytes, signature: bytes) -> KeySet:
+def check_signature(issuer: Issuer, kid: str | None, algorithm: str, signing_input: bytes, signature: bytes) -> KeySet:
     """Return the key set under which the signature verifies: where none does, a newer one is asked for."""
     key_set = issuer.keys.current()
     keys = key_set.candidates(kid, algorithm)
@@ -160,13 +160,14 @@ def _check_claims(claims: Claims, issuer: Issuer) -> None:
         raise Problem("missing-claim", "The token lacks the claim exp.")
     for name in ("exp", "nbf", "iat"):
         # PyJWT takes "9999999999" and True for a time; an upstream may read them otherwise.
-        if name in claims and not _is_time(claims[name]):
+        if name in claims and not is_time(claims[name]):
             raise Problem("invalid-claim", f"The token's claim {name} is not a number.")
     if issuer.audience:
-        _check_audience(claims.get("aud"), issuer.audience)
+        check_audience(claims.get("aud"), issuer.audience)
 
 
-def _is_time(value: object) -> bool:
+def is_time(value: object) -> bool:
+    """Return whether a claim's value is a time: a finite number (RFC 7519 section 2)."""
     return type(value) is int or (isinstance(value, float) and math.isfinite(value))
 
 
@@ -175,7 +176,8 @@ def _seconds(value: float) -> float:
     return float(min(max(value, 0), 2**53))
 
 
-def _check_audience(audience: object, accepted: frozenset[str]) -> None:
+def check_audience(audience: object, accepted: frozenset[str]) -> None:
+    """Raise `Problem` unless one of the audience's names is accepted (RFC 7519 section 4.1.3)."""
     if audience is None:
         raise Problem("missing-claim", "The token lacks the claim aud.")
     named = audience if isinstance(audience, list) else [audience]
@@ -183,15 +185,17 @@ def _check_audience(audience: object, accepted: frozenset[str]) -> None:
         raise Problem("wrong-audience")
 
 
-def _decoded(part: str) -> bytes:
+def decode_part(part: str) -> bytes:
+    """Return the bytes of one part of a token. Raises `Problem` malformed-token."""
     try:
         return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
     except ValueError as error:
         raise Problem("malformed-token") from error
 
 
-def _json_object(part: str) -> Claims:
+def decode_object(part: str) -> Claims:
+    """Return the JSON object in one part of a token. Raises `Problem` malformed-token."""
     try:
-        return json_object(_decoded(part))
+        return json_object(decode_part(part))
     except ValueError as error:
         raise Problem("malformed-token") from error

@@ -1,0 +1,79 @@
+"""Signed messages that are no access tokens: logout tokens, security events, an identity provider's credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.auth.issuers import Issuer, Issuers
+from gateway.auth.tokens import (
+    GRAMMAR,
+    UNSUPPORTED_HEADERS,
+    Claims,
+    check_audience,
+    check_signature,
+    decode_object,
+    decode_part,
+    is_time,
+)
+from gateway.http.problems import Problem
+
+LONGEST_MESSAGE = 64 * 1024  # characters
+
+
+@dataclass(frozen=True, slots=True, repr=False)  # a trace must not show a message
+class Message:
+    """A message whose signature is its issuer's, and whose kind is the one that was asked for."""
+
+    claims: Claims
+    issuer: Issuer
+
+    def text(self, name: str) -> str:
+        """Return a claim that must be text. Raises `Problem` missing-claim or invalid-claim."""
+        value = self._required(name)
+        if not isinstance(value, str) or not value:
+            raise Problem("invalid-claim", f"The claim {name} must be text that is not empty.")
+        return value
+
+    def time(self, name: str) -> float:
+        """Return a claim that must be a time, in epoch seconds. Raises `Problem` missing-claim or invalid-claim."""
+        value = self._required(name)
+        if not is_time(value):
+            raise Problem("invalid-claim", f"The claim {name} must be a number.")
+        return float(min(max(value, 0), 2**53))
+
+    def check(self, audience: Collection[str], now: float) -> None:
+        """Check `aud`, and that neither `iat` nor `nbf` lies after `now`. Raises `Problem` saying which is wrong."""
+        check_audience(self.claims.get("aud"), frozenset(audience))
+        if max(self.time("iat"), self.time("nbf") if "nbf" in self.claims else 0) > now:
+            raise Problem("token-not-yet-valid")
+
+    def _required(self, name: str) -> Any:
+        if self.claims.get(name) is None:
+            raise Problem("missing-claim", f"The claim {name} is missing.")
+        return self.claims[name]
+
+
+def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message:
+    """Return the message, if an issuer signed it and its `typ` is one of `types`, in lower case ("": none at all).
+
+    It is signed as access tokens are, with the same keys and algorithms (RFC 8725 sections 3.1 and 3.11); what it
+    says is for the caller to check. Raises `Problem` saying why it is refused.
+    """
+    if len(text) > LONGEST_MESSAGE or not (parts := GRAMMAR.fullmatch(text)):
+        raise Problem("malformed-token")
+    header, claims = decode_object(parts[1]), decode_object(parts[2])
+    algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ", "")
+    if any(name in header for name in UNSUPPORTED_HEADERS) or not isinstance(kid, str | None):
+        raise Problem("malformed-token", "The header asks for what is not supported.")
+    # RFC 7515 section 4.1.9: the prefix may be left out.
+    if not isinstance(typ, str) or typ.lower().removeprefix("application/") not in types:
+        raise Problem("malformed-token", "The header names another kind of message.")
+    issuer = issuers.of(claims)
+    if issuer is None:
+        raise Problem("wrong-issuer")
+    if not isinstance(algorithm, str) or algorithm not in issuer.algorithms:
+        raise Problem("algorithm-not-allowed")
+    check_signature(issuer, kid, algorithm, text[: parts.end(2)].encode(), decode_part(parts[3]))
+    return Message(claims, issuer)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from gateway.blacklist.rules import is_claim_value
-from gateway.blacklist.stores.base import ClaimValue
+from gateway.blacklist.keys import value_text
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object, unique_members
 from gateway.http.wsgi import Environ
@@ -22,7 +21,7 @@ class Target(NamedTuple):
     """What to act on: a token's text, a claim with its cut-off, or (both None) the caller's own token."""
 
     token: str | None
-    claim: tuple[str, ClaimValue] | None
+    claim: tuple[str, str] | None
     issued_before: int | None
     reason: str
 
@@ -81,13 +80,14 @@ def read_target(members: Members, claims: tuple[str, ...]) -> Target:
         raise _invalid(f"reason must be a string of up to {LONGEST_REASON} characters.")
     claim = None
     if named and token is None:
-        if not is_claim_value(members[named[0]]):
+        text = value_text(members[named[0]])
+        if text is None:
             raise _invalid("A claim must be a string that is not empty, or a number.")
-        claim = (named[0], members[named[0]])
+        claim = (named[0], text)
     return Target(token, claim, _cut_off(members, claim), reason)
 
 
-def _cut_off(members: Members, claim: tuple[str, ClaimValue] | None) -> int | None:
+def _cut_off(members: Members, claim: tuple[str, str] | None) -> int | None:
     if "issued_before" not in members:
         return None
     value = members["issued_before"]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 from gateway.auth.tokens import Token
-from gateway.blacklist.stores.base import LATEST, Added, ClaimValue, Entry, Store
+from gateway.blacklist.keys import claim_key, legacy_claim_keys, token_key, value_text
+from gateway.blacklist.stores.base import LATEST, Added, Entry, Store
 
 audit = logging.getLogger("gateway.audit")
 
@@ -60,23 +59,30 @@ class Blacklist:
         # The entry outlives the token by the leeway in which the token would still pass.
         ends = min(math.ceil(min(token.expires_at, LATEST)) + math.ceil(self._leeway), LATEST)
         added = self._add(
-            Entry(_token_key(token), token.issuer.name, int(self._now()), ends, by=actor.by, reason=actor.reason)
+            Entry(
+                token_key(token.fingerprint),
+                token.issuer.name,
+                int(self._now()),
+                ends,
+                by=actor.by,
+                reason=actor.reason,
+            )
         )
         self._record("add", added.changed, actor, fingerprint=token.fingerprint)
         return added.changed
 
     def remove_token(self, token: Token, actor: Actor) -> bool:
         """Lift the token's own entry; tell whether there was one."""
-        changed = self.store.remove(_token_key(token))
+        changed = self.store.remove(token_key(token.fingerprint))
         self._record("remove", changed, actor, fingerprint=token.fingerprint)
         return changed
 
-    def find_claim(self, issuer: str, name: str, value: ClaimValue) -> Entry | None:
+    def find_claim(self, issuer: str, name: str, value: str) -> Entry | None:
         """Return the live entry for the claim, if there is one."""
-        return next(iter(self.store.find([_claim_key(issuer, name, value)])), None)
+        return next(iter(self.store.find([claim_key(issuer, name, value)])), None)
 
     def add_claim(
-        self, issuer: str, name: str, value: ClaimValue, issued_before: int | None, actor: Actor
+        self, issuer: str, name: str, value: str, issued_before: int | None, actor: Actor
     ) -> tuple[Entry, bool]:
         """Blacklist all tokens with the claim issued before the cut-off (epoch seconds, default the next second).
 
@@ -93,7 +99,7 @@ class Blacklist:
         )
         added = self._add(
             Entry(
-                _claim_key(issuer, name, value),
+                claim_key(issuer, name, value),
                 issuer,
                 int(self._now()),
                 ends,
@@ -108,9 +114,9 @@ class Blacklist:
         )
         return added.entry, added.changed
 
-    def remove_claim(self, issuer: str, name: str, value: ClaimValue, actor: Actor) -> bool:
+    def remove_claim(self, issuer: str, name: str, value: str, actor: Actor) -> bool:
         """Lift the claim's entry; tell whether there was one."""
-        changed = self.store.remove(_claim_key(issuer, name, value))
+        changed = self.store.remove(claim_key(issuer, name, value))
         self._record("remove", changed, actor, issuer=issuer, claim={name: value})
         return changed
 
@@ -126,11 +132,14 @@ class Blacklist:
         return added[0]
 
     def _lookup_keys(self, token: Token) -> tuple[str, ...]:
-        values = ((name, token.claims.get(name)) for name in self.claims)
-        return (
-            _token_key(token),
-            *(_claim_key(token.issuer.name, name, value) for name, value in values if is_claim_value(value)),
-        )
+        keys = [token_key(token.fingerprint)]
+        for name in self.claims:
+            text = value_text(token.claims.get(name))
+            if text is not None:
+                keys.append(claim_key(token.issuer.name, name, text))
+                if self.store.older_gateways:
+                    keys += legacy_claim_keys(token.issuer.name, name, text)
+        return tuple(keys)
 
     def _record(self, action: str, changed: bool, actor: Actor, **entry: object) -> None:
         record = {
@@ -144,26 +153,8 @@ class Blacklist:
         audit.info("blacklist %s", action, extra={"record": record})
 
 
-def is_claim_value(value: object) -> TypeGuard[ClaimValue]:
-    """Tell whether a claim of this value can be blacklisted: a string that is not empty, or a number."""
-    return (
-        (isinstance(value, str) and value != "")
-        or type(value) is int
-        or (isinstance(value, float) and math.isfinite(value))
-    )
-
-
 def _strikes(entry: Entry, token: Token) -> bool:
     if entry.issued_before is None:
         return True
     issued_at = token.claims.get("iat")
     return issued_at is None or issued_at < entry.issued_before
-
-
-def _token_key(token: Token) -> str:
-    return "token:" + token.fingerprint
-
-
-def _claim_key(issuer: str, name: str, value: ClaimValue) -> str:
-    """Return the key of a claim: a hash, so that length, odd Unicode and NUL do no harm; 7001 and "7001" differ."""
-    return "claim:" + hashlib.sha256(json.dumps([issuer, name, value]).encode()).hexdigest()

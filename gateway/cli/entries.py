@@ -12,14 +12,15 @@ import click
 
 from gateway.app import build_blacklist, build_issuers
 from gateway.auth.tokens import Token, Verifier
+from gateway.blacklist.keys import value_text
 from gateway.blacklist.resource import described, timestamp
-from gateway.blacklist.rules import Actor, Blacklist, is_claim_value
+from gateway.blacklist.rules import Actor, Blacklist
 from gateway.cli.options import with_settings
 from gateway.cli.tokens import read_claim
 from gateway.config.settings import Settings
 from gateway.ops.logs import configure_logging
 
-Target = Token | tuple[str, Any]
+Target = Token | tuple[str, str]
 
 _KEYS = (
     "store",
@@ -131,9 +132,10 @@ def _opened(
     names = [issuer.name for issuer in issuers]
     if of_issuer not in (*names, None) or (of_issuer is None and len(names) > 1):
         raise click.UsageError(f"--of-issuer must be one of: {', '.join(names)}")
-    if named[0][0] not in settings.blacklist_claims or not is_claim_value(named[0][1]):
+    text = value_text(named[0][1])
+    if named[0][0] not in settings.blacklist_claims or text is None:
         raise click.UsageError(f"a claim is one of {', '.join(settings.blacklist_claims)}, a string or a number")
-    return build_blacklist(settings), of_issuer or names[0], named[0]
+    return build_blacklist(settings), of_issuer or names[0], (named[0][0], text)
 
 
 def _audit_here(settings: Settings) -> None:

@@ -6,16 +6,35 @@ import json
 import math
 from typing import Any, NoReturn
 
+LONGEST_NUMBER = 4300  # digits; Python reads no longer integer, either
+
+
+class Number(float):
+    """A JSON number with a fraction or an exponent; `text` is its spelling, which has all its digits."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> Number:
+        """Return the number. Raises ValueError where it cannot be written as JSON again, or is too long."""
+        number = super().__new__(cls, text)
+        if math.isinf(number) or len(text) > LONGEST_NUMBER:
+            raise ValueError("a number is too large")
+        number.text = text
+        return number
+
 
 def json_object(data: bytes) -> dict[str, Any]:
     """Return the JSON object in `data`: strict UTF-8, no duplicate members, no NaN or Infinity, 1e400 included.
+
+    A float is a `Number`, which keeps its digits.
 
     Two readers of a duplicate member may take different ones; Python's own takes the last.
     Raises ValueError for anything else, also for nesting too deep to read.
     """
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=unique_members, parse_constant=_refuse, parse_float=_finite
+            data.decode("utf-8"), object_pairs_hook=unique_members, parse_constant=_refuse, parse_float=Number
         )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
@@ -30,13 +49,6 @@ def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         raise ValueError("duplicate member")
     return members
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError("a number is too large to be written as JSON again")
-    return value
 
 
 def _refuse(constant: str) -> NoReturn:

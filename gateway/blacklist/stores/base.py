@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-ClaimValue = str | int | float
+from gateway.blacklist.keys import value_text
 
 # 9999-12-31T23:59:59Z, the last second a date can say. An absurd expiry (2**63, 1e308) is
 # clamped to it, so that blacklisting such a token works and lasts.
@@ -18,16 +18,17 @@ LATEST = 253_402_300_799
 class Entry:
     """One thing that has been taken back: a token, or all tokens with a claim issued before a cut-off.
 
-    `key` is what the store looks up: `token:` or `claim:` and 64 hexadecimal digits. Times are
-    whole epoch seconds. `issued_before` is the cut-off of a claim entry; `expires_at` is None
-    for an entry that lives until it is lifted. An entry is live while now < expires_at.
+    `key` is what the store looks up: `token:` or `claim:` and 64 hexadecimal digits, see gateway.blacklist.keys.
+    `claim` is a name and the value's text. Times are whole epoch seconds. `issued_before` is the cut-off of a claim
+    entry, None for every token, whenever issued; `expires_at` is None for an entry that lives until it is lifted. An
+    entry is live while now < expires_at.
     """
 
     key: str
     issuer: str
     created_at: int
     expires_at: int | None
-    claim: tuple[str, ClaimValue] | None = None
+    claim: tuple[str, str] | None = None
     issued_before: int | None = None
     by: str = ""
     reason: str = ""
@@ -38,20 +39,24 @@ class Entry:
 
     def covers(self, other: Entry) -> bool:
         """Return whether adding `other`, an entry with the same key, would change nothing."""
-        return (self.issued_before or 0) >= (other.issued_before or 0) and (
-            self.expires_at is None or (other.expires_at is not None and self.expires_at >= other.expires_at)
-        )
+        return (
+            self.issued_before is None
+            or (other.issued_before is not None and self.issued_before >= other.issued_before)
+        ) and (self.expires_at is None or (other.expires_at is not None and self.expires_at >= other.expires_at))
 
     def merged(self, newer: Entry) -> Entry:
-        """Return `newer` with the later cut-off and the later expiry of the two: neither is ever lowered."""
-        if self.covers(newer):
+        """Return `newer` with the later cut-off and the later end of the two, none being the latest.
+
+        Where it gives no reason, the first one's stays. An entry of another issuer changes nothing: whose token it is,
+        is for the caller to settle.
+        """
+        if self.issuer != newer.issuer or self.covers(newer):
             return self
-        cut_offs = [e.issued_before for e in (self, newer) if e.issued_before is not None]
-        ends = (self.expires_at, newer.expires_at)
         return dataclasses.replace(
             newer,
-            issued_before=max(cut_offs, default=None),
-            expires_at=None if None in ends else max(e for e in ends if e is not None),
+            issued_before=_later(self.issued_before, newer.issued_before),
+            expires_at=_later(self.expires_at, newer.expires_at),
+            reason=newer.reason or self.reason,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -66,7 +71,7 @@ class Entry:
         claim = members.get("claim")
         if claim is not None:
             ((name, value),) = claim.items()
-            claim = (name, value)
+            claim = (name, _text(value))
         times = (members.get("expires_at"), members.get("issued_before"))
         if not isinstance(members["created_at"], int) or not all(isinstance(time, int | None) for time in times):
             raise TypeError("a time is not in whole seconds")
@@ -80,6 +85,18 @@ class Entry:
             by=members.get("by", ""),
             reason=members.get("reason", ""),
         )
+
+
+def _later(first: int | None, second: int | None) -> int | None:
+    return None if first is None or second is None else max(first, second)
+
+
+def _text(value: object) -> str:
+    # Older gateways kept numbers as numbers.
+    text = value_text(value)
+    if text is None:
+        raise ValueError("a claim's value is none")
+    return text
 
 
 class StoreRefused(ValueError):
@@ -127,7 +144,12 @@ class Store(Protocol):
 
     One store serves all threads of a process and survives fork. A change that was answered is
     synced and seen by every other thread, process and node at their next question.
+
+    `older_gateways` tells whether gateways of older versions may use the same store: then claims are looked for, and
+    kept, under their legacy keys as well (gateway.blacklist.keys).
     """
+
+    older_gateways: bool
 
     def find(self, keys: Sequence[str]) -> Sequence[Entry]:
         """Return the live entries among `keys`, in one question."""

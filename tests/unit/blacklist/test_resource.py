@@ -334,8 +334,8 @@ def test_the_claims_that_can_be_named_are_set(make_api: Any) -> None:
     assert_refused(api("POST", "/blacklist", ADMIN, json={"jti": "a"}), "invalid-request")
 
 
-@pytest.mark.parametrize(("value", "other"), [(7001, "7001"), ("7001", 7001), (7001, 7001.5), ("a", "A")])
-def test_a_number_and_its_text_are_different_claims(api: Api, value: Any, other: Any) -> None:
+@pytest.mark.parametrize(("value", "other"), [("7001", "07001"), ("7001", "7001.0"), (7001, 7001.5), ("a", "A")])
+def test_other_text_is_another_claim(api: Api, value: Any, other: Any) -> None:
     done(api("POST", "/blacklist", ADMIN, json={"sub": value}))
     assert (passes(api, mint(sub=value)), passes(api, mint(sub=other))) == (False, True)
     assert outcome(api("DELETE", "/blacklist", ADMIN, json={"sub": other})) == (False, False)
@@ -345,10 +345,10 @@ def test_a_number_and_its_text_are_different_claims(api: Api, value: Any, other:
 @pytest.mark.parametrize("value", ["\ud800", "\0", "a\0b", "x" * 60_000, "Zoë", "\U0001f600", 10**400, -1, 1.5])
 def test_odd_claims_are_taken_back_exactly(api: Api, value: Any) -> None:
     answer = done(api("POST", "/blacklist", ADMIN, json={"sub": value}))
-    assert (answer["claim"], answer["changed"]) == ({"sub": value}, True)
+    assert (answer["claim"], answer["changed"]) == ({"sub": str(value)}, True)
     if len(str(value)) < 5000:
         assert not passes(api, mint(sub=value))
-    assert done(api("GET", "/blacklist/entries", ADMIN))["entries"][0]["claim"] == {"sub": value}
+    assert done(api("GET", "/blacklist/entries", ADMIN))["entries"][0]["claim"] == {"sub": str(value)}
     assert outcome(api("DELETE", "/blacklist", ADMIN, json={"sub": value})) == (False, True)
 
 
@@ -582,9 +582,9 @@ def test_get_tells_a_claims_state_to_an_admin(api: Api) -> None:
     assert_refused(api("GET", "/blacklist?sub=1001", HOLDER), "insufficient-scope")
 
 
-def test_a_claim_in_the_query_is_text(api: Api) -> None:
+def test_a_claim_in_the_query_is_the_number_or_the_text(api: Api) -> None:
     done(api("POST", "/blacklist", ADMIN, json={"sub": 7001}))
-    assert outcome(api("GET", "/blacklist?sub=7001", ADMIN)) == (False, False)
+    assert outcome(api("GET", "/blacklist?sub=7001", ADMIN)) == (True, False)
     assert outcome(api("GET", "/blacklist", ADMIN, json={"sub": 7001})) == (True, False)
 
 

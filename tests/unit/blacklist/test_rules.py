@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.auth.keys import build_keys
 from gateway.auth.tokens import Issuer, Token, Verifier
-from gateway.blacklist.rules import Actor, Blacklist, is_claim_value
+from gateway.blacklist.rules import Actor, Blacklist
 from gateway.blacklist.stores import Entry, open_store
 from gateway.http.problems import StoreUnavailable
 
@@ -133,43 +133,24 @@ def test_a_claim_belongs_to_its_issuer(blacklist: Blacklist) -> None:
     assert blacklist.find_claim(OTHER_ISSUER, "sub", "1001") is None
 
 
-LOOKALIKES: list[Any] = [
-    "7001",
-    7001,
-    7001.0,
-    "7001.0",
-    "7001 ",
-    '"7001"',
-    "07001",
-    1,
-    "1",
-    "true",
-    0.1,
-    "0.1",
-    "á",
-    "a\u0301",
-]
+LOOKALIKES = ["7001", "7001.0", "7001 ", '"7001"', "07001", "1", "true", "0.1", "á", "a\u0301", "7.001e3", "+7001"]
 
 
 @pytest.mark.parametrize("value", LOOKALIKES)
-def test_a_claim_matches_its_own_type_and_spelling_alone(blacklist: Blacklist, value: Any) -> None:
+def test_text_is_compared_as_it_is(blacklist: Blacklist, value: str) -> None:
     blacklist.add_claim(ISSUER, "sub", value, None, SOMEBODY)
-    struck = [other for other in LOOKALIKES if blacklist.has(token(sub=other))]
-    assert [(type(other), other) for other in struck] == [(type(value), value)]
+    assert [other for other in LOOKALIKES if blacklist.has(token(sub=other))] == [value]
 
 
-@pytest.mark.parametrize("value", ["", None, True, False, [], ["a"], {}, {"a": 1}])
+@pytest.mark.parametrize("value", ["", None, True, False, [], {}, {"a": 1}])
 def test_what_is_no_claim_value_is_never_looked_up(blacklist: Blacklist, value: Any) -> None:
     """An empty jti is no jti; True is not 1."""
-    assert not is_claim_value(value)
-    blacklist.add_claim(ISSUER, "jti", 1, None, SOMEBODY)
+    blacklist.add_claim(ISSUER, "jti", "1", None, SOMEBODY)
     assert not blacklist.has(token(jti=value))
 
 
-@pytest.mark.parametrize(
-    "value", ["\ud800", "\0", "a\0b", "x" * 1_000_000, "é", "\U0010ffff", 10**400, -(2**70), 1e308]
-)
-def test_odd_values_neither_escape_nor_break_anything(blacklist: Blacklist, value: Any) -> None:
+@pytest.mark.parametrize("value", ["\ud800", "\0", "a\0b", "x" * 1_000_000, "é", "\U0010ffff", "1" + "0" * 400])
+def test_odd_values_neither_escape_nor_break_anything(blacklist: Blacklist, value: str) -> None:
     _, changed = blacklist.add_claim(ISSUER, "sub", value, None, SOMEBODY)
     found = blacklist.find_claim(ISSUER, "sub", value)
     assert changed
@@ -372,7 +353,7 @@ TOKENS = [
     for iat in ISSUED
     for exp in (int(NOW) + 5, EXPIRES)
 ]
-CLAIMS: Any = st.sampled_from([("sub", "1"), ("sub", 1), ("jti", "a"), ("sid", "x")])
+CLAIMS: Any = st.sampled_from([("sub", "1"), ("sub", "2"), ("jti", "a"), ("sid", "x")])
 CHANGES = st.one_of(
     st.tuples(st.sampled_from(["add_token", "remove_token"]), st.sampled_from(TOKENS)),
     st.tuples(st.just("add_claim"), CLAIMS, st.none() | st.integers(int(NOW) - 12, int(NOW) + 1)),
@@ -390,7 +371,7 @@ class Model:
         self.cut_offs: dict[Any, int] = {}
 
     def has(self, asked: Token) -> bool:
-        cut_offs = [self.cut_offs.get((name, str(type(value)), value), -1) for name, value in asked.claims.items()]
+        cut_offs = [self.cut_offs.get((name, str(value)), -1) for name, value in asked.claims.items()]
         own = asked in self.own and self.clock() < asked.expires_at
         return own or max(cut_offs) > asked.claims.get("iat", -1)
 
@@ -405,14 +386,13 @@ class Model:
         return changed
 
     def add_claim(self, claim: Any, issued_before: int | None) -> bool:
-        key = (claim[0], str(type(claim[1])), claim[1])
         cut_off = int(self.clock()) + 1 if issued_before is None else issued_before
-        changed = cut_off > self.cut_offs.get(key, -1)
-        self.cut_offs[key] = max(cut_off, self.cut_offs.get(key, -1))
+        changed = cut_off > self.cut_offs.get(claim, -1)
+        self.cut_offs[claim] = max(cut_off, self.cut_offs.get(claim, -1))
         return changed
 
     def remove_claim(self, claim: Any) -> bool:
-        return self.cut_offs.pop((claim[0], str(type(claim[1])), claim[1]), None) is not None
+        return self.cut_offs.pop(claim, None) is not None
 
 
 @given(st.lists(CHANGES, max_size=15))

@@ -86,6 +86,8 @@ class RedisStore:
     entries is refused (`StoreRefused`) unless `accept_lossy`. `now` returns epoch seconds.
     """
 
+    older_gateways = True
+
     def __init__(
         self,
         url: str,

@@ -53,6 +53,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
     """
 
     conn: Connections
+    older_gateways = False  # they refuse a file that a newer one has opened
 
     def __init__(self, path: str, now: Callable[[], float] = time.time, *, create: bool = True) -> None:
         self._now = now

@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 import click
 
 from gateway.app import build_app, build_blacklist, build_issuers
-from gateway.cli.options import Fault, with_settings
+from gateway.cli.options import Fault, faults, with_settings
 from gateway.cli.tokens import minted
 from gateway.config.announce import announce, in_force, warnings
 from gateway.config.settings import Settings
 from gateway.ops.exposition import Figure, served
 from gateway.ops.logs import configure_logging
+from gateway.server import listening
 from gateway.server import serve as serve_app
 
 STORY = """
@@ -46,23 +47,24 @@ Ctrl-C ends both.
 @with_settings()
 def serve(settings: Settings) -> None:
     """Run the gateway on the bundled server."""
-    _must_have_ports(settings)
-    _serve(settings)
+    with _listening(settings) as sock:
+        _serve(settings, sock)
 
 
 @click.command()
 @with_settings()
 def demo(settings: Settings) -> None:
     """Run the sample upstream and the gateway together, and print the whole story as curl lines."""
-    _must_have_ports(settings)
-    with _sample_upstream(settings.upstream):
+    if "host" not in settings.model_fields_set:  # its secret is public
+        settings = settings.model_copy(update={"host": "127.0.0.1"})
+    with _listening(settings) as sock, _sample_upstream(settings.upstream):
         host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
         token = minted(settings, {"sub": "1001"}, lifetime=3600)
         admin = minted(settings, {"sub": "admin", "scope": settings.admin_scope}, lifetime=3600)
         url = f"http://{host}:{settings.port}"
         click.echo(STORY.format(url=url, upstream=settings.upstream, token=token, admin=admin))
         # The console's chart needs the metrics, on whatever port.
-        _serve(settings, console=True, log_format="text", metrics_port=settings.metrics_port or 0)
+        _serve(settings, sock, console=True, log_format="text", metrics_port=settings.metrics_port or 0)
 
 
 @click.command("check-config")
@@ -77,7 +79,7 @@ def check_config(settings: Settings) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _serve(settings: Settings, **forced: Any) -> None:
+def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
     """Serve until a signal ends it. What cannot work is said before the first worker starts."""
     settings = settings.model_copy(update=forced)
     configure_logging(settings.log_format, settings.log_level)
@@ -89,34 +91,47 @@ def _serve(settings: Settings, **forced: Any) -> None:
     def load() -> Any:
         # All but the flags is read anew in each worker, so that SIGHUP brings new secrets and keys. The store
         # is the one opened here: a worker that starts later must not take an emptied or other one for it.
-        return build_app(Settings(**flags | forced), store)
+        try:
+            return build_app(Settings(**flags | forced), store)
+        except ValueError as error:
+            raise ValueError("; ".join(faults(error))) from error
 
-    with served(settings.host, settings.metrics_port, [Figure("gateway_entries", "Live entries", store.count)]):
+    with served(settings.metrics_host, settings.metrics_port, [Figure("gateway_entries", "Live entries", store.count)]):
         serve_app(
             load,
-            host=settings.host,
-            port=settings.port,
+            sock=sock,
             workers=settings.workers,
             threads=settings.threads,
             queue_timeout=settings.queue_timeout,
             drain_timeout=settings.drain_timeout,
+            keep_alive=settings.keep_alive,
         )
 
 
-def _must_have_ports(settings: Settings) -> None:
-    for port in (settings.port, settings.metrics_port or 0):
-        _must_be_free(settings.host, port)
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    """Listen while the block runs. Raises `Fault` where that, or listening for scrapes, is not possible."""
+    with contextlib.ExitStack() as stack:
+        if settings.metrics_port:
+            _must_be_free(settings.metrics_host, settings.metrics_port)
+        try:
+            sock = stack.enter_context(listening(settings.host, settings.port))
+        except OSError as error:
+            raise _cannot_listen(settings.host, settings.port, error) from error
+        yield sock
 
 
 def _must_be_free(host: str, port: int) -> None:
-    """Raise `Fault` where nothing can listen, at once: gunicorn would try for five seconds, and then end with 1."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(family) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
+        with listening(host, port):
+            pass
     except OSError as error:
-        raise Fault(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        raise _cannot_listen(host, port, error) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> Fault:
+    place = host if host.startswith("unix:") else f"{host}:{port}"
+    return Fault(f"cannot listen on {place}: {error.strerror or error}")
 
 
 @contextlib.contextmanager

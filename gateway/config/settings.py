@@ -39,6 +39,13 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 OF_ONE_ISSUER = ("issuer", "secret", "algorithms", "public_key", "jwks_url", "audience")
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Settings(BaseSettings):
     """What can be set; each field's description is its line of help.
 
@@ -56,14 +63,17 @@ class Settings(BaseSettings):
     upstream: HttpUrl = Field(
         "http://127.0.0.1:35001", description="base URL of the service behind; its path is a prefix"
     )
-    host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - it is a gateway
-    port: int = Field(35000, ge=0, le=65535, description="port to listen on")
-    workers: int = Field(
-        default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256, description="worker processes"
+    host: str = Field(
+        "0.0.0.0",  # noqa: S104 - it is a gateway
+        min_length=1,
+        description="address to listen on; :: for IPv6 and IPv4; unix:/path for a Unix socket",
     )
+    port: int = Field(35000, ge=0, le=65535, description="port to listen on")
+    workers: int = Field(default_factory=cores, ge=1, le=256, description="worker processes")
     threads: int = Field(8, ge=1, le=256, description="threads of each worker")
     queue_timeout: Seconds = Field(5, description="seconds a request may wait for a thread before it is refused")
     drain_timeout: Seconds = Field(30, description="seconds in which requests in flight may finish at shutdown")
+    keep_alive: Seconds = Field(75, description="seconds a client's connection may be idle between requests")
 
     issuer: str = Field("https://www.discogs.com/", min_length=1, description="the iss a token must have")
     secret: Secrets = Field(
@@ -116,6 +126,7 @@ class Settings(BaseSettings):
 
     console: bool = Field(False, description="serve the console at /-/console")
     metrics_port: int | None = Field(None, ge=0, le=65535, description="port for Prometheus metrics")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="address to serve metrics on")
     log_format: Literal["json", "text"] = Field("json", description="json or text")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Callable
 
 from gateway.server.response import Application
+from gateway.server.sockets import listening
 
-__all__ = ["serve"]
+__all__ = ["listening", "serve"]
 
 
 def serve(
     load: Callable[[], Application],
     *,
-    host: str,
-    port: int,
+    sock: socket.socket,
     workers: int,
     threads: int,
     queue_timeout: float = 5.0,
     drain_timeout: float = 30.0,
+    keep_alive: float = 75.0,
 ) -> None:
-    """Serve the WSGI app that `load` returns until SIGTERM or SIGINT; then raise SystemExit.
+    """Serve the WSGI app that `load` returns to whoever connects to `sock`, until SIGTERM or SIGINT; raise SystemExit.
 
     `load` is called in every worker process, at the start and at SIGHUP. If it raises at the start,
     the exit status is 3; if it raises later, the running workers stay. A request that has waited
-    `queue_timeout` seconds for a thread comes with `gateway.overloaded` true in its environ.
-    `drain_timeout`, in seconds, is what requests in flight have at the end. The app may have an attribute
-    `refuses(environ) -> bool`: it is asked about a request whose body is still to come, and one
-    that it refuses is answered without its body.
+    `queue_timeout` seconds for a thread comes with `Context.overloaded` true.
+    `drain_timeout`, in seconds, is what requests in flight have at the end, `keep_alive` how long a connection may be
+    idle. The app may have an attribute `refuses(environ) -> bool`: it is asked about a request whose body is still to
+    come, and one that it refuses is answered without its body.
     """
-    from gateway.server.processes import Pool  # gunicorn is slow to import, and no other command needs it
+    from gateway.server.master import Master
+    from gateway.server.worker import Options
 
-    Pool(
-        load,
-        host=host,
-        port=port,
-        workers=workers,
-        threads=threads,
-        queue_timeout=queue_timeout,
-        drain_timeout=drain_timeout,
-    ).run()
+    options = Options(threads, queue_timeout, drain_timeout, keep_alive)
+    sys.exit(Master(load, sock, options, workers).run())

@@ -43,7 +43,9 @@ class Connection:
     The context has `pause`: see `http.wsgi.Pause`.
     """
 
-    def __init__(self, sock: socket.socket, address: tuple[Any, ...], application: Application) -> None:
+    def __init__(
+        self, sock: socket.socket, address: Any, application: Application, keep_alive: float = QUIET_TIMEOUT
+    ) -> None:
         sock.setblocking(False)
         self.fd = sock.fileno()
         self.lock = Lock()
@@ -51,6 +53,7 @@ class Connection:
         self.resume_at = math.inf  # when a response that pauses goes on at the latest, in monotonic seconds
         self._socket = sock
         self._application = application
+        self._keep_alive = keep_alive
         self._base = base_environ(sock.getsockname(), address)
         self._environ = self._base  # of the request that is being answered, where there is one
         self._received = b""  # what has come, and belongs to no request yet
@@ -239,7 +242,8 @@ class Connection:
         has_head = self._request is not None and self._request.headers_finished
         if is_draining() and not has_head:
             return quiet > GRACE
-        return quiet > QUIET_TIMEOUT or 0 < self._head_since < now - HEAD_TIMEOUT
+        patience = QUIET_TIMEOUT if self._request is not None or self._unsent else self._keep_alive
+        return quiet > patience or 0 < self._head_since < now - HEAD_TIMEOUT
 
     def reset_at_close(self) -> None:
         """Have the close show as a reset, not as an end."""

@@ -31,13 +31,13 @@ from threading import Lock, Thread
 
 from gateway.http.blocking import on_waiting
 from gateway.http.draining import is_draining
-from gateway.server.connection import NOTHING, Connection
+from gateway.server.connection import NOTHING, QUIET_TIMEOUT, Connection
 from gateway.server.lead import Lead
 from gateway.server.response import Application
+from gateway.server.sockets import BACKLOG
 
 log = logging.getLogger("gateway.server")
 
-BACKLOG = 2048  # connections that the kernel holds until they are accepted
 READ_ONCE = select.EPOLLIN | select.EPOLLONESHOT  # one event, for one thread, until it is armed again
 EVENTS = 32  # taken at once
 BELL_SECONDS = 0.25  # between one bell and the next
@@ -46,16 +46,25 @@ BELL_SECONDS = 0.25  # between one bell and the next
 class Listener:
     """Serves the application to whoever connects, at most `connections` at a time, with so many threads.
 
-    `queue_timeout` is how long, in seconds, a request may wait for a thread before it counts as overload.
+    `queue_timeout` is how long, in seconds, a request may wait for a thread before it counts as overload;
+    `keep_alive` how long a connection may be idle between requests.
     """
 
     def __init__(
-        self, application: Application, sock: socket.socket, *, threads: int, connections: int, queue_timeout: float
+        self,
+        application: Application,
+        sock: socket.socket,
+        *,
+        threads: int,
+        connections: int,
+        queue_timeout: float,
+        keep_alive: float = QUIET_TIMEOUT,
     ) -> None:
         self._application = application
         self._socket = sock
         self._fd = sock.fileno()
         self._limit = connections
+        self._keep_alive = keep_alive
         self._accepting = Lock()
         self._connections: dict[int, Connection] = {}
         self._pausing: dict[int, Connection] = {}  # by the descriptor that their response waits for
@@ -189,7 +198,7 @@ class Listener:
             waited = _seconds_since_data(sock)
             if waited > self._queue_timeout:
                 self._waited = waited
-            connection = Connection(sock, address, self._application)
+            connection = Connection(sock, address, self._application, self._keep_alive)
             self._connections[connection.fd] = connection
             self._epoll.register(connection.fd, READ_ONCE)
         except OSError:
@@ -247,5 +256,7 @@ def _first(due: deque[Connection]) -> Connection | None:
 
 def _seconds_since_data(sock: socket.socket) -> float:
     """Return how long ago the client last sent something, or connected: tcpi_last_data_recv of Linux's tcp_info."""
+    if sock.family == socket.AF_UNIX:
+        return 0.0
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
     return int.from_bytes(info[52:56], sys.byteorder) / 1000

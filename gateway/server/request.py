@@ -243,8 +243,10 @@ def _joined(key: str, known: str, value: str) -> str:
     return known + ("; " if key == "HTTP_COOKIE" else ", ") + value
 
 
-def base_environ(server: tuple[Any, ...], client: tuple[Any, ...]) -> Environ:
+def base_environ(server: Any, client: Any) -> Environ:
     """Return what is alike in the environ of every request of a connection between these addresses."""
+    if not isinstance(server, tuple):  # a Unix socket's are paths, mostly empty
+        server, client = ("localhost", 80), ("unix", "")
     return {
         "SERVER_NAME": server[0],
         "SERVER_PORT": str(server[1]),

@@ -229,9 +229,10 @@ PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
 
 
 def main() -> None:
-    from gateway.server import serve
+    from gateway.server import listening, master, serve
 
     settings_file, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    master.HANG_SECONDS = options.pop("hang_seconds", master.HANG_SECONDS)
     logging.basicConfig(level=logging.INFO)
 
     def load() -> Callable[[Environ, Start], Iterable[bytes]]:
@@ -245,7 +246,8 @@ def main() -> None:
         with_settings.refuses = refuses  # type: ignore[attr-defined]
         return with_settings
 
-    serve(load, **options)
+    with listening(options.pop("host"), options.pop("port")) as sock:
+        serve(load, sock=sock, **options)
 
 
 if __name__ == "__main__":

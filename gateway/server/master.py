@@ -1,0 +1,231 @@
+"""The master process: it keeps as many workers alive as there should be, renews and ends them, and serves nothing.
+
+SIGTERM and SIGINT finish what is in flight, SIGQUIT or a second SIGINT ends at once. SIGHUP brings in new workers,
+which load the application anew; once all of them serve, the old ones finish what they have.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+from gateway.http.problems import Problem
+from gateway.server.response import Application
+from gateway.server.sockets import describe
+from gateway.server.worker import ENDING, HANDLED, Options, Worker, beat
+
+log = logging.getLogger("gateway.server")
+
+LOAD_FAILED = 3  # exit status
+RESPAWN_PAUSE = 1.0  # seconds after a worker that ended before it served
+HANG_SECONDS = 30.0  # of a worker's silence, after which it is killed
+EXIT_MARGIN = 5.0  # seconds that workers have for their exit, after their drain's time is over
+HURRY_SECONDS = 2.0  # … and if nobody wants to wait for them
+
+
+@dataclass(slots=True)
+class _Process:
+    """What the master knows of a worker."""
+
+    pulse: int  # the pipe's end from which its heartbeat is read
+    generation: int
+    must_load: bool  # it is one of the first: if it cannot load the application, there is no use in going on
+    is_ready: bool = False
+    is_ending: bool = False
+    silent: float = 0.0  # seconds
+
+
+class Master:
+    """Keeps `count` workers, which serve what `load` returns to whoever connects to `sock`."""
+
+    def __init__(self, load: Callable[[], Application], sock: socket.socket, options: Options, count: int) -> None:
+        self._load, self._socket, self._options, self._count = load, sock, options, count
+        self._workers: dict[int, _Process] = {}
+        self._generation = 0
+        self._trial = 0  # the process that tries to load new settings
+        self._spawn_after = 0.0
+        self._may_fail = False  # whether the first workers have been started
+        self._has_failed = False
+        self._woken, self._wakes = os.pipe()  # each signal's number is written to it
+        for end in (self._woken, self._wakes):
+            os.set_blocking(end, False)
+
+    def run(self) -> int:
+        """Keep the workers until a signal ends it; return the exit status. Raises SystemExit in the workers."""
+        signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
+        for handled in HANDLED:
+            signal.signal(handled, lambda *_: None)
+        log.info("listening at %s", describe(self._socket))
+        while not self._has_failed:
+            self._keep_workers()
+            for number in self._wait(1.0):
+                if number in ENDING:
+                    self._stop(number)
+                    return 0
+                if number == signal.SIGHUP:
+                    self._try_to_load()
+            self._reap()
+        self._stop(signal.SIGQUIT)
+        return LOAD_FAILED
+
+    def _keep_workers(self) -> None:
+        """Start workers where some are missing, and end those of before a renewal once the new ones serve."""
+        newest = [worker for worker in self._workers.values() if worker.generation == self._generation]
+        if time.monotonic() >= self._spawn_after:
+            for _ in range(self._count - len(newest)):
+                self._spawn()
+            self._may_fail = True
+        if sum(worker.is_ready for worker in newest) >= self._count:
+            self._signal(signal.SIGTERM, lambda worker: worker.generation < self._generation)
+
+    def _wait(self, seconds: float) -> Iterable[int]:
+        """Take heartbeats until something happens, at most so long; return the signals that came."""
+        began = time.monotonic()
+        poller = select.poll()
+        poller.register(self._woken, select.POLLIN)
+        hearts = {worker.pulse: worker for worker in self._workers.values() if worker.pulse >= 0}
+        for pulse in hearts:
+            poller.register(pulse, select.POLLIN)
+        ready = [descriptor for descriptor, _ in poller.poll(seconds * 1000)]
+        # Not more than so long at once: if this process was stopped, the workers were, too.
+        self._kill_the_silent(min(time.monotonic() - began, 2 * seconds))
+        for pulse in hearts.keys() & ready:
+            _hear(hearts[pulse])
+        return os.read(self._woken, 4096) if self._woken in ready else b""
+
+    def _kill_the_silent(self, seconds: float) -> None:
+        for pid, worker in self._workers.items():
+            worker.silent += seconds
+            if worker.silent > HANG_SECONDS:
+                log.error("worker %d has not moved for %d s: it is killed", pid, HANG_SECONDS)
+                os.kill(pid, signal.SIGKILL)
+                worker.silent = 0.0
+
+    def _spawn(self) -> None:
+        pulse, beats = os.pipe()
+        for end in (pulse, beats):
+            os.set_blocking(end, False)
+        pid = self._fork()
+        if pid:
+            os.close(beats)
+            self._workers[pid] = _Process(pulse, self._generation, must_load=not self._may_fail)
+            return
+        os.close(pulse)
+        self._work(beats, os.getppid())
+
+    def _work(self, pulse: int, parent: int) -> NoReturn:
+        """Be a worker."""
+        try:
+            application = self._load()
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            _report("the app does not load", error)
+            sys.exit(LOAD_FAILED)
+        beat(pulse)
+        Worker(application, self._socket, self._options, pulse, parent).run()
+        sys.exit(0)
+
+    def _try_to_load(self) -> None:
+        """Try in a process of its own whether the application loads; `_reap` hears of it."""
+        if self._trial:
+            os.kill(self._trial, signal.SIGKILL)  # it may have read what is old by now
+        self._trial = self._fork()
+        if self._trial:
+            return
+        status = 0
+        try:
+            self._load()
+        except BaseException as error:  # noqa: BLE001
+            _report("the app does not load, and the running workers stay", error)
+            status = LOAD_FAILED
+        logging.shutdown()  # it writes what is left
+        os._exit(status)
+
+    def _fork(self) -> int:
+        """Fork. In the child the signals that end it wait until it can take them."""
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        pid = os.fork()
+        if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            return pid
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in (self._woken, self._wakes, *(worker.pulse for worker in self._workers.values())):
+            if descriptor >= 0:
+                os.close(descriptor)
+        return 0
+
+    def _reap(self) -> None:
+        """Take note of processes that ended. Of a container's first process, orphans are children as well."""
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, status = ended[0], os.waitstatus_to_exitcode(ended[1])
+                if pid == self._trial:
+                    self._trial = 0
+                    if status == 0:
+                        self._generation += 1
+                        self._spawn_after = 0.0
+                        log.info("the app is loaded anew: new workers take over, and the old ones finish")
+                elif worker := self._workers.pop(pid, None):
+                    self._note_end(pid, worker, status)
+
+    def _note_end(self, pid: int, worker: _Process, status: int) -> None:
+        if worker.pulse >= 0:
+            os.close(worker.pulse)
+        if not worker.is_ready:
+            self._spawn_after = time.monotonic() + RESPAWN_PAUSE
+        if status == LOAD_FAILED:
+            self._has_failed |= worker.must_load
+        elif status and not worker.is_ending:
+            log.error("worker %d ended with %s", pid, signal.Signals(-status).name if status < 0 else status)
+
+    def _signal(self, number: int, concerns: Callable[[_Process], bool] = lambda worker: True) -> None:
+        """Send the workers concerned a signal that ends them; SIGTERM once only."""
+        for pid, worker in self._workers.items():
+            if concerns(worker) and not (worker.is_ending and number == signal.SIGTERM):
+                worker.is_ending = True
+                os.kill(pid, number)
+
+    def _stop(self, number: int) -> None:
+        """End the workers: at once for SIGQUIT, else after what is in flight, or until somebody does not wait."""
+        self._socket.close()
+        if self._trial:
+            os.kill(self._trial, signal.SIGKILL)
+        hurries = number == signal.SIGQUIT
+        self._signal(signal.SIGQUIT if hurries else signal.SIGTERM)
+        deadline = time.monotonic() + (HURRY_SECONDS if hurries else self._options.drain_timeout + EXIT_MARGIN)
+        while self._workers and time.monotonic() < deadline:
+            if {signal.SIGINT, signal.SIGQUIT} & set(self._wait(0.1)) and not hurries:
+                hurries = True
+                self._signal(signal.SIGQUIT)
+                deadline = time.monotonic() + HURRY_SECONDS
+            self._reap()
+        self._signal(signal.SIGKILL)
+        for pid in self._workers:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _hear(worker: _Process) -> None:
+    """Take a worker's heartbeat; the first one says that it serves."""
+    if os.read(worker.pulse, 4096):
+        worker.is_ready, worker.silent = True, 0.0
+    else:  # it has ended
+        os.close(worker.pulse)
+        worker.pulse = -1
+
+
+def _report(what: str, error: BaseException) -> None:
+    """Log why the application does not load: a fault of settings in one line, anything else with its trace."""
+    is_fault = isinstance(error, ValueError | OSError | Problem | SystemExit)
+    log.error(
+        "%s: %s", what, " ".join(str(error).split()) or type(error).__name__, exc_info=None if is_fault else error
+    )

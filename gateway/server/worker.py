@@ -1,0 +1,105 @@
+"""A worker process. Its main thread tells the master that it lives; the listener's threads serve."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.http.draining import begin_drain
+from gateway.server.listener import Listener
+from gateway.server.response import Application
+
+OPEN_FILES = 65536
+FILES_PER_CONNECTION = 5  # at most: itself, its body's file, the upstream's, and two by which libcurl wakes itself
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+HANDLED = (*ENDING, signal.SIGHUP, signal.SIGCHLD)  # the master's: blocked while it forks
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a worker serves; times in seconds."""
+
+    threads: int
+    queue_timeout: float  # how long a request may wait for a thread before it counts as overload
+    drain_timeout: float  # what requests in flight have at the end
+    keep_alive: float  # how long a connection may be idle between requests
+
+
+class Worker:
+    """Serves the application from `sock` until a signal ends it, or its master has gone.
+
+    `pulse` is the pipe's end into which it writes a byte a second.
+    """
+
+    def __init__(self, application: Application, sock: socket.socket, options: Options, pulse: int, parent: int):
+        self._application, self._socket, self._options = application, sock, options
+        self._pulse, self._parent = pulse, parent
+        self._ending = False
+        self._drain_seconds = options.drain_timeout
+        self._woken, wakes = os.pipe()
+        for end in (self._woken, wakes):
+            os.set_blocking(end, False)
+        self._poller = select.poll()
+        self._poller.register(self._woken, select.POLLIN)
+        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)  # every signal writes to it
+        for number in ENDING:
+            signal.signal(number, self._end)
+        # A terminal's Ctrl-C and hang-up reach the whole process group. Of SIGHUP the master takes care.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+
+    def _end(self, number: int, frame: Any) -> None:
+        begin_drain()
+        self._ending = True
+        if number == signal.SIGQUIT:
+            self._drain_seconds = 0.0
+
+    def run(self) -> None:
+        """Serve; then finish what is in flight, within its time."""
+        listener = Listener(
+            self._application,
+            self._socket,
+            threads=self._options.threads,
+            connections=_open_files() // FILES_PER_CONNECTION,
+            queue_timeout=self._options.queue_timeout,
+            keep_alive=self._options.keep_alive,
+        )
+        while not self._ending and os.getppid() == self._parent:
+            self._watch(listener, 1.0)
+        begin_drain()
+        listener.close()
+        began = time.monotonic()
+        while listener.is_busy() and time.monotonic() - began < self._drain_seconds:
+            self._watch(listener, 0.1)
+        listener.cut()
+
+    def _watch(self, listener: Listener, seconds: float) -> None:
+        beat(self._pulse)
+        listener.tidy()
+        if self._poller.poll(seconds * 1000):
+            os.read(self._woken, 4096)
+
+
+def beat(pulse: int) -> None:
+    """Tell the master that this process lives: it kills a worker that says nothing for too long."""
+    with suppress(BlockingIOError, BrokenPipeError):  # it has not read for hours, or it has gone
+        os.write(pulse, b".")
+
+
+def _open_files() -> int:
+    """Raise this process's limit of open files as far as is useful and allowed, and return it."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for files in (OPEN_FILES, 10240):  # macOS allows no more than OPEN_MAX, whatever it says
+        wanted = files if hard == resource.RLIM_INFINITY else min(hard, files)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return soft

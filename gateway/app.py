@@ -16,7 +16,7 @@ from gateway.blacklist.stores import Store, open_store
 from gateway.config.settings import IssuerSettings, Settings, issuer_settings
 from gateway.gate.annotate import Annotate
 from gateway.gate.gate import Gate
-from gateway.gate.identity import Identity
+from gateway.gate.identity import NONE, Identity
 from gateway.gate.public import Public
 from gateway.http.draining import is_draining
 from gateway.http.wsgi import App
@@ -114,7 +114,7 @@ def build_upstream(settings: Settings) -> Upstream:
         cert=settings.upstream_cert,
         preserve_host=settings.preserve_host,
         trusted_proxies=settings.trusted_proxies,
-        own_fields=(settings.claims_field, settings.subject_field),
+        own_fields=[name for name in (settings.claims_field, settings.subject_field) if name != NONE],
     )
 
 
@@ -162,6 +162,7 @@ def _issuer(settings: IssuerSettings, policy: FetchPolicy, now: Clock) -> Issuer
         aliases=settings.aliases,
         tenants=frozenset(settings.tenants),
         administers=frozenset(settings.administers),
+        client_ids=frozenset(settings.client_ids),
     )
 
 

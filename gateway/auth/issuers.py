@@ -22,7 +22,8 @@ class Issuer:
 
     `aliases` are other spellings of the `iss`. Where the name has `{tenantid}`, each tenant is an issuer of its own,
     and `tenants`, in lower case, are those let in (none: all). `administers` names the issuers that its admins may act
-    in beside their own: names as they stand here, or `*` for all.
+    in beside their own: names as they stand here, or `*` for all. `client_ids` are accepted in `client_id` or `azp` of
+    tokens without `aud`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Issuer:
     aliases: tuple[str, ...] = ()
     tenants: frozenset[str] = frozenset()
     administers: frozenset[str] = frozenset()
+    client_ids: frozenset[str] = frozenset()
 
     def may_administer(self, name: str) -> bool:
         """Return whether this issuer's admins may act within the issuer of that name, as `Issuers.name_of` gives it."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from gateway.auth.issuers import Issuer, Issuers
 from gateway.auth.keys import KeySet
+from gateway.auth.kinds import is_other_type, other_kind
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object
 
@@ -21,8 +22,6 @@ GRAMMAR = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re
 # Understood by nobody here, and each changes what is signed or what it means
 # (CVE-2026-32597 crit, CVE-2026-48525 b64, CVE-2024-28180 zip).
 UNSUPPORTED_HEADERS = ("crit", "b64", "zip")
-# RFC 8725bis: a logout, event or DPoP token of the same issuer is no access token.
-_OTHER_KINDS = re.compile(r"(?!(application/)?at\+jwt$).*\+jwt", re.IGNORECASE)
 
 Claims = dict[str, Any]
 
@@ -129,7 +128,7 @@ class Verifier:
             raise Problem("algorithm-not-allowed")
         if any(name in header for name in UNSUPPORTED_HEADERS):
             raise Problem("malformed-token", "The token's header asks for an unsupported extension.")
-        if not isinstance(kid, str | None) or not isinstance(typ, str) or _OTHER_KINDS.fullmatch(typ):
+        if not isinstance(kid, str | None) or not isinstance(typ, str) or is_other_type(typ):
             raise Problem("malformed-token", "The token's header names a kind of token or key that is not accepted.")
         return algorithm, kid
 
@@ -162,7 +161,11 @@ def _check_claims(claims: Claims, issuer: Issuer) -> None:
         # PyJWT takes "9999999999" and True for a time; an upstream may read them otherwise.
         if name in claims and not is_time(claims[name]):
             raise Problem("invalid-claim", f"The token's claim {name} is not a number.")
-    if issuer.audience:
+    if telling := other_kind(claims):
+        raise Problem("invalid-claim", f"The token's claim {telling} says that it is no access token.")
+    if issuer.client_ids and claims.get("aud") is None:
+        _check_client(claims, issuer.client_ids)
+    elif issuer.audience:
         check_audience(claims.get("aud"), issuer.audience)
 
 
@@ -182,6 +185,15 @@ def check_audience(audience: object, accepted: frozenset[str]) -> None:
         raise Problem("missing-claim", "The token lacks the claim aud.")
     named = audience if isinstance(audience, list) else [audience]
     if not all(isinstance(name, str) for name in named) or accepted.isdisjoint(named):
+        raise Problem("wrong-audience")
+
+
+def _check_client(claims: Claims, accepted: frozenset[str]) -> None:
+    """Check the client that a token without `aud` is for, as Amazon Cognito's access tokens are."""
+    named = [claims[name] for name in ("client_id", "azp") if claims.get(name) is not None]
+    if not named:
+        raise Problem("missing-claim", "The token lacks the claims aud and client_id.")
+    if not all(isinstance(name, str) and name in accepted for name in named):
         raise Problem("wrong-audience")
 
 

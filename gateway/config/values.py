@@ -113,6 +113,7 @@ class IssuerSettings(BaseModel):
     aliases: Members = ()
     tenants: Members = ()
     administers: Members = ()
+    client_ids: Members = ()
 
     @field_validator("jwks_ca", "jwks_proxy")
     @classmethod

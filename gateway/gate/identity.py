@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 
 from gateway.auth.tokens import Token
@@ -16,24 +14,32 @@ from gateway.http.wsgi import Environ, context
 _PUNCTUATION = re.compile(r"[^A-Z0-9]")
 _FIELD_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
+CLAIMS_FIELD, SUBJECT_FIELD, NONE = "X-Token-Claims", "X-Token-Subject", "none"
+
 Fields = tuple[tuple[str, str], ...]
 
 
 class Identity:
     """Sets the trusted fields on a request, after removing every spelling a client may have sent.
 
-    `claims_field` gets the claims as base64url JSON, `subject_field` the `sub` (a string of
-    printable ASCII, or an integer; anything else is only in the claims).
+    `claims_field` gets the token's own payload part, base64url JSON, `subject_field` the `sub` (a string of
+    printable ASCII, or an integer; anything else is only in the claims). A field named `none` is not sent; the one
+    that has its name by default is removed all the same.
     """
 
     def __init__(
         self,
-        claims_field: str = "X-Token-Claims",
-        subject_field: str = "X-Token-Subject",
+        claims_field: str = CLAIMS_FIELD,
+        subject_field: str = SUBJECT_FIELD,
         forward_authorization: bool = True,
     ) -> None:
-        self._names = (claims_field, subject_field)
-        self._keys = tuple(environ_key(name) for name in self._names)
+        self._claims_field = "" if claims_field == NONE else claims_field
+        self._subject_field = "" if subject_field == NONE else subject_field
+        self._claims_key, self._subject_key = map(environ_key, (claims_field, subject_field))
+        self._removed = {
+            environ_key(self._claims_field or CLAIMS_FIELD),
+            environ_key(self._subject_field or SUBJECT_FIELD),
+        }
         self._forward_authorization = forward_authorization
         self._spellings_in = remembered(256, longest=64)(self._spellings)
 
@@ -44,28 +50,32 @@ class Identity:
             environ.pop(key, None)
         if not self._forward_authorization:
             environ.pop("HTTP_AUTHORIZATION", None)
-        if token is not None:
-            environ.update(self._trusted(token)[0])
+        if token is None:
+            return
+        environ["gateway.claims"] = token.claims
+        if self._claims_field:
+            environ[self._claims_key] = _payload(token)
+        if self._subject_field and (subject := self._subject(token)):
+            environ[self._subject_key] = subject
 
     def fields(self, token: Token | None) -> Fields:
         """Return the trusted fields as response fields: all of them, empty where there is nothing to say.
 
         An outer proxy that copies a field which is not there keeps the client's (CVE-2026-30851).
         """
-        return tuple((name, "") for name in self._names) if token is None else self._trusted(token)[1]
+        values = ("", "") if token is None else (_payload(token), self._subject(token))
+        named = zip((self._claims_field, self._subject_field), values, strict=True)
+        return tuple((name, value) for name, value in named if name)
 
-    def _trusted(self, token: Token) -> tuple[Environ, Fields]:
-        """Return what a request's environ gains, and the response fields."""
-        known: tuple[Environ, Fields] | None = token.derived.get(self)
-        if known is None:
-            values = _claims(token), _subject(token.claims.get("sub"))
-            gained = {key: value for key, value in zip(self._keys, values, strict=True) if value}
-            known = {"gateway.claims": token.claims, **gained}, tuple(zip(self._names, values, strict=True))
-            token.derived[self] = known
-        return known
+    def _subject(self, token: Token) -> str:
+        """Return what the subject's field holds: worked out once for a token that is remembered."""
+        subject: str | None = token.derived.get(self)
+        if subject is None:
+            subject = token.derived[self] = _subject(token.claims.get("sub"))
+        return subject
 
     def _spellings(self, keys: tuple[str, ...]) -> list[str]:
-        return [key for key in keys if _folded(key) in self._keys]
+        return [key for key in keys if _folded(key) in self._removed]
 
 
 @remembered(1024)
@@ -73,8 +83,9 @@ def _folded(key: str) -> str:
     return _PUNCTUATION.sub("_", key.upper()) if key.startswith("HTTP_") else ""
 
 
-def _claims(token: Token) -> str:
-    return base64.urlsafe_b64encode(json.dumps(token.claims, separators=(",", ":")).encode()).rstrip(b"=").decode()
+def _payload(token: Token) -> str:
+    # Cut out each time: kept, it would double what a remembered token takes.
+    return token.text[token.text.index(".") + 1 : token.text.rindex(".")]
 
 
 def _subject(sub: object) -> str:

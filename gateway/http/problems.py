@@ -40,7 +40,7 @@ KINDS: dict[str, Kind] = {
     "algorithm-not-allowed": _invalid_token("The token's algorithm is not allowed."),
     "unknown-key": _invalid_token("The token names a key that is not known."),
     "missing-claim": _invalid_token("The token lacks a required claim."),
-    "invalid-claim": _invalid_token("A claim of the token has the wrong type."),
+    "invalid-claim": _invalid_token("A claim of the token is not acceptable."),
     "wrong-issuer": _invalid_token("The token comes from another issuer."),
     "wrong-audience": _invalid_token("The token is meant for another audience."),
     "token-expired": _invalid_token("The token has expired."),

@@ -115,6 +115,39 @@ def test_the_names_of_the_fields_can_be_set(make_api: Any, upstream: Any) -> Non
     assert upstream.requests[-1]["HTTP_X_TOKEN_SUBJECT"] == "theirs"
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        f'{{"iss":"{ISSUER}","exp":{EXPIRES},"groups":["{"группа " * 90}"]}}',
+        f' {{ "exp" : {EXPIRES}.0e0 ,\n"iss":"{ISSUER}", "n": 1.10 }} ',
+        f'{{"iss":"{ISSUER}","exp":{EXPIRES},"x":"\\ud800\\u0041"}}',
+    ],
+)
+def test_the_claims_field_is_the_tokens_own_payload_byte_for_byte(api: Api, upstream: Any, payload: str) -> None:
+    token = sign({"alg": "HS256"}, payload)
+    assert api("GET", "/", token).status_code == 200
+    assert upstream.requests[-1]["HTTP_X_TOKEN_CLAIMS"] == token.split(".")[1]
+    assert api("GET", "/-/auth", token).headers["X-Token-Claims"] == token.split(".")[1]
+
+
+@pytest.mark.parametrize("name", ["claims", "subject"])
+def test_a_field_named_none_is_not_sent_and_no_clients_comes_through(make_api: Any, upstream: Any, name: str) -> None:
+    api = make_api(**{f"{name}_field": "none"})
+    field = f"X-Token-{name.title()}"
+    answer = api("GET", "/", mint(sub="1001"), headers={field: "spoofed", "None": "theirs"})
+    assert answer.status_code == 200
+    other = {"claims": "HTTP_X_TOKEN_SUBJECT", "subject": "HTTP_X_TOKEN_CLAIMS"}[name]
+    assert list(sent_on(upstream)) == [other]
+    assert upstream.requests[-1]["HTTP_NONE"] == "theirs"
+    assert field not in api("GET", "/-/auth", mint(sub="1001")).headers
+
+
+def test_both_fields_may_be_named_none(make_api: Any, upstream: Any) -> None:
+    assert make_api(claims_field="none", subject_field="none")("GET", "/", mint(sub="1001")).status_code == 200
+    assert sent_on(upstream) == {}
+    assert upstream.requests[-1]["gateway.claims"]["sub"] == "1001"
+
+
 @pytest.mark.parametrize("forward", [True, False])
 def test_the_authorization_field_goes_on_unless_told_otherwise(make_api: Any, upstream: Any, forward: bool) -> None:
     token = mint()

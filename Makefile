@@ -9,10 +9,10 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --no-strip-extras --pytho
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow check lint types cover bench fuzz audit sbom lock clean
+.PHONY: help run test slow check lint types cover bench fuzz audit sbom release lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/run.stamp  ## start the sample upstream and the gateway, and print the story as curl lines
 	@exec $(VENV)/bin/gateway demo
@@ -54,6 +54,9 @@ sbom: $(VENV)/tools.stamp  ## write what is shipped, as locked, to build/sbom.js
 	@mkdir -p build
 	@PYTHONWARNINGS=ignore $(VENV)/tools/bin/cyclonedx-py requirements requirements/runtime.lock \
 		--pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.json && echo build/sbom.json
+
+release: $(VENV)/dev.stamp sbom  ## make sdist, wheel, SBOM and provenance of this commit in dist/; upload nothing
+	@$(VENV)/bin/python .ci/release.py build/sbom.json
 
 lock: $(VENV)/dev.stamp  ## compile the lock files anew from pyproject.toml
 	$(PIP) install uv

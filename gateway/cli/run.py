@@ -24,20 +24,31 @@ from gateway.ops.logs import configure_logging
 from gateway.server import listening
 from gateway.server import serve as serve_app
 
+# Lines for pasting hold nothing but a command that bash, zsh, fish, dash and PowerShell read alike: no comment, which
+# an interactive zsh would run, no variable, no apostrophe. What comes of each stands above it.
 STORY = """
-The gateway is on {url}, in front of {upstream}. Paste this:
+The gateway is on {url}, in front of a sample API on {upstream}.
+Paste these lines into another terminal, one by one or all at once.
 
-  TOKEN={token}
-  curl -i {url}/info                                              # 401: no token
-  curl -i {url}/info -H "Authorization: Bearer $TOKEN"            # 200: the API's answer, request and token
-  curl -i -X POST {url}/blacklist -H "Authorization: Bearer $TOKEN"    # take the token back
-  curl -i {url}/info -H "Authorization: Bearer $TOKEN"            # 401: token-blacklisted
-  curl -i -X DELETE {url}/blacklist -H "Authorization: Bearer $TOKEN"  # restore it
-  curl -i {url}/info -H "Authorization: Bearer $TOKEN"            # 200 again
+A request without a token: 401, missing-credentials.
+curl -i {url}/info
 
-Or paste the token into {url}/-/console, in a browser. With this one, of an admin, it shows more:
+The token of a user, in a file that curl reads: 200, and what the API answers.
+echo "Authorization: Bearer {token}" > token.txt
+curl -i {url}/info -H "@token.txt"
 
-  {admin}
+Take the token back, and use it again: 200, then 401, token-blacklisted.
+curl -i -X POST {url}/blacklist -H "@token.txt"
+curl -i {url}/info -H "@token.txt"
+
+Restore it: 200, and 200 again.
+curl -i -X DELETE {url}/blacklist -H "@token.txt"
+curl -i {url}/info -H "@token.txt"
+
+In a browser, {url}/-/console shows what becomes of a token.
+Paste the one above there, or this one of an admin, who sees and takes back everything:
+
+{admin}
 
 Ctrl-C ends both.
 """
@@ -54,7 +65,7 @@ def serve(settings: Settings) -> None:
 @click.command()
 @with_settings()
 def demo(settings: Settings) -> None:
-    """Run the sample upstream and the gateway together, and print the whole story as curl lines."""
+    """Run a sample API and the gateway together, on this machine alone, and print the whole story as curl lines."""
     if "host" not in settings.model_fields_set:  # its secret is public
         settings = settings.model_copy(update={"host": "127.0.0.1"})
     with _listening(settings) as sock, _sample_upstream(settings.upstream):
@@ -136,11 +147,11 @@ def _cannot_listen(host: str, port: int, error: OSError) -> Fault:
 
 @contextlib.contextmanager
 def _sample_upstream(url: str) -> Iterator[None]:
-    """Run the sample upstream of this clone at the URL while the block runs."""
+    """Run the sample API at the URL while the block runs."""
     address = urlsplit(url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
     _must_be_free(host, port)
-    command = [sys.executable, "-m", "upstream", "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "gateway.cli.sample", "--host", host, "--port", str(port)]
     # A session of its own: Ctrl-C reaches the gateway, which ends the upstream after its last request.
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)  # noqa: S603
     parent = os.getpid()
@@ -156,8 +167,8 @@ def _sample_upstream(url: str) -> Iterator[None]:
 def _wait_for(process: subprocess.Popen[bytes], host: str, port: int) -> None:
     for _ in range(200):
         if process.poll() is not None:
-            raise Fault("the sample upstream did not start; it is not installed, run this in a clone of the repository")
+            raise Fault("the sample API did not start: its error stands above")
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
             return
         time.sleep(0.05)
-    raise Fault(f"the sample upstream does not answer on {host}:{port}")
+    raise Fault(f"the sample API does not answer on {host}:{port}")

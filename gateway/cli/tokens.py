@@ -28,18 +28,22 @@ from gateway.config.settings import Settings
     "--key", type=click.Path(exists=True, dir_okay=False), help="PEM private key to sign with instead of the secret"
 )
 @click.option("--kid", help="key id for the header")
-def token(
+@click.option("--header", is_flag=True, help="print it as the line `Authorization: Bearer …`, for curl -H @FILE")
+def token(  # noqa: PLR0913 - one for each option
     settings: Settings,
+    *,
     sub: str,
     scope: str | None,
     lifetime: int,
     claims: tuple[str, ...],
     key: str | None,
     kid: str | None,
+    header: bool,
 ) -> None:
     """Mint a test token with the first secret and algorithm, and print it."""
     named = {"sub": sub, **({"scope": scope} if scope else {}), **dict(read_claim(claim) for claim in claims)}
-    click.echo(minted(settings, named, lifetime=lifetime, key=key and Path(key).read_text(), kid=kid))
+    text = minted(settings, named, lifetime=lifetime, key=key and Path(key).read_text(), kid=kid)
+    click.echo(f"Authorization: Bearer {text}" if header else text)
 
 
 def minted(

@@ -1,6 +1,7 @@
 """Every command and every snippet of the README and docs/ is run, as it stands there but for places and ports.
 
-Those of docs/operations.md are in test_operations.py, the settings of docs/redis.md's server in test_redis_store.py.
+Those of docs/operations.md are in test_operations.py, the README's in test_shells.py, the programs of docs/clients.md
+in test_clients.py, the settings of docs/redis.md's server in test_redis_store.py.
 The benchmarks that docs/scale.md names take minutes, and are run by who changes its figures.
 """
 
@@ -48,13 +49,13 @@ def run(script: str, directory: Path = ROOT, **environ: str) -> str:
     return done.stdout
 
 
-def session(script: str, url: str, **environ: str) -> None:
-    """Run lines of curl; each tells at its end which status comes back, or 200 does."""
-    lines = [line for line in script.splitlines() if line.startswith("curl")]
-    expected = [(re.findall(r"# (\d{3})|$", line)[0] or "200") for line in lines]
+def session(page: str, number: int, url: str, directory: Path, **environ: str) -> None:
+    """Run a page's block of curl lines; the paragraph below it tells which statuses come back."""
+    block = blocks(page)[number]
+    told = PAGES[page].partition(block + "```\n\n")[2].partition("\n\n")[0]
     curl = 'curl() { command curl --silent --output /dev/null --write-out "%{http_code}\\n" "$@"; }\n'
-    script = re.sub(r"(http://127\.0\.0\.1|localhost):\d+", url, curl + script)
-    assert run(script.replace(".venv/bin/gateway", "gateway"), **environ).split() == expected
+    script = re.sub(r"(http://127\.0\.0\.1|localhost):\d+", url, curl + block)
+    assert run(script, directory, **environ).split() == re.findall(r"\b\d{3}\b", told)
 
 
 @pytest.fixture
@@ -66,8 +67,8 @@ def gateway(tmp_path: Path) -> Iterator[Running]:
 def test_every_block_of_commands_is_run_by_a_test() -> None:
     """Count them here when one comes: its test is below, or where the module's docstring says."""
     assert {page: len(blocks(page)) for page in PAGES if blocks(page)} == {
-        "README": 2,
-        "integrating": 1,
+        "README": 4,
+        "clients": 1,
         "operations": 6,
         "outer-proxies": 6,
         "redis": 1,
@@ -76,15 +77,8 @@ def test_every_block_of_commands_is_run_by_a_test() -> None:
     }
 
 
-def test_the_readmes_session_goes_as_it_says(gateway: Running) -> None:
-    install, story = blocks("README")
-    assert re.findall("^make .*?(?= )", install, re.MULTILINE) == ["make run", "make test"]  # CI runs them
-    session(story, gateway.url)
-
-
-def test_logging_out_is_one_request_from_any_language(gateway: Running) -> None:
-    [line] = blocks("integrating")
-    session(line, gateway.url, GATEWAY=gateway.url, ADMIN_TOKEN=ADMIN)
+def test_logging_out_by_curl_is_one_request(tmp_path: Path, gateway: Running) -> None:
+    session("clients", 0, gateway.url, tmp_path)
     assert gateway.get("/", mint(sub="1001")).status == 401
 
 
@@ -158,9 +152,7 @@ class TestServers:
 
     def test_the_session_behind_a_proxy_goes_as_it_says(self, tmp_path: Path, gateway: Running) -> None:
         with Recorder(ok()) as api, proxy("nginx", tmp_path, gateway=gateway.port, api=api.port) as port:
-            token = "TOKEN=$(gateway token --sub 1001)"
-            assert f"`{token}`" in PAGES["outer-proxies"]
-            session(f"{token}\n{blocks('outer-proxies')[2]}", f"http://127.0.0.1:{port}")
+            session("outer-proxies", 2, f"http://127.0.0.1:{port}", tmp_path)
 
     def test_the_other_commands_name_what_is_there(self) -> None:
         stack, kubernetes, tests = blocks("outer-proxies")[3:]

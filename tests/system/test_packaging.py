@@ -1,5 +1,8 @@
 """What is installed is the gateway, whole, and nothing else."""
 
+import hashlib
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from outer_proxies import ask, free_port, running
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +43,65 @@ def test_sdist_and_the_wheel_made_of_it_hold_every_file_of_the_package_and_no_ot
     with zipfile.ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert files == expected
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dist/ that a release of this commit makes, in a clone of its own."""
+    place = tmp_path_factory.mktemp("release")
+    subprocess.run(["git", "clone", "--quiet", ROOT, place / "clone"], check=True)
+    (place / "sbom.json").write_text("{}")
+    _release(place / "clone")
+    return place / "clone/dist"
+
+
+def _release(clone: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, clone / ".ci/release.py", clone.parent / "sbom.json"]
+    return subprocess.run(command, cwd=clone, check=True, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no clone")
+class TestRelease:
+    def test_the_provenance_tells_the_digest_of_every_file_and_the_commit(self, release: Path) -> None:
+        (path,) = release.glob("*.provenance.json")
+        statement = json.loads(path.read_text())
+        digests = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+        files = [each for each in release.iterdir() if each != path]
+        assert sorted(each.suffix for each in files) == [".gz", ".json", ".whl"]
+        assert digests == {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in files}
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=release, check=True, capture_output=True, text=True)
+        (commit, _) = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        assert commit["digest"] == {"gitCommit": head.stdout.strip()}
+
+    def test_a_release_is_made_twice_the_same(self, release: Path) -> None:
+        before = {path.name: path.read_bytes() for path in release.glob("*.whl")}
+        _release(release.parent)
+        assert {path.name: path.read_bytes() for path in release.glob("*.whl")} == before
+
+    def test_what_is_not_committed_is_not_released(self, release: Path) -> None:
+        changed = release.parent / "README.md"
+        text = changed.read_text()
+        changed.write_text(text + "changed")
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            _release(release.parent)
+        changed.write_text(text)
+        assert refused.value.stderr == "make release: commit first, for a release is made of a commit\n"
+
+    def test_the_demo_runs_from_the_installed_wheel(self, release: Path, tmp_path: Path) -> None:
+        (wheel,) = release.glob("*.whl")
+        target = tmp_path / "installed"
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target]
+        subprocess.run([*install, wheel], check=True, capture_output=True)
+        environ = {**os.environ, "PYTHONPATH": str(target)}
+        port = free_port()
+        flags = ["--port", str(port), "--upstream", f"http://127.0.0.1:{free_port()}", "--workers", "1"]
+        command = [sys.executable, "-m", "gateway", "demo", *flags]
+        with running(command, port, tmp_path, PYTHONPATH=str(target)):
+            assert ask(port, "GET /info").code == "missing-credentials"
+        where = [sys.executable, "-c", "import gateway; print(gateway.__file__)"]
+        used = subprocess.run(where, cwd=tmp_path, env=environ, check=True, capture_output=True, text=True)
+        assert used.stdout.startswith(str(target))
 
 
 def test_the_version_is_written_by_hand_in_one_place() -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from gateway.auth.keys import FetchPolicy, KeysRefused, build_keys
+from gateway.auth.required import read_requirement
 from gateway.auth.tokens import Issuer, Verifier
 from gateway.blacklist.resource import Resource
 from gateway.blacklist.rules import Blacklist
@@ -136,7 +137,9 @@ def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
     for issuer in issuer_settings(settings):
         try:
             ca_file, proxy = issuer.jwks_ca or settings.jwks_ca, issuer.jwks_proxy or settings.jwks_proxy
-            issuers.append(_issuer(issuer, replace(policy, ca_file=ca_file, proxy=proxy), now))
+            issuers.append(
+                _issuer(issuer, replace(policy, ca_file=ca_file, proxy=proxy), settings.required_claims, now)
+            )
         except KeysRefused as fault:
             faults.append(str(fault))
     if faults:
@@ -144,7 +147,7 @@ def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
     return issuers
 
 
-def _issuer(settings: IssuerSettings, policy: FetchPolicy, now: Clock) -> Issuer:
+def _issuer(settings: IssuerSettings, policy: FetchPolicy, required: tuple[str, ...], now: Clock) -> Issuer:
     keys = build_keys(
         secrets=[secret.get_secret_value() for secret in settings.secret],
         public_key=settings.public_key,
@@ -163,6 +166,7 @@ def _issuer(settings: IssuerSettings, policy: FetchPolicy, now: Clock) -> Issuer
         tenants=frozenset(settings.tenants),
         administers=frozenset(settings.administers),
         client_ids=frozenset(settings.client_ids),
+        required=tuple(map(read_requirement, (*required, *settings.required_claims))),
     )
 
 

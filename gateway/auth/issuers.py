@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from gateway.auth.keys import Keys
+from gateway.auth.required import Requirement
 
 TENANT = "{tenantid}"  # in an issuer's name: the token's `tid`, as Microsoft Entra's metadata has it
 ANY = "*"
@@ -23,7 +24,7 @@ class Issuer:
     `aliases` are other spellings of the `iss`. Where the name has `{tenantid}`, each tenant is an issuer of its own,
     and `tenants`, in lower case, are those let in (none: all). `administers` names the issuers that its admins may act
     in beside their own: names as they stand here, or `*` for all. `client_ids` are accepted in `client_id` or `azp` of
-    tokens without `aud`.
+    tokens without `aud`; `required` is what their claims must meet.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Issuer:
     tenants: frozenset[str] = frozenset()
     administers: frozenset[str] = frozenset()
     client_ids: frozenset[str] = frozenset()
+    required: tuple[Requirement, ...] = ()
 
     def may_administer(self, name: str) -> bool:
         """Return whether this issuer's admins may act within the issuer of that name, as `Issuers.name_of` gives it."""

@@ -163,6 +163,8 @@ def _check_claims(claims: Claims, issuer: Issuer) -> None:
             raise Problem("invalid-claim", f"The token's claim {name} is not a number.")
     if telling := other_kind(claims):
         raise Problem("invalid-claim", f"The token's claim {telling} says that it is no access token.")
+    for requirement in issuer.required:
+        requirement.check(claims)
     if issuer.client_ids and claims.get("aud") is None:
         _check_client(claims, issuer.client_ids)
     elif issuer.audience:

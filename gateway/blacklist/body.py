@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from gateway.blacklist.keys import value_text
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object, unique_members
+from gateway.http.values import value_text
 from gateway.http.wsgi import Environ
 
 LARGEST_BODY = 64 * 1024  # bytes

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gateway.auth.tokens import Token
-from gateway.blacklist.keys import claim_key, legacy_claim_keys, token_key, value_text
+from gateway.blacklist.keys import claim_key, legacy_claim_keys, token_key
 from gateway.blacklist.stores.base import LATEST, Added, Entry, Store
+from gateway.http.values import value_text
 
 audit = logging.getLogger("gateway.audit")
 

@@ -12,12 +12,12 @@ import click
 
 from gateway.app import build_blacklist, build_issuers
 from gateway.auth.tokens import Token, Verifier
-from gateway.blacklist.keys import value_text
 from gateway.blacklist.resource import described, timestamp
 from gateway.blacklist.rules import Actor, Blacklist
 from gateway.cli.options import with_settings
 from gateway.cli.tokens import read_claim
 from gateway.config.settings import Settings
+from gateway.http.values import value_text
 from gateway.ops.logs import configure_logging
 
 Target = Token | tuple[str, str]

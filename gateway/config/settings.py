@@ -26,6 +26,7 @@ from gateway.config.values import (
     IssuerSettings,
     Listed,
     Paths,
+    Requirements,
     Seconds,
     Secrets,
 )
@@ -86,6 +87,9 @@ class Settings(BaseSettings):
         None, description="URL or file of a JWKS or of the provider's metadata, or the JSON itself"
     )
     audience: Listed = Field((), description="accepted aud values; aud is checked only when set")
+    required_claims: Requirements = Field(
+        (), description="what every token must have: name, name=value or name=a|b, comma-separated"
+    )
     issuers: Issuers = Field((), description="several issuers: a JSON list of objects")
     jwks_ca: str | None = Field(None, description="file of CA certificates for the hosts of JWKS")
     jwks_proxy: HttpProxy | None = Field(None, description="URL of an http proxy through which JWKS are fetched")

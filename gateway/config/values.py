@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_settings import NoDecode
 
 from gateway.auth.issuers import ANY, TENANT
+from gateway.auth.required import read_requirement
 
 
 def listed(value: object) -> object:
@@ -80,6 +81,12 @@ def _paths(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _requirements(value: tuple[str, ...]) -> tuple[str, ...]:
+    for text in value:
+        read_requirement(text)
+    return value
+
+
 def _secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     if not value or not all(secret.get_secret_value() for secret in value):
         raise ValueError("must not be empty")
@@ -91,6 +98,7 @@ Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
 HttpProxy = Annotated[str, AfterValidator(_http_proxy)]
 Hosts = Annotated[Listed, AfterValidator(_hosts)]
 Paths = Annotated[Listed, AfterValidator(_paths)]
+Requirements = Annotated[Listed, AfterValidator(_requirements)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(listed), AfterValidator(_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Members = Annotated[tuple[str, ...], BeforeValidator(listed)]
@@ -114,6 +122,7 @@ class IssuerSettings(BaseModel):
     tenants: Members = ()
     administers: Members = ()
     client_ids: Members = ()
+    required_claims: Annotated[Members, AfterValidator(_requirements)] = ()
 
     @field_validator("jwks_ca", "jwks_proxy")
     @classmethod

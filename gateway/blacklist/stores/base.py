@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from gateway.blacklist.keys import value_text
+from gateway.http.values import value_text
 
 # 9999-12-31T23:59:59Z, the last second a date can say. An absurd expiry (2**63, 1e308) is
 # clamped to it, so that blacklisting such a token works and lasts.

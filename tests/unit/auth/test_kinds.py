@@ -93,3 +93,57 @@ def test_a_token_without_audience_is_for_a_client(make_api: Any, claims: dict[st
     """As Amazon Cognito's access tokens are."""
     answer = make_api(issuers=json.dumps(CLIENTS))("GET", "/", mint(**claims))
     assert answer.status_code == 200 if code is None else assert_refused(answer, code) is None
+
+
+# What a token must have
+
+
+@pytest.mark.parametrize(
+    ("required", "claims", "code"),
+    [
+        ("sub", {"sub": "1001"}, None),
+        ("sub", {"sub": 0}, None),
+        ("sub", {"sub": ["1001"]}, None),
+        ("sub", {}, "missing-claim"),
+        ("sub", {"sub": None}, "missing-claim"),
+        ("sub", {"sub": ""}, "missing-claim"),
+        ("sub", {"sub": []}, "missing-claim"),
+        ("sub", {"sub": True}, "missing-claim"),
+        ("sub", {"sub": {}}, "missing-claim"),
+        ("cnf", {"cnf": {"jkt": "x"}}, None),
+        ("token_use=access", {"token_use": "access"}, None),
+        ("token_use=access", {"token_use": "id"}, "invalid-claim"),
+        ("token_use=access", {"token_use": "Access"}, "invalid-claim"),
+        ("token_use=access", {"token_use": ["id", "access"]}, None),
+        ("token_use=access", {"token_use": {"access": 1}}, "invalid-claim"),
+        ("token_use=access", {}, "missing-claim"),
+        ("typ=Bearer|DPoP", {"typ": "DPoP"}, None),
+        ("typ=Bearer|DPoP", {"typ": "ID"}, "invalid-claim"),
+        ("level=3", {"level": 3}, None),
+        ("level=3", {"level": 3.0}, None),
+        ("level=3", {"level": "3"}, None),
+        ("level=3e0", {"level": 3}, None),
+        ("level=3", {"level": 30}, "invalid-claim"),
+        ("email_verified=true", {"email_verified": True}, None),
+        ("email_verified=true", {"email_verified": False}, "invalid-claim"),
+        ("realm_access.roles=api", {"realm_access": {"roles": ["x", "api"]}}, None),
+        ("realm_access.roles=api", {"realm_access": {"roles": "api x"}}, "invalid-claim"),
+        ("realm_access.roles=api", {"realm_access": ["roles"]}, "missing-claim"),
+        ("https://a.test/role=x", {"https://a.test/role": "x"}, None),
+        ("resource_access.my.app.roles=x", {"resource_access": {"my.app": {"roles": ["x"]}}}, None),
+        ("a.b", {"a.b": None, "a": {"b": 1}}, "missing-claim"),
+        ("sub,sid", {"sub": "1", "sid": "2"}, None),
+        ("sub,sid", {"sub": "1"}, "missing-claim"),
+    ],
+)
+def test_what_a_token_must_have(make_api: Any, required: str, claims: dict[str, Any], code: str | None) -> None:
+    answer = make_api(required_claims=required)("GET", "/", mint(**claims))
+    assert answer.status_code == 200 if code is None else assert_refused(answer, code) is None
+
+
+def test_an_issuer_asks_for_more_than_all_do(make_api: Any) -> None:
+    listed = [{"issuer": "https://www.discogs.com/", "secret": "discogs", "required_claims": ["token_use=access"]}]
+    api = make_api(issuers=json.dumps(listed), required_claims="sub")
+    assert api("GET", "/", mint(sub="1", token_use="access")).status_code == 200
+    assert_refused(api("GET", "/", mint(sub="1")), "missing-claim")
+    assert_refused(api("GET", "/", mint(token_use="access")), "missing-claim")

@@ -209,6 +209,7 @@ BAD: dict[str, list[Any]] = {
     "log_level": ["loud"],
     "pass_preflight": ["maybe"],
     "metrics_port": [-1, 65536, 35000],
+    "required_claims": ["=x", "sub=", "typ=a|", "typ=|a"],
     "algorithms": ["[]", ","],
     "issuers": [
         "{}",
@@ -223,6 +224,9 @@ BAD: dict[str, list[Any]] = {
         '[{"issuer": "a", "aliases": ["{tenantid}"]}]',
         '[{"issuer": "{tenantid}", "aliases": ["a"]}]',
         '[{"issuer": "a", "tenants": ["t"]}]',
+        '[{"issuer": "a", "required_claims": ["="]}]',
+        '[{"issuer": "a", "jwks_ca": "/ca"}]',
+        '[{"issuer": "a", "jwks_url": "https://a/", "jwks_proxy": "proxy:3128"}]',
         '[{"issuer": "a", "administers": ["b"]}]',
         '[{"issuer": "a", "administers": ["*", "b"]}]',
         '[{"issuer": "a", "administers": true}]',

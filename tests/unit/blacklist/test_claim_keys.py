@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.blacklist.keys import claim_key, legacy_claim_keys, number_text, value_text
+from gateway.blacklist.keys import claim_key, legacy_claim_keys
 from gateway.blacklist.stores import Entry
 from gateway.http.strict_json import json_object
+from gateway.http.values import number_text, value_text
 
 
 def read(spelling: str) -> Any:

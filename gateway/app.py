@@ -98,12 +98,19 @@ def build_app(settings: Settings | None = None, store: Store | None = None) -> O
     """Return the gateway in front of the upstream that the settings name (default: the environment's)."""
     settings = settings or Settings()
     gateway = Gateway(build_upstream(settings), settings, opened=store)
+    is_debug = settings.log_level == "debug"
     return Observe(
         gateway,
         partial(client_address, trusted_proxies=settings.trusted_proxies),
         write=line_writer(settings.log_format, "gateway.access") if settings.log_level in ("debug", "info") else None,
+        write_probe=line_writer(settings.log_format, "gateway.access", "debug") if is_debug else _ignore,
+        in_detail=is_debug,
         metrics=Metrics(gateway.key_age, gateway.pruned) if are_shared() else None,
     )
+
+
+def _ignore(message: str, members: dict[str, Any]) -> None:
+    """Write nothing."""
 
 
 def build_upstream(settings: Settings) -> Upstream:

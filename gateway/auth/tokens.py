@@ -66,6 +66,7 @@ class Verifier:
     ) -> None:
         known = list(issuers)
         self.issuers = Issuers(known)
+        self._names = ", ".join(issuer.name for issuer in known)  # for the log
         self._algorithms = frozenset[str]().union(*(issuer.algorithms for issuer in known))
         self._leeway = leeway
         self._max_bytes = max_bytes
@@ -137,7 +138,7 @@ class Verifier:
             raise Problem("missing-claim", "The token lacks the claim iss.")
         issuer = self.issuers.of(claims)
         if issuer is None:
-            raise Problem("wrong-issuer")
+            raise Problem("wrong-issuer", log={"found_issuer": str(claims["iss"]), "expected_issuer": self._names})
         return issuer
 
 

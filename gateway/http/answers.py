@@ -9,8 +9,9 @@ from gateway.http.wsgi import Environ, Fields, StartResponse, context
 
 
 def refuse(problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer with a refusal, and leave its code in the context for the log."""
-    context(environ).refusal = problem.code
+    """Answer with a refusal, and leave in the context what the log shall say of it."""
+    about = context(environ)
+    about.refusal, about.refusal_detail, about.refusal_log = problem.code, problem.detail, problem.log
     status, fields, body = problem.response()
     return respond(environ, start_response, status, fields, body)
 

@@ -8,7 +8,8 @@ secret or a claim's value never becomes part of one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 REALM = "gateway"
@@ -70,8 +71,8 @@ KINDS: dict[str, Kind] = {
 class Problem(Exception):
     """A refusal, raised where it is decided.
 
-    `detail` is one sentence for the client; `fields` are response fields beyond the
-    usual ones. Raises KeyError for a code that is not in `KINDS`.
+    `detail` is one sentence for the client; `fields` are response fields beyond the usual ones; `log` has members for
+    the log alone, and no secrets. Raises KeyError for a code that is not in `KINDS`.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Problem(Exception):
         *,
         scope: str = "",
         fields: Iterable[tuple[str, str]] = (),
+        log: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.kind = KINDS[code]
         super().__init__(code)
@@ -88,6 +90,7 @@ class Problem(Exception):
         self.detail = detail or self.kind.title
         self.scope = scope
         self.fields = tuple(fields)
+        self.log = log
 
     def response(self) -> tuple[str, list[tuple[str, str]], bytes]:
         """Return status line, fields and body: problem+json (RFC 9457) and the challenge (RFC 6750)."""

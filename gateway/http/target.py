@@ -14,6 +14,7 @@ from gateway.http.wsgi import Environ, context
 BLACKLIST = "/blacklist"
 OPERATORS = "/-/"
 DECISION = "/-/auth"
+PROBES = ("/-/live", "/-/ready")
 _OWN = (BLACKLIST + "/", OPERATORS)
 
 # RFC 9112 section 3.2.1: origin-form begins with one slash. Two would be read as a host by

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping
 from itertools import chain
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from werkzeug.wsgi import ClosingIterator
@@ -67,6 +68,8 @@ class Context:
     is_cached: bool | None = None  # whether the token was verified before; None: there is no token
     # Whoever refuses, for the log.
     refusal = ""
+    refusal_detail = ""
+    refusal_log: Mapping[str, str] = MappingProxyType({})
     # `proxy.exchange`
     upstream_status: int | None = None
 

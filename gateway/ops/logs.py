@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
+import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any
+
+from gateway.ops.writer import LineWriter
 
 Members = dict[str, Any]
 
@@ -21,23 +22,42 @@ def configure_logging(log_format: str, level: str) -> None:
 
     Libraries log heads of requests and URLs at DEBUG, and a token could be in them.
     """
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(_Formatter(log_format))
     own = logging.getLogger("gateway")
     own.setLevel(level.upper())
     logging.basicConfig(level=max(own.level, logging.WARNING), handlers=[handler], force=True)
+    _writer.describe_loss = lambda count: _describe_loss(log_format, count)
 
 
-def line_writer(log_format: str, logger: str) -> Callable[[str, Members], None]:
-    """Return what writes a message and its members as one line at once, past `logging`, which costs twice as much."""
+def line_writer(log_format: str, logger: str, level: str = "info") -> Callable[[str, Members], None]:
+    """Return what writes a message and its members as one line, past `logging`, which costs twice as much."""
     render = _RENDER[log_format]
 
     def write(message: str, members: Members) -> None:
-        line = render(time.time(), "info", logger, message, members) + "\n"
-        with suppress(OSError):  # as `logging` does: nobody reads it
-            os.write(2, line.encode())
+        _writer.write(render(time.time(), level, logger, message, members))
 
     return write
+
+
+def dropped_lines() -> int:
+    """Return how many lines this process could not write, as nobody read them."""
+    return _writer.dropped
+
+
+class _Handler(logging.Handler):
+    """Gives records to the thread that writes. `logging.shutdown`, at the exit, flushes it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - a log that fails must not make a request fail
+            line = traceback.format_exc().rstrip()
+        _writer.write(line, at_once=True)
+
+    def flush(self) -> None:
+        """Wait until all is written, for a second at most."""
+        _writer.flush()
 
 
 class _Formatter(logging.Formatter):
@@ -72,3 +92,12 @@ def _utc(seconds: float) -> str:
 @lru_cache(2)
 def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _describe_loss(log_format: str, count: int) -> str:
+    message = f"{count} log lines were dropped: nobody read them"
+    return _RENDER[log_format](time.time(), "warning", __name__, message, {"dropped": count})
+
+
+# One for the process, as there is one standard error.
+_writer = LineWriter(2, lambda count: _describe_loss("json", count))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.http.wsgi import Environ, context
+from gateway.ops.logs import dropped_lines
 from gateway.ops.observe import Request
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own: where processes leave their figures
@@ -22,11 +23,13 @@ POLL_SECONDS = 1  # how often, at most, the age of keys is looked at
 class Metrics:
     """Counts and times the requests of this process.
 
-    `key_age` returns the age of the oldest keys in seconds, `pruned` how many expired entries
-    this process has deleted.
+    `key_age` returns the age of the oldest keys in seconds, `pruned` how many expired entries this process has
+    deleted, `dropped` how many log lines it could not write.
     """
 
-    def __init__(self, key_age: Callable[[], float], pruned: Callable[[], int]) -> None:
+    def __init__(
+        self, key_age: Callable[[], float], pruned: Callable[[], int], dropped: Callable[[], int] = dropped_lines
+    ) -> None:
         # Imported late: prometheus-client decides at its import whether several processes share the figures.
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -47,8 +50,10 @@ class Metrics:
         self._in_flight = Gauge(
             "gateway_requests_in_flight", "Requests in flight", multiprocess_mode="livesum", registry=own
         )
-        self._key_age, self._count_pruned = key_age, pruned
-        self._pruned_before = pruned()
+        self._dropped = Counter("gateway_log_lines_dropped", "Log lines that nobody read", registry=own)
+        self._key_age = key_age
+        self._totals = [(self._pruned, pruned), (self._dropped, dropped)]
+        self._before = [count() for _, count in self._totals]
         self._polled = float("-inf")
 
     def started(self) -> None:
@@ -70,9 +75,10 @@ class Metrics:
         self._poll()
 
     def _poll(self) -> None:
-        before, self._pruned_before = self._pruned_before, self._count_pruned()
-        if self._pruned_before > before:
-            self._pruned.inc(self._pruned_before - before)
+        before, self._before = self._before, [count() for _, count in self._totals]
+        for (counter, _), old, new in zip(self._totals, before, self._before, strict=True):
+            if new > old:
+                counter.inc(new - old)
         if time.monotonic() - self._polled > POLL_SECONDS:
             self._polled = time.monotonic()
             self._age.set(self._key_age())

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from gateway.http.problems import Problem
-from gateway.http.target import OPERATORS, is_decision
+from gateway.http.target import OPERATORS, PROBES, is_decision
 from gateway.http.wsgi import App, Environ, StartResponse, context
 
 CLIENT_LEFT = "client-left"
 _CLIENT_LEFT_STATUS = 499  # nginx's; no client ever sees it
+
+Write = Callable[[str, dict[str, Any]], None]
 
 # Not what may be a token: every JWT's header begins with `{"`.
 _SANE_ID = re.compile(r"(?!eyJ)[A-Za-z0-9._:;/+=-]{1,128}")
@@ -43,7 +45,9 @@ class Metrics(Protocol):
 class Observe:
     """Passes every request on, and tells the log and the metrics what became of it.
 
-    `client_of` returns the client's address by the rules of trust; `write` takes a line's message and members.
+    `client_of` returns the client's address by the rules of trust; `write` takes a line's message and members, and
+    `write_probe` those of probes that find nothing amiss, where they shall be told apart. With `in_detail` a line says
+    more about how the request was judged.
     """
 
     def __init__(
@@ -51,13 +55,16 @@ class Observe:
         app: App,
         client_of: Callable[[Environ], str],
         *,
-        write: Callable[[str, dict[str, Any]], None] | None = None,
+        write: Write | None = None,
+        write_probe: Write | None = None,
         metrics: Metrics | None = None,
+        in_detail: bool = False,
     ) -> None:
         self.app = app
         self.refuses = getattr(app, "refuses", None)
         self._client_of = client_of
-        self._write = write
+        self._write, self._write_probe = write, write_probe or write
+        self._in_detail = in_detail
         self._metrics = metrics
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -81,8 +88,12 @@ class Observe:
     def _tell(self, environ: Environ, request: Request) -> None:
         if self._metrics:
             self._metrics.finished(environ, request)
-        if self._write:
-            self._write(f"{environ['REQUEST_METHOD'][:32]} {request.status}", _members(environ, request))
+        write = self._write_probe if _is_good_probe(environ, request) else self._write
+        if write:
+            members = _members(environ, request)
+            if self._in_detail:
+                members |= _details(environ)
+            write(f"{environ['REQUEST_METHOD'][:32]} {request.status}", members)
 
 
 class _Seen:
@@ -157,6 +168,24 @@ def _route(target: Any) -> str:
     return "operators" if target.path.startswith(OPERATORS) else "blacklist"
 
 
+def _is_good_probe(environ: Environ, request: Request) -> bool:
+    """Return whether a machine asked whether all is well, and it is: thousands of times a day."""
+    return request.route == "operators" and request.status == 200 and context(environ).target.path in PROBES
+
+
+def _details(environ: Environ) -> dict[str, Any]:
+    """Return what helps to find out why a request was judged as it was."""
+    about = context(environ)
+    found: dict[str, Any] = {"detail": about.refusal_detail} if about.refusal_detail else {}
+    if about.is_cached is not None:
+        found["remembered"] = about.is_cached
+    if about.token is not None:
+        found["issuer"] = str(about.token.claims.get("iss"))[:256]
+    if about.overloaded:
+        found["overloaded"] = True
+    return found
+
+
 def _members(environ: Environ, request: Request) -> dict[str, Any]:
     about, inbound = context(environ), environ.get("HTTP_X_REQUEST_ID")
     members = {
@@ -172,9 +201,13 @@ def _members(environ: Environ, request: Request) -> dict[str, Any]:
         members[part + "_ms"] = round(seconds * 1000, 3)
     if request.upstream_status is not None:
         members["upstream_status"] = request.upstream_status
+    for name, value in about.refusal_log.items():
+        members[name] = value[:256]
     token = about.token
     if token is not None:
         members["token"] = token.fingerprint[:12]
+        if request.outcome != "passed":
+            members["fingerprint"] = token.fingerprint
         subject = token.claims.get("sub")
         if isinstance(subject, str | int):
             members["subject"] = str(subject)[:128]

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGHUP, SIGTERM
 
@@ -21,6 +21,20 @@ from gateway.ops.logs import configure_logging, line_writer
 SECRET = "correct-horse-battery-staple-of-42-bytes"
 
 
+Told = Callable[[], str]
+
+
+@pytest.fixture
+def lines(capfd: pytest.CaptureFixture[str]) -> Told:
+    """Return what returns the lines written since it was last called."""
+
+    def read() -> str:
+        logging.getLogger().handlers[0].flush()
+        return capfd.readouterr().err
+
+    return read
+
+
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """Take back what `configure_logging` changes in this process."""
@@ -32,10 +46,10 @@ def logging_as_it_was() -> Iterator[None]:
     own.setLevel(levels[1])
 
 
-def test_a_json_record_is_one_line_with_its_members(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_json_record_is_one_line_with_its_members(lines: Told) -> None:
     configure_logging("json", "info")
     logging.getLogger("gateway.x").info("%d lines", 1, extra={"record": {"text": "two\nlines \u2028 é", "number": 1.5}})
-    [line] = capfd.readouterr().err.splitlines()
+    [line] = lines().splitlines()
     told = json.loads(line)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told.pop("time"))
     assert told == {
@@ -47,45 +61,45 @@ def test_a_json_record_is_one_line_with_its_members(capfd: pytest.CaptureFixture
     }
 
 
-def test_a_text_record_is_one_line_with_its_members(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_text_record_is_one_line_with_its_members(lines: Told) -> None:
     configure_logging("text", "info")
     logging.getLogger("gateway.x").warning("hm", extra={"record": {"text": "two\nlines", "number": 1.5}})
-    [line] = capfd.readouterr().err.splitlines()
+    [line] = lines().splitlines()
     assert line.endswith(r'warning gateway.x: hm text="two\nlines" number=1.5')
 
 
-def test_a_line_of_the_access_log_looks_like_any_other(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_line_of_the_access_log_looks_like_any_other(lines: Told) -> None:
     for log_format in ("json", "text"):
         configure_logging(log_format, "info")
         logging.getLogger("gateway.access").info("GET 200", extra={"record": {"id": "a\n", "status": 200}})
         line_writer(log_format, "gateway.access")("GET 200", {"id": "a\n", "status": 200})
-        one, other = (re.sub(r"T[0-9:.]+Z", "", line) for line in capfd.readouterr().err.splitlines())
+        one, other = (re.sub(r"T[0-9:.]+Z", "", line) for line in lines().splitlines())
         assert one == other
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_an_exception_is_told_whole(capfd: pytest.CaptureFixture[str], log_format: str) -> None:
+def test_an_exception_is_told_whole(lines: Told, log_format: str) -> None:
     configure_logging(log_format, "info")
     try:
         raise RuntimeError("the reason")
     except RuntimeError:
         logging.getLogger("gateway.x").exception("failed")
-    told = capfd.readouterr().err
+    told = lines()
     assert "RuntimeError: the reason" in told
     assert "Traceback" in told
     assert log_format == "text" or "RuntimeError" in json.loads(told)["exception"]
 
 
-def test_libraries_are_quiet_below_warning_at_any_level(capfd: pytest.CaptureFixture[str]) -> None:
+def test_libraries_are_quiet_below_warning_at_any_level(lines: Told) -> None:
     for level, loud in (("debug", True), ("info", True), ("error", False)):
         configure_logging("json", level)
         logging.getLogger("urllib3.connectionpool").debug("GET /?access_token=…")
         logging.getLogger("some.library").info("Authorization: Bearer …")
-        assert capfd.readouterr().err == ""
+        assert lines() == ""
         logging.getLogger("some.library").warning("hm")
-        assert bool(capfd.readouterr().err) is loud
+        assert bool(lines()) is loud
         logging.getLogger("gateway.x").debug("of our own")
-        assert bool(capfd.readouterr().err) is (level == "debug")
+        assert bool(lines()) is (level == "debug")
 
 
 # A real gateway, at its most talkative

@@ -208,6 +208,15 @@ def test_what_the_store_prunes_is_counted() -> None:
     assert figures(metrics)["gateway_entries_pruned_total"] == 3
 
 
+def test_lines_that_nobody_read_are_counted() -> None:
+    dropped = [0]
+    metrics = Metrics(lambda: 0.0, lambda: 0, lambda: dropped[0])
+    dropped[0] = 7
+    metrics.finished({}, request())
+    [family] = metrics._dropped.collect()
+    assert {sample.name: sample.value for sample in family.samples}["gateway_log_lines_dropped_total"] == 7
+
+
 def test_the_sqlite_store_says_how_much_it_prunes(make_gate: Any, clock: Any) -> None:
     gate = make_gate()
     api = Api(gate)
@@ -254,7 +263,7 @@ def test_alerts_and_dashboard_name_metrics_and_labels_that_exist(idle: Measured)
     known = {sample.name for sample in samples}
     labels = {label for sample in samples for label in sample.labels} | {"instance", "job"}
     told = expressions()
-    assert len(told) == 21
+    assert len(told) == 22
     for title, expression in told.items():
         assert named(expression) <= known, title
         assert set(re.findall(r'(\w+)(?:=~?|!=)"', expression)) <= labels, title

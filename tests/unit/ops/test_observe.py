@@ -228,3 +228,47 @@ def test_no_record_shows_more_of_a_token_than_fingerprint_and_subject(observed: 
     text = json.dumps(records)
     assert len(records) == 4
     assert not any(part in text for part in TOKEN.split("."))
+
+
+def test_a_wrong_issuer_is_told_beside_those_that_are_right(observed: Api, record: Any) -> None:
+    observed("GET", "/", mint(iss="https://elsewhere.test/\r\nx: y"))
+    told = record()
+    assert (told["outcome"], told["found_issuer"]) == ("wrong-issuer", "https://elsewhere.test/\r\nx: y")
+    assert told["expected_issuer"] == "https://www.discogs.com/"
+    assert r"test/\r\nx" in json.dumps(told), "as every line escapes it"
+
+
+def test_a_refused_token_is_told_with_its_whole_fingerprint(observed: Api, records: Records) -> None:
+    observed("POST", "/blacklist", TOKEN)
+    observed("GET", "/", TOKEN)
+    passed, refused = records
+    assert "fingerprint" not in passed
+    assert refused["fingerprint"] == fingerprint(TOKEN)
+    assert refused["token"] == fingerprint(TOKEN)[:12]
+
+
+def test_probes_that_find_nothing_amiss_are_told_apart(gate: Any) -> None:
+    loud: Records = []
+    quiet: Records = []
+    api = Api(
+        Observe(
+            gate,
+            lambda environ: "192.0.2.7",
+            write=lambda message, members: loud.append(members),
+            write_probe=lambda message, members: quiet.append(members),
+        )
+    )
+    for path in ("/-/live", "/-/ready", "/-/openapi.json", "/"):
+        api("GET", path)
+    assert api("POST", "/-/ready").status_code == 405
+    assert [len(quiet), len(loud)] == [2, 3]
+
+
+def test_in_detail_a_line_says_how_a_request_was_judged(gate: Any, records: Records) -> None:
+    watched = Observe(gate, lambda environ: "", write=lambda message, members: records.append(members), in_detail=True)
+    api = Api(watched)
+    api("GET", "/", TOKEN)
+    api("GET", "/", mint("another secret"))
+    good, bad = records
+    assert (good["remembered"], good["issuer"], "detail" in good) == (False, "https://www.discogs.com/", False)
+    assert bad["detail"] == "The token's signature does not verify."

@@ -1,0 +1,141 @@
+"""Lines are written by a thread of their own: whoever reads them slowly, or not at all, holds up nothing else."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+LIMIT_BYTES = 4 << 20  # of lines that wait; what comes when there are so many is dropped, and counted
+# Who is served first is not the log: while requests come, lines are gathered, so that the thread does not take the
+# interpreter's lock for each of them.
+GATHER_SECONDS = 0.02
+IDLE_SECONDS = 5.0  # after which the thread ends, until there is another line
+FLUSH_SECONDS = 1.0  # what the process waits for at its exit
+FORK_SECONDS = 0.2  # … and before it forks
+
+
+class LineWriter:
+    """Writes lines to a descriptor, in order. `dropped` counts those that found no room.
+
+    `describe_loss` returns the line that says how many were dropped, once they are read again.
+    """
+
+    def __init__(self, descriptor: int, describe_loss: Callable[[int], str]) -> None:
+        self.describe_loss = describe_loss
+        self.dropped = 0
+        self._descriptor = descriptor
+        self._begin_anew()
+        os.register_at_fork(before=self._rest, after_in_child=self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        """Start without a thread and without lines; in a forked child, those that wait are the parent's to write."""
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0  # of lines that wait, or are being written
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_idle = False
+        self._hurries = self._ends = False
+        self._told = self.dropped
+
+    def write(self, line: str, *, at_once: bool = False) -> None:
+        """Have a line written: `at_once`, or with those of the next few milliseconds. It waits for nothing."""
+        data = line.encode(errors="backslashreplace") + b"\n"
+        with self._changed:
+            if self._bytes + len(data) > LIMIT_BYTES:
+                self.dropped += 1
+                return None
+            if self._thread is None and not self._start():
+                return self._write_out(data)
+            self._lines.append(data)
+            self._bytes += len(data)
+            self._hurries |= at_once
+            if self._is_idle or at_once:
+                self._changed.notify_all()
+        return None
+
+    def _start(self) -> bool:
+        """Return whether the thread could be started: not while the interpreter ends."""
+        self._thread = threading.Thread(target=self._run, name="gateway-log", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+        return self._thread is not None
+
+    def flush(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Wait until all is written, but not longer than so many seconds."""
+        with self._changed:
+            self._hurries = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._bytes, seconds)
+
+    def _rest(self) -> None:
+        """End the thread before the process forks, if its reader lets it: a fork had better find no other thread."""
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return
+        with self._changed:
+            self._hurries = self._ends = True
+            self._changed.notify_all()
+        thread.join(FORK_SECONDS)
+        self._ends = False
+
+    def _run(self) -> None:
+        while lines := self._take():
+            for piece in _pieces(lines):
+                self._write_out(piece)
+            with self._changed:
+                self._bytes -= sum(map(len, lines))
+                lost, self._told = self.dropped - self._told, self.dropped
+                if not self._bytes:
+                    self._hurries = False
+                self._changed.notify_all()  # who flushes
+            if lost:
+                self.write(self.describe_loss(lost), at_once=True)
+
+    def _take(self) -> list[bytes]:
+        """Return the lines that wait, gathered for a moment; none when the thread shall end."""
+        with self._changed:
+            self._is_idle = True
+            self._changed.wait_for(lambda: self._lines or self._ends, IDLE_SECONDS)
+            self._is_idle = False
+            if self._lines:
+                self._changed.wait_for(lambda: self._hurries, GATHER_SECONDS)
+            else:
+                self._thread = None
+            lines = list(self._lines)
+            self._lines.clear()
+            return lines
+
+    def _write_out(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # whoever started us made it so
+                _await_writable(self._descriptor)
+            except OSError:  # nobody reads it any more
+                return
+
+
+def _pieces(lines: list[bytes]) -> Iterator[bytes]:
+    """Yield the lines joined, in pieces that a pipe takes whole: those of several processes do not mix in it."""
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        if size + len(line) > select.PIPE_BUF and piece:
+            yield b"".join(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line)
+    yield b"".join(piece)
+
+
+def _await_writable(descriptor: int) -> None:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    poller.poll(1000)
+    time.sleep(0.001)  # an error is ready, too

@@ -107,7 +107,8 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
         except ValueError as error:
             raise ValueError("; ".join(faults(error))) from error
 
-    with served(settings.metrics_host, settings.metrics_port, [Figure("gateway_entries", "Live entries", store.count)]):
+    gauges = [Figure("gateway_entries", "Live entries", store.count)]
+    with served(settings.metrics_host, settings.metrics_port, gauges, not_ours=sock):
         serve_app(
             load,
             sock=sock,

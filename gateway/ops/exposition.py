@@ -8,10 +8,13 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from typing import Any, NamedTuple, NoReturn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -21,6 +24,8 @@ from gateway.ops.metrics import DIRECTORY, added_up
 log = logging.getLogger("gateway.metrics")
 
 PARENT_SECONDS = 1  # how often the process looks whether its parent is still there
+SCRAPE_SECONDS = 10  # what a scrape may take from its connection to its end, however it trickles
+SCRAPES = 16  # at once; for another one, the oldest is given up
 
 
 class Figure(NamedTuple):
@@ -32,40 +37,46 @@ class Figure(NamedTuple):
 
 
 @contextmanager
-def served(host: str, port: int | None, gauges: Iterable[Figure] = ()) -> Iterator[None]:
+def served(
+    host: str, port: int | None, gauges: Iterable[Figure] = (), *, not_ours: socket.socket | None = None
+) -> Iterator[None]:
     """Collect the figures of worker processes and serve them on the port (0: a free one) while the block runs.
 
-    Without a port, do nothing. They are served by a process of its own, which no worker's load can
-    starve and which ends with this one. Raises OSError when the port cannot be had.
+    Without a port, do nothing. They are served by a process of its own, which no worker's load can starve and which
+    ends with this one. It closes `not_ours`, which it inherits: else clients could connect when nobody accepts any
+    more. Raises OSError when the port cannot be had.
     """
     if port is None:
         yield
         return
     directory = os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="gateway-metrics-")
     parent = os.getpid()
-    server_class = _Server6 if ":" in host else WSGIServer
+    server_class = _Server6 if ":" in host else _Server
     with make_server(host, port, _app(directory, gauges), server_class, _Handler) as server:
         server.timeout = PARENT_SECONDS
         child = os.fork()
         if child == 0:
+            if not_ours:
+                not_ours.close()
             _serve_while(parent, server, directory)
         log.info("metrics at http://%s:%d", f"[{host}]" if ":" in host else host, server.server_port)
     try:
         yield
     finally:
         if os.getpid() == parent:  # a forked worker leaves through here too
-            with suppress(ProcessLookupError, ChildProcessError):  # it was killed, and gunicorn has waited for it
+            with suppress(ProcessLookupError, ChildProcessError):  # it was killed, and the master has waited for it
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _serve_while(parent: int, server: WSGIServer, directory: str) -> NoReturn:
+def _serve_while(parent: int, server: _Server, directory: str) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and systemd reach every process: the parent ends this one,
         signal.signal(number, signal.SIG_IGN)  # after its drain
     try:
         while os.getppid() == parent:
             server.handle_request()
+            server.end_late()
         shutil.rmtree(directory, ignore_errors=True)  # the parent was killed
     finally:
         os._exit(0)
@@ -92,7 +103,7 @@ class _Deployment:
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         for file in self._directory.glob("gauge_live*.db"):
-            if not Path("/proc", file.stem.rpartition("_")[2]).exists():
+            if not _is_running(int(file.stem.rpartition("_")[2])):
                 file.unlink(missing_ok=True)
         yield from added_up(self._directory)
         yield InfoMetricFamily("gateway_build", "Version", value={"version": version("jwt-blacklist-gateway")})
@@ -101,12 +112,63 @@ class _Deployment:
                 yield GaugeMetricFamily(gauge.name, gauge.help, value=gauge.read())
 
 
-class _Server6(WSGIServer):
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Gives each scrape a thread and its time, so that one that trickles holds up no other."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._open: dict[socket.socket, float] = {}  # since when, in monotonic seconds; the oldest first
+        self._lock = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own."""
+        with self._lock:
+            self._open[request] = time.monotonic()
+        self.end_late()
+        super().process_request(request, client_address)
+
+    def close_request(self, request: Any) -> None:
+        """Close a connection whose thread has finished."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().close_request(request)
+
+    def end_late(self) -> None:
+        """Have the connections end that have had their time, or are too many; their threads then close them."""
+        with self._lock:
+            late = time.monotonic() - SCRAPE_SECONDS
+            for request in [*self._open][: max(len(self._open) - SCRAPES, 0)]:
+                self._end(request)
+            for request in [each for each, since in self._open.items() if since < late]:
+                self._end(request)
+
+    def _end(self, request: socket.socket) -> None:
+        del self._open[request]
+        with suppress(OSError):  # the client has left
+            request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a scraper left, or was late."""
+
+
+class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 2  # seconds; a scraper that says nothing holds up all others
+    timeout = 5  # seconds of silence
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: a scrape is no event."""

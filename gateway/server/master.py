@@ -140,6 +140,7 @@ class Master:
         self._trial = self._fork()
         if self._trial:
             return
+        self._socket.close()  # it would let clients connect, should this process be the last that has it
         status = 0
         try:
             self._load()

@@ -7,10 +7,11 @@ import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from signal import SIGHUP, SIGKILL, SIGTERM
+from signal import SIGHUP, SIGKILL, SIGQUIT, SIGTERM
 from typing import Any
+from wsgiref.simple_server import make_server
 
 import pytest
 from helpers import Api, mint
@@ -19,6 +20,7 @@ from recorder import Recorder, ok, until
 from running import Running, fetch
 
 from gateway.http.problems import KINDS
+from gateway.ops.exposition import _Handler, _is_running, _Server
 from gateway.ops.metrics import Metrics, added_up
 from gateway.ops.observe import Request
 
@@ -177,7 +179,63 @@ def test_a_scraper_that_says_nothing_holds_up_nobody_for_long(idle: Measured) ->
         assert idle.figure("gateway_build_info") == 1
 
 
+@pytest.mark.slow
+def test_scrapers_that_trickle_hold_up_no_other(idle: Measured) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", idle.metrics_port))) for _ in range(40)]
+        for _ in range(3):
+            for client in clients:
+                with suppress(OSError):  # only so many are served at a time
+                    client.sendall(b"G")
+            assert idle.figure("gateway_build_info") == 1
+
+
+@pytest.mark.slow
+def test_the_port_is_free_when_the_gateway_was_killed_even_if_somebody_trickles(tmp_path: Path) -> None:
+    with measured(tmp_path) as (gateway, _):
+        port = gateway.metrics_port
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET /metrics HT")
+            gateway.signal(SIGKILL)
+            gateway.wait()
+            assert until(lambda: is_refused(port) and is_refused(gateway.port))
+
+
+@pytest.mark.slow
+def test_who_connects_during_the_drain_is_refused_though_figures_can_still_be_had(tmp_path: Path) -> None:
+    with measured(tmp_path) as (gateway, upstream):
+        upstream.answer = lambda talk: talk.peer_left()
+        with ThreadPoolExecutor(1) as pool, suppress(OSError):
+            held = pool.submit(gateway.get, "/", ADMIN)
+            assert until(lambda: gateway.figure("gateway_requests_in_flight") == 1)
+            gateway.signal(SIGTERM)
+            assert until(lambda: is_refused(gateway.port))
+            assert gateway.figure("gateway_requests_in_flight") == 1
+            gateway.signal(SIGQUIT)
+            held.exception()
+
+
 # In this process
+
+
+def test_a_scrape_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.ops.exposition.SCRAPE_SECONDS", 0)
+    with make_server("127.0.0.1", 0, lambda environ, start: [], _Server, _Handler) as server:
+        server.timeout = 0.05
+        with socket.create_connection(server.server_address) as client:
+            client.sendall(b"GET")
+            server.handle_request()
+            server.end_late()
+            client.settimeout(10)
+            assert client.recv(1) == b""
+
+
+def test_the_figures_of_dead_workers_are_told_from_those_of_living_ones() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert [_is_running(os.getpid()), _is_running(1), _is_running(child)] == [True, True, False]
 
 
 def test_a_process_that_is_just_starting_breaks_no_scrape(tmp_path: Path) -> None:

@@ -1,24 +1,85 @@
-"""Whoever is about to wait says so here, for a server whose threads take turns."""
+"""Whoever waits for a disk, a lock, a reader or the network says so here, for a server whose threads take turns."""
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+log = logging.getLogger("gateway.blocking")
+
+INCIDENT_SECONDS = 60.0  # after which the same place is logged anew
 
 
 class _Thread(threading.local):
-    give_way: Callable[[], None] | None = None
+    release: Callable[[], None] | None = None
+
+
+class _Blocking:
+    """Lets another thread work while its block waits. There is one for all: it has no state."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        if _thread.release is not None:
+            _thread.release()
+
+    def __exit__(self, *_: object) -> None:
+        """Go on without the turn: who has it may keep it, and this thread takes its next one when it is free."""
 
 
 _thread = _Thread()
+_blocking = _Blocking()
 
 
-def on_waiting(give_way: Callable[[], None]) -> None:
-    """Have `give_way` called when this thread is about to wait."""
-    _thread.give_way = give_way
+def blocking() -> _Blocking:
+    """Return a context manager for what may wait: `with blocking(): …`. Outside the bundled server it does nothing."""
+    return _blocking
+
+
+def on_blocking(release: Callable[[], None]) -> None:
+    """Have `release` called when this thread is about to wait: it lets another one have its turn."""
+    _thread.release = release
+
+
+class Watchdog:
+    """Logs where threads are that hold up all others without having said that they wait: once an incident.
+
+    Threads whose innermost call is in `own`, a folder, are at the server's work, and only slow.
+    """
+
+    def __init__(self, own: str) -> None:
+        self._own = own
+        self._logged: dict[tuple[object, int], float] = {}  # when, by the place
+
+    def report(self, threads: Iterable[int]) -> None:
+        """Log the stacks of the threads with these identifiers (`threading.get_ident`)."""
+        frames = sys._current_frames()
+        for thread in threads:
+            frame = frames.get(thread)
+            if frame and not frame.f_code.co_filename.startswith(self._own) and self._is_new(frame):
+                stack = "".join(traceback.format_stack(frame))  # code alone, without values
+                log.warning("a thread holds up all others, and has not said that it waits", extra=_members(stack))
+
+    def _is_new(self, frame: FrameType) -> bool:
+        place, now = (frame.f_code, frame.f_lineno), time.monotonic()
+        is_new = now - self._logged.get(place, -INCIDENT_SECONDS) >= INCIDENT_SECONDS
+        self._logged[place] = now
+        return is_new
+
+
+def _members(stack: str) -> dict[str, dict[str, str]]:
+    return {"record": {"stack": stack}}
+
+
+# What they were called before.
+on_waiting = on_blocking
 
 
 def about_to_wait() -> None:
-    """Let another thread work: this one is about to wait for a network, a disk or a lock."""
-    if _thread.give_way is not None:
-        _thread.give_way()
+    """Let another thread work: this one is about to wait."""
+    _blocking.__enter__()

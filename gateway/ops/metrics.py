@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from gateway.http.blocking import blocking
 from gateway.http.wsgi import Environ, context
 from gateway.ops.logs import dropped_lines
 from gateway.ops.observe import Request
@@ -92,7 +93,9 @@ def are_shared() -> bool:
 def decisions() -> dict[str, int]:
     """Return how many requests had which outcome since the start, in all processes; probes are left out."""
     counts = Sum[str]()
-    for metric in added_up(Path(os.environ[DIRECTORY]), "counter_*.db"):
+    with blocking():
+        found = list(added_up(Path(os.environ[DIRECTORY]), "counter_*.db"))
+    for metric in found:
         for sample in metric.samples:
             if sample.name == "gateway_requests_total" and sample.labels["route"] != "operators" and sample.value:
                 counts[sample.labels["outcome"]] += int(sample.value)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from gateway.auth.keys import FetchPolicy, KeysRefused, build_keys
+from gateway.auth.issuers import Issuer, Issuers
+from gateway.auth.keys import FetchPolicy, KeySet, KeysRefused, StaticKeys, build_keys
 from gateway.auth.required import read_requirement
-from gateway.auth.tokens import Issuer, Verifier
+from gateway.auth.tokens import Verifier
 from gateway.blacklist.resource import Resource
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores import Store, open_store
+from gateway.config.announce import misspelled, warnings
+from gateway.config.public_secret import refuse_public_secret, refuse_weak_parts
 from gateway.config.settings import IssuerSettings, Settings, issuer_settings
 from gateway.gate.annotate import Annotate
 from gateway.gate.gate import Gate
@@ -30,29 +34,15 @@ from gateway.ops.openapi import description
 from gateway.proxy.exchange import Upstream
 from gateway.proxy.fields import client_address
 
+log = logging.getLogger("gateway")
+
 Clock = Callable[[], float]
 
 
-class Gateway(Gate):
-    """Wraps any WSGI app: `Gateway(app, Settings(…))`, or `Gateway(app, secret="…", issuer="…")`, never both.
+class _Pipeline(Gate):
+    """The gate with all its parts, as the settings have them, in front of an app."""
 
-    Raises pydantic's ValidationError for bad settings, TypeError for unknown ones, KeysRefused and
-    StoreRefused for keys and stores that must not be used. `opened`, a store in place of that of the
-    settings, and `now` (epoch seconds) are for tests.
-    """
-
-    def __init__(
-        self,
-        app: App,
-        settings: Settings | None = None,
-        *,
-        opened: Store | None = None,
-        now: Clock = time.time,
-        **values: Any,
-    ) -> None:
-        if settings and values:
-            raise TypeError("either Settings or single settings")
-        settings = settings or Settings(**values)
+    def __init__(self, app: App, settings: Settings, opened: Store | None = None, now: Clock = time.time) -> None:
         issuers = build_issuers(settings, now)
         verifier = Verifier(issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes, now=now)
         blacklist = build_blacklist(settings, opened, now)
@@ -94,10 +84,39 @@ class Gateway(Gate):
         return getattr(self._store, "pruned", 0)
 
 
+class Gateway(_Pipeline):
+    """Wraps any WSGI app: `Gateway(app, Settings(…))`, or `Gateway(app, secret="…", issuer="…")`, never both.
+
+    Raises pydantic's ValidationError for bad settings, TypeError for unknown ones, KeysRefused and
+    StoreRefused for keys and stores that must not be used: the public secret, where it was not set, is one.
+    `opened`, a store in place of that of the settings, and `now` (epoch seconds) are for tests.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        settings: Settings | None = None,
+        *,
+        opened: Store | None = None,
+        now: Clock = time.time,
+        **values: Any,
+    ) -> None:
+        if settings and values:
+            raise TypeError("either Settings or single settings")
+        settings = settings or Settings(**values)
+        try:
+            refuse_public_secret(settings, in_process=True)
+        except KeysRefused as fault:
+            raise KeysRefused("\n".join([str(fault), *misspelled()])) from fault
+        super().__init__(app, settings, opened, now)
+        for warning in warnings(settings):
+            log.warning(warning)
+
+
 def build_app(settings: Settings | None = None, store: Store | None = None) -> Observe:
     """Return the gateway in front of the upstream that the settings name (default: the environment's)."""
     settings = settings or Settings()
-    gateway = Gateway(build_upstream(settings), settings, opened=store)
+    gateway = _Pipeline(build_upstream(settings), settings, store)
     is_debug = settings.log_level == "debug"
     return Observe(
         gateway,
@@ -141,8 +160,10 @@ def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
     """Return the issuers with their keys. Raises KeysRefused with a line for each issuer that has none to go by."""
     policy = FetchPolicy(insecure_hosts=frozenset(settings.jwks_insecure_http))
     issuers, faults = [], []
+    refuse_public_secret(settings)
     for issuer in issuer_settings(settings):
         try:
+            refuse_weak_parts(issuer)
             ca_file, proxy = issuer.jwks_ca or settings.jwks_ca, issuer.jwks_proxy or settings.jwks_proxy
             issuers.append(
                 _issuer(issuer, replace(policy, ca_file=ca_file, proxy=proxy), settings.required_claims, now)
@@ -152,6 +173,22 @@ def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
     if faults:
         raise KeysRefused("\n".join(faults))
     return issuers
+
+
+def name_issuers(settings: Settings) -> Issuers:
+    """Return the issuers by their names alone, for what needs none of their keys."""
+    no_keys = StaticKeys(frozenset(), KeySet(()))
+    return Issuers(
+        Issuer(
+            each.issuer,
+            no_keys.algorithms,
+            frozenset(),
+            no_keys,
+            aliases=each.aliases,
+            tenants=frozenset(each.tenants),
+        )
+        for each in issuer_settings(settings)
+    )
 
 
 def _issuer(settings: IssuerSettings, policy: FetchPolicy, required: tuple[str, ...], now: Clock) -> Issuer:

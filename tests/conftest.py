@@ -17,7 +17,7 @@ pytest.register_assert_rewrite("helpers")
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("quick")
 
-from helpers import Api, Clock  # noqa: E402
+from helpers import SECRET, Api, Clock  # noqa: E402
 
 from gateway import Gateway, Settings  # noqa: E402
 
@@ -63,7 +63,8 @@ def store_url() -> Iterator[str]:
 
 @cache
 def settings(**values: Any) -> Settings:
-    return Settings(**values)  # twenty times as long as opening a gate with it
+    # In process the public secret must be set. To read settings takes twenty times as long as opening a gate with them.
+    return Settings(**{"secret": SECRET, **values})
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -26,6 +26,7 @@ __all__ = [
     "KeysRefused",
     "StaticKeys",
     "WatchedKeys",
+    "allowed_algorithms",
     "build_keys",
     "weak_secrets",
 ]
@@ -91,7 +92,7 @@ def build_keys(
         if public_key and jwks_url:
             raise KeysRefused("there are a public key and a JWKS: set one of them")
         source = public_key or jwks_url
-        allowed = known_algorithms(algorithms or _default_algorithms(secrets, source))
+        allowed = known_algorithms(allowed_algorithms(algorithms, secrets, source))
         shared = read_secrets(secrets, allowed & HMAC) if allowed & HMAC else []
         if not allowed & ASYMMETRIC:
             if source:
@@ -112,7 +113,10 @@ def _short(error: Exception) -> str:
     return fault if isinstance(error, OSError) else f"cannot be read ({fault})"
 
 
-def _default_algorithms(secrets: Sequence[str], public: str | None) -> frozenset[str]:
+def allowed_algorithms(named: Collection[str], secrets: Collection[object], public: str | None) -> frozenset[str]:
+    """Return the algorithms that are named, or that go with the keys where none are."""
+    if named:
+        return frozenset(named)
     return frozenset(("HS256",) if secrets or not public else ()) | (ASYMMETRIC if public else frozenset())
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import click
 
-from gateway.cli import entries, run, tokens, transfer
+from gateway.cli import check, entries, run, tokens, transfer
 from gateway.cli.options import UNAVAILABLE, USAGE, faults
 from gateway.config.announce import misspelled
 from gateway.http.problems import Problem
@@ -27,7 +27,7 @@ def gateway() -> None:
 for command in (
     run.serve,
     run.demo,
-    run.check_config,
+    check.check_config,
     tokens.token,
     entries.revoke,
     entries.restore,

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from gateway.app import build_blacklist, build_issuers
+from gateway.app import build_blacklist, build_issuers, name_issuers
 from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.resource import described, timestamp
 from gateway.blacklist.rules import Actor, Blacklist
 from gateway.cli.options import with_settings
 from gateway.cli.tokens import read_claim
-from gateway.config.settings import Settings
+from gateway.config.settings import Settings, issuer_settings
 from gateway.http.values import value_text
 from gateway.ops.logs import configure_logging
 
@@ -124,18 +124,18 @@ def _opened(
     named += [read_claim(claim)] if claim else []
     if len(named) + (token is not None) != 1:
         raise click.UsageError("name one thing: a token, --jti, --sub, --sid or --claim")
-    issuers = build_issuers(settings)
     if token is not None:
-        verifier = Verifier(issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes)
+        verifier = Verifier(build_issuers(settings), leeway=settings.leeway, max_bytes=settings.max_token_bytes)
         found = verifier.genuine(sys.stdin.read().strip() if token == "-" else token)  # noqa: S105
         return build_blacklist(settings), found.issuer.name, found
-    names = [issuer.name for issuer in issuers]
-    if of_issuer not in (*names, None) or (of_issuer is None and len(names) > 1):
+    names = [issuer.issuer for issuer in issuer_settings(settings)]
+    issuer = name_issuers(settings).name_of(of_issuer or (names[0] if len(names) == 1 else ""))
+    if issuer is None:
         raise click.UsageError(f"--of-issuer must be one of: {', '.join(names)}")
     text = value_text(named[0][1])
     if named[0][0] not in settings.blacklist_claims or text is None:
         raise click.UsageError(f"a claim is one of {', '.join(settings.blacklist_claims)}, a string or a number")
-    return build_blacklist(settings), of_issuer or names[0], (named[0][0], text)
+    return build_blacklist(settings), issuer, (named[0][0], text)
 
 
 def _audit_here(settings: Settings) -> None:

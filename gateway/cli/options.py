@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -11,6 +13,7 @@ import click
 from pydantic import ValidationError
 
 from gateway.app import build_blacklist, build_issuers
+from gateway.config.files import lines_of
 from gateway.config.settings import PREFIX, Settings
 from gateway.http.problems import Problem
 
@@ -96,10 +99,43 @@ def _certificate_faults(settings: Settings) -> Iterator[str]:
 
 
 def _flag(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    if name == "secret":
+        return _secret_flags
     field = Settings.model_fields[name]
-    default = field.default if isinstance(field.default, str | int | float) and name != "secret" else None
+    default = field.default if isinstance(field.default, str | int | float) else None
     shown = "" if default is None else f"  [default: {default}]"
     return click.option("--" + name.replace("_", "-"), name, metavar="VALUE", help=f"{field.description}{shown}")
+
+
+def _secret_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    named: Callable[..., Any] = click.option(
+        "--secret-file",
+        metavar="PATH",
+        expose_value=False,
+        callback=_name_secret_file,
+        help="file of shared HMAC secrets, newest first, one a line",
+    )
+    read: Callable[..., Any] = click.option(
+        "--secret", metavar="-", callback=_read_secrets, help="`-`: the same, from standard input"
+    )
+    flagged: Callable[..., Any] = named(read(command))
+    return flagged
+
+
+def _name_secret_file(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is not None:  # as a variable, the file is read anew when the settings are
+        os.environ[f"{PREFIX}SECRET_FILE"] = value
+
+
+def _read_secrets(context: click.Context, option: click.Parameter, value: str | None) -> list[str] | str | None:
+    """Return the lines of standard input. Raises `Fault` for a value: every user of the machine could read it there."""
+    if not value:
+        return value
+    if value != "-":
+        raise Fault(
+            "--secret takes no value, which every list of processes would show: give --secret-file, or --secret -"
+        )
+    return lines_of(sys.stdin.read()) or ""
 
 
 def faults(error: ValueError) -> Iterator[str]:

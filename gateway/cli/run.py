@@ -1,4 +1,4 @@
-"""gateway serve, demo and check-config."""
+"""gateway serve and demo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import click
 from gateway.app import build_app, build_blacklist, build_issuers
 from gateway.cli.options import Fault, faults, with_settings
 from gateway.cli.tokens import minted
-from gateway.config.announce import announce, in_force, warnings
+from gateway.config.announce import announce
 from gateway.config.settings import Settings
 from gateway.ops.exposition import Figure, served
 from gateway.ops.logs import configure_logging
@@ -76,18 +76,6 @@ def demo(settings: Settings) -> None:
         click.echo(STORY.format(url=url, upstream=settings.upstream, token=token, admin=admin))
         # The console's chart needs the metrics, on whatever port.
         _serve(settings, sock, console=True, log_format="text", metrics_port=settings.metrics_port or 0)
-
-
-@click.command("check-config")
-@with_settings()
-def check_config(settings: Settings) -> None:
-    """Check every setting, the keys and the store; print what is in force, secrets masked."""
-    for name, text in in_force(settings).items():
-        click.echo(f"GATEWAY_{name.upper()}={text}")
-    build_issuers(settings)
-    build_blacklist(settings).store.ping()
-    for warning in warnings(settings):
-        click.echo(f"warning: {warning}", err=True)
 
 
 def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:

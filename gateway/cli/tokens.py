@@ -12,7 +12,9 @@ from typing import Any
 import click
 import jwt
 
+from gateway.auth.secrets import secret_bytes
 from gateway.cli.options import with_settings
+from gateway.config.public_secret import refuse_public_secret
 from gateway.config.settings import Settings
 
 
@@ -55,7 +57,9 @@ def minted(
     payload = {"iss": issuer.issuer, "iat": now, "exp": now + lifetime, "jti": uuid.uuid4().hex}
     if issuer.audience:
         payload["aud"] = issuer.audience[0]
-    signing_key = key or (issuer.secret[0].get_secret_value() if issuer.secret else None)
+    if key is None:
+        refuse_public_secret(settings)
+    signing_key = key or (secret_bytes(issuer.secret[0].get_secret_value()) if issuer.secret else None)
     if signing_key is None:
         raise click.UsageError("this issuer has no shared secret: give a private key with --key")
     algorithm = issuer.algorithms[0] if issuer.algorithms else "HS256"

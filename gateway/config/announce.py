@@ -11,18 +11,33 @@ from importlib.metadata import version
 
 from dotenv import dotenv_values
 
-from gateway.auth.keys import weak_secrets
+from gateway.auth.keys import allowed_algorithms, weak_secrets
+from gateway.auth.keyset import HMAC
 from gateway.auth.keytext import is_key_text
-from gateway.config.settings import PREFIX, PUBLIC_SECRET, SECRETS_DIR, Settings, env_file, issuer_settings
+from gateway.config.settings import (
+    OF_ONE_ISSUER,
+    PREFIX,
+    PUBLIC_SECRET,
+    SECRETS_DIR,
+    IssuerSettings,
+    Settings,
+    env_file,
+    issuer_settings,
+)
 
 log = logging.getLogger("gateway")
 
 
 def announce(settings: Settings) -> None:
-    """Log at the start what an operator should know, and what is in force."""
+    """Log at the start what an operator should know, and what was set."""
     for warning in warnings(settings):
         log.warning(warning)
-    log.info("version %s, in force:", version("jwt-blacklist-gateway"), extra={"record": in_force(settings)})
+    was_set = {name: text for name, text in in_force(settings).items() if name in settings.model_fields_set}
+    log.info(
+        "version %s, in force beside the defaults:",
+        version("jwt-blacklist-gateway"),
+        extra={"record": {"settings": was_set}},
+    )
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -38,8 +53,26 @@ def warnings(settings: Settings) -> list[str]:
 
 
 def in_force(settings: Settings) -> dict[str, str]:
-    """Return every setting as text, secrets masked."""
-    return {name: _masked(_shown(value)) for name, value in settings.model_dump(mode="json").items()}
+    """Return every setting as text, as it is really in force: secrets masked, and only where they are used."""
+    shown = {name: _masked(_shown(value)) for name, value in settings.model_dump(mode="json").items()}
+    issuers = [_used(issuer) for issuer in issuer_settings(settings)]
+    if settings.issuers:
+        dumped = [issuer.model_dump(mode="json").items() for issuer in issuers]
+        members = [{name: value for name, value in each if value not in (None, [])} for each in dumped]
+        # Of the settings of one issuer none is in force.
+        return {**shown, **dict.fromkeys(OF_ONE_ISSUER, ""), "issuers": _masked(json.dumps(members))}
+    secrets = ",".join("**********" for _ in issuers[0].secret)
+    return {**shown, "secret": secrets, "algorithms": ",".join(issuers[0].algorithms)}
+
+
+def _used(issuer: IssuerSettings) -> IssuerSettings:
+    """Return an issuer's settings with the algorithms that are really allowed, and secrets only if they are used."""
+    allowed = allowed_algorithms(issuer.algorithms, issuer.secret, issuer.public_key or issuer.jwks_url)
+    used = issuer.secret if HMAC & set(allowed) else ()
+    sources = {
+        name: _shown(value) for name in ("public_key", "jwks_url") if (value := getattr(issuer, name)) is not None
+    }
+    return issuer.model_copy(update={"algorithms": tuple(sorted(allowed)), "secret": used, **sources})
 
 
 def _shown(value: object) -> str:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from dotenv import dotenv_values
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+LINE_BY_LINE = ("secret",)  # a line of such a file is a value of its own, whatever commas are in it
+
 
 class Unreadable(NamedTuple):
     """Stands for a value whose file cannot be used: it fails as the value would, together with all other faults."""
@@ -38,7 +40,7 @@ class NamedFiles(_Files):
         given = {**dotenv_values(self._place), **os.environ}
         variables = {name: f"{self._prefix}{name}_FILE".upper() for name in self.settings_cls.model_fields}
         return {
-            name: _content(Path(path), f"{variable}: ")
+            name: _content(name, Path(path), f"{variable}: ")
             for name, variable in variables.items()
             if (path := given.get(variable))
         }
@@ -56,12 +58,19 @@ class DockerSecrets(_Files):
             return {}
         files = {path.name.lower(): path for path in self._place.iterdir()}
         names = {f"{self._prefix}{name}".lower(): name for name in self.settings_cls.model_fields}
-        return {names[file]: _content(path) for file, path in files.items() if file in names}
+        return {names[file]: _content(names[file], path) for file, path in files.items() if file in names}
 
 
-def _content(path: Path, named_by: str = "") -> str | Unreadable:
+def _content(name: str, path: Path, named_by: str = "") -> str | list[str] | Unreadable:
     try:
         content = path.read_text().strip()
     except (OSError, UnicodeDecodeError):
         return Unreadable(f"{named_by}cannot read {path}")
-    return content or Unreadable(f"{named_by}{path} is empty")
+    if not content:
+        return Unreadable(f"{named_by}{path} is empty")
+    return lines_of(content) if name in LINE_BY_LINE else content
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text that are not blank, without blanks around."""
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from dotenv import dotenv_values
+from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.config.files import DockerSecrets, NamedFiles, Unreadable
@@ -135,12 +136,15 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = Field("json", description="json or text")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
+    _arguments: frozenset[str] = PrivateAttr(frozenset())
+
     def __init__(self, **values: Any) -> None:
         # Ignored, a misspelt secret would leave the public one in force. Pydantic's own names begin with `_`.
         for name in values:
             if name not in Settings.model_fields and not name.startswith("_"):
                 raise TypeError(f"there is no setting {name!r}")
         super().__init__(**{"_env_file": env_file(), **values})
+        self._arguments = frozenset(values)
 
     @model_validator(mode="before")
     @classmethod
@@ -250,6 +254,22 @@ def issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
             jwks_proxy=settings.jwks_proxy,
         )
     ]
+
+
+def given_by(settings: Settings) -> dict[str, str]:
+    """Return where each setting that was set comes from, by its name: as a heading for people."""
+    places = {name.upper(): "set in the environment" for name in os.environ}
+    places = {**{name.upper(): f"set in {env_file()}" for name in dotenv_values(env_file())}, **places}
+    found = {}
+    for name in settings.model_fields_set:
+        variable = (PREFIX + name).upper()
+        if name in settings._arguments:
+            found[name] = "set by flags"
+        elif f"{variable}_FILE" in places:
+            found[name] = f"set by {variable}_FILE"
+        else:
+            found[name] = places.get(variable, f"set in {SECRETS_DIR}")
+    return found
 
 
 def env_file() -> Path:

@@ -87,6 +87,21 @@ def _requirements(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+class Part(SecretStr):
+    """A secret that was cut out of a text at a comma: the text as a whole may have been meant."""
+
+
+def _listed_secrets(value: object) -> object:
+    """Read secrets as `listed` does; those that a comma parted know it."""
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return listed(value)
+    found: list[str | SecretStr] = []
+    for line in value.splitlines():
+        parts = [part.strip() for part in line.split(",") if part.strip()]
+        found += map(Part, parts) if "," in line else parts
+    return found
+
+
 def _secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     if not value or not all(secret.get_secret_value() for secret in value):
         raise ValueError("must not be empty")
@@ -99,7 +114,7 @@ HttpProxy = Annotated[str, AfterValidator(_http_proxy)]
 Hosts = Annotated[Listed, AfterValidator(_hosts)]
 Paths = Annotated[Listed, AfterValidator(_paths)]
 Requirements = Annotated[Listed, AfterValidator(_requirements)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(listed), AfterValidator(_secrets)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_listed_secrets), AfterValidator(_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Members = Annotated[tuple[str, ...], BeforeValidator(listed)]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
@@ -111,7 +126,7 @@ class IssuerSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     issuer: Annotated[str, Field(min_length=1)]
-    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(listed)] = ()
+    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_listed_secrets)] = ()
     public_key: str | None = None
     jwks_url: str | None = None
     algorithms: Members = ()

@@ -20,7 +20,7 @@ from typing import Any
 import outer_proxies
 import pytest
 from _pytest.mark.expression import Expression
-from helpers import SECRET, Api, mint
+from helpers import ISSUER, SECRET, Api, mint
 from outer_proxies import free_port, program, proxy
 from recorder import Recorder, ok
 from redis_servers import RedisServer
@@ -97,7 +97,8 @@ class TestInProcess:
     def test_flask(self, store_url: str) -> None:
         _, flask, _ = blocks("integrating", "python")
         flask = flask.replace(
-            'issuer="https://issuer.example/", jwks_url="https://issuer.example/jwks.json"', f'store="{store_url}"'
+            'issuer="https://issuer.example/", jwks_url="https://issuer.example/jwks.json"',
+            f'secret="{SECRET}", store="{store_url}"',
         )
         names: dict[str, Any] = {"__name__": __name__}
         exec(flask, names)
@@ -116,7 +117,9 @@ class TestInProcess:
         settings.configure(ROOT_URLCONF=(path("me", me),), ALLOWED_HOSTS=["localhost"], SECRET_KEY=SECRET)
         *_, django = blocks("integrating", "python")
         names: dict[str, Any] = {}
-        exec(django.replace("sqlite:////var/lib/app/blacklist.sqlite3", store_url), names)
+        django = django.replace("sqlite:////var/lib/app/blacklist.sqlite3", store_url)
+        django = django.replace("https://issuer.example/", ISSUER, 1)
+        exec(django.replace('jwks_url="https://issuer.example/jwks.json"', f'secret="{SECRET}"'), names)
         api = Api(names["application"])
         assert api("GET", "/me").status_code == 401
         assert api("GET", "/me", mint(sub="1001")).json == {"sub": "1001"}

@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from helpers import EXPIRES, ISSUER, Api, assert_refused, fingerprint, mint
+from provider import Provider, content, private_key, private_pem, signer, status
 
 from gateway import Gateway, Settings
 from gateway.cli import main
@@ -34,6 +35,7 @@ COMMANDS = [
     "export",
     "import",
 ]
+PRIVATE = private_pem(private_key("ES256")).decode()
 DONE, BLACKLISTED, USAGE, UNAVAILABLE = range(4)
 
 
@@ -74,7 +76,7 @@ def passes(store_url: str, upstream: Any) -> Callable[[str], bool]:
     gate: list[Gateway] = []
 
     def ask(token: str) -> bool:
-        gate[:] = gate or [Gateway(upstream, Settings(store=store_url))]
+        gate[:] = gate or [Gateway(upstream, Settings(store=store_url, secret="discogs"))]
         answer = Api(gate[0])("GET", "/", token)
         if answer.status_code != 200:
             assert_refused(answer, "token-blacklisted")
@@ -157,7 +159,7 @@ def test_token_takes_any_claims(command: Command) -> None:
 
 
 def test_token_is_signed_with_the_newest_secret(command: Command) -> None:
-    token = command("token", "--secret", "new,old", "--audience", "api", "--kid", "k").out.strip()
+    token = command("token", "--secret", "-", "--audience", "api", "--kid", "k", stdin="new\nold\n").out.strip()
     assert jwt.get_unverified_header(token)["kid"] == "k"
     assert (
         Api(Gateway(lambda *_: [], Settings(store="sqlite:///x.sqlite3", secret="old")))("GET", "/", token)
@@ -434,25 +436,176 @@ def test_a_large_import_and_export_goes_in_batches(
 # check-config
 
 
+def printed(checked: Ended) -> dict[str, str]:
+    """Return what check-config prints of each setting."""
+    return dict(line.split("=", 1) for line in checked.out.splitlines() if line.startswith("GATEWAY_"))
+
+
 def test_check_config_prints_what_is_in_force_with_secrets_masked(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GATEWAY_SECRET", "hush-hush-hush-hush-hush-hush-hush")
     monkeypatch.setenv("GATEWAY_PORT", "8080")
     checked = command("check-config", "--restore", "admin")
-    lines = dict(line.split("=", 1) for line in checked.out.splitlines())
+    lines = printed(checked)
     assert (checked.code, checked.err) == (DONE, "")
     assert lines.keys() == {f"GATEWAY_{name.upper()}" for name in Settings.model_fields}
     assert (lines["GATEWAY_PORT"], lines["GATEWAY_RESTORE"], lines["GATEWAY_AUDIENCE"]) == ("8080", "admin", "")
+    assert (lines["GATEWAY_ALGORITHMS"], lines["GATEWAY_SECRET"]) == ("HS256", "**********")
     assert lines["GATEWAY_BLACKLIST_CLAIMS"] == "jti,sub,sid"
     assert "hush" not in checked.out
 
 
-def test_check_config_prints_issuers_as_they_are_set(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_config_says_where_each_setting_was_set(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("GATEWAY_THREADS=3\n")
+    (tmp_path / "secret").write_text("x" * 32)
+    (tmp_path / "gateway_admin_scope").write_text("root")
+    monkeypatch.setattr("gateway.config.settings.SECRETS_DIR", tmp_path)
+    monkeypatch.setenv("GATEWAY_PORT", "8080")
+    monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "secret"))
+    lines = command("check-config", "--restore", "admin").out.splitlines()
+    assert lines[: lines.index("# by default:")] == [
+        "# set by GATEWAY_SECRET_FILE:",
+        "GATEWAY_SECRET=**********",
+        "# set by flags:",
+        "GATEWAY_RESTORE=admin",
+        "# set in .env:",
+        "GATEWAY_THREADS=3",
+        f"# set in {tmp_path}:",
+        "GATEWAY_ADMIN_SCOPE=root",
+        "# set in the environment:",
+        "GATEWAY_PORT=8080",
+        f"GATEWAY_STORE={os.environ['GATEWAY_STORE']}",
+    ]
+
+
+def test_check_config_prints_issuers_as_they_are_in_force(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_ISSUERS", '[{"issuer": "https://a.test/", "secret": "hush-hush"}]')
-    lines = dict(line.split("=", 1) for line in command("check-config").out.splitlines())
+    lines = printed(command("check-config"))
     (issuer,) = json.loads(lines["GATEWAY_ISSUERS"])
-    assert (issuer["issuer"], issuer["secret"]) == ("https://a.test/", ["**********"])
+    assert issuer == {"issuer": "https://a.test/", "secret": ["**********"], "algorithms": ["HS256"]}
+    assert (lines["GATEWAY_SECRET"], lines["GATEWAY_ISSUER"], lines["GATEWAY_ALGORITHMS"]) == ("", "", "")
+
+
+def test_check_config_asks_the_key_sets(command: Command) -> None:
+    with Provider([signer("RS256", "a"), signer("ES256", "b")], plain=True) as provider:
+        checked = command("check-config", "--issuer", provider.issuer, "--jwks-url", provider.jwks_url)
+        assert (checked.code, checked.err) == (DONE, "")
+        assert f"# keys of {provider.issuer}: 1 for RS256, 1 for ES256; kid 'a', 'b'" in checked.out
+        assert "# store: 0 live entries" in checked.out
+        lines = printed(checked)
+        assert "HS256" not in lines["GATEWAY_ALGORITHMS"]
+        assert {"RS256", "ES256", "EdDSA"} <= set(lines["GATEWAY_ALGORITHMS"].split(","))
+        assert lines["GATEWAY_SECRET"] == ""  # none is used
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (status(404), "answered 404"),
+        (content(b"<html>sign in</html>"), "HTML or XML was found"),
+        (content(b'{"keys": []}'), "there is no usable key"),
+        (
+            content(b'{"issuer": "https://other.test/", "jwks_uri": "https://other.test/"}'),
+            "another issuer's: 'https://other.test/'",
+        ),
+    ],
+)
+def test_check_config_tells_what_is_wrong_with_a_key_set(command: Command, answer: Any, told: str) -> None:
+    with Provider(plain=True) as provider:
+        provider.answer = answer
+        checked = command("check-config", "--issuer", provider.issuer, "--jwks-url", provider.jwks_url)
+    assert checked.code == USAGE
+    assert f"issuer '{provider.issuer}': " in checked.err
+    assert told in checked.err
+
+
+def test_check_config_tells_of_every_issuer_whose_keys_cannot_be_had(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [{"issuer": name, "jwks_url": "http://127.0.0.1:1/jwks"} for name in ("a", "b")]
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps(listed))
+    checked = command("check-config")
+    assert checked.code == USAGE
+    for name in ("a", "b"):
+        assert f"issuer '{name}': http://127.0.0.1:1/jwks: Connection refused" in checked.err
+
+
+@pytest.mark.parametrize("text", [PRIVATE, json.dumps({"keys": [{"kty": "oct", "k": "hush"}]})])
+def test_a_text_of_keys_is_never_printed(command: Command, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("GATEWAY_PUBLIC_KEY", text)
+    checked = command("check-config")
+    assert checked.code == USAGE
+    assert "hush" not in checked.out + checked.err
+    assert "PRIVATE KEY" not in checked.out + checked.err
+
+
+# The public secret
+
+
+def test_with_an_issuer_of_ones_own_the_public_secret_must_be_set(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_ISSUER", "https://own.test/")
+    monkeypatch.setenv("GATEWAY_SECERT", "x" * 32)
+    for arguments in (
+        ["check-config"],
+        ["serve", "--port", "0"],
+        ["demo", "--port", "0"],
+        ["token"],
+        ["status", TOKEN],
+    ):
+        told = command(*arguments)
+        assert (told.code, told.out) == (USAGE, ""), arguments
+        assert "no secret is set, and the default one is public" in told.err
+        assert "GATEWAY_SECERT sets nothing; did you mean GATEWAY_SECRET?" in told.err
+    assert command("revoke", "--sub", "1001").code == DONE  # needs no key
+    monkeypatch.setenv("GATEWAY_SECRET", "discogs")
+    checked = command("check-config")
+    assert checked.code == DONE
+    assert "the secret of https://own.test/ is the public example" in checked.err
+
+
+def test_a_secret_comes_from_a_file_or_standard_input_and_never_from_the_command_line(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_SECRET_FILE", "")
+    (tmp_path / "secret").write_text("of the file, all in one, 32 bytes\n  and an older one\n\n")
+    by_file = command("token", "--secret-file", tmp_path / "secret").out.strip()
+    assert jwt.decode(by_file, "of the file, all in one, 32 bytes", ["HS256"])
+    monkeypatch.setenv("GATEWAY_SECRET_FILE", "")
+    by_input = command("token", "--secret", "-", stdin="of standard input, also 32 bytes\n").out.strip()
+    assert jwt.decode(by_input, "of standard input, also 32 bytes", ["HS256"])
+    for arguments in (["token", "--secret", "hush"], ["serve", "--secret=hush"]):
+        told = command(*arguments)
+        assert (told.code, told.out) == (USAGE, "")
+        assert "every list of processes would show" in told.err
+        assert "hush" not in told.err
+    assert command("token", "--secret", "-", stdin="\n").code == USAGE
+
+
+def test_a_short_secret_that_a_comma_cut_out_is_refused_at_the_start(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = "Tr0ub,4dor-4dor-4dor-4dor-4dor-4dor-4dor"
+    monkeypatch.setenv("GATEWAY_SECRET", whole)
+    told = command("check-config")
+    assert told.code == USAGE
+    assert "secret 1 has 5 characters, and was cut out at a comma" in told.err
+    assert "Tr0ub" not in told.err
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps([{"issuer": "a", "secret": whole}]))
+    monkeypatch.delenv("GATEWAY_SECRET")
+    assert "issuer 'a': secret 1 has 5 characters" in command("check-config").err
+    monkeypatch.delenv("GATEWAY_ISSUERS")
+    for value in (f"{'x' * 32},{'y' * 32}", json.dumps([whole, "short"]), "short", "x\ny"):
+        monkeypatch.setenv("GATEWAY_SECRET", value)
+        assert command("check-config").code == DONE, value
+    (tmp_path / "secret").write_text(whole)
+    monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "secret"))
+    assert command("check-config").err == ""
+    assert jwt.decode(command("token").out.strip(), whole, ["HS256"])
 
 
 def test_check_config_warns(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,7 +657,8 @@ def test_faults_of_files_keys_and_the_store_are_told_with_those_of_settings(
         (["--issuers", '[{"issuer": "a", "secret": "hush", "algorithms": "RS256"}]'], "'a'"),
         (["--public-key", "/does/not/exist"], "cannot be read"),
         (["--algorithms", "HS256,RS256"], "need a public key or a JWKS"),
-        (["--secret", "hush", "--algorithms", "none"], "'none'"),
+        (["--secret", "hush", "--algorithms", "none"], "--secret takes no value"),
+        (["--algorithms", "none"], "'none'"),
         (["--store", "sqlite:////does/not/exist/hush"], ""),
     ],
 )

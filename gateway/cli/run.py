@@ -24,6 +24,8 @@ from gateway.ops.logs import configure_logging
 from gateway.server import listening
 from gateway.server import serve as serve_app
 
+LASTING = 600  # seconds; those of the alert GatewayEntriesVanished
+
 # Lines for pasting hold nothing but a command that bash, zsh, fish, dash and PowerShell read alike: no comment, which
 # an interactive zsh would run, no variable, no apostrophe. What comes of each stands above it.
 STORY = """
@@ -95,8 +97,11 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
         except ValueError as error:
             raise ValueError("; ".join(faults(error))) from error
 
-    gauges = [Figure("gateway_entries", "Live entries", store.count)]
-    with served(settings.metrics_host, settings.metrics_port, gauges, not_ours=sock):
+    entries = [
+        Figure("gateway_entries", "Live entries", store.count),
+        Figure("gateway_entries_lasting", "Live entries that last ten minutes more", lambda: store.count(LASTING)),
+    ]
+    with served(settings.metrics_host, settings.metrics_port, entries, not_ours=sock):
         serve_app(
             load,
             sock=sock,

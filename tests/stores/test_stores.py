@@ -188,6 +188,11 @@ def test_an_expired_entry_has_no_say_in_what_comes_after_it(store: Store, world:
     assert store.add([claim(1, 50, expires=20)]) == [(claim(1, 50, expires=20), True)]
 
 
+def test_entries_that_will_have_expired_are_not_counted_among_the_lasting(store: Store) -> None:
+    store.add([token(1, expires=600), token(2, expires=601), claim(1)])
+    assert (store.count(), store.count(600), store.count(601)) == (3, 2, 1)
+
+
 def test_one_batch_may_name_an_entry_twice(store: Store) -> None:
     added = store.add([claim(1, 100), claim(1, 50), claim(1, 200), token(1)])
     assert [changed for _, changed in added] == [True, False, True, True]

@@ -21,23 +21,24 @@ DEPLOY = ROOT / "deploy"
 PATIENCE = 30  # seconds after which a process that does not answer has failed
 TEMPORARY = "".join(f"{name}_temp_path {name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
 
-# Each proxy's command, its configuration, and what is written otherwise there so that it keeps to loopback.
-PROXIES: dict[str, tuple[list[str], str, dict[str, str]]] = {
+# Each proxy's command, and what is written otherwise in its configuration so that it keeps to loopback.
+PROXIES: dict[str, tuple[list[str], dict[str, str]]] = {
     "nginx": (
         ["nginx", "-p", ".", "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off; pid nginx.pid;"],
-        "nginx.conf",
         {"listen ": "listen 127.0.0.1:", "http {": "http { access_log off; " + TEMPORARY},
     ),
-    "haproxy": (["haproxy", "-db", "-f", "haproxy.cfg"], "haproxy.cfg", {"bind :": "bind 127.0.0.1:"}),
+    "haproxy": (["haproxy", "-db", "-f", "haproxy.cfg"], {"bind :": "bind 127.0.0.1:"}),
     "caddy": (
         ["caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile"],
-        "Caddyfile",
         {"admin off": "admin off\n\tdefault_bind 127.0.0.1"},
     ),
     "envoy": (
         ["envoy", "-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"],
-        "envoy.yaml",
         {"0.0.0.0": "127.0.0.1"},
+    ),
+    "traefik": (
+        ["traefik", "--configFile=traefik.yml"],
+        {'":8080"': '"127.0.0.1:8080"'},
     ),
 }
 SERVERS = {
@@ -130,12 +131,21 @@ def gateway(directory: Path, server: str = "bundled", **settings: Any) -> Iterat
 def proxy(name: str, directory: Path, *, gateway: int, api: int) -> Iterator[int]:
     """Run an outer proxy of deploy/ in front of the two ports; the value is its own."""
     with started(name, *PROXIES[name], directory, {"35000": str(gateway), "35001": str(api)}) as port:
+        _wait_for_routes(port)
         yield port
+
+
+def _wait_for_routes(port: int) -> None:
+    """Traefik listens before it has read its routes, and answers 404 until then."""
+    deadline = time.monotonic() + PATIENCE
+    while ask(port, "GET /blacklist").status == 404:
+        assert time.monotonic() < deadline, "no route"
+        time.sleep(0.05)
 
 
 @contextmanager
 def started(
-    folder: str, command: list[str], configuration: str, changes: dict[str, str], directory: Path, ports: dict[str, str]
+    folder: str, command: list[str], changes: dict[str, str], directory: Path, ports: dict[str, str]
 ) -> Iterator[int]:
     """Run a program with a folder of deploy/, written otherwise as told; the value is its port, 8080 there."""
     path = program(command[0])
@@ -144,11 +154,11 @@ def started(
     port = free_port()
     place = directory / f"{folder}-{port}"
     shutil.copytree(DEPLOY / folder, place)
-    for file in place.iterdir():
-        text = file.read_text()
-        for old, new in {**changes, **ports, "8080": str(port)}.items():
-            assert file.name != configuration or old in text, f"{file.name} does not say {old}"
-            text = text.replace(old, new)
+    texts = {file: file.read_text() for file in place.iterdir()}
+    for old, new in {**changes, **ports, "8080": str(port)}.items():
+        assert any(old in text for text in texts.values()), f"{folder} does not say {old}"
+        texts = {file: text.replace(old, new) for file, text in texts.items()}
+    for file, text in texts.items():
         file.write_text(text)
     with running([path, *command[1:]], port, place):
         yield port

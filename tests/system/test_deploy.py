@@ -1,34 +1,46 @@
 """What deploy/ says in YAML: read, checked against its schema, and run where what it names is installed."""
 
 import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import mint
-from outer_proxies import DEPLOY, Answer, ask, free_port, gateway, program, running, started
+from outer_proxies import DEPLOY, ask, free_port, gateway, program, running, started
 from recorder import Recorder
 
+HERE = Path(__file__).parent
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
 pytestmark = pytest.mark.slow
 
 NGINX = (
     ["nginx", "-p", ".", "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"],
-    "nginx.conf",
     {"listen ": "listen 127.0.0.1:", "/tmp/": "", " resolve;": ";"},  # Debian's nginx knows no such word yet
 )
 STACK = yaml.safe_load((DEPLOY / "scale-out/docker-compose.yml").read_text())
-TRAEFIK = yaml.safe_load((DEPLOY / "traefik/dynamic.yml").read_text())["http"]
-MANIFESTS = {
-    f"{path.name}-{number}": document
-    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-    for number, document in enumerate(yaml.safe_load_all(path.read_text()), 1)
-}
+
+
+def kustomized() -> dict[str, Any]:
+    """Return what `kubectl kustomize` makes of the example's overlay, by kind and name."""
+    if program("kubectl") is None:
+        pytest.skip("this needs kubectl")
+    command = ["kubectl", "kustomize", DEPLOY / "kubernetes/overlays/example"]
+    made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {f"{each['kind']} {each['metadata']['name']}": each for each in yaml.safe_load_all(made)}
+
+
+# Without kubectl, as they lie there.
+MANIFESTS = [
+    document
+    for path in sorted((DEPLOY / "kubernetes").rglob("*.yaml"))
+    for document in yaml.safe_load_all(path.read_text())
+]
 
 
 def manifests(kind: str) -> list[Any]:
-    return [document for document in MANIFESTS.values() if document["kind"] == kind]
+    return [document for document in MANIFESTS if document["kind"] == kind]
 
 
 class TestKubernetes:
@@ -36,10 +48,24 @@ class TestKubernetes:
 
     POD = manifests("Deployment")[0]["spec"]["template"]
 
-    @pytest.mark.parametrize("name", MANIFESTS)
-    def test_every_manifest_keeps_to_the_schema(self, name: str) -> None:
+    def test_every_manifest_keeps_to_the_schema(self) -> None:
         checker = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
-        checker.validate(MANIFESTS[name], checker.latest_version(), strict=True)
+        for document in MANIFESTS:
+            if document["kind"] != "Kustomization":
+                checker.validate(document, checker.latest_version(), strict=True)
+
+    def test_what_kustomize_makes_keeps_to_the_schema_and_lacks_nothing(self) -> None:
+        checker = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+        made = kustomized()
+        for document in made.values():
+            checker.validate(document, checker.latest_version(), strict=True)
+        [deployment] = [each for name, each in made.items() if name.startswith("Deployment")]
+        pod = deployment["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        (settings,) = [entry["configMapRef"]["name"] for entry in container["envFrom"]]
+        (secret,) = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+        assert {f"ConfigMap {settings}", f"Secret {secret}"} < set(made)
+        assert container["image"] == "registry.example/jwt-blacklist-gateway:0.0.0"
 
     def test_everything_about_the_gateway_selects_its_pods(self) -> None:
         labels = self.POD["metadata"]["labels"]
@@ -61,7 +87,10 @@ class TestKubernetes:
         assert self.POD["spec"]["enableServiceLinks"] is False
         (container,) = self.POD["spec"]["containers"]
         (secret,) = manifests("Secret")
+        (overlay,) = [each for each in manifests("Kustomization") if "configMapGenerator" in each]
+        (generated,) = overlay["configMapGenerator"]
         environment = {entry["name"]: entry["value"] for entry in container["env"]}
+        environment |= dict(literal.split("=", 1) for literal in generated["literals"])
         for name, path in environment.items():
             if name.endswith("_FILE"):
                 member = path.removeprefix(container["volumeMounts"][0]["mountPath"] + "/")
@@ -75,46 +104,39 @@ class TestKubernetes:
             capture_output=True,
             text=True,
         )
-        assert "GATEWAY_UPSTREAM=http://api:35001\n" in shown.stdout
+        for setting in ("UPSTREAM=http://api:35001", "ISSUER=https://issuer.example/"):
+            assert f"GATEWAY_{setting}\n" in shown.stdout
         assert "sets nothing" not in shown.stderr
 
 
-class TestTraefik:
-    """Traefik itself does not run here: its configuration is read, and what it documents to send is sent."""
+class TestSystemd:
+    """The unit, as systemd reads it; only where it lies is another place."""
 
-    def test_every_name_it_refers_to_is_there(self) -> None:
-        for router in TRAEFIK["routers"].values():
-            assert router["service"] in TRAEFIK["services"]
-            assert set(router.get("middlewares", [])) <= set(TRAEFIK["middlewares"])
+    def check(self, directory: Path, *words: str) -> str:
+        if program("systemd-analyze") is None:
+            pytest.skip("this needs systemd-analyze")
+        unit = directory / "jwt-blacklist-gateway.service"
+        text = (DEPLOY / "systemd" / unit.name).read_text()
+        unit.write_text(text.replace("/opt/jwt-blacklist-gateway/bin/gateway", sys.executable))
+        done = subprocess.run(["systemd-analyze", *words, unit], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
-    def test_everything_but_the_blacklist_is_asked_about_after_the_clients_fields_are_gone(self) -> None:
-        steps = {name: router.get("middlewares") for name, router in TRAEFIK["routers"].items()}
-        assert steps == {"blacklist": None, "api": ["not-from-clients", "ask-gateway"]}
-        removed = TRAEFIK["middlewares"]["not-from-clients"]["headers"]["customRequestHeaders"]
-        assert {"X-Token-Claims", "X-Token-Subject"} < set(removed)
-        assert set(removed.values()) == {""}
-        (entry,) = yaml.safe_load((DEPLOY / "traefik/traefik.yml").read_text())["entryPoints"].values()
-        assert entry["http"]["aliasHeadersStrategy"] == "delete"
+    def test_systemd_takes_the_unit_without_a_word(self, tmp_path: Path) -> None:
+        assert self.check(tmp_path, "verify") == ""
 
-    def test_the_gateway_decides_on_what_traefik_sends(self, tmp_path: Path) -> None:
-        asking = TRAEFIK["middlewares"]["ask-gateway"]["forwardAuth"]
-        assert asking["trustForwardHeader"] is False
-        path = asking["address"].partition(":35000")[2]
-        preflight = [("Origin", "https://app.test"), ("Access-Control-Request-Method", "DELETE")]
-        with gateway(tmp_path, trusted_proxies=1, public_paths="/public", pass_preflight=True) as port:
+    def test_it_may_do_no_more_than_it_must(self, tmp_path: Path) -> None:
+        """1.5 of 10, as systemd counts; what is left is the network, which a gateway is there for."""
+        self.check(tmp_path, "security", "--offline=true", "--threshold=15")
 
-            def traefik_asks(method: str, uri: str, *fields: tuple[str, str]) -> Answer:
-                documented = [("X-Forwarded-Method", method), ("X-Forwarded-Uri", uri), ("X-Forwarded-Proto", "http")]
-                allowed = [(name, value) for name, value in fields if name in asking["authRequestHeaders"]]
-                return ask(port, f"GET {path}", *documented, *allowed)
 
-            assert traefik_asks("GET", "/info").code == "missing-credentials"
-            admitted = traefik_asks("GET", "/info", ("Authorization", f"Bearer {mint(sub='1001')}"))
-            assert (admitted.status, admitted.fields["X-Token-Subject"]) == (200, "1001")
-            assert set(asking["authResponseHeaders"]) <= set(admitted.fields)
-            assert traefik_asks("GET", "/public?x").status == 200
-            assert traefik_asks("GET", "/secret", ("X-Original-URI", "/public")).status == 401
-            assert traefik_asks("OPTIONS", "/secret", *preflight).status == 200
+class TestAlerts:
+    def test_they_fire_when_they_must_and_no_other_time(self) -> None:
+        if program("promtool") is None:
+            pytest.skip("promtool is not installed")
+        for words in (["check", "rules", DEPLOY / "prometheus/alerts.yml"], ["test", "rules", HERE / "alerts.yml"]):
+            done = subprocess.run(["promtool", *words], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
 
 
 class TestScaleOut:

@@ -188,8 +188,8 @@ class Store(Protocol):
     def purge(self) -> int:
         """Delete expired entries; return how many. Space is given back."""
 
-    def count(self) -> int:
-        """Return about how many live entries there are."""
+    def count(self, later: int = 0) -> int:
+        """Return about how many entries there are that will still be live in so many seconds, if nobody lifts them."""
 
     def ping(self) -> None:
         """Return if the store answers and takes changes now."""

@@ -230,9 +230,9 @@ class RedisStore:
             deleted += count
         return deleted
 
-    def count(self) -> int:
-        """Return how many live entries there are."""
-        return int(self._server.ask(("ZCOUNT", EXPIRES, f"({int(self._now())}", "+inf"))[0])
+    def count(self, later: int = 0) -> int:
+        """Return how many entries will still be live in so many seconds, if nobody lifts them."""
+        return int(self._server.ask(("ZCOUNT", EXPIRES, f"({int(self._now()) + later}", "+inf"))[0])
 
     def ping(self) -> None:
         """Return if the server answers, takes changes and does not forget."""

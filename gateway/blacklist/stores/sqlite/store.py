@@ -227,13 +227,13 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         self.pruned += count  # by one thread at a time: it is within a transaction that writes
         return count
 
-    def count(self) -> int:
-        """Return how many live entries there are."""
-        return self.conn.run(self._count)
+    def count(self, later: int = 0) -> int:
+        """Return how many entries will still be live in so many seconds, if nobody lifts them."""
+        return self.conn.run(self._count, later)
 
-    def _count(self, conn: Connection) -> int:
+    def _count(self, conn: Connection, later: int) -> int:
         self._rows(conn, ())
-        return int(conn.execute(COUNT, (self._now(),)).fetchone()[0])
+        return int(conn.execute(COUNT, (self._now() + later,)).fetchone()[0])
 
     def ping(self) -> None:
         """Return if the store answers and takes changes now."""

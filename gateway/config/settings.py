@@ -127,6 +127,7 @@ class Settings(BaseSettings):
     preserve_host: bool = Field(True, description="send the client's Host on")
     connect_timeout: Seconds = Field(3, description="seconds to connect to the upstream")
     read_timeout: Seconds = Field(60, description="seconds the upstream may stay silent")
+    max_body_bytes: int = Field(1 << 30, ge=0, description="longest request body that is passed on, in bytes")
     upstream_ca: str | None = Field(None, description="file of CA certificates for an https upstream")
     upstream_cert: str | None = Field(None, description="file with client certificate and key for an https upstream")
 

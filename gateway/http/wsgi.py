@@ -27,7 +27,10 @@ class Pause(Protocol):
     The server asks for the next part as soon as one of the descriptors is ready (`select.POLLIN`, `select.POLLOUT`
     or both, by descriptor), with `body` as soon as more of the request's body has come or it has ended, and at the
     latest after `seconds`. It may be asked early, too: whoever paused looks again at what it waits for.
-    Until it is asked again it must leave its descriptors open.
+
+    A pause holds until the response is asked again: each one names all that it waits for, and what an earlier one
+    named is forgotten. A descriptor may be closed, or serve another, as soon as the response has been asked again.
+    The server itself notices when the client leaves in a pause: it closes the response within two seconds.
     """
 
     def __call__(self, seconds: float, descriptors: Mapping[int, int] | None = None, *, body: bool = False) -> None:
@@ -57,11 +60,18 @@ class Context:
     overloaded = False  # the request has waited longer than QUEUE_TIMEOUT
     client_left: Callable[[], bool] | None = None  # return whether the client has closed the connection
     pause: Pause | None = None  # None: the server cannot wait, so the stage must
-    cut: Callable[[str], None] | None = None  # cut the response off visibly, from any thread, for a refusal's code
+    # End the response visibly, never as if it were complete, for a refusal's code; callable from any thread. Before the
+    # response's head was sent, the refusal is the answer.
+    cut: Callable[[str], None] | None = None
+    # Send an interim answer at once: status ("103 Early Hints") and fields. HTTP/1.0 clients get none.
+    interim: Callable[[str, Fields], None] | None = None
+    # `http.body`, on servers that cannot pause
+    body_left: int | None = None  # bytes of the body still to be read, -1: not known; None: nothing was read yet
     # `http.target`, when it is first asked for the target; read by all.
     target: Any = None
     # `ops.observe`
     client: str = ""  # the client's address by the rules of trust
+    request_id = ""  # the client's own where it is a sane one; it goes upstream, back, and into the log
     seconds: dict[str, float] | None = None  # how long each part took; None: nobody asks
     # `gate.gate`
     token: Credential | None = None
@@ -72,6 +82,7 @@ class Context:
     refusal_log: Mapping[str, str] = MappingProxyType({})
     # `proxy.exchange`
     upstream_status: int | None = None
+    cause = ""  # why the upstream gave no (whole) answer, for the log
 
 
 def context(environ: Environ) -> Context:

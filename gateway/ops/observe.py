@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from gateway.http.problems import Problem
 from gateway.http.target import OPERATORS, PROBES, is_decision
-from gateway.http.wsgi import App, Environ, StartResponse, context
+from gateway.http.wsgi import App, Environ, Fields, StartResponse, context
 
 CLIENT_LEFT = "client-left"
 _CLIENT_LEFT_STATUS = 499  # nginx's; no client ever sees it
@@ -19,6 +19,8 @@ Write = Callable[[str, dict[str, Any]], None]
 
 # Not what may be a token: every JWT's header begins with `{"`.
 _SANE_ID = re.compile(r"(?!eyJ)[A-Za-z0-9._:;/+=-]{1,128}")
+# The trace's id in W3C Trace Context's `traceparent`.
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 
 
 class Request(NamedTuple):
@@ -43,7 +45,7 @@ class Metrics(Protocol):
 
 
 class Observe:
-    """Passes every request on, and tells the log and the metrics what became of it.
+    """Passes every request on under an id, and tells the log and the metrics what became of it.
 
     `client_of` returns the client's address by the rules of trust; `write` takes a line's message and members, and
     `write_probe` those of probes that find nothing amiss, where they shall be told apart. With `in_detail` a line says
@@ -71,8 +73,9 @@ class Observe:
         """Answer as the app does; the request is observed when its response is closed."""
         about = context(environ)
         about.client = self._client_of(environ)
-        if not self._write and not self._metrics:
-            return self.app(environ, start_response)
+        inbound = environ.get("HTTP_X_REQUEST_ID")
+        about.request_id = inbound if inbound and _SANE_ID.fullmatch(inbound) else os.urandom(8).hex()
+        environ["HTTP_X_REQUEST_ID"] = about.request_id
         about.seconds = {}
         if self._metrics:
             self._metrics.started()
@@ -110,10 +113,12 @@ class _Seen:
         self._fault = ""
         self._body: Iterable[bytes] = ()
 
-    def start_response(self, status: str, *rest: Any) -> Any:
-        """PEP 3333's start_response."""
+    def start_response(self, status: str, fields: Fields, *rest: Any) -> Any:
+        """PEP 3333's start_response; the answer names the request's id, unless it names one itself."""
         self._status = int(status[:3])
-        return self._start_response(status, *rest)
+        if not any(name.lower() == "x-request-id" for name, _ in fields):
+            fields = [*fields, ("X-Request-Id", context(self._environ).request_id)]
+        return self._start_response(status, fields, *rest)
 
     def response(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return what the server shall send: a list is over here, anything else when the server closes it."""
@@ -187,9 +192,9 @@ def _details(environ: Environ) -> dict[str, Any]:
 
 
 def _members(environ: Environ, request: Request) -> dict[str, Any]:
-    about, inbound = context(environ), environ.get("HTTP_X_REQUEST_ID")
+    about = context(environ)
     members = {
-        "id": inbound if inbound and _SANE_ID.fullmatch(inbound) else os.urandom(8).hex(),
+        "id": about.request_id,
         "method": environ["REQUEST_METHOD"][:32],
         "route": request.route,
         "status": request.status,
@@ -201,6 +206,10 @@ def _members(environ: Environ, request: Request) -> dict[str, Any]:
         members[part + "_ms"] = round(seconds * 1000, 3)
     if request.upstream_status is not None:
         members["upstream_status"] = request.upstream_status
+    if about.cause:
+        members["cause"] = about.cause
+    if trace := _TRACE.fullmatch(environ.get("HTTP_TRACEPARENT", "")):
+        members["trace"] = trace[1]
     for name, value in about.refusal_log.items():
         members[name] = value[:256]
     token = about.token

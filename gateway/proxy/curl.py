@@ -1,24 +1,17 @@
-"""One exchange at a time over libcurl: what `transport.CurlAdapter` keeps a few of."""
+"""One exchange at a time over libcurl, on one kept connection."""
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Callable, Mapping
-from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import pycurl
-import requests
-from requests.exceptions import ConnectionError, ConnectTimeout
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from gateway.proxy.adapter import ClientLeft, MalformedAnswer
+from gateway.proxy.failures import UpstreamFailed, failure
 
-# RFC 9110 section 9.2.2. libcurl sends a request again when a kept connection turns out to be dead,
-# whatever its method, and cannot rewind a body: all others get a new connection, and are never sent twice.
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-_WEIRD_REPLY, _TOO_LARGE = 8, 100  # libcurl's numbers, which pycurl does not name
-_MALFORMED = frozenset({pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_BAD_CONTENT_ENCODING, _WEIRD_REPLY, _TOO_LARGE})
 _WEB = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
 _OPTIONS: dict[int, Any] = {
     pycurl.PATH_AS_IS: 1,
@@ -46,120 +39,199 @@ _TO_CURL = [  # by what poll has told
     for event in range(2 * select.POLLNVAL)
 ]
 
-Verify = bool | str
-Cert = str | tuple[str, str] | None
+Take = Callable[[int], bytes | None]
 
 
-class Channel:
-    """A libcurl handle with one kept connection to an origin.
+class Peer(NamedTuple):
+    """Whom a connection goes to, and by which certificates. `stamp` is what the files with them were last like."""
+
+    origin: str
+    host: str
+    port: int
+    addresses: tuple[str, ...]
+    verify: bool | str
+    cert: str | None
+    stamp: tuple[object, ...]
+
+
+class Outbound(NamedTuple):
+    """A request that goes out as it is: `target` and `fields` are Latin-1 text, and nothing is added.
+
+    `body` is the whole, or takes the next part (b"": the end; None: nothing yet); `length` is what Content-Length
+    says of one that is taken, None where it goes out in chunks.
+    """
+
+    method: str
+    target: str
+    fields: dict[str, str]
+    body: bytes | Take | None = None
+    length: int | None = None
+    # Whether it may be sent again when a kept connection turns out to be dead (RFC 9110 section 9.2.2).
+    is_repeatable: bool = True
+
+
+class Handle:
+    """A libcurl handle with one kept connection to a peer.
 
     `head` and `body` fill up as `turn` is called: lines of all heads and trailers, and undecoded bytes
     (at most 360 KB at a time, measured; what is not asked for stays with the upstream).
     """
 
-    def __init__(self, origin: str, connect_seconds: float, verify: Verify, cert: Cert) -> None:
+    def __init__(self, peer: Peer, connect_seconds: float) -> None:
+        self.user: str | None = ""  # who alone may use the connection, since it has carried a body; None: nobody
         self.head: list[bytes] = []
         self.body: list[bytes] = []
         self.is_done = False
-        self.had_event = False
+        self.is_starved = False  # the request's body has not come yet
         self.error: Exception | None = None
-        self._watched: dict[int, int] = {}  # what libcurl waits for, by descriptor
-        self._shape: tuple[str, str, bool] | None = None  # method, target and whether there is a body, as last set
+        self._watched: dict[int, int] = {}  # poll's events, by descriptor
+        self._sockets: set[int] = set()
+        self._kept = -1  # the socket of the kept connection, below 0 for none
+        self._may_connect = True
+        self._is_fresh = False
+        self._take: Take | None = None
+        self._shape: tuple[str, str] | None = None  # method and target as last set for a request without a body
         self._multi = pycurl.CurlMulti()
         # Not `multi.select`: it fails in a process with more than 1,024 descriptors.
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_MAXCONNECTS, 1)
         self._easy = pycurl.Curl()
-        for option, value in {**_OPTIONS, **_tls(verify, cert), pycurl.URL: origin}.items():
+        for option, value in {**_OPTIONS, **_tls(peer), pycurl.URL: peer.origin}.items():
             self._easy.setopt(option, value)
+        self.point_to(peer)
         self._easy.setopt(pycurl.CONNECTTIMEOUT_MS, int(connect_seconds * 1000))
+        self._easy.setopt(pycurl.SOCKOPTFUNCTION, self._allow_socket)
         self._easy.setopt(pycurl.HEADERFUNCTION, self.head.append)
         self._easy.setopt(pycurl.WRITEFUNCTION, self.body.append)
 
-    def start(self, request: requests.PreparedRequest, target: str) -> None:
-        """Begin an exchange: over a kept connection, the request is on its way."""
-        easy, method, body = self._easy, str(request.method), request.body
-        if body is not None:
-            easy.setopt(pycurl.UPLOAD, 1)
-            easy.setopt(pycurl.INFILESIZE_LARGE, int(request.headers.get("Content-Length", -1)))
-            easy.setopt(pycurl.READFUNCTION, self._reader(body))
-        shape = (method, target, body is not None)
-        if shape != self._shape or body is not None:  # what was set before stays set
-            self._shape = shape
-            self._set_shape(method, target, body is not None)
-        lines = _field_lines(request.headers)
-        try:
-            easy.setopt(pycurl.HTTPHEADER, lines)
-        except UnicodeEncodeError:  # pycurl takes texts in ASCII alone
-            easy.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in lines])
+    def point_to(self, peer: Peer) -> None:
+        """Have connections from now on go to the addresses of `peer`."""
+        self.peer = peer
+        known = ",".join(f"[{address}]" if ":" in address else address for address in peer.addresses)
+        self._easy.setopt(pycurl.RESOLVE, [f"{peer.host}:{peer.port}:{known}"])
+
+    def start(self, request: Outbound) -> None:
+        """Begin an exchange: over a kept connection, a request whose body is whole is on its way."""
+        # libcurl sends a request again when a kept connection turns out to be dead, whatever its method. One that may
+        # not be sent twice goes out on a kept connection only if that is alive, and then gets no second one.
+        self._may_connect = request.is_repeatable or not self._is_alive()
+        is_fresh = self._may_connect and not request.is_repeatable
+        if is_fresh != self._is_fresh:
+            self._easy.setopt(pycurl.FRESH_CONNECT, is_fresh)
+            self._is_fresh = is_fresh
         self.head.clear()
         self.body.clear()
-        self.is_done, self.error = False, None
-        self._multi.add_handle(easy)
+        self.is_done = self.is_starved = False
+        self.error = None
+        self._set_request(request)
+        lines = _field_lines(request)
+        try:
+            self._easy.setopt(pycurl.HTTPHEADER, lines)
+        except UnicodeEncodeError:  # pycurl takes texts in ASCII alone
+            self._easy.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in lines])
+        self._multi.add_handle(self._easy)
         self._act(pycurl.SOCKET_TIMEOUT, 0)
 
-    def _set_shape(self, method: str, target: str, has_body: bool) -> None:
-        easy = self._easy
-        if not has_body:
-            easy.setopt(pycurl.NOBODY if method == "HEAD" else pycurl.HTTPGET, 1)
-        easy.setopt(pycurl.CUSTOMREQUEST, method)
-        easy.setopt(pycurl.REQUEST_TARGET, target.encode("latin-1"))
-        easy.setopt(pycurl.FRESH_CONNECT, has_body or method not in _IDEMPOTENT)
+    def _set_request(self, request: Outbound) -> None:
+        easy, body, shape = self._easy, request.body, (request.method, request.target)
+        if body is None:
+            if shape == self._shape:  # what was set before stays set
+                return
+            easy.setopt(pycurl.NOBODY if request.method == "HEAD" else pycurl.HTTPGET, 1)
+        elif isinstance(body, bytes):
+            easy.setopt(pycurl.POST, 1)
+            easy.setopt(pycurl.POSTFIELDS, body)
+        else:
+            self._take = body
+            easy.setopt(pycurl.UPLOAD, 1)
+            easy.setopt(pycurl.INFILESIZE_LARGE, -1 if request.length is None else request.length)
+            easy.setopt(pycurl.READFUNCTION, self._read)
+        self._shape = shape if body is None else None
+        easy.setopt(pycurl.CUSTOMREQUEST, request.method)
+        easy.setopt(pycurl.REQUEST_TARGET, request.target.encode("latin-1"))
 
-    def awaited(self) -> int | None:
-        """Return the descriptor whose readability is all that libcurl waits for; None where that is not so."""
-        descriptor: int = self._easy.getinfo(pycurl.ACTIVESOCKET)
-        waits = self._watched.get(descriptor) == pycurl.POLL_IN and self._multi.timeout() != 0
-        return descriptor if waits else None
+    def watched(self) -> Mapping[int, int]:
+        """Return what libcurl waits for: poll's events by descriptor."""
+        return self._watched
 
-    def look(self, descriptor: int) -> bool:
-        """Let libcurl read from the descriptor; tell whether something new is there."""
+    def due(self) -> float:
+        """Return the seconds after which libcurl wants to work whatever happens, below 0 for never."""
+        milliseconds: int = self._multi.timeout()  # asking costs less than being told
+        return milliseconds / 1000
+
+    def turn(self, seconds: float = 0) -> bool:
+        """Let libcurl do what it can, after waiting at most so long for it; return whether anything has happened."""
+        if self.is_starved:
+            self._feed()
+        events = list(self._watched.items())
+        # Where only one thing can have happened it is not looked for: libcurl finds out when it reads.
+        if seconds or len(events) != 1 or events[0][1] != select.POLLIN:
+            poll = select.poll()
+            for descriptor, event in events:
+                poll.register(descriptor, event)
+            events = poll.poll(seconds * 1000)
         known = len(self.head)
-        self._act(descriptor, pycurl.CSELECT_IN)
-        return self._has_more(known)
-
-    def turn(self, seconds: float) -> bool:
-        """Let libcurl work, waiting at most so long; tell whether something new is there."""
-        known = len(self.head)
-        poll = select.poll()
-        for descriptor, event in self._watched.items():
-            poll.register(descriptor, _TO_POLL.get(event, 0))
-        due = self._multi.timeout()  # in milliseconds, or -1; asking costs less than being told
-        events = poll.poll(seconds * 1000 if due < 0 else min(due, seconds * 1000))
-        self.had_event = bool(events)
         for descriptor, event in events:
-            self._act(descriptor, _TO_CURL[event])
-        if not events:
+            if descriptor in self._watched:
+                self._act(descriptor, _TO_CURL[event])
+        if not self.is_done and self._multi.timeout() == 0:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
-        return self._has_more(known)
+        return self.is_done or bool(self.body) or len(self.head) > known or self._writes(events)
 
-    def _has_more(self, lines: int) -> bool:
-        return self.is_done or bool(self.body) or len(self.head) > lines
+    @staticmethod
+    def _writes(events: list[tuple[int, int]]) -> bool:
+        return any(event & select.POLLOUT for _, event in events)
+
+    def is_answered_early(self) -> bool:
+        """Return whether the answer is complete although the request's body is not sent."""
+        return self._take is not None and not any(event & select.POLLIN for event in self._watched.values())
 
     def is_connected(self) -> bool:
-        """Tell whether the request is on its way: before, the connect time-out counts alone."""
+        """Return whether the request is on its way: before, the connect time-out counts alone."""
         return bool(self._easy.getinfo(pycurl.PRETRANSFER_TIME) > 0)
+
+    def address(self) -> str:
+        """Return the address that the connection goes to."""
+        return str(self._easy.getinfo(pycurl.PRIMARY_IP))
 
     def stop(self) -> None:
         """End the exchange; unless the answer is complete, its connection is closed."""
+        self._kept = self._easy.getinfo(pycurl.ACTIVESOCKET)
         self._multi.remove_handle(self._easy)
+        self._take = None
+        if self._shape is None:
+            self._easy.setopt(pycurl.POSTFIELDS, b"")  # an idle connection holds nobody's body
 
     def close(self) -> None:
         """Close the handle and its connection, whatever their state."""
         self._easy.close()
         self._multi.close()
+        self._take = None
 
-    def _reader(self, body: Any) -> Callable[[int], Any]:
-        read = body.read if hasattr(body, "read") else BytesIO(body if isinstance(body, bytes) else body.encode()).read
+    def _is_alive(self) -> bool:
+        """Return whether there is a kept connection, of which nothing is known that would make it unusable."""
+        if self._kept < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._kept, select.POLLIN)
+        return not poll.poll(0)
 
-        def read_some(size: int) -> Any:
-            try:
-                return read(size)
-            except Exception as error:  # noqa: BLE001 - a server may raise anything here; it ends the exchange
-                self.error = error
-                return pycurl.READFUNC_ABORT
+    def _read(self, size: int) -> Any:
+        try:
+            data = self._take(size) if self._take else b""
+        except Exception as error:  # noqa: BLE001 - a server may raise anything here; it ends the exchange
+            self.error = error
+            return pycurl.READFUNC_ABORT
+        if data is None:
+            self.is_starved = True
+            return pycurl.READFUNC_PAUSE
+        return data
 
-        return read_some
+    def _feed(self) -> None:
+        """Have libcurl ask for the request's body again."""
+        self.is_starved = False
+        self._easy.pause(pycurl.PAUSE_CONT)
+        self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _act(self, descriptor: int, events: int) -> None:
         _, running = self._multi.socket_action(descriptor, events)
@@ -167,34 +239,57 @@ class Channel:
             _, _, failed = self._multi.info_read()
             self.is_done = True
             if failed and not self.error:
-                self.error = _named(failed[0][1], failed[0][2])
+                self.error = self._failure(failed[0][1], failed[0][2])
+
+    def _failure(self, code: int, message: str) -> UpstreamFailed:
+        if code == pycurl.E_ABORTED_BY_CALLBACK:  # `_allow_socket`
+            return UpstreamFailed("upstream-unreachable", "the kept connection was closed before the head")
+        return failure(code, message, self._easy.getinfo(pycurl.OS_ERRNO))
+
+    def _allow_socket(self, descriptor: int, _: int) -> int:
+        self._sockets.add(descriptor)
+        return int(pycurl.SOCKOPT_OK if self._may_connect else pycurl.SOCKOPT_ERROR)
 
     def _watch(self, what: int, descriptor: int, *_: object) -> None:
         if what == pycurl.POLL_REMOVE:
-            del self._watched[descriptor]
-        else:
-            self._watched[descriptor] = what
+            self._watched.pop(descriptor, None)
+        elif descriptor in self._sockets:  # libcurl has one of its own beside them, for its resolver
+            self._watched[descriptor] = _TO_POLL.get(what, 0)
 
 
-def _tls(verify: Verify, cert: Cert) -> dict[int, Any]:
+def stamp(peer_files: tuple[str | None, ...]) -> tuple[object, ...]:
+    """Return what changes whenever one of the files does."""
+    found: list[object] = []
+    for path in peer_files:
+        try:
+            known = os.stat(path) if path else None
+        except OSError:
+            known = None
+        found.append(known and (known.st_ino, known.st_size, known.st_mtime_ns))
+    return tuple(found)
+
+
+def _tls(peer: Peer) -> dict[int, Any]:
     options: dict[int, Any] = {
-        pycurl.SSL_VERIFYPEER: 1 if verify else 0,
-        pycurl.SSL_VERIFYHOST: 2 if verify else 0,
-        pycurl.CAINFO: verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH,
+        pycurl.SSL_VERIFYPEER: 1 if peer.verify else 0,
+        pycurl.SSL_VERIFYHOST: 2 if peer.verify else 0,
+        pycurl.CAINFO: peer.verify if isinstance(peer.verify, str) else DEFAULT_CA_BUNDLE_PATH,
     }
-    if cert:
-        options[pycurl.SSLCERT], options[pycurl.SSLKEY] = (cert, cert) if isinstance(cert, str) else cert
+    if peer.cert:
+        options[pycurl.SSLCERT] = options[pycurl.SSLKEY] = peer.cert
     return options
 
 
-def _field_lines(fields: Mapping[str, Any]) -> list[str]:
+def _field_lines(request: Outbound) -> list[str]:
     """Return libcurl's way of saying: these fields, and none of your own.
 
     It looks for a few fields, and passes the text of an item on as it is (CURLOPT_HTTPHEADER(3)). So all others are
     lines of one item, which takes 5 % off the instructions of a whole request.
     """
     lines, items = [], [*_SUPPRESSED]
-    for name, value in fields.items():
+    if isinstance(request.body, bytes):
+        items.append("Content-Type:")  # it would name a form's
+    for name, value in request.fields.items():
         if name in _LOOKED_FOR or not value:
             items.append(f"{name}: {value}" if value else name + ";")
         else:
@@ -202,13 +297,3 @@ def _field_lines(fields: Mapping[str, Any]) -> list[str]:
     if lines:
         items.append("\r\n".join(lines))
     return items
-
-
-def _named(code: int, message: str) -> Exception:
-    if code == pycurl.E_OPERATION_TIMEDOUT:
-        return ConnectTimeout(message)
-    if code == pycurl.E_READ_ERROR:
-        return ClientLeft("the request's body ended early")
-    # A head beyond 300 KiB comes with the number of a broken connection.
-    is_malformed = code in _MALFORMED or message.startswith("Too large response headers")
-    return MalformedAnswer(message) if is_malformed else ConnectionError(message)

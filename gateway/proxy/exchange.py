@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import select
-from collections.abc import Callable, Generator, Iterable
-from functools import partial
+import os
+import time
+from collections.abc import Generator, Iterable
 from time import perf_counter
-from typing import BinaryIO
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import requests
-import urllib3
-from requests.adapters import BaseAdapter
-
 from gateway.http.answers import refuse
+from gateway.http.blocking import about_to_wait
+from gateway.http.body import body_length
 from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
 from gateway.http.target import refuse_upgrade, request_target
-from gateway.http.wsgi import Environ, Pause, StartResponse, context, note_seconds, start_lazily
-from gateway.proxy.adapter import MalformedAnswer, Sent, UpstreamRequest
+from gateway.http.wsgi import Context, Environ, StartResponse, context, note_seconds, start_lazily
+from gateway.proxy.answer import Answer
+from gateway.proxy.body import Body
+from gateway.proxy.curl import Outbound, Peer
+from gateway.proxy.failures import UpstreamFailed
 from gateway.proxy.fields import RequestFields, check_method, response_fields
-from gateway.proxy.transport import CurlAdapter, RawAnswer, default_adapter
+from gateway.proxy.pool import Pool
 
-# Of requests' adapters before the answer's head, and of the bodies of requests' own adapter.
-_FAILURES = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError)
-_TIMEOUTS = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
+
+
+class Timeouts(NamedTuple):
+    """Seconds to connect, and seconds that the upstream may stay silent."""
+
+    connect: float = 3
+    silence: float = 60
 
 
 class Upstream:
@@ -34,13 +40,12 @@ class Upstream:
     `base_url`'s path is put before the request's. `timeout` is (connect, silence) in seconds;
     `verify` is True, False or a file of CA certificates, `cert` a file with the client's certificate and key;
     `trusted_proxies` how many hops of X-Forwarded-* are believed; `own_fields` names of fields that
-    stages before set, which a client's `Connection` field must not remove.
+    stages before set, which a client's `Connection` field must not remove; `max_body` in bytes.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own
         self,
         base_url: str,
-        adapter: BaseAdapter | None = None,
         *,
         timeout: tuple[float, float] = (3, 60),
         verify: bool | str = True,
@@ -49,15 +54,15 @@ class Upstream:
         trusted_proxies: int = 0,
         forward_authorization: bool = True,
         own_fields: Iterable[str] = (),
+        max_body: int = 1 << 30,
     ) -> None:
         parts = urlsplit(base_url)
-        self._origin = f"{parts.scheme}://{parts.netloc}"
-        self._prefix = self._origin + parts.path.rstrip("/")
-        self._adapter = adapter or default_adapter()
-        begin = self._adapter.begin if isinstance(self._adapter, CurlAdapter) else partial(Sent, self._adapter)
-        self._begin: Callable[[UpstreamRequest], RawAnswer | Sent] = partial(
-            begin, timeout=timeout, verify=verify, cert=cert
-        )
+        self._prefix = parts.path.rstrip("/")
+        self._timeout = Timeouts(*timeout)
+        self._peers = f"{parts.scheme}://{parts.netloc}", timeout[0], verify, cert
+        self._pools = {os.getpid(): Pool(*self._peers)}
+        self._max_body = max_body
+        self._knows_clients = trusted_proxies == 0
         self._fields = RequestFields(
             parts.netloc,
             preserve_host=preserve_host,
@@ -69,104 +74,147 @@ class Upstream:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer with the upstream's answer, or with why there is none.
 
-        Raises `Problem` for a request that cannot go on, before `start_response`, and `ClientLeft` at any time.
+        Raises `Problem` for a request that cannot go on, before `start_response`, and ConnectionError for a client that
+        left, at any time.
         """
         refuse_upgrade(environ)
         check_method(environ["REQUEST_METHOD"])
         forwards = _forwards_left(environ)
         if forwards == 0:
             return _answer_here(environ, start_response)
-        return start_lazily(environ, self._exchange(self._request(environ, forwards), environ, start_response))
-
-    def close(self) -> None:
-        """Close idle connections to the upstream."""
-        self._adapter.close()
-
-    def _request(self, environ: Environ, forwards: int | None) -> UpstreamRequest:
         target = request_target(environ).raw
         fields = self._fields(environ)
         if forwards is not None:
             fields["Max-Forwards"] = str(forwards - 1)
+        method = environ["REQUEST_METHOD"]
+        target = target if target == "*" else self._prefix + target
+        request = Outbound(method, target, fields, is_repeatable=method in _IDEMPOTENT)
         length = body_length(environ)
-        if length is not None and length >= 0:
-            fields["Content-Length"] = str(length)
-        body: BinaryIO | None = environ["wsgi.input"] if length else None
-        url = (self._origin if target == "*" else self._prefix) + target
-        client_left = context(environ).client_left
-        return UpstreamRequest(environ["REQUEST_METHOD"], url, fields, body, client_left)
+        body = Body(environ, None if length == -1 else length, self._max_body) if length else None
+        if length == 0:
+            fields["Content-Length"] = "0"
+        return start_lazily(environ, self._exchange(request, body, environ, start_response))
+
+    def close(self) -> None:
+        """Close idle connections to the upstream."""
+        self._pool().close()
+
+    def _pool(self) -> Pool:
+        # A parent's connections are left alone, and kept: closing one would end its TLS session.
+        pool = self._pools.get(os.getpid())
+        return pool or self._pools.setdefault(os.getpid(), Pool(*self._peers))
 
     def _exchange(
-        self, request: UpstreamRequest, environ: Environ, start_response: StartResponse
+        self, request: Outbound, body: Body | None, environ: Environ, start_response: StartResponse
     ) -> Generator[bytes, None, None]:
         """Send a request; start the response when the answer's head has come, and yield its bytes as they come.
 
         A failure before is a refusal. One after raises `Problem`: the server must cut the client off, too.
         """
-        if context(environ).overloaded:  # it may have become so since the gate was passed
+        about = context(environ)
+        if about.overloaded:  # it may have become so since the gate was passed
             yield from refuse(Problem("overloaded"), environ, start_response)
             return
-        raw: RawAnswer | Sent | None = None
-        has_begun = False
-        pause = context(environ).pause
+        answer: Answer | None = None
         began = perf_counter()
         try:
-            raw = self._begin(request)
-            while not raw.take_head():
-                if _pauses(raw, pause):
-                    yield b""
+            if body is not None:
+                request = yield from _with_body(request, body)
+                began = perf_counter()
+            answer = yield from self._answer(request, about, self._user(environ, about))
             note_seconds(environ, "upstream", began)
-            context(environ).upstream_status = raw.status
-            start_response(f"{raw.status} {raw.reason}", response_fields(raw.headers.items(), raw.status))
-            has_begun = True
-            while (piece := raw.take()) != b"":
-                if piece or _pauses(raw, pause):
+            about.upstream_status = answer.status
+            start_response(f"{answer.status} {answer.reason}", response_fields(answer.fields, answer.status))
+        except Problem as problem:
+            if answer:
+                answer.close()
+            about.cause = getattr(problem, "cause", "")
+            note_seconds(environ, "upstream", began)
+            yield from refuse(problem, environ, start_response)
+            return
+        try:
+            while (piece := answer.take()) != b"":
+                if piece or answer.waits():
                     yield piece or b""
-        except (*_FAILURES, Problem) as error:
-            if raw:
-                raw.discard()
-            if has_begun:
-                raise _problem(error) from error
-            note_seconds(environ, "upstream", began)
-            yield from refuse(_problem(error), environ, start_response)
+        except UpstreamFailed as failed:
+            about.cause = failed.cause
+            raise
         finally:
-            if raw:
-                raw.close()  # an answer that is not complete is given up
+            answer.close()  # one that is not complete is given up
+
+    def _answer(self, request: Outbound, about: Context, user: str | None) -> Generator[bytes, None, Answer]:
+        """Send a request and return its answer once the head is there.
+
+        Where no connection came about it is sent once more, if the name's addresses or the certificates have changed.
+        """
+        pool = self._pool()
+        tried: Peer | None = None
+        peer = pool.peer()
+        while True:
+            if peer is None:
+                peer = yield from _sleep(about, pool.wait())
+            answer = self._begin(pool, peer, request, about, user)
+            try:
+                while not answer.take_head():
+                    if answer.waits():
+                        yield b""
+                return answer
+            except UpstreamFailed as failed:
+                answer.close()
+                if tried or failed.was_connected:
+                    raise
+                tried = peer
+                peer = yield from _sleep(about, pool.wait())
+                if peer == tried:
+                    raise
+            except BaseException:
+                answer.close()
+                raise
+
+    def _begin(self, pool: Pool, peer: Peer, request: Outbound, about: Context, user: str | None) -> Answer:
+        has_body = request.body is not None
+        handle = pool.take(peer, user, has_body=has_body)
+        try:
+            handle.start(request)
+        except BaseException:
+            handle.close()
+            raise
+        # libcurl would wait for the body of an answer to a HEAD that had one itself.
+        ends_with_head = has_body and request.method == "HEAD"
+        return Answer(handle, pool.give_back, about, self._timeout.silence, ends_with_head=ends_with_head)
+
+    def _user(self, environ: Environ, about: Context) -> str | None:
+        """Return who may use a connection that has carried a body of this request, None for nobody."""
+        if about.token is not None:
+            return about.token.fingerprint
+        # A proxy's connection is shared by its clients.
+        return f"{environ.get('REMOTE_ADDR')} {environ.get('REMOTE_PORT')}" if self._knows_clients else None
 
 
-def _pauses(raw: RawAnswer | Sent, pause: Pause | None) -> bool:
-    """Tell that more is to be waited for by the server, if that is possible; else wait."""
-    descriptor = raw.awaited() if pause else None
-    if not pause or descriptor is None:
-        raw.wait()
-        return False
-    pause(raw.patience, {descriptor: select.POLLIN})
-    return True
+def _with_body(request: Outbound, body: Body) -> Generator[bytes, None, Outbound]:
+    """Return the request with its body: whole where it is small."""
+    whole = yield from body.collect()
+    if whole == b"":
+        return request._replace(fields={**request.fields, "Content-Length": "0"})
+    if whole is not None:
+        return request._replace(body=whole)
+    return request._replace(body=body.take, length=body.length, is_repeatable=False)
 
 
-def _problem(error: Exception) -> Problem:
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, _TIMEOUTS):
-        return Problem("upstream-timeout")
-    return Problem("upstream-protocol" if isinstance(error, MalformedAnswer) else "upstream-unreachable")
-
-
-def body_length(environ: Environ) -> int | None:
-    """Return the length of the request's body in bytes, None where there is no body, -1 where only its end will tell.
-
-    Raises `Problem` invalid-request for a length that is no number, and for a body whose end the server does not mark.
-    """
-    if environ.get("HTTP_TRANSFER_ENCODING"):
-        if not environ.get("wsgi.input_terminated"):
-            raise Problem("invalid-request", "The body has no length.")
-        return -1
-    length = environ.get("CONTENT_LENGTH") or None
-    if length is None:
-        return None
-    number = read_length(length)
-    if number is None:
-        raise Problem("invalid-request", "Content-Length is not a number.")
-    return number
+def _sleep(about: Context, waits: Generator[float, None, Peer]) -> Generator[bytes, None, Peer]:
+    """Sleep for as long and as often as `waits` says, in the server if that is possible; return what it returns."""
+    while True:
+        try:
+            seconds = next(waits)
+        except StopIteration as done:
+            peer: Peer = done.value
+            return peer
+        if about.pause:
+            about.pause(seconds)
+            yield b""
+        else:
+            about_to_wait()
+            time.sleep(seconds)
 
 
 def _forwards_left(environ: Environ) -> int | None:

@@ -12,7 +12,7 @@ from helpers import Api, fingerprint, mint
 from gateway.http.problems import Problem
 from gateway.http.wsgi import context, measure
 from gateway.ops.observe import Observe
-from gateway.proxy.adapter import ClientLeft
+from gateway.proxy.answer import ClientLeft
 
 TOKEN = mint(sub="1001", jti="a")
 
@@ -213,11 +213,29 @@ def test_what_the_app_raises_is_told_and_raised(
     assert (record()["status"], record()["outcome"]) == (status, outcome)
 
 
-def test_without_log_and_metrics_nothing_stands_in_between() -> None:
-    body = iter((b"as it is",))
-    environ: dict[str, Any] = {}
-    assert Observe(lambda environ, start_response: body, lambda environ: "192.0.2.7")(environ, print) is body
-    assert context(environ).client == "192.0.2.7"
+def test_a_request_has_one_id_in_the_answer_and_in_the_log(observed: Api, records: Records) -> None:
+    answer = observed("GET", "/", TOKEN)
+    assert answer.headers["X-Request-Id"] == records[-1]["id"]
+    assert observed("GET", "/", TOKEN, headers={"X-Request-Id": "mine-1"}).headers["X-Request-Id"] == "mine-1"
+
+
+def test_the_id_goes_upstream_in_place_of_one_that_is_not_sane() -> None:
+    environ: dict[str, Any] = {"HTTP_X_REQUEST_ID": "a b"}
+    Observe(lambda environ, start_response: [], lambda environ: "192.0.2.7")(environ, print)
+    assert environ["HTTP_X_REQUEST_ID"] != "a b"
+    assert environ["HTTP_X_REQUEST_ID"] == environ["gateway.context"].request_id
+
+
+def test_the_cause_and_the_trace_are_logged(records: Records) -> None:
+    def failing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["gateway.context"].cause = "connection refused"
+        start_response("502 Bad Gateway", [])
+        return [b""]
+
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    environ = {"REQUEST_METHOD": "GET", "HTTP_TRACEPARENT": f"00-{trace}-00f067aa0ba902b7-01"}
+    Observe(failing, lambda _: "192.0.2.7", write=lambda message, members: records.append(members))(environ, print)
+    assert (records[-1]["cause"], records[-1]["trace"]) == ("connection refused", trace)
 
 
 def test_no_record_shows_more_of_a_token_than_fingerprint_and_subject(observed: Api, records: Records) -> None:

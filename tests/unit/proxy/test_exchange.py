@@ -19,19 +19,12 @@ from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import Client as WsgiClient
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
+from gateway.http.body import body_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Context
-from gateway.proxy.adapter import PlainAdapter
-from gateway.proxy.exchange import Upstream, body_length
-from gateway.proxy.transport import CurlAdapter
+from gateway.proxy.exchange import Upstream
 
 OWN = {"host", "via", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"}
-
-
-@pytest.fixture(params=[CurlAdapter, PlainAdapter])
-def adapter(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with closing(request.param()) as made:
-        yield made
 
 
 def answering_problems(app: Any) -> Callable[..., Iterable[bytes]]:
@@ -49,10 +42,10 @@ def answering_problems(app: Any) -> Callable[..., Iterable[bytes]]:
 
 
 @contextmanager
-def proxied(answer: Any = None, adapter: Any = None, path: str = "", **options: Any) -> Iterator[tuple[Recorder, int]]:
+def proxied(answer: Any = None, path: str = "", **options: Any) -> Iterator[tuple[Recorder, int]]:
     """Serve a gateway before a recorder."""
     with Recorder(answer) as upstream:
-        app = Upstream(upstream.url + path, adapter, **options)
+        app = Upstream(upstream.url + path, **options)
         with closing(app), served(answering_problems(app)) as port:
             yield upstream, port
 
@@ -69,8 +62,8 @@ def call(upstream: Upstream, **environ: Any) -> tuple[str, list[tuple[str, str]]
 @pytest.mark.parametrize(
     "target", ["/", "/a%2Fb", "/%2E%2E/x", "/a/../b/./c", "/a//b", "/;p=1;q", "/x?", "/x?a=http://evil.test/", "/@evil"]
 )
-def test_the_target_is_the_clients_byte_for_byte(adapter: Any, target: str) -> None:
-    with proxied(adapter=adapter) as (upstream, port):
+def test_the_target_is_the_clients_byte_for_byte(target: str) -> None:
+    with proxied() as (upstream, port):
         assert exchange(port, request(f"GET {target}")).endswith(b"\r\n\r\nok")
         assert upstream.last.target == target
 
@@ -112,8 +105,8 @@ def test_an_absolute_target_of_the_own_host_goes_on_as_path() -> None:
 @pytest.mark.parametrize(
     "method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "M-SEARCH", "X.Y"]
 )
-def test_every_method_goes_on(adapter: Any, method: str) -> None:
-    with proxied(adapter=adapter) as (upstream, port):
+def test_every_method_goes_on(method: str) -> None:
+    with proxied() as (upstream, port):
         assert exchange(port, request(f"{method} /")).endswith(b"ok")
         assert upstream.last.method == method
 
@@ -149,9 +142,9 @@ def test_max_forwards_zero_is_answered_here() -> None:
 # --- fields
 
 
-def test_request_fields_are_the_clients_and_the_gateways(adapter: Any) -> None:
+def test_request_fields_are_the_clients_and_the_gateways() -> None:
     fields = [("X-Latin", "\xe9\xff"), ("X-Empty", ""), ("Cookie", "a=1; b=2"), ("Authorization", "Bearer x")]
-    with proxied(adapter=adapter) as (upstream, port):
+    with proxied() as (upstream, port):
         exchange(port, request("GET /", *fields, ("X_Alias", "1"), ("Keep-Alive", "x"), ("TE", "trailers")))
         assert upstream.last.names == OWN | {name.lower() for name, _ in fields}
         assert {name: upstream.last.field(name) for name, _ in fields} == dict(fields)
@@ -159,17 +152,17 @@ def test_request_fields_are_the_clients_and_the_gateways(adapter: Any) -> None:
         assert upstream.last.field("X-Forwarded-For") == "127.0.0.1"
 
 
-def test_a_connection_field_removes_only_what_is_the_clients(adapter: Any) -> None:
+def test_a_connection_field_removes_only_what_is_the_clients() -> None:
     named = ("Connection", "close, authorization, x-token-claims, X-Forwarded-For, x-private, host")
     sent = [("Authorization", "Bearer x"), ("X-Token-Claims", "y"), ("X-Private", "z")]
-    with proxied(adapter=adapter, own_fields=["X-Token-Claims"]) as (upstream, port):
+    with proxied(own_fields=["X-Token-Claims"]) as (upstream, port):
         with Client(port, request("GET /", named, *sent)) as client:
             client.read_until(b"\r\n\r\nok")
         assert upstream.last.names == OWN | {"authorization", "x-token-claims"}
 
 
-def test_host_may_be_the_upstreams(adapter: Any) -> None:
-    with proxied(adapter=adapter, preserve_host=False) as (upstream, port):
+def test_host_may_be_the_upstreams() -> None:
+    with proxied(preserve_host=False) as (upstream, port):
         exchange(port, request("GET /"))
         assert upstream.last.field("Host") == f"127.0.0.1:{upstream.port}"
         assert upstream.last.field("X-Forwarded-Host") == "api.test"
@@ -216,12 +209,12 @@ def test_response_fields_keep_order_repeats_spelling_and_bytes() -> None:
         assert call(app) == ("200 OK", [("Content-Length", "2"), *fields], b"ok")
 
 
-def test_a_strange_status_line_goes_on_as_it_is(adapter: Any) -> None:
+def test_a_strange_status_line_goes_on_as_it_is() -> None:
     with (
         Recorder(
             [response(b"", ("Content-Length", "0"), status=status) for status in ("299 So \xe9", "999 ", "404")]
         ) as upstream,
-        closing(Upstream(upstream.url, adapter)) as app,
+        closing(Upstream(upstream.url)) as app,
     ):
         assert [call(app)[0] for _ in range(3)] == ["299 So \xe9", "999 ", "404 "]
 
@@ -229,16 +222,16 @@ def test_a_strange_status_line_goes_on_as_it_is(adapter: Any) -> None:
 # --- framing
 
 
-def test_a_request_without_a_body_has_no_framing(adapter: Any) -> None:
-    with proxied(adapter=adapter) as (upstream, port):
+def test_a_request_without_a_body_has_no_framing() -> None:
+    with proxied() as (upstream, port):
         for method in ("GET", "HEAD", "DELETE", "OPTIONS"):
             exchange(port, request(f"{method} /"))
             assert upstream.last.names == OWN
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"x" * 300_000])
-def test_a_request_with_a_body_has_one_framing(adapter: Any, body: bytes) -> None:
-    with proxied(adapter=adapter) as (upstream, port):
+def test_a_request_with_a_body_has_one_framing(body: bytes) -> None:
+    with proxied() as (upstream, port):
         exchange(port, request("POST /", ("Content-Length", str(len(body))), body=body))
         exchange(port, request("POST /", ("Transfer-Encoding", "chunked"), body=chunked(body) if body else chunked()))
         for got in upstream.requests:
@@ -247,15 +240,15 @@ def test_a_request_with_a_body_has_one_framing(adapter: Any, body: bytes) -> Non
             assert got.names == OWN | {"content-length"}
 
 
-def test_a_body_of_unknown_length_is_sent_chunked(adapter: Any) -> None:
+@pytest.mark.parametrize(("size", "named"), [(5, "content-length"), (300_000, "transfer-encoding")])
+def test_a_body_of_unknown_length_goes_on_whole_where_it_is_small(size: int, named: str) -> None:
     """Some servers hand a chunked body over as it comes."""
-    with Recorder() as upstream, closing(Upstream(upstream.url, adapter)) as app:
-        environ = EnvironBuilder(method="POST", data=b"hello").get_environ()
+    with Recorder() as upstream, closing(Upstream(upstream.url)) as app:
+        environ = EnvironBuilder(method="POST", data=b"x" * size).get_environ()
         del environ["CONTENT_LENGTH"]
         call(app, **environ, HTTP_TRANSFER_ENCODING="chunked", **{"wsgi.input_terminated": True})
-        assert upstream.last.body == b"hello"
-        assert upstream.last.values("Transfer-Encoding") == ["chunked"]
-        assert "content-length" not in upstream.last.names
+        assert upstream.last.body == b"x" * size
+        assert upstream.last.names & {"content-length", "transfer-encoding"} == {named}
 
 
 @pytest.mark.parametrize(
@@ -270,8 +263,8 @@ def test_a_body_without_an_end_is_refused(environ: dict[str, str]) -> None:
         body_length(environ)
 
 
-def test_a_server_answers_expect_itself_and_it_does_not_go_on(adapter: Any) -> None:
-    with proxied(adapter=adapter) as (upstream, port):
+def test_a_server_answers_expect_itself_and_it_does_not_go_on() -> None:
+    with proxied() as (upstream, port):
         head = request("POST /", ("Expect", "100-continue"), ("Content-Length", "2"))
         with Client(port, head) as client:
             client.read_until(b"100 Continue\r\n\r\n")
@@ -282,54 +275,54 @@ def test_a_server_answers_expect_itself_and_it_does_not_go_on(adapter: Any) -> N
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("GET", "304 Not Modified")])
-def test_an_answer_without_a_body_keeps_its_length(adapter: Any, method: str, status: str) -> None:
+def test_an_answer_without_a_body_keeps_its_length(method: str, status: str) -> None:
     with (
         Recorder(response(b"", ("Content-Length", "5"), status=status)) as upstream,
-        closing(Upstream(upstream.url, adapter)) as app,
+        closing(Upstream(upstream.url)) as app,
     ):
         for _ in range(2):
             assert call(app, REQUEST_METHOD=method) == (status, [("Content-Length", "5")], b"")
         assert upstream.connections == 1
 
 
-def test_204_has_no_length(adapter: Any) -> None:
+def test_204_has_no_length() -> None:
     with (
         Recorder(response(b"", ("Content-Length", "0"), status="204 None")) as upstream,
-        closing(Upstream(upstream.url, adapter)) as app,
+        closing(Upstream(upstream.url)) as app,
     ):
         assert call(app) == ("204 None", [], b"")
 
 
-def test_chunked_answers_are_framed_anew_and_lose_their_trailers(adapter: Any) -> None:
+def test_chunked_answers_are_framed_anew_and_lose_their_trailers() -> None:
     whole = response(
         chunked(b"he", b"llo", trailers=b"X-T: 1\r\n"),
         ("Transfer-Encoding", "chunked"),
         ("Trailer", "X-T"),
         ("Content-Length", "3"),
     )
-    with Recorder(whole) as upstream, closing(Upstream(upstream.url, adapter)) as app:
+    with Recorder(whole) as upstream, closing(Upstream(upstream.url)) as app:
         assert call(app) == ("200 OK", [], b"hello")
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
-def test_upstreams_that_close_are_no_different(adapter: Any, version: str) -> None:
+def test_upstreams_that_close_are_no_different(version: str) -> None:
     def script(talk: Talk) -> None:
         talk.send(response(b"hello", ("Connection", "close"), version=version))
         talk.close()
 
-    with proxied(script, adapter) as (_, port):
+    with proxied(script) as (_, port):
         for _ in range(2):
             answer = exchange(port, request("GET /"))
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
             assert answer.endswith(chunked(b"hello"))
 
 
-def test_both_checkers_of_wsgi_agree(adapter: Any) -> None:
+def test_both_checkers_of_wsgi_agree() -> None:
     from wsgiref.validate import validator
 
     with (
         Recorder(ok(b"hello", ("Content-Type", "text/plain"))) as upstream,
-        closing(Upstream(upstream.url, adapter)) as app,
+        closing(Upstream(upstream.url)) as app,
     ):
         client = WsgiClient(validator(LintMiddleware(app)))
         for method in ("GET", "POST"):
@@ -341,24 +334,24 @@ def test_both_checkers_of_wsgi_agree(adapter: Any) -> None:
 # --- nothing from outside
 
 
-def test_one_users_cookies_never_reach_another(adapter: Any) -> None:
-    with proxied(ok(b"ok", ("Set-Cookie", "sid=alice")), adapter) as (upstream, port):
+def test_one_users_cookies_never_reach_another() -> None:
+    with proxied(ok(b"ok", ("Set-Cookie", "sid=alice"))) as (upstream, port):
         assert b"Set-Cookie: sid=alice\r\n" in exchange(port, request("GET /"))
         exchange(port, request("GET /"))
         assert "cookie" not in upstream.last.names
 
 
-def test_redirects_are_the_clients_to_follow(adapter: Any) -> None:
+def test_redirects_are_the_clients_to_follow() -> None:
     with Recorder() as elsewhere:
         moved = ok(b"", ("Location", elsewhere.url + "/"), status="302 Found")
-        with proxied(moved, adapter) as (upstream, port):
+        with proxied(moved) as (upstream, port):
             assert exchange(port, request("POST /", body=b"x")).startswith(b"HTTP/1.1 302 Found\r\n")
             assert len(upstream.requests) == 1
         assert elsewhere.connections == 0
 
 
-def test_content_codings_are_not_touched(adapter: Any) -> None:
-    with proxied(ok(b"\x1f\x8b not gzip", ("Content-Encoding", "gzip")), adapter) as (upstream, port):
+def test_content_codings_are_not_touched() -> None:
+    with proxied(ok(b"\x1f\x8b not gzip", ("Content-Encoding", "gzip"))) as (upstream, port):
         answer = exchange(port, request("GET /", ("Accept-Encoding", "gzip")))
         assert answer.endswith(b"\r\n\r\n\x1f\x8b not gzip")
         assert b"Content-Encoding: gzip\r\n" in answer
@@ -368,7 +361,7 @@ def test_content_codings_are_not_touched(adapter: Any) -> None:
 # --- streaming
 
 
-def test_server_sent_events_arrive_as_they_are_sent(adapter: Any) -> None:
+def test_server_sent_events_arrive_as_they_are_sent() -> None:
     seen = threading.Semaphore(0)
 
     def script(talk: Talk) -> None:
@@ -378,14 +371,14 @@ def test_server_sent_events_arrive_as_they_are_sent(adapter: Any) -> None:
             assert seen.acquire(timeout=5)
         talk.send(b"0\r\n\r\n")
 
-    with proxied(script, adapter) as (_, port), Client(port, request("GET /events")) as client:
+    with proxied(script) as (_, port), Client(port, request("GET /events")) as client:
         for number in range(3):
             client.read_until(b"data: %d\n\n" % number)
             seen.release()
         assert client.read_all().endswith(b"0\r\n\r\n")
 
 
-def test_a_slow_reader_slows_the_upstream(adapter: Any) -> None:
+def test_a_slow_reader_slows_the_upstream() -> None:
     sent = 0
 
     def script(talk: Talk) -> None:
@@ -395,7 +388,7 @@ def test_a_slow_reader_slows_the_upstream(adapter: Any) -> None:
             talk.send(b"x" * (1 << 20))
             sent += 1
 
-    with proxied(script, adapter) as (_, port), Client(port, request("GET /")) as client:
+    with proxied(script) as (_, port), Client(port, request("GET /")) as client:
         client.read_until(b"xxx")
         assert not until(lambda: sent > 50, 1)
         received = len(client.received)
@@ -408,10 +401,9 @@ MEASURED = """
 import resource, sys
 from contextlib import closing
 import waitress
-from gateway.proxy import adapter, transport
 from gateway.proxy.exchange import Upstream
 
-app = Upstream(sys.argv[1], {"curl": transport.CurlAdapter, "plain": adapter.PlainAdapter}[sys.argv[2]]())
+app = Upstream(sys.argv[1])
 
 def measured(environ, start_response):
     if environ["PATH_INFO"] == "/rss":
@@ -427,8 +419,7 @@ server.run()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["curl", "plain"])
-def test_a_gibibyte_up_and_down_takes_no_memory(name: str, tmp_path: Path) -> None:
+def test_a_gibibyte_up_and_down_takes_no_memory(tmp_path: Path) -> None:
     size, piece = 1 << 30, b"x" * (1 << 20)
 
     def script(talk: Talk) -> None:
@@ -440,7 +431,7 @@ def test_a_gibibyte_up_and_down_takes_no_memory(name: str, tmp_path: Path) -> No
             talk.send(piece)
 
     with Recorder(script) as upstream:
-        command = [sys.executable, "-c", MEASURED, upstream.url, name]
+        command = [sys.executable, "-c", MEASURED, upstream.url]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "TMPDIR": str(tmp_path)}
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as server:
             assert server.stdout
@@ -481,24 +472,24 @@ def refusal_of(upstream: Upstream) -> tuple[str, str]:
     return status, json.loads(body)["type"].removeprefix("urn:jwt-gateway:")
 
 
-def test_an_upstream_that_is_not_there_is_502(adapter: Any) -> None:
+def test_an_upstream_that_is_not_there_is_502() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     for url in (f"http://127.0.0.1:{port}", "http://no-such-host.invalid", f"https://127.0.0.1:{port}"):
-        with closing(Upstream(url, adapter)) as app:
+        with closing(Upstream(url)) as app:
             assert refusal_of(app) == ("502 Bad Gateway", "upstream-unreachable")
 
 
 @pytest.mark.parametrize("leave", [Talk.close, Talk.reset])
-def test_an_upstream_that_hangs_up_is_502(adapter: Any, leave: Any) -> None:
-    with proxied(leave, adapter) as (upstream, port):
+def test_an_upstream_that_hangs_up_is_502(leave: Any) -> None:
+    with proxied(leave) as (upstream, port):
         for method in ("GET", "POST"):
             assert code_of(exchange(port, request(f"{method} /"))) == "upstream-unreachable"
         assert [each.method for each in upstream.requests].count("POST") == 1
 
 
-def test_an_upstream_that_does_not_answer_is_504(adapter: Any) -> None:
-    with proxied(lambda talk: talk.peer_left() and None, adapter, timeout=(3, 0.2)) as (_, port):
+def test_an_upstream_that_does_not_answer_is_504() -> None:
+    with proxied(lambda talk: talk.peer_left() and None, timeout=(3, 0.2)) as (_, port):
         answer = exchange(port, request("GET /"))
         assert answer.startswith(b"HTTP/1.1 504 ")
         assert code_of(answer) == "upstream-timeout"
@@ -515,8 +506,8 @@ def test_an_upstream_that_does_not_answer_is_504(adapter: Any) -> None:
     ],
     ids=["nonsense", "control", "oversized", "two lengths", "no length"],
 )
-def test_a_malformed_answer_is_502_and_its_connection_is_not_used_again(adapter: Any, answer: bytes) -> None:
-    with proxied([answer, ok()], adapter) as (upstream, port):
+def test_a_malformed_answer_is_502_and_its_connection_is_not_used_again(answer: bytes) -> None:
+    with proxied([answer, ok()]) as (upstream, port):
         assert code_of(exchange(port, request("GET /"))) == "upstream-protocol"
         assert exchange(port, request("GET /")).endswith(b"ok")
         assert upstream.connections == 2
@@ -529,26 +520,26 @@ def test_a_malformed_answer_is_502_and_its_connection_is_not_used_again(adapter:
     ids=["length", "chunked"],
 )
 def test_an_answer_that_is_cut_off_is_cut_off_for_the_client(
-    adapter: Any, part: bytes, leave: Any, caplog: pytest.LogCaptureFixture
+    part: bytes, leave: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     def script(talk: Talk) -> None:
         talk.send(part)
         time.sleep(0.05)  # a reset would overtake the bytes
         leave(talk)
 
-    with proxied(script, adapter) as (_, port), closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
+    with proxied(script) as (_, port), closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
         client.request("GET", "/")
         with pytest.raises(http.client.IncompleteRead):
             client.getresponse().read()
 
 
-def test_a_silence_within_the_body_cuts_the_client_off(adapter: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_silence_within_the_body_cuts_the_client_off(caplog: pytest.LogCaptureFixture) -> None:
     def script(talk: Talk) -> None:
         talk.send(response(b"hello", ("Content-Length", "9")))
         talk.peer_left()
 
     with (
-        proxied(script, adapter, timeout=(3, 0.2)) as (_, port),
+        proxied(script, timeout=(3, 0.2)) as (_, port),
         closing(http.client.HTTPConnection("127.0.0.1", port)) as client,
     ):
         client.request("GET", "/")
@@ -576,7 +567,7 @@ def test_a_client_that_leaves_during_silence_frees_the_upstreams_connection(capl
 
 
 def test_a_client_that_leaves_while_it_is_sent_to_frees_the_upstreams_connection(
-    adapter: Any, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     left: list[str] = []
 
@@ -588,20 +579,20 @@ def test_a_client_that_leaves_while_it_is_sent_to_frees_the_upstreams_connection
         except OSError as error:
             left.append(type(error).__name__)
 
-    with proxied(script, adapter) as (_, port):
+    with proxied(script) as (_, port):
         with Client(port, request("GET /")) as client:
             client.read_until(b"xxx")
         assert until(lambda: left)
 
 
-def test_an_https_upstream_is_verified(adapter: Any, tmp_path: Path) -> None:
+def test_an_https_upstream_is_verified(tmp_path: Path) -> None:
     from certificates import Certificates
 
     certificates = Certificates(tmp_path)
     import ssl
 
     with Recorder(tls=certificates.server(ssl.CERT_REQUIRED)) as upstream:
-        with closing(Upstream(upstream.url, adapter, verify=certificates.ca, cert=certificates.client)) as app:
+        with closing(Upstream(upstream.url, verify=certificates.ca, cert=certificates.client)) as app:
             assert call(app)[2] == b"ok"
         with closing(Upstream(upstream.url, cert=certificates.client)) as app:
             assert refusal_of(app) == ("502 Bad Gateway", "upstream-unreachable")

@@ -12,8 +12,6 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
-import requests
-
 from gateway.auth.bearer import bearer_token
 from gateway.auth.keys import build_keys
 from gateway.auth.tokens import Issuer, Verifier
@@ -24,8 +22,8 @@ from gateway.config.settings import Settings
 from gateway.gate.annotate import with_members
 from gateway.http.problems import Problem
 from gateway.http.target import request_target
+from gateway.proxy.answer import final_head, parse
 from gateway.proxy.fields import RequestFields, is_token, response_fields
-from gateway.proxy.transport import _final_head, _parse
 from gateway.server.request import Request, base_environ
 
 ISSUER, SECRET = "https://www.discogs.com/", "discogs"
@@ -116,14 +114,14 @@ def _outcome(request: Request) -> tuple[Any, ...]:
 def answer(data: bytes) -> str:
     """Read the data as the upstream's answer: its head as libcurl gives it, its body as one to be annotated."""
     lines = [line + b"\n" for line in data.split(b"\n")]
-    found = _final_head(lines)
-    if not found:
-        return "unfinished"
-    content = b"".join(lines[len(found) + 1 :])[:-1]
     try:
-        status, reason, fields = _parse(found)
+        found = final_head(lines, lambda head: None)
+        if not found:
+            return "unfinished"
+        content = b"".join(lines[len(found) + 1 :])[:-1]
+        status, reason, fields = parse(found)
         sent = response_fields(list(fields), status)
-    except (Problem, requests.exceptions.ConnectionError):
+    except Problem:
         return "refused"
     assert 200 <= status <= 999
     assert all(is_token(name) for name, _ in sent)

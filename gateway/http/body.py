@@ -1,0 +1,89 @@
+"""A request's body, taken as it comes: without holding a thread on the bundled server; any other is waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from gateway.http.grammar import read_length
+from gateway.http.problems import Problem
+from gateway.http.wsgi import Environ, context
+
+WAIT_SECONDS = 60.0  # between two looks; the server wakes whoever waits for a body as soon as more has come
+
+
+class ClientDisconnected(ConnectionAbortedError):
+    """The client has left, or stopped reading: nothing can be sent to it, nor the rest of its body be had."""
+
+
+def body_length(environ: Environ) -> int | None:
+    """Return the length of the request's body in bytes, None where there is no body, -1 where only its end will tell.
+
+    Raises `Problem` invalid-request for a length that is no number, and for a body whose end the server does not mark.
+    """
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        if not environ.get("wsgi.input_terminated"):
+            # Taken for no body, it would mean something else.
+            raise Problem("invalid-request", "The body's end is not known.")
+        return -1
+    length = environ.get("CONTENT_LENGTH") or None
+    if length is None:
+        return None
+    number = read_length(length)
+    if number is None:
+        raise Problem("invalid-request", "Content-Length is not a number.")
+    return number
+
+
+def take_body(environ: Environ, limit: int) -> bytes | None:
+    """Return what has come of the body, at most `limit` bytes: b"" at its end, None where nothing has come yet.
+
+    After None, call the context's `pause` with `body=True`. Only the bundled server says None; any other is waited for.
+    Raises ClientDisconnected, and `Problem` invalid-request for bad chunks, a body that ends early and a bad length.
+    """
+    stream = environ["wsgi.input"]
+    if hasattr(stream, "take"):
+        data: bytes | None = stream.take(limit)
+        return data
+    about = context(environ)
+    left = _unread(environ) if about.body_left is None else about.body_left
+    data = stream.read(limit if left < 0 else min(left, limit)) if left else b""
+    if left > 0 and not data:
+        raise Problem("invalid-request", "The body ended early.")  # what is left of `sub=1001` may be `sub=10`
+    about.body_left = left - len(data) if left > 0 else left
+    return data
+
+
+def _unread(environ: Environ) -> int:
+    length = body_length(environ)
+    if length is None:  # a server that undid the chunks need not say that there were any
+        return -1 if environ.get("wsgi.input_terminated") else 0
+    return length
+
+
+def read_whole(environ: Environ, limit: int) -> Generator[bytes, None, bytes]:
+    """Return the whole body, to be called with `yield from`: it yields b"" as often as it has to pause.
+
+    Raises `Problem` payload-too-large for more than `limit` bytes, at once if announced; and as `take_body`.
+    """
+    parts: list[bytes] = []
+    size = body_length(environ) or 0
+    if size <= limit:
+        size = 0
+        while size <= limit and (part := take_body(environ, limit + 1 - size)) != b"":
+            if part is None:
+                await_body(environ)
+                yield b""
+            else:
+                parts.append(part)
+                size += len(part)
+    if size > limit:
+        raise Problem("payload-too-large", f"The body may have {limit} bytes.")
+    return b"".join(parts)
+
+
+def await_body(environ: Environ) -> None:
+    """Have the server ask again when more of the body has come: for a stage that then yields b""."""
+    pause = context(environ).pause
+    if pause is None:
+        raise RuntimeError("a server that says that a body is still to come can wait for it")
+    pause(WAIT_SECONDS, body=True)

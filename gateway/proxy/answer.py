@@ -1,0 +1,180 @@
+"""The upstream's answer as it comes: its head, then its bytes, taken when asked for and never decoded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from time import monotonic
+
+from gateway.http.blocking import about_to_wait
+from gateway.http.cache import remembered
+from gateway.http.wsgi import Context, Fields
+from gateway.proxy.curl import Handle
+from gateway.proxy.failures import UpstreamFailed, malformed
+
+POLL_SECONDS = 1.0  # longest time between two looks after the client
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: ([\t -~\x80-\xff]*))?\r\n")
+_FIELD_LINE = re.compile(rb"([!#-'*+\-.^-`|~0-9A-Za-z]+):([\t -~\x80-\xff]*)\r\n")  # RFC 9110 section 5.5
+_END_OF_HEAD = b"\r\n"
+
+Head = tuple[int, str, Fields]  # status, reason and field lines in the order they came
+
+
+class ClientLeft(ConnectionAbortedError):
+    """The client went away before its request, or the answer to it, was complete."""
+
+
+class Answer:
+    """The answer to the request that a handle has sent. Where there is nothing to take yet, `waits`.
+
+    `give_back` takes the handle when the answer is complete. All but `close` raise `UpstreamFailed`, `ClientLeft`,
+    and what the taking of the request's body raises.
+    """
+
+    def __init__(
+        self,
+        handle: Handle,
+        give_back: Callable[[Handle], None],
+        about: Context,
+        silence_seconds: float,
+        *,
+        ends_with_head: bool,
+    ) -> None:
+        self.status = 0
+        self.reason = ""
+        self.fields: Fields = []
+        self._handle: Handle | None = handle
+        self._give_back = give_back
+        self._about = about
+        self._silence = silence_seconds
+        self._ends_with_head = ends_with_head
+        self._is_awaited = False
+        self._since = 0.0  # since when something is asked for and does not come; 0: it came
+
+    def take_head(self) -> bool:
+        """Return whether the head has come; if so, `status`, `reason` and `fields` are set."""
+        self._turn()
+        handle = self._handle
+        assert handle  # noqa: S101 - it is asked for once
+        lines = final_head(handle.head, self._interim)
+        if not lines:
+            if handle.body or handle.is_done:
+                raise handle.error or malformed("no head")
+            return False
+        self.status, self.reason, self.fields = parse(lines)
+        if self._ends_with_head:
+            self._end()
+        return True
+
+    def take(self) -> bytes | None:
+        """Return what has come of the body: None for nothing yet, b"" for the end."""
+        self._turn()
+        handle = self._handle
+        if handle is None:
+            return b""
+        if handle.body:
+            data = b"".join(handle.body)
+            handle.body.clear()
+            return data
+        if handle.is_done and handle.error:
+            raise handle.error
+        if handle.is_done or handle.is_answered_early():
+            self._end()
+            return b""
+        return None
+
+    def waits(self) -> bool:
+        """Wait for something to happen, by telling the server if that is possible: then the caller has to yield b""."""
+        handle, about = self._handle, self._about
+        assert handle  # noqa: S101 - what is complete does not wait
+        due = handle.due()
+        if due == 0:
+            self._is_awaited = True
+            return False
+        seconds = min(POLL_SECONDS, self._silence)
+        if due > 0:
+            seconds = min(seconds, due)
+        self._since = self._since or monotonic()
+        if about.pause is not None:
+            self._is_awaited = True
+            about.pause(seconds, dict(handle.watched()), body=handle.is_starved)
+            return True
+        about_to_wait()
+        self._heed(handle.turn(seconds))
+        return False
+
+    def close(self) -> None:
+        """Give the answer up, if it is not complete: its connection is closed at once."""
+        if self._handle:
+            handle, self._handle = self._handle, None
+            handle.close()
+
+    def _interim(self, head: Head) -> None:
+        """Pass an interim answer on (RFC 9110 section 15.2); the server has said 100 itself."""
+        if self._about.interim and head[0] != 100:
+            self._about.interim(f"{head[0]} {head[1]}", head[2])
+
+    def _end(self) -> None:
+        """Let the handle go. Where the request's body is not all sent its connection is closed with it."""
+        if self._handle:
+            handle, self._handle = self._handle, None
+            if handle.is_done or self._ends_with_head:
+                self._give_back(handle)
+            else:
+                handle.close()
+
+    def _turn(self) -> None:
+        """Take in what has come while it was waited for."""
+        if self._is_awaited and self._handle:
+            self._is_awaited = False
+            self._heed(self._handle.turn())
+
+    def _heed(self, has_moved: bool) -> None:
+        """Note that something has happened, or raise if nobody waits for the answer any more."""
+        handle = self._handle
+        if has_moved or (handle and handle.is_starved):  # the client's silence is not the upstream's
+            self._since = 0.0
+            return
+        silent = monotonic() - self._since
+        if silent >= self._silence and handle and handle.is_connected():
+            raise UpstreamFailed("upstream-timeout", "timed out while reading")
+        if silent >= POLL_SECONDS and self._about.client_left and self._about.client_left():
+            raise ClientLeft
+
+
+def final_head(lines: list[bytes], interim: Callable[[Head], None]) -> list[bytes]:
+    """Return the lines of the first head that is not an interim one, if it is complete; those before go to `interim`.
+
+    Raises `UpstreamFailed`.
+    """
+    while _END_OF_HEAD in lines:
+        end = lines.index(_END_OF_HEAD)
+        if lines[0][9:10] != b"1":
+            return lines[:end]
+        if lines[0][9:12] == b"101":
+            raise malformed("101 that nobody asked for")
+        interim(parse(lines[:end]))
+        del lines[: end + 1]
+    return []
+
+
+def parse(lines: list[bytes]) -> Head:
+    """Return status, reason and fields. Raises `UpstreamFailed`."""
+    return *_status(lines[0]), list(map(_field, lines[1:]))
+
+
+@remembered(2048, longest=256)
+def _field(line: bytes) -> tuple[str, str]:
+    match = _FIELD_LINE.fullmatch(line)
+    if match is None:  # a CR or NUL would break a line downstream
+        raise malformed("a field")
+    return match[1].decode("latin-1"), match[2].decode("latin-1").strip(" \t")
+
+
+@remembered(256, longest=256)
+def _status(line: bytes) -> tuple[int, str]:
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise malformed("the status line")
+    return int(match[1]), (match[2] or b"").decode("latin-1")

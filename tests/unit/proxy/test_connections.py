@@ -1,0 +1,507 @@
+"""Which connection to the upstream a request goes out on, and what it may be sent twice for."""
+
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asking import Asked, ask
+from certificates import Certificates
+from recorder import Recorder, Talk, ok, response, until
+
+from gateway.http.wsgi import Context
+from gateway.proxy import pool, resolve
+from gateway.proxy.exchange import Upstream
+
+LONG = b"x" * 300_000  # longer than what is collected
+
+
+@contextmanager
+def asking(answer: Any = None, *, read_bodies: bool = True, **options: Any) -> Iterator[tuple[Recorder, Upstream]]:
+    with Recorder(answer, read_bodies=read_bodies) as upstream, closing(Upstream(upstream.url, **options)) as app:
+        yield upstream, app
+
+
+class Token:
+    claims: dict[str, Any] = {}  # noqa: RUF012 - as a token has it
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+
+def of(user: str) -> dict[str, Any]:
+    """Return what makes a request this user's."""
+    about = Context()
+    about.token = Token(user)
+    return {"gateway.context": about}
+
+
+def connections(upstream: Recorder) -> list[int]:
+    return [request.connection for request in upstream.requests]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PROPFIND"])
+def test_connections_are_kept(method: str) -> None:
+    with asking(lambda talk: talk.send(ok(b"" if talk.request.method == "HEAD" else b"ok"))) as (upstream, app):
+        for _ in range(5):
+            assert ask(app, method).status == 200
+        assert upstream.connections == 1
+
+
+@pytest.mark.parametrize("body", [b"x", b"x" * 300_000])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "GET"])
+def test_connections_are_kept_for_bodies_too(method: str, body: bytes) -> None:
+    with asking() as (upstream, app):
+        for _ in range(5):
+            assert ask(app, method, body=body).body == b"ok"
+            assert upstream.last.body == body
+        assert upstream.connections == 1
+
+
+def test_a_connection_that_has_carried_a_body_serves_its_user_alone() -> None:
+    with asking() as (upstream, app):
+        ask(app, **of("alice"))
+        ask(app, "POST", body=b"x", **of("alice"))
+        ask(app, **of("bob"))
+        ask(app, "POST", body=b"x", **of("bob"))
+        ask(app, **of("alice"))
+        ask(app, "POST", body=b"x", **of("alice"))
+        ask(app, **of("carol"))
+        assert connections(upstream) == [1, 1, 2, 2, 1, 1, 3]
+
+
+def test_an_upstream_that_leaves_a_body_unread_answers_it_to_nobody_else() -> None:
+    smuggled = b"GET /admin HTTP/1.1\r\nHost: api.test\r\n\r\n"
+
+    def script(talk: Talk) -> None:
+        talk.send(ok(talk.request.target.encode()))
+
+    with asking(script, read_bodies=False) as (_, app):
+        for _ in range(10):
+            ask(app, "GET", "/mine", body=smuggled, **of("mallory"))
+            assert ask(app, "GET", "/yours", **of("bob")).body == b"/yours"
+
+
+def test_without_a_token_a_body_binds_a_connection_to_the_clients_own() -> None:
+    with asking() as (upstream, app):
+        for port in ("1", "1", "2"):
+            ask(app, "POST", body=b"x", REMOTE_PORT=port)
+        assert connections(upstream) == [1, 1, 2]
+
+
+def test_a_proxys_connection_is_not_one_users() -> None:
+    with asking(trusted_proxies=1) as (upstream, app):
+        for _ in range(3):
+            ask(app, "POST", body=b"x")
+        assert connections(upstream) == [1, 2, 3]
+
+
+def test_of_many_connections_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "KEPT", 2)
+    with asking(ok(b"x" * 2_000_000)) as (upstream, app):
+        for opened in (5, 8):  # two of the first five are used again
+            many = [Asked(app) for _ in range(5)]
+            for asked in many:
+                asked.next()
+            for asked in many:
+                asked.read()
+            assert upstream.connections == opened
+
+
+def test_connections_of_single_users_are_not_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[bool] = []
+
+    def script(talk: Talk) -> None:
+        talk.send(ok())
+        if talk.connection == 1:
+            left.append(talk.peer_left())
+
+    monkeypatch.setattr(pool, "OWN_SECONDS", -1.0)
+    with asking(script) as (_, app):
+        ask(app, "POST", body=b"x", **of("alice"))
+        ask(app, "POST", body=b"x", **of("bob"))
+        assert until(lambda: left)
+
+
+def test_an_answer_given_up_closes_its_connection_at_once() -> None:
+    left: list[bool] = []
+
+    def script(talk: Talk) -> None:
+        if talk.connection == 1:
+            talk.send(response(b"1\r\nx\r\n", ("Transfer-Encoding", "chunked")))
+            left.append(talk.peer_left())
+        else:
+            talk.send(ok())
+
+    with asking(script) as (_, app):
+        asked = Asked(app)
+        assert asked.next() == b"x"
+        asked.close()
+        assert until(lambda: left)
+        assert left == [True]
+        assert ask(app).body == b"ok"
+
+
+# --- bodies on their way
+
+
+class Trickle:
+    """A body that comes part by part, as the bundled server gives it; None for nothing yet."""
+
+    def __init__(self, *parts: bytes | Exception | None) -> None:
+        self.parts = list(parts)
+
+    def take(self, limit: int) -> bytes | None:
+        part = self.parts.pop(0) if self.parts else b""
+        if isinstance(part, Exception):
+            raise part
+        if part and len(part) > limit:
+            part, rest = part[:limit], part[limit:]
+            self.parts.insert(0, rest)
+        return part
+
+
+def paused(seen: list[Any]) -> dict[str, Any]:
+    """Return a context whose pauses are noted, and over at once."""
+    about = Context()
+
+    def pause(seconds: float, descriptors: Any = None, *, body: bool = False) -> None:
+        seen.append((dict(descriptors or {}), body))
+        time.sleep(0.001)
+
+    about.pause = pause
+    return {"gateway.context": about}
+
+
+def test_a_small_body_is_collected_before_the_upstream_is_bothered() -> None:
+    seen: list[Any] = []
+    with asking() as (upstream, app):
+        asked = Asked(app, "POST", body=Trickle(b"he", None, b"llo", None), CONTENT_LENGTH="5", **paused(seen))
+        assert asked.next() == b""
+        assert asked.next() == b""
+        assert seen == [({}, True)] * 2
+        assert upstream.connections == 0
+        assert asked.read().body == b"ok"
+        assert upstream.last.body == b"hello"
+        assert upstream.last.field("Content-Length") == "5"
+
+
+@pytest.mark.parametrize("length", [{"CONTENT_LENGTH": "600000"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
+def test_a_large_body_passes_as_it_comes(length: dict[str, str]) -> None:
+    part = b"x" * 100_000
+    body = Trickle(part, None, part, None, part, None, part, None, part, None, part, None)
+    seen: list[Any] = []
+    with asking() as (upstream, app):
+        told = ask(app, "POST", body=body, **length, **paused(seen), **{"wsgi.input_terminated": True})
+        assert told.body == b"ok"
+        assert upstream.last.body == part * 6
+        assert any(descriptors and body for descriptors, body in seen)
+
+
+def test_a_client_that_leaves_within_its_body_leaves_nothing_complete() -> None:
+    part = b"x" * 300_000
+    body = Trickle(part, None, ConnectionAbortedError("left"))
+    with asking() as (upstream, app):
+        with pytest.raises(ConnectionAbortedError):
+            ask(app, "POST", body=body, CONTENT_LENGTH="600000", **paused([]))
+        assert until(lambda: upstream.requests)
+        assert not upstream.last.whole
+        assert ask(app).body == b"ok"
+        assert connections(upstream) == [1, 2]
+
+
+def test_a_body_of_more_than_its_limit_is_refused_by_its_head() -> None:
+    with asking(max_body=10) as (upstream, app):
+        from gateway.http.problems import Problem
+
+        with pytest.raises(Problem, match="payload-too-large"):
+            ask(app, "POST", body=b"x" * 11)
+        assert ask(app, "POST", body=b"x" * 10).body == b"ok"
+        assert upstream.connections == 1
+
+
+@pytest.mark.parametrize("limit", [10, 400_000])
+def test_a_body_of_more_than_its_limit_is_refused_as_it_passes(limit: int) -> None:
+    body = Trickle(*[b"x" * 100_000] * 6)
+    with asking(max_body=limit) as (upstream, app):
+        chunks = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+        assert ask(app, "POST", body=body, **chunks, **paused([])).code == "payload-too-large"
+        assert not any(request.whole for request in upstream.requests)
+
+
+@pytest.mark.parametrize("status", ["413 Content Too Large", "200 OK"])
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_an_early_answer_arrives_early_and_ends_the_upload(status: str, is_closed: bool) -> None:
+    left: list[bool] = []
+
+    def script(talk: Talk) -> None:
+        talk.send(ok(b"no", *[("Connection", "close")][:is_closed], status=status))
+        left.append(talk.peer_left())
+
+    class Endless:
+        taken = 0
+
+        def take(self, limit: int) -> bytes | None:
+            self.taken += 1
+            return b"x" * limit if self.taken < 5 else None
+
+    with asking(script, read_bodies=False) as (_, app):
+        body = Endless()
+        told = ask(app, "PUT", body=body, CONTENT_LENGTH="50000000", **paused([]))
+        assert (told.status, told.body) == (int(status[:3]), b"no")
+        assert until(lambda: left)
+        assert body.taken < 100
+
+
+def test_a_head_request_may_have_a_body() -> None:
+    with asking(response(b"", ("Content-Length", "7"))) as (upstream, app):
+        assert ask(app, "HEAD", body=b"abc").body == b""
+        assert upstream.last.body == b"abc"
+        assert ask(app, "HEAD").body == b""
+
+
+# --- kept connections that are dead
+
+
+def hang_up_on_the_second(talk: Talk) -> None:
+    """Answer the first request of each connection, and drop the second without an answer."""
+    talk.send(ok())
+    if talk.read_head():
+        talk.reset()
+
+
+@pytest.mark.parametrize(
+    ("method", "body"),
+    [*((method, None) for method in ("GET", "HEAD", "OPTIONS", "DELETE", "PUT", "TRACE")), ("PUT", b"x")],
+)
+def test_a_connection_that_breaks_costs_a_repeatable_request_nothing(method: str, body: bytes | None) -> None:
+    with asking(hang_up_on_the_second) as (_, app):
+        ask(app, **of("alice"))
+        assert ask(app, method, body=body, **of("alice")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "body"),
+    [
+        ("POST", None),
+        ("POST", b"x"),
+        ("PATCH", b"x"),
+        ("LOCK", None),
+        ("PUT", b"x" * 300_000),
+        ("POST", b"x" * 300_000),
+    ],
+)
+def test_what_must_not_be_sent_twice_is_not(method: str, body: bytes | None) -> None:
+    seen: list[str] = []
+
+    def script(talk: Talk) -> None:
+        seen.append(talk.request.method)
+        if talk.request.method == method:
+            talk.reset()
+        else:
+            talk.send(ok())
+
+    with asking(script) as (_, app):
+        ask(app)
+        assert ask(app, method, body=body).status == 502
+        time.sleep(0.1)
+        assert seen == ["GET", method]
+
+
+@pytest.mark.parametrize("leave", [Talk.close, Talk.reset])
+@pytest.mark.parametrize("body", [None, b"x", b"x" * 300_000])
+def test_a_kept_connection_that_is_closed_is_seen_before_it_is_used(
+    body: bytes | None, leave: Callable[[Talk], None]
+) -> None:
+    closed: list[int] = []
+
+    def script(talk: Talk) -> None:
+        talk.send(ok())
+        time.sleep(0.05)
+        leave(talk)
+        closed.append(talk.connection)
+
+    with asking(script) as (upstream, app):
+        for number in range(1, 4):
+            assert ask(app, "POST", body=body).status == 200
+            assert until(lambda: len(closed) == number)  # noqa: B023 - called at once
+            time.sleep(0.05)
+        assert upstream.connections == 3
+
+
+# --- names, addresses, certificates
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
+    """Have every name resolve to these addresses; return the names that are asked for."""
+    asked: list[str] = []
+
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        if not addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(resolve.socket, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+def test_a_name_is_resolved_once_and_again_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = resolving(monkeypatch, "127.0.0.1")
+    with Recorder() as upstream, closing(Upstream(f"http://api.internal:{upstream.port}")) as app:
+        for _ in range(3):
+            assert ask(app).body == b"ok"
+        assert asked == ["api.internal"]
+        monkeypatch.setattr(resolve, "STALE_SECONDS", -1.0)
+        assert ask(app).body == b"ok"
+        assert until(lambda: len(asked) == 2)
+        assert upstream.connections == 1
+
+
+def test_all_addresses_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, "127.0.0.9", "127.0.0.1")
+    with Recorder() as upstream, closing(Upstream(f"http://api.internal:{upstream.port}")) as app:
+        assert ask(app, "POST", body=b"x").body == b"ok"
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", b"x")])
+def test_an_address_that_changes_costs_no_refusal(
+    monkeypatch: pytest.MonkeyPatch, method: str, body: bytes | None
+) -> None:
+    resolving(monkeypatch, "127.0.0.2")
+    with Recorder() as upstream, closing(Upstream(f"http://api.internal:{upstream.port}")) as app:
+        with socket.create_server(("127.0.0.2", upstream.port)) as first:
+            answers = threading.Thread(target=answer_once, args=(first,))
+            answers.start()
+            assert ask(app).body == b"old"
+            answers.join()
+        resolving(monkeypatch, "127.0.0.1")
+        assert ask(app, method, body=body).body == b"ok"
+
+
+def answer_once(listener: socket.socket) -> None:
+    sock, _ = listener.accept()
+    with sock:
+        sock.recv(65536)
+        sock.sendall(ok(b"old"))
+
+
+def test_a_name_that_is_slow_to_resolve_holds_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = threading.Event()
+    monkeypatch.setattr(resolve.socket, "getaddrinfo", lambda *_, **__: resolved.wait(10) and [])
+    with closing(Upstream("http://api.internal", timeout=(0.1, 5))) as app:
+        seen: list[Any] = []
+        told = ask(app, **paused(seen))
+        resolved.set()
+        assert (told.code, told.cause) == ("upstream-unreachable", "name does not resolve in time")
+        assert seen
+
+
+def test_an_old_address_serves_while_the_name_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, "127.0.0.1")
+    with Recorder() as upstream, closing(Upstream(f"http://api.internal:{upstream.port}")) as app:
+        assert ask(app).body == b"ok"
+        resolving(monkeypatch)
+        monkeypatch.setattr(resolve, "MAX_AGE", -1.0)
+        assert ask(app).body == b"ok"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def test_connections_of_a_certificate_that_has_changed_are_not_used_again(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "LOOK_SECONDS", -1.0)
+    with (
+        Recorder(tls=certificates.server(ssl.CERT_REQUIRED)) as upstream,
+        closing(Upstream(upstream.url, verify=certificates.ca, cert=certificates.client)) as app,
+    ):
+        for _ in range(2):
+            assert ask(app).body == b"ok"
+        assert upstream.connections == 1
+        os.utime(certificates.client)
+        assert ask(app).body == b"ok"
+        assert upstream.connections == 2
+
+
+def test_a_certificate_for_another_name_does_not_verify(certificates: Certificates) -> None:
+    with Recorder(tls=certificates.server()) as upstream:
+        url = upstream.url.replace("127.0.0.1", "localhost")
+        with closing(Upstream(url, verify=certificates.ca)) as app:
+            assert ask(app).cause.startswith("TLS fault")
+
+
+def test_a_client_certificate_is_shown(certificates: Certificates) -> None:
+    with Recorder(tls=certificates.server(ssl.CERT_REQUIRED)) as upstream:
+        with closing(Upstream(upstream.url, verify=certificates.ca, cert=certificates.client)) as app:
+            assert ask(app).body == b"ok"
+        with closing(Upstream(upstream.url, verify=certificates.ca)) as app:
+            assert ask(app).code == "upstream-unreachable"
+
+
+# --- nothing from outside
+
+
+def test_neither_proxies_nor_netrc_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login user password secret\n")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    with asking() as (upstream, app):
+        assert ask(app).body == b"ok"
+        assert "authorization" not in upstream.last.names
+
+
+# --- threads, forks, descriptors
+
+
+def test_threads_share_connections() -> None:
+    wrong: list[bytes] = []
+    with asking(lambda talk: talk.send(ok(talk.request.target.encode()))) as (upstream, app):
+
+        def work(number: int) -> None:
+            for turn in range(20):
+                target = f"/{number}/{turn}"
+                body = ask(app, "GET", target).body
+                if body != target.encode():
+                    wrong.append(body)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        assert len(upstream.requests) == 160
+        assert upstream.connections <= 8
+
+
+def test_a_forked_child_leaves_its_parents_connections_alone() -> None:
+    with asking() as (upstream, app):
+        ask(app)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if ask(app).body == b"ok" else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert ask(app).body == b"ok"
+        assert connections(upstream) == [1, 2, 1]
+
+
+def test_descriptors_beyond_a_thousand_are_no_limit() -> None:
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        with asking() as (_, app):
+            assert ask(app).body == b"ok"
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)

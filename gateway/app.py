@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from gateway.auth.issuers import Issuer, Issuers
-from gateway.auth.keys import FetchPolicy, KeySet, KeysRefused, StaticKeys, build_keys
-from gateway.auth.required import read_requirement
-from gateway.auth.tokens import Verifier
+from gateway.auth.keys import KeysRefused
+from gateway.auth.tokens import Issuer, Verifier
 from gateway.blacklist.resource import Resource
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores import Store, open_store
 from gateway.config.announce import misspelled, warnings
-from gateway.config.public_secret import refuse_public_secret, refuse_weak_parts
-from gateway.config.settings import IssuerSettings, Settings, issuer_settings
+from gateway.config.public_secret import refuse_public_secret
+from gateway.config.settings import Settings
 from gateway.gate.annotate import Annotate
 from gateway.gate.gate import Gate
 from gateway.gate.identity import NONE, Identity
@@ -31,8 +28,12 @@ from gateway.ops.logs import line_writer
 from gateway.ops.metrics import Metrics, are_shared, decisions
 from gateway.ops.observe import Observe
 from gateway.ops.openapi import description
+from gateway.parties import build_clients, build_issuers, build_senders
 from gateway.proxy.exchange import Upstream
 from gateway.proxy.fields import client_address
+from gateway.signals.metadata import metadata_pages, metadata_url
+from gateway.signals.record import Recorder
+from gateway.signals.resources import signal_resources
 
 log = logging.getLogger("gateway")
 
@@ -64,14 +65,16 @@ class _Pipeline(Gate):
                 trusts_outer=settings.trusted_proxies > 0,
             ),
             pages={
-                "/-/live": live,
-                "/-/ready": readiness(
-                    _not_draining, blacklist.store.ping, *(issuer.keys.current for issuer in issuers)
+                **_operators_pages(settings, blacklist, issuers),
+                **signal_resources(
+                    Recorder(blacklist, build_senders(settings, issuers, now), settings.leeway, now),
+                    build_clients(settings),
+                    verifier,
+                    blacklist,
                 ),
-                "/-/openapi.json": description(),
-                **(console_pages() if settings.console else {}),
             },
         )
+        self.resource_metadata = metadata_url(settings.resource) if settings.resource else ""
         self._issuers = issuers
         self._store = blacklist.store
 
@@ -113,6 +116,17 @@ class Gateway(_Pipeline):
             log.warning(warning)
 
 
+def _operators_pages(settings: Settings, blacklist: Blacklist, issuers: Sequence[Issuer]) -> dict[str, App]:
+    names = [issuer.name for issuer in issuers]
+    return {
+        "/-/live": live,
+        "/-/ready": readiness(_not_draining, blacklist.store.ping, *(issuer.keys.current for issuer in issuers)),
+        "/-/openapi.json": description(),
+        **(console_pages() if settings.console else {}),
+        **(metadata_pages(settings.resource, names) if settings.resource else {}),
+    }
+
+
 def build_app(settings: Settings | None = None, store: Store | None = None) -> Observe:
     """Return the gateway in front of the upstream that the settings name (default: the environment's)."""
     settings = settings or Settings()
@@ -152,66 +166,14 @@ def build_blacklist(settings: Settings, store: Store | None = None, now: Clock =
             settings.store, now=now, replicas=settings.replicas, accept_lossy=settings.accept_lossy_store
         )
     return Blacklist(
-        store, claims=settings.blacklist_claims, leeway=settings.leeway, max_token_age=settings.max_token_age, now=now
+        store, claims=_claims(settings), leeway=settings.leeway, max_token_age=settings.max_token_age, now=now
     )
 
 
-def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
-    """Return the issuers with their keys. Raises KeysRefused with a line for each issuer that has none to go by."""
-    policy = FetchPolicy(insecure_hosts=frozenset(settings.jwks_insecure_http))
-    issuers, faults = [], []
-    refuse_public_secret(settings)
-    for issuer in issuer_settings(settings):
-        try:
-            refuse_weak_parts(issuer)
-            ca_file, proxy = issuer.jwks_ca or settings.jwks_ca, issuer.jwks_proxy or settings.jwks_proxy
-            issuers.append(
-                _issuer(issuer, replace(policy, ca_file=ca_file, proxy=proxy), settings.required_claims, now)
-            )
-        except KeysRefused as fault:
-            faults.append(str(fault))
-    if faults:
-        raise KeysRefused("\n".join(faults))
-    return issuers
-
-
-def name_issuers(settings: Settings) -> Issuers:
-    """Return the issuers by their names alone, for what needs none of their keys."""
-    no_keys = StaticKeys(frozenset(), KeySet(()))
-    return Issuers(
-        Issuer(
-            each.issuer,
-            no_keys.algorithms,
-            frozenset(),
-            no_keys,
-            aliases=each.aliases,
-            tenants=frozenset(each.tenants),
-        )
-        for each in issuer_settings(settings)
-    )
-
-
-def _issuer(settings: IssuerSettings, policy: FetchPolicy, required: tuple[str, ...], now: Clock) -> Issuer:
-    keys = build_keys(
-        secrets=[secret.get_secret_value() for secret in settings.secret],
-        public_key=settings.public_key,
-        jwks_url=settings.jwks_url,
-        algorithms=settings.algorithms,
-        issuer=settings.issuer,
-        now=now,
-        policy=replace(policy, aliases=settings.aliases),
-    )
-    return Issuer(
-        settings.issuer,
-        keys.algorithms,
-        frozenset(settings.audience),
-        keys,
-        aliases=settings.aliases,
-        tenants=frozenset(settings.tenants),
-        administers=frozenset(settings.administers),
-        client_ids=frozenset(settings.client_ids),
-        required=tuple(map(read_requirement, (*required, *settings.required_claims))),
-    )
+def _claims(settings: Settings) -> tuple[str, ...]:
+    """Return the claims that can be blacklisted, those that signals name included."""
+    named = [claim for sender in settings.signals for claim in (*sender.claims.values(), "jti")]
+    return tuple(dict.fromkeys((*settings.blacklist_claims, *named)))
 
 
 def _not_draining() -> None:

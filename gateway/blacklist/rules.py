@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateway.auth.tokens import Token
@@ -22,6 +22,15 @@ class Actor(NamedTuple):
     by: str = ""
     address: str = ""
     reason: str = ""
+
+
+class ClaimTarget(NamedTuple):
+    """All tokens of an issuer with a claim of this value (`keys.value_text`), issued before a cut-off; None: all."""
+
+    issuer: str
+    name: str
+    value: str
+    issued_before: int | None
 
 
 class Blacklist:
@@ -94,26 +103,36 @@ class Blacklist:
         cut_off = latest if issued_before is None else issued_before
         if cut_off > latest:
             raise ValueError("issued_before lies in the future")
-        # From now, not from the cut-off: an old one would be over at once, and tokens without `iat` with it.
-        ends = (
-            None if self._max_token_age is None else min(latest + self._max_token_age + math.ceil(self._leeway), LATEST)
-        )
-        added = self._add(
-            Entry(
-                claim_key(issuer, name, value),
-                issuer,
-                int(self._now()),
-                ends,
-                (name, value),
-                cut_off,
-                actor.by,
-                actor.reason,
-            )
-        )
-        self._record(
-            "add", added.changed, actor, issuer=issuer, claim={name: value}, issued_before=added.entry.issued_before
-        )
+        [added] = self.take_back([ClaimTarget(issuer, name, value, cut_off)], actor) or []
         return added.entry, added.changed
+
+    def take_back(
+        self, targets: Sequence[ClaimTarget], actor: Actor, *, once: Entry | None = None
+    ) -> list[Added] | None:
+        """Add an entry for each of the claims, all or none, in one change of the store.
+
+        `once` marks the message that asks for it (`Store.add`): if it was taken before, nothing changes, and None is
+        returned.
+        """
+        added = self.store.add([self._claim_entry(target, actor) for target in targets], once=once)
+        for entry, changed in added or ():
+            claim = dict([entry.claim or ("", "")])
+            self._record("add", changed, actor, issuer=entry.issuer, claim=claim, issued_before=entry.issued_before)
+        return added
+
+    def _claim_entry(self, target: ClaimTarget, actor: Actor) -> Entry:
+        # From now, not from the cut-off: an old one would be over at once, and tokens without `iat` with it.
+        age, latest = self._max_token_age, self.next_second()
+        return Entry(
+            claim_key(target.issuer, target.name, target.value),
+            target.issuer,
+            int(self._now()),
+            None if age is None else min(latest + age + math.ceil(self._leeway), LATEST),
+            (target.name, target.value),
+            target.issued_before,
+            actor.by,
+            actor.reason,
+        )
 
     def remove_claim(self, issuer: str, name: str, value: str, actor: Actor) -> bool:
         """Lift the claim's entry; tell whether there was one."""

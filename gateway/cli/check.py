@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 import click
 
-from gateway.app import build_blacklist, build_issuers
+from gateway.app import build_blacklist
 from gateway.auth.issuers import Issuer
 from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import fault_of
 from gateway.cli.options import with_settings
 from gateway.config.announce import in_force, warnings
 from gateway.config.settings import Settings, given_by
+from gateway.parties import build_issuers
 
 DEFAULT = "by default"
 

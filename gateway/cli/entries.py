@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gateway.app import build_blacklist, build_issuers, name_issuers
+from gateway.app import build_blacklist
 from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.resource import described, timestamp
 from gateway.blacklist.rules import Actor, Blacklist
@@ -19,6 +19,7 @@ from gateway.cli.tokens import read_claim
 from gateway.config.settings import Settings, issuer_settings
 from gateway.http.values import value_text
 from gateway.ops.logs import configure_logging
+from gateway.parties import build_issuers, name_issuers
 
 Target = Token | tuple[str, str]
 

@@ -12,10 +12,11 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from gateway.app import build_blacklist, build_issuers
+from gateway.app import build_blacklist
 from gateway.config.files import lines_of
 from gateway.config.settings import PREFIX, Settings
 from gateway.http.problems import Problem
+from gateway.parties import build_issuers
 
 USAGE, UNAVAILABLE = 2, 3
 

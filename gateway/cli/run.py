@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 
 import click
 
-from gateway.app import build_app, build_blacklist, build_issuers
+from gateway.app import build_app, build_blacklist
 from gateway.cli.options import Fault, faults, with_settings
 from gateway.cli.tokens import minted
 from gateway.config.announce import announce
 from gateway.config.settings import Settings
 from gateway.ops.exposition import Figure, served
 from gateway.ops.logs import configure_logging
+from gateway.parties import build_issuers
 from gateway.server import listening
 from gateway.server import serve as serve_app
 

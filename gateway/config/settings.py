@@ -18,6 +18,7 @@ from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.config.files import DockerSecrets, NamedFiles, Unreadable
+from gateway.config.signals import Clients, Signals, check_clients, check_signals
 from gateway.config.values import (
     FieldName,
     Hosts,
@@ -28,6 +29,7 @@ from gateway.config.values import (
     Listed,
     Paths,
     Requirements,
+    ResourceUrl,
     Seconds,
     Secrets,
 )
@@ -115,6 +117,10 @@ class Settings(BaseSettings):
     restore: Literal["holder", "admin"] = Field("holder", description="who may lift a token's entry")
     max_token_age: int | None = Field(None, ge=1, description="seconds after which claim entries are forgotten")
 
+    signals: Signals = Field((), description="who may send logouts, revocations and events: a JSON list of objects")
+    clients: Clients = Field((), description="who may revoke and introspect tokens: a JSON list of objects")
+    resource: ResourceUrl | None = Field(None, description="URL of this API as its clients know it, for its metadata")
+
     annotate: Paths = Field(("/info",), description="paths whose JSON gains request and token")
     public_paths: Paths = Field((), description="paths that need no token: exact, or a prefix ending in /*")
     pass_preflight: bool = Field(False, description="let CORS preflights through without a token")
@@ -193,6 +199,14 @@ class Settings(BaseSettings):
         if value and not (info.data.get("jwks_url") or any(issuer.jwks_url for issuer in issuers)):
             raise ValueError("needs a JWKS_URL")
         return value
+
+    @field_validator("signals", "clients")
+    @classmethod
+    def _fit_the_issuers(cls, value: Any, info: ValidationInfo) -> Any:
+        if "issuers" not in info.data or "issuer" not in info.data:
+            return value  # what they are is not known
+        issuers = info.data["issuers"] or [IssuerSettings(issuer=info.data["issuer"])]
+        return check_signals(value, issuers) if info.field_name == "signals" else check_clients(value, issuers)
 
     @field_validator("replicas")
     @classmethod

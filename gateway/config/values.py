@@ -108,7 +108,13 @@ def _secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     return value
 
 
+def _resource_url(value: str) -> str:
+    _http_url(value)
+    return value  # as it is: clients compare it with what they asked for (RFC 9728 section 3.3)
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+ResourceUrl = Annotated[str, AfterValidator(_resource_url)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
 HttpProxy = Annotated[str, AfterValidator(_http_proxy)]
 Hosts = Annotated[Listed, AfterValidator(_hosts)]

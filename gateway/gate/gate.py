@@ -19,9 +19,11 @@ from gateway.http.wsgi import App, Environ, StartResponse, context, measure
 class Gate:
     """A WSGI middleware that lets a request through only with a good token that is not blacklisted.
 
-    It answers `/blacklist` and `/-/…` itself. `pages` are operators' resources that need no
-    token, by path. Whatever cannot be decided raises: nothing passes in doubt.
+    It answers `/blacklist` and `/-/…` itself. `pages` are resources that need no token, by path: they
+    tell nothing, or ask for something else. Whatever cannot be decided raises: nothing passes in doubt.
     """
+
+    resource_metadata = ""  # the address that challenges name (RFC 9728)
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class Gate:
             target = request_target(environ)
             path = target.path
             if path in self._pages:
-                return self._page(environ, path)(environ, start_response)
+                return self._pages[path](environ, start_response)
             if context(environ).overloaded:
                 raise Problem("overloaded")
             token, blacklisted = self._admit(environ, path)
@@ -57,6 +59,7 @@ class Gate:
             self._identity.set(environ, token)
             return self.app(environ, start_response)
         except Problem as problem:
+            context(environ).resource_metadata = self.resource_metadata
             return refuse(problem, environ, start_response)
 
     def refuses(self, environ: Environ) -> bool:
@@ -85,11 +88,6 @@ class Gate:
         about.is_cached = self._verifier.remembers(text)
         token = about.token = self._verifier.verify(text)
         return token
-
-    def _page(self, environ: Environ, path: str) -> App:
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            raise Problem("method-not-allowed", fields=[("Allow", "GET, HEAD")])
-        return self._pages[path]
 
     def _own(
         self, environ: Environ, start_response: StartResponse, token: Token | None, blacklisted: bool

@@ -12,7 +12,7 @@ def refuse(problem: Problem, environ: Environ, start_response: StartResponse) ->
     """Answer with a refusal, and leave in the context what the log shall say of it."""
     about = context(environ)
     about.refusal, about.refusal_detail, about.refusal_log = problem.code, problem.detail, problem.log
-    status, fields, body = problem.response()
+    status, fields, body = problem.response(about.resource_metadata)
     return respond(environ, start_response, status, fields, body)
 
 

@@ -92,8 +92,11 @@ class Problem(Exception):
         self.fields = tuple(fields)
         self.log = log
 
-    def response(self) -> tuple[str, list[tuple[str, str]], bytes]:
-        """Return status line, fields and body: problem+json (RFC 9457) and the challenge (RFC 6750)."""
+    def response(self, resource_metadata: str = "") -> tuple[str, list[tuple[str, str]], bytes]:
+        """Return status line, fields and body: problem+json (RFC 9457) and the challenge (RFC 6750).
+
+        `resource_metadata` is an address that the challenge names (RFC 9728 section 5.1).
+        """
         members = {
             "success": False,
             "type": f"urn:jwt-gateway:{self.code}",
@@ -103,18 +106,20 @@ class Problem(Exception):
         }
         fields = [("Content-Type", MEDIA_TYPE), *self.fields]
         if self.kind.error is not None:
-            fields.append(("WWW-Authenticate", self._challenge()))
+            fields.append(("WWW-Authenticate", self._challenge(resource_metadata)))
         if self.kind.status.startswith("503"):
             fields.append(("Retry-After", str(RETRY_AFTER_SECONDS)))
         return self.kind.status, fields, (json.dumps(members) + "\n").encode()
 
-    def _challenge(self) -> str:
+    def _challenge(self, resource_metadata: str) -> str:
         parts = [f'Bearer realm="{REALM}"']
         if self.kind.error:
             parts.append(f'error="{self.kind.error}"')
             parts.append(f'error_description="{self.kind.title}"')
         if self.scope:
             parts.append(f'scope="{self.scope}"')
+        if resource_metadata:
+            parts.append(f'resource_metadata="{resource_metadata}"')
         return ", ".join(parts)
 
 

@@ -76,6 +76,9 @@ class Context:
     # `gate.gate`
     token: Credential | None = None
     is_cached: bool | None = None  # whether the token was verified before; None: there is no token
+    resource_metadata = ""  # the address that challenges name (RFC 9728)
+    # `signals`
+    signals: tuple[tuple[str, str], ...] = ()  # kind and outcome of each message that came with the request
     # Whoever refuses, for the log.
     refusal = ""
     refusal_detail = ""

@@ -43,6 +43,9 @@ class Metrics:
         self._parts = {part: parts.labels(part) for part in ("auth", "store", "upstream")}
         tokens = Counter("gateway_tokens", "Tokens, by whether they were remembered", ["remembered"], registry=own)
         self._tokens = {True: tokens.labels("yes"), False: tokens.labels("no")}
+        self._signals = Counter(
+            "gateway_signals", "Messages and questions of others", ["kind", "outcome"], registry=own
+        )
         self._errors = Counter("gateway_store_errors", "Requests refused for want of the blacklist", registry=own)
         self._pruned = Counter("gateway_entries_pruned", "Expired entries deleted", registry=own)
         self._age = Gauge(
@@ -68,6 +71,8 @@ class Metrics:
         self._seconds.observe(request.seconds)
         for part, seconds in request.parts.items():
             self._parts[part].observe(seconds)
+        for kind, outcome in context(environ).signals:
+            self._signals.labels(kind, outcome).inc()
         is_cached = context(environ).is_cached
         if is_cached is not None:
             self._tokens[is_cached].inc()

@@ -21,14 +21,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"http"},
     "blacklist": {"http", "auth"},
     "gate": {"http", "auth", "blacklist"},
+    "signals": {"http", "auth", "blacklist"},
     "config": {"http", "auth"},
-    "app": {"http", "auth", "blacklist", "gate", "proxy", "ops", "config"},
+    "parties": {"auth", "config", "signals"},
+    "app": {"parties", "http", "auth", "blacklist", "gate", "signals", "proxy", "ops", "config"},
     "__init__": {"app", "config"},
     "wsgi": {"app", "config", "ops"},
-    "cli": {"http", "auth", "blacklist", "server", "ops", "config", "app"},
+    "cli": {"http", "auth", "blacklist", "signals", "server", "ops", "config", "parties", "app"},
     "__main__": {"cli"},
 }
-KNOWS_SETTINGS = {"app", "config", "cli", "wsgi", "__init__"}
+KNOWS_SETTINGS = {"app", "parties", "config", "cli", "wsgi", "__init__"}
 BACKENDS = {"gateway.blacklist.stores.sqlite.store", "gateway.blacklist.stores.redis.store"}
 
 

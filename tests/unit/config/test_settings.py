@@ -14,10 +14,10 @@ from provider import jwks, pem, private_key, signer
 from pydantic import ValidationError
 
 from gateway import Gateway
-from gateway.app import build_issuers
 from gateway.auth.keys import KeysRefused
 from gateway.config.announce import announce, misspelled, warnings
 from gateway.config.settings import PUBLIC_SECRET, Settings
+from gateway.parties import build_issuers
 
 DEFAULTS = {
     "upstream": "http://127.0.0.1:35001",

@@ -1,0 +1,152 @@
+"""SIGNALS and CLIENTS: who may tell us that something has ended, and who may revoke and introspect tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import NoDecode
+
+from gateway.auth.fetch import checked_url
+from gateway.auth.issuers import TENANT
+from gateway.auth.keys import KeysRefused
+from gateway.config.values import IssuerSettings, Members, listed
+
+# What an issuer of access tokens has, and a sender of signals has not.
+_OF_TOKENS = ("administers", "required_claims", "client_ids")
+_NEED_AUDIENCE = ("logout", "events")
+
+Claim = Annotated[str, Field(min_length=1)]
+
+
+def _secrets(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class SignalSettings(IssuerSettings):
+    """One member of SIGNALS: who sends messages, signed with which keys, and about whose tokens."""
+
+    about: Members = ()
+    takes: tuple[Literal["logout", "revocation", "events"], ...] = ("logout", "revocation", "events")
+    sessions: Literal["session", "subject"] = "session"
+    subject_claim: Claim = "sub"
+    session_claim: Claim = "sid"
+    email_claim: Claim | None = None
+    device_claim: Claim | None = None
+    tenant: Members = ()
+    without_exp: int = Field(0, ge=0, le=3600)
+    extra_events: tuple[Literal["assurance-level-change", "device-compliance-change"], ...] = ()
+    state: str = ""
+    authorization: SecretStr | None = None
+    poll_url: str | None = None
+    poll_authorization: SecretStr | None = None
+
+    @field_validator("poll_url")
+    @classmethod
+    def _is_private(cls, value: str | None) -> str | None:
+        try:
+            return value and checked_url(value)
+        except KeysRefused:
+            raise ValueError("must be https, or http on loopback, without user or fragment") from None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SignalSettings:
+        if strange := sorted(self.model_fields_set.intersection(_OF_TOKENS)):
+            raise ValueError(f"{strange[0]} is for ISSUERS alone")
+        if self.authorization is not None and not self.authorization.get_secret_value():
+            raise ValueError("authorization must not be empty")
+        if not self.audience and self.authorization is None:
+            raise ValueError("needs an audience: what the sender calls us, its client_id for one")
+        if not self.audience and "takes" in self.model_fields_set and set(self.takes) & {*_NEED_AUDIENCE}:
+            raise ValueError("logout tokens and events need an audience")
+        return self
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of message taken: without an audience, only what an Authorization field vouches for."""
+        return frozenset(self.takes) - (frozenset() if self.audience else {*_NEED_AUDIENCE})
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether it has keys of its own."""
+        return bool(self.secret or self.public_key or self.jwks_url)
+
+    @property
+    def claims(self) -> dict[str, str]:
+        """The claims in which tokens have what a message names."""
+        named = {
+            "user": self.subject_claim,
+            "session": self.session_claim,
+            "email": self.email_claim,
+            "device": self.device_claim,
+        }
+        return {part: claim for part, claim in named.items() if claim}
+
+
+class ClientSettings(BaseModel):
+    """One member of CLIENTS: who may revoke and introspect, and whose tokens (none: every issuer's)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    client_id: Annotated[str, Field(min_length=1)]
+    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_secrets), Field(min_length=1, max_length=16)]
+    may: tuple[Literal["revoke", "introspect"], ...] = ("revoke", "introspect")
+    issuers: Members = ()
+    per_minute: int = Field(6000, ge=1)
+
+    @field_validator("secret")
+    @classmethod
+    def _is_there(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(secret.get_secret_value() for secret in value):
+            raise ValueError("must not be empty")
+        return value
+
+
+Signals = Annotated[tuple[SignalSettings, ...], NoDecode, BeforeValidator(listed)]
+Clients = Annotated[tuple[ClientSettings, ...], NoDecode, BeforeValidator(listed)]
+
+
+def check_signals(signals: tuple[SignalSettings, ...], issuers: Iterable[IssuerSettings]) -> tuple[SignalSettings, ...]:
+    """Return the senders, under the names that ISSUERS gives them. Raises ValueError for what cannot work."""
+    names = _names(issuers)
+    found = []
+    for each in signals:
+        name = names.get(each.issuer, each.issuer)
+        if each.issuer not in names and not each.has_keys and each.audience:
+            raise ValueError(f"{each.issuer} has no keys here and is no issuer of access tokens: set its jwks_url")
+        if each.issuer not in names and not each.about:
+            raise ValueError(f"{each.issuer} issues no access tokens: say about whose it speaks")
+        about = tuple(_known(each_name, names) for each_name in each.about or (name,))
+        if any(TENANT in each_name for each_name in about) and about != (name,):
+            raise ValueError(f"{each.issuer} must speak about its own tenants alone")
+        found.append(each.model_copy(update={"issuer": name, "about": about}))
+    _must_differ([each.issuer for each in found], "every issuer must be there once")
+    secrets = [each.authorization.get_secret_value() for each in found if each.authorization]
+    _must_differ(secrets, "every sender must have an authorization of its own")
+    return tuple(found)
+
+
+def check_clients(clients: tuple[ClientSettings, ...], issuers: Iterable[IssuerSettings]) -> tuple[ClientSettings, ...]:
+    """Return the clients, with issuers under the names that ISSUERS gives them. Raises ValueError."""
+    names = _names(issuers)
+    _must_differ([client.client_id for client in clients], "every client must be there once")
+    return tuple(
+        client.model_copy(update={"issuers": tuple(_known(name, names) for name in client.issuers)})
+        for client in clients
+    )
+
+
+def _names(issuers: Iterable[IssuerSettings]) -> dict[str, str]:
+    return {spelling: each.issuer for each in issuers for spelling in (each.issuer, *each.aliases)}
+
+
+def _known(name: str, names: dict[str, str]) -> str:
+    if name not in names:
+        raise ValueError(f"{name!r} is no issuer of access tokens")
+    return names[name]
+
+
+def _must_differ(values: list[str], fault: str) -> None:
+    if len(set(values)) < len(values):
+        raise ValueError(fault)

@@ -1,0 +1,127 @@
+"""Settings -> who is who: issuers of tokens, senders of signals, clients; each with its keys or secrets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from pydantic import SecretStr
+
+from gateway.auth.issuers import Issuer, Issuers
+from gateway.auth.keys import FetchPolicy, KeySet, KeysRefused, StaticKeys, build_keys
+from gateway.auth.required import read_requirement
+from gateway.config.public_secret import refuse_public_secret, refuse_weak_parts
+from gateway.config.settings import IssuerSettings, Settings, issuer_settings
+from gateway.config.signals import SignalSettings
+from gateway.signals.clients import Client, Clients
+from gateway.signals.senders import Poll, Sender, Senders
+
+Clock = Callable[[], float]
+T = TypeVar("T")
+
+_NO_KEYS = (frozenset[str](), frozenset[str](), StaticKeys(frozenset(), KeySet(())))
+
+
+def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
+    """Return the issuers with their keys. Raises KeysRefused with a line for each issuer that has none to go by."""
+    refuse_public_secret(settings)
+    return _built([partial(_issuer, each, settings, now) for each in issuer_settings(settings)])
+
+
+def name_issuers(settings: Settings) -> Issuers:
+    """Return the issuers by their names alone, for what needs none of their keys."""
+    return Issuers(
+        Issuer(each.issuer, *_NO_KEYS, aliases=each.aliases, tenants=frozenset(each.tenants))
+        for each in issuer_settings(settings)
+    )
+
+
+def build_senders(settings: Settings, issuers: Sequence[Issuer], now: Clock = time.time) -> Senders:
+    """Return who may send signals; an issuer of tokens has the same keys. Raises KeysRefused like `build_issuers`."""
+    return Senders(_built([partial(_sender, each, settings, issuers, now) for each in settings.signals]))
+
+
+def build_clients(settings: Settings) -> Clients:
+    """Return who may revoke and introspect tokens."""
+    return Clients(
+        Client(
+            client.client_id,
+            tuple(_text(secret) for secret in client.secret),
+            frozenset(client.may),
+            frozenset(client.issuers),
+            client.per_minute,
+        )
+        for client in settings.clients
+    )
+
+
+def _built(makers: Iterable[Callable[[], T]]) -> list[T]:
+    made, faults = [], []
+    for make in makers:
+        try:
+            made.append(make())
+        except KeysRefused as fault:
+            faults.append(str(fault))
+    if faults:
+        raise KeysRefused("\n".join(faults))
+    return made
+
+
+def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer], now: Clock) -> Sender:
+    known = next((issuer for issuer in issuers if issuer.name == signal.issuer), None)
+    if signal.has_keys or known is None:
+        known = _issuer(signal, settings, now) if signal.has_keys else Issuer(signal.issuer, *_NO_KEYS)
+    return Sender(
+        signal.issuer,
+        known.algorithms,
+        frozenset(signal.audience),
+        known.keys,
+        aliases=(*known.aliases, *signal.aliases),
+        tenants=known.tenants,
+        about=signal.about,
+        takes=signal.kinds,
+        claims=signal.claims,
+        by_subject=signal.sessions == "subject",
+        without_exp=signal.without_exp,
+        authorization=_text(signal.authorization),
+        within=frozenset(signal.tenant),
+        extra_events=frozenset(signal.extra_events),
+        state=signal.state,
+        poll=Poll(signal.poll_url, _text(signal.poll_authorization)) if signal.poll_url else None,
+    )
+
+
+def _text(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret else ""
+
+
+def _issuer(issuer: IssuerSettings, settings: Settings, now: Clock) -> Issuer:
+    refuse_weak_parts(issuer)
+    policy = FetchPolicy(
+        insecure_hosts=frozenset(settings.jwks_insecure_http),
+        ca_file=issuer.jwks_ca or settings.jwks_ca,
+        proxy=issuer.jwks_proxy or settings.jwks_proxy,
+        aliases=issuer.aliases,
+    )
+    keys = build_keys(
+        secrets=[secret.get_secret_value() for secret in issuer.secret],
+        public_key=issuer.public_key,
+        jwks_url=issuer.jwks_url,
+        algorithms=issuer.algorithms,
+        issuer=issuer.issuer,
+        now=now,
+        policy=policy,
+    )
+    return Issuer(
+        issuer.issuer,
+        keys.algorithms,
+        frozenset(issuer.audience),
+        keys,
+        aliases=issuer.aliases,
+        tenants=frozenset(issuer.tenants),
+        administers=frozenset(issuer.administers),
+        client_ids=frozenset(issuer.client_ids),
+        required=tuple(map(read_requirement, (*settings.required_claims, *issuer.required_claims))),
+    )

@@ -1,0 +1,113 @@
+"""Who may revoke and introspect tokens: OAuth clients, by Basic or in the body (RFC 6749 section 2.3.1)."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from urllib.parse import unquote_plus
+
+from gateway.auth.secrets import is_same_secret
+from gateway.http.problems import REALM
+from gateway.http.wsgi import Environ, context
+from gateway.signals.answers import Form, Refusal, one
+
+FAILURES_A_MINUTE = 10  # of one client from one address
+MOST_COUNTED = 10_000  # clients and addresses that are counted at a time
+
+_CHALLENGE = [("WWW-Authenticate", f'Basic realm="{REALM}", charset="UTF-8"')]
+UNAUTHORIZED, TOO_MANY = "401 Unauthorized", "429 Too Many Requests"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client: its secrets, newest first, what it may (`revoke`, `introspect`), and whose tokens (none: all).
+
+    `per_minute` is how many requests of it each worker answers.
+    """
+
+    name: str
+    secrets: tuple[str, ...] = field(repr=False)
+    may: frozenset[str]
+    issuers: frozenset[str] = frozenset()
+    per_minute: int = 6000
+
+    def knows(self, issuer: str) -> bool:
+        """Return whether the issuer's tokens are any business of the client's."""
+        return not self.issuers or issuer in self.issuers
+
+
+class Clients:
+    """Authenticates clients, and limits them: what fails by client and address, what succeeds by client.
+
+    Each process counts for itself, by the minute. `now` tells seconds and never goes back.
+    """
+
+    def __init__(self, clients: Iterable[Client], now: Callable[[], float] = time.monotonic) -> None:
+        self._clients = {client.name: client for client in clients}
+        self._now = now
+        self._minute = 0
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def any_may(self, what: str) -> bool:
+        """Return whether any client may do that."""
+        return any(what in client.may for client in self._clients.values())
+
+    def authenticate(self, environ: Environ, form: Form, what: str) -> Client:
+        """Return the client that asks, if it may do that.
+
+        Raises `Refusal` invalid_request, invalid_client, unauthorized_client, or, beyond a limit, slow_down.
+        """
+        name, secret = _credentials(environ, form)
+        client = self._clients.get(name)
+        place = (name if client else "", context(environ).client or environ.get("REMOTE_ADDR", ""))
+        if self._count(*place) >= FAILURES_A_MINUTE:
+            raise _too_many()
+        # Every secret is compared, and somebody unknown takes as long: time tells nothing.
+        secrets = client.secrets if client else ("",)
+        is_right = sum(is_same_secret(each, secret) for each in secrets) > 0
+        if client is None or not is_right:
+            self._add(*place)
+            raise Refusal("invalid_client", "The client is not known by this secret.", UNAUTHORIZED, _CHALLENGE)
+        if self._count(name) >= client.per_minute:
+            raise _too_many()
+        self._add(name)
+        if what not in client.may:
+            raise Refusal("unauthorized_client", "The client may not do this.")
+        return client
+
+    def _count(self, *key: str) -> int:
+        minute = int(self._now() // 60)
+        if minute != self._minute or len(self._counts) > MOST_COUNTED:
+            self._minute, self._counts = minute, {}
+        return self._counts.get(key, 0)
+
+    def _add(self, *key: str) -> None:
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+
+def _credentials(environ: Environ, form: Form) -> tuple[str, str]:
+    """Return name and secret, which stand in the Authorization field or in the form, and in one of them alone."""
+    field_value = environ.get("HTTP_AUTHORIZATION")
+    if field_value is None:
+        if "client_secret" not in form:
+            raise Refusal("invalid_client", "The client must authenticate.", UNAUTHORIZED, _CHALLENGE)
+        return one(form, "client_id"), one(form, "client_secret")
+    scheme, _, encoded = field_value.partition(" ")
+    if scheme.lower() != "basic":
+        raise Refusal("invalid_client", "The client must authenticate by Basic.", UNAUTHORIZED, _CHALLENGE)
+    try:
+        name, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        colon = ""
+    if not colon:
+        raise Refusal("invalid_client", "The credentials are malformed.", UNAUTHORIZED, _CHALLENGE)
+    name, secret = unquote_plus(name), unquote_plus(secret)
+    if "client_secret" in form or form.get("client_id", name) != name:
+        raise Refusal("invalid_request", "The client must authenticate in one way alone.")
+    return name, secret
+
+
+def _too_many() -> Refusal:
+    return Refusal("slow_down", "There are too many requests.", TOO_MANY, [("Retry-After", "60")])

@@ -1,0 +1,93 @@
+"""Which events take something back: CAEP 1.0 section 3, RISC 1.0 section 2, SSF 1.0 sections 8.1.4 and 8.1.5."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gateway.signals.answers import Refusal
+
+Event = dict[str, Any]
+
+_SCHEMAS = "https://schemas.openid.net/secevent/"
+_CAEP, _RISC, _SSF = (f"{_SCHEMAS}{name}/event-type/" for name in ("caep", "risc", "ssf"))
+VERIFICATION, STREAM_UPDATED = _SSF + "verification", _SSF + "stream-updated"
+
+log = logging.getLogger("gateway.signals")
+
+
+class Action(NamedTuple):
+    """What an event of one kind does: `acts` checks it, and returns whether tokens end by it.
+
+    `opaque` is what a subject of that format names; an optional one counts only for senders that have its name set.
+    """
+
+    name: str
+    acts: Callable[[Event], bool]
+    opaque: str = "user"
+    is_optional: bool = False
+
+
+def _always(_: Event) -> bool:
+    return True
+
+
+def _credential(event: Event) -> bool:
+    """A credential that is new takes nothing back."""
+    _text(event, "credential_type")
+    return _text(event, "change_type", "create", "revoke", "update", "delete") != "create"
+
+
+def _claims(event: Event) -> bool:
+    if not isinstance(event.get("claims"), dict) or not event["claims"]:
+        raise Refusal("invalid_request", "The event's claims must be an object that is not empty.")
+    return True
+
+
+def _assurance(event: Event) -> bool:
+    _text(event, "namespace")
+    _text(event, "current_level")
+    if "change_direction" not in event:
+        return True
+    return _text(event, "change_direction", "increase", "decrease") == "decrease"
+
+
+def _compliance(event: Event) -> bool:
+    states = ("compliant", "not-compliant")
+    _text(event, "previous_status", *states)
+    return _text(event, "current_status", *states) == "not-compliant"
+
+
+def _text(event: Event, name: str, *allowed: str) -> str:
+    value = event.get(name)
+    if not isinstance(value, str) or not value or (allowed and value not in allowed):
+        raise Refusal("invalid_request", f"The event's {name} must be {' or '.join(allowed) or 'text'}.")
+    return value
+
+
+ACTIONS = {
+    _CAEP + "session-revoked": Action("session-revoked", _always, opaque="session"),
+    _CAEP + "credential-change": Action("credential-change", _credential),
+    _CAEP + "token-claims-change": Action("token-claims-change", _claims),
+    _CAEP + "assurance-level-change": Action("assurance-level-change", _assurance, is_optional=True),
+    _CAEP + "device-compliance-change": Action("device-compliance-change", _compliance, "device", is_optional=True),
+    **{
+        _RISC + name: Action(name, _always)
+        for name in (
+            "account-disabled",
+            "account-purged",
+            "credential-compromise",
+            "identifier-changed",
+            "identifier-recycled",
+            "sessions-revoked",
+        )
+    },
+}
+OPTIONAL = frozenset(action.name for action in ACTIONS.values() if action.is_optional)
+
+
+def log_update(sender: str, event: Event) -> None:
+    """Log that a transmitter has paused, stopped or resumed its stream: nobody would hear of the missing events."""
+    status = _text(event, "status", "enabled", "paused", "disabled")
+    log.warning("the event stream of %s is %s", sender, status)

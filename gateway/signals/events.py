@@ -1,0 +1,117 @@
+"""POST /-/events: Security Event Tokens (RFC 8417) pushed by RFC 8935, with what SSF, CAEP and RISC 1.0 say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gateway.auth.issuers import Issuers
+from gateway.auth.signed import Message
+from gateway.auth.tokens import is_time
+from gateway.blacklist.body import LONGEST_REASON
+from gateway.http.wsgi import Context, Environ, context
+from gateway.signals.answers import Answer, Refusal, media_type
+from gateway.signals.event_kinds import ACTIONS, STREAM_UPDATED, VERIFICATION, log_update
+from gateway.signals.record import Notice, Recorder
+from gateway.signals.senders import EVENTS, Sender
+from gateway.signals.subjects import Subject, find_subjects
+
+TYPES = frozenset(("secevent+jwt",))
+MEDIA_TYPE = "application/secevent+jwt"
+# An event has no end. It is remembered for so long, and one that is older is not taken: so none counts twice.
+LONGEST_SECONDS = 90 * 86_400
+# RFC 8935 section 2.4, from the codes of problems.
+ERRORS = {
+    "wrong-issuer": "invalid_issuer",
+    "wrong-audience": "invalid_audience",
+    "unknown-key": "invalid_key",
+    "bad-signature": "invalid_key",
+    "algorithm-not-allowed": "invalid_key",
+    "": "invalid_request",
+}
+
+
+class Events:
+    """Takes Security Event Tokens, however they come."""
+
+    def __init__(self, recorder: Recorder, issuers: Issuers) -> None:
+        self._recorder, self._issuers = recorder, issuers
+
+    def __call__(self, environ: Environ, body: bytes) -> Answer:
+        """Return 202 once it lasts, also for one that came before. Raises `Refusal` or `Problem`."""
+        if media_type(environ) != MEDIA_TYPE:
+            raise Refusal("invalid_request", f"The body must be {MEDIA_TYPE}.")
+        try:
+            text = body.decode("ascii").strip()
+        except UnicodeDecodeError as error:
+            raise Refusal("invalid_request", "The body is no Security Event Token.") from error
+        self.take(text, context(environ), environ.get("HTTP_AUTHORIZATION", ""))
+        return Answer("202 Accepted")
+
+    def take(self, text: str, about: Context, authorization: str | None) -> None:
+        """Have what the token says last. `authorization` is the field it was pushed with, None where it was fetched."""
+        sender, message = self._recorder.senders.read(text, TYPES, EVENTS)
+        if authorization is not None and not sender.is_authorized(authorization):
+            raise Refusal("authentication_failed", "The Authorization field is not the one that was agreed on.")
+        self._check(sender, message)
+        events = message.claims["events"]
+        found = [self._subjects(uri, event, sender, message) for uri, event in events.items()]
+        notice = Notice(
+            kind=EVENTS,
+            sender=sender,
+            subjects=[subject for subjects in found for subject in subjects],
+            cut_off=self._cut_off(events, message),
+            reason=_reason(events),
+            jti=message.text("jti"),
+            remembered_until=self._recorder.now() + LONGEST_SECONDS,
+        )
+        self._recorder.record(notice, about)
+
+    def _check(self, sender: Sender, message: Message) -> None:
+        """Check what RFC 8417 section 2.2 and SSF 1.0 section 4.1 say of every event."""
+        claims, now = message.claims, self._recorder.now()
+        message.check(sender.audience, now + self._recorder.leeway)
+        if message.time("iat") < now - LONGEST_SECONDS:
+            raise Refusal("invalid_request", "The event is too old.")
+        for name in ("sub", "exp"):
+            if name in claims:  # else an access token could pass for an event, and the reverse
+                raise Refusal("invalid_request", f"An event must not have the claim {name}.")
+        events = claims.get("events")
+        if not isinstance(events, dict) or not events or not all(isinstance(each, dict) for each in events.values()):
+            raise Refusal("invalid_request", "The claim events must be an object of objects that is not empty.")
+        if not isinstance(claims.get("sub_id"), dict):
+            raise Refusal("invalid_request", "The claim sub_id must be an object.")
+
+    def _subjects(self, uri: str, event: dict[str, Any], sender: Sender, message: Message) -> list[Subject]:
+        action = ACTIONS.get(uri)
+        if uri == VERIFICATION and sender.state and event.get("state") != sender.state:
+            raise Refusal("invalid_state", "The state is not the expected one.")
+        if uri == STREAM_UPDATED:
+            log_update(sender.name, event)
+        if action is None or (action.is_optional and action.name not in sender.extra_events):
+            return []
+        if not action.acts(event):
+            return []
+        return find_subjects(message.claims["sub_id"], sender, self._issuers, action.opaque)
+
+    def _cut_off(self, events: dict[str, Any], message: Message) -> int:
+        """Return the first second after the event: when it happened, if that is told, not when we hear of it."""
+        latest = self._recorder.cut_off()
+        told = [event["event_timestamp"] for event in events.values() if "event_timestamp" in event]
+        if not told and "toe" in message.claims:
+            told = [message.claims["toe"]]
+        if not all(is_time(each) for each in told):
+            raise Refusal("invalid_request", "The time of the event must be a number.")
+        # One that lies ahead would lock the user out.
+        return min(latest, math.floor(max(told)) + 1) if told else latest
+
+
+def _reason(events: dict[str, Any]) -> str:
+    """Return what an operator reads with the entry: the kind of event, and what its sender's administrator wrote."""
+    [uri, event] = next(iter(events.items()))
+    name = uri.rpartition("/")[2]
+    texts = event.get("reason_admin")
+    if isinstance(texts, dict) and texts:
+        text = texts.get("en", next(iter(texts.values())))
+        name += f": {text}" if isinstance(text, str) else ""
+    return name[:LONGEST_REASON]

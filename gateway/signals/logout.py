@@ -1,0 +1,76 @@
+"""POST /-/logout: OpenID Connect Back-Channel Logout 1.0, sections 2.4 to 2.8."""
+
+from __future__ import annotations
+
+import math
+
+from gateway.auth.signed import Message
+from gateway.http.values import value_text
+from gateway.http.wsgi import Environ, context
+from gateway.signals.answers import Answer, Refusal, one, read_form
+from gateway.signals.record import Notice, Recorder
+from gateway.signals.senders import LOGOUT, Sender
+from gateway.signals.subjects import Subject
+
+EVENT = "http://schemas.openid.net/event/backchannel-logout"
+# Section 2.4 recommends logout+jwt, and knows that to require it breaks most of what is deployed.
+TYPES = frozenset(("logout+jwt", "jwt", ""))
+
+
+class Logout:
+    """Takes a session back for good, and a user's tokens with a cut-off."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __call__(self, environ: Environ, body: bytes) -> Answer:
+        """Return 200 once it lasts. Raises `Refusal` or `Problem`."""
+        text = one(read_form(environ, body), "logout_token")
+        sender, message = self._recorder.senders.read(text, TYPES, LOGOUT)
+        expires_at = self._check(sender, message)
+        notice = Notice(
+            kind=LOGOUT,
+            sender=sender,
+            subjects=_subjects(sender, message),
+            cut_off=max(self._recorder.cut_off(), math.ceil(message.time("iat"))),
+            jti=message.text("jti"),
+            remembered_until=expires_at,
+        )
+        if not self._recorder.record(notice, context(environ)):
+            raise Refusal("invalid_request", "The logout token was taken before.")
+        return Answer()
+
+    def _check(self, sender: Sender, message: Message) -> float:
+        """Check all that section 2.6 says; return when the token expires."""
+        claims, latest = message.claims, self._recorder.now() + self._recorder.leeway
+        message.check(sender.audience, latest)
+        expires_at = message.time("exp") if "exp" in claims or not sender.without_exp else None
+        if expires_at is None:
+            expires_at = message.time("iat") + sender.without_exp
+        if self._recorder.now() >= expires_at + self._recorder.leeway:
+            raise Refusal("invalid_request", "The logout token has expired.")
+        events = claims.get("events")
+        if not isinstance(events, dict) or not isinstance(events.get(EVENT), dict):
+            raise Refusal("invalid_request", "The claim events must be an object with the logout event, an object.")
+        if "nonce" in claims:  # else an ID token could pass for one
+            raise Refusal("invalid_request", "A logout token must not have a nonce.")
+        return expires_at
+
+
+def _subjects(sender: Sender, message: Message) -> list[Subject]:
+    found = {}
+    for name in ("sid", "sub"):
+        if name in message.claims:
+            text = value_text(message.claims[name])
+            if text is None:
+                raise Refusal("invalid_request", f"The claim {name} must be text that is not empty.")
+            found[name] = text
+    if not found:
+        raise Refusal("invalid_request", "A logout token must have sub, sid or both.")
+    subjects = []
+    for issuer in sender.issuers_about():
+        if "sid" in found:
+            subjects.append(Subject(issuer, sender.claims["session"], found["sid"], for_good=True))
+        if "sub" in found and (sender.by_subject or "sid" not in found):
+            subjects.append(Subject(issuer, sender.claims["user"], found["sub"]))
+    return subjects

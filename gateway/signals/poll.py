@@ -1,0 +1,110 @@
+"""Security Event Tokens fetched by polling (RFC 8936): acknowledged once they last, or reported with their fault."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+
+from gateway.http.problems import Problem
+from gateway.http.strict_json import json_object
+from gateway.http.wsgi import Context
+from gateway.signals.answers import Refusal
+from gateway.signals.events import ERRORS, Events
+from gateway.signals.senders import Poll
+
+MAX_EVENTS = 100  # asked for at once
+LARGEST_ANSWER = 16 * 1024 * 1024  # bytes
+CONNECT_SECONDS, READ_SECONDS = 5, 120  # a transmitter may hold its answer back until there are events
+
+log = logging.getLogger("gateway.signals")
+
+
+class PollFailed(Exception):
+    """The transmitter did not answer as RFC 8936 says; the text is one sentence."""
+
+
+@dataclass(slots=True)
+class Poller:
+    """Fetches one sender's events. What was taken is acknowledged with the next request, after a failed one again."""
+
+    events: Events
+    poll: Poll
+    _acks: list[str] = field(default_factory=list)
+    _faults: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def fetch(self, *, wait: bool) -> bool:
+        """Fetch and take events once; return whether there may be more, or something to acknowledge.
+
+        `wait` lets the transmitter hold its answer back until there are events. Raises PollFailed, and
+        `StoreUnavailable` or keys-unavailable as `Problem`: what was not taken by then comes again.
+        """
+        acknowledged, reported = list(self._acks), dict(self._faults)
+        answer = self._ask(
+            {
+                "maxEvents": MAX_EVENTS,
+                "returnImmediately": not wait,
+                "ack": acknowledged,
+                **({"setErrs": reported} if reported else {}),
+            }
+        )
+        self._acks = [jti for jti in self._acks if jti not in acknowledged]
+        self._faults = {jti: fault for jti, fault in self._faults.items() if jti not in reported}
+        sets = answer.get("sets", {})
+        if not isinstance(sets, dict):
+            raise PollFailed("its sets are no object")
+        for jti, text in sets.items():
+            self._take(jti, text)
+        return bool(answer.get("moreAvailable") or self._acks or self._faults)
+
+    def _take(self, jti: str, text: object) -> None:
+        """Take one token. RFC 8936 section 2.4: it is acknowledged only now, or its error is kept for the next poll."""
+        try:
+            if not isinstance(text, str):
+                raise Refusal("invalid_request", "The Security Event Token is no text.")
+            self.events.take(text, Context(), None)
+            self._acks.append(jti)
+        except Refusal as refusal:
+            self._fault(jti, refusal.error, refusal.why)
+        except Problem as problem:
+            if not problem.kind.status.startswith("401"):
+                raise
+            self._fault(jti, ERRORS.get(problem.code, ERRORS[""]), problem.detail)
+
+    def _fault(self, jti: str, error: str, why: str) -> None:
+        log.warning("event refused: %s", why, extra={"record": {"error": error, "from": self.poll.url}})
+        self._faults[jti] = {"err": error, "description": why}
+
+    def _ask(self, members: dict[str, Any]) -> dict[str, Any]:
+        # One session per request, and nothing from the environment: no cookie, netrc or proxy.
+        with requests.Session() as session:
+            session.trust_env = False
+            fields = {"Accept": "application/json", "Accept-Encoding": "identity"}
+            if self.poll.authorization:
+                fields["Authorization"] = self.poll.authorization
+            try:
+                with session.post(
+                    self.poll.url,
+                    json=members,
+                    headers=fields,
+                    timeout=(CONNECT_SECONDS, READ_SECONDS),
+                    allow_redirects=False,
+                    stream=True,
+                ) as response:
+                    if response.status_code != requests.codes.ok:
+                        raise PollFailed(f"it answered {response.status_code}")
+                    return json_object(_body(response))
+            except (requests.RequestException, OSError, ValueError) as error:
+                raise PollFailed(f"it cannot be asked, or its answer not be read: {type(error).__name__}") from error
+
+
+def _body(response: requests.Response) -> bytes:
+    deadline, text = time.monotonic() + READ_SECONDS, b""
+    while chunk := response.raw.read1(64 * 1024, decode_content=False):
+        text += chunk
+        if len(text) > LARGEST_ANSWER or time.monotonic() > deadline:
+            raise PollFailed("its answer is too long, or takes too long")
+    return text

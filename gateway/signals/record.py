@@ -1,0 +1,72 @@
+"""What has been signalled is taken back, once, in one change of the store: durable before anything is answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gateway.blacklist.rules import Actor, Blacklist, ClaimTarget
+from gateway.blacklist.stores.base import LATEST, Entry
+from gateway.http.wsgi import Context
+from gateway.signals.senders import Sender, Senders
+from gateway.signals.subjects import Subject
+
+audit = logging.getLogger("gateway.audit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What one message says: whom it takes back, by a cut-off where they do not end for good (None: now).
+
+    `jti` is the message's number, remembered until that time; "" is a message that may come again.
+    """
+
+    kind: str
+    sender: Sender
+    subjects: Sequence[Subject]
+    cut_off: int | None = None
+    reason: str = ""
+    jti: str = ""
+    remembered_until: float = 0
+
+
+class Recorder:
+    """Takes back what senders name. `leeway` is in seconds, `now` returns epoch seconds."""
+
+    def __init__(self, blacklist: Blacklist, senders: Senders, leeway: float, now: Callable[[], float]) -> None:
+        self.senders, self.leeway, self.now = senders, leeway, now
+        self._blacklist = blacklist
+
+    def cut_off(self) -> int:
+        """Return the cut-off that takes back whatever passes at this moment."""
+        return self._blacklist.next_second()
+
+    def record(self, notice: Notice, about: Context) -> bool:
+        """Take back what the notice says, and return whether it comes for the first time: else nothing changes.
+
+        Raises `StoreUnavailable`; then the same message can come again.
+        """
+        latest = self.cut_off() if notice.cut_off is None else notice.cut_off
+        targets = [
+            ClaimTarget(each.issuer, each.claim, each.value, None if each.for_good else latest)
+            for each in notice.subjects
+        ]
+        actor = Actor(f"{notice.kind}:{notice.sender.name}", about.client, notice.reason or notice.kind)
+        added = self._blacklist.take_back(targets, actor, once=self._mark(notice))
+        outcome = "repeated" if added is None else "taken" if targets else "nothing-to-do"
+        about.signals += ((notice.kind, outcome),)
+        record = {"signal": notice.kind, "sender": notice.sender.name, "what": notice.reason, "subjects": len(targets)}
+        audit.info("signal %s", outcome, extra={"record": record})
+        return added is not None
+
+    def _mark(self, notice: Notice) -> Entry | None:
+        if not notice.jti:
+            return None
+        digest = hashlib.sha256(json.dumps([notice.sender.name, notice.jti]).encode()).hexdigest()
+        # A second longer than the message could be taken.
+        ends = min(math.ceil(min(notice.remembered_until, LATEST)) + math.ceil(self.leeway) + 1, LATEST)
+        return Entry("seen:" + digest, notice.sender.name, int(self.now()), ends)

@@ -1,0 +1,32 @@
+"""The resources of signals by path; each is there only when something is set for it."""
+
+from __future__ import annotations
+
+from gateway.auth.tokens import Verifier
+from gateway.blacklist.rules import Blacklist
+from gateway.http.wsgi import App
+from gateway.signals.answers import Resource
+from gateway.signals.clients import Clients
+from gateway.signals.events import ERRORS, Events
+from gateway.signals.logout import Logout
+from gateway.signals.record import Recorder
+from gateway.signals.revocation import PATH, Revocation
+from gateway.signals.senders import EVENTS, LOGOUT, REVOCATION
+from gateway.signals.tokens import INTROSPECT, REVOKE, Introspect, Revoke
+
+
+def signal_resources(recorder: Recorder, clients: Clients, verifier: Verifier, blacklist: Blacklist) -> dict[str, App]:
+    """Return what senders and clients may ask; what nobody may ask is not there."""
+    issuers = verifier.issuers
+    found: dict[str, App] = {}
+    if recorder.senders.any_takes(LOGOUT):
+        found["/-/logout"] = Resource(LOGOUT, Logout(recorder))
+    if recorder.senders.any_takes(REVOCATION):
+        found[PATH] = Resource(REVOCATION, Revocation(recorder, issuers))
+    if recorder.senders.any_takes(EVENTS):
+        found["/-/events"] = Resource(EVENTS, Events(recorder, issuers), names=("err", "description"), errors=ERRORS)
+    if clients.any_may(REVOKE):
+        found["/-/revoke"] = Resource(REVOKE, Revoke(clients, verifier, blacklist))
+    if clients.any_may(INTROSPECT):
+        found["/-/introspect"] = Resource(INTROSPECT, Introspect(clients, verifier, blacklist))
+    return found

@@ -1,0 +1,90 @@
+"""POST /-/global-token-revocation: draft-parecki-oauth-global-token-revocation, as Okta's Universal Logout sends it."""
+
+from __future__ import annotations
+
+from gateway.auth.issuers import Issuers
+from gateway.auth.signed import Message
+from gateway.http.problems import REALM, Problem
+from gateway.http.strict_json import json_object
+from gateway.http.wsgi import Environ, context
+from gateway.signals.answers import Answer, Refusal, media_type
+from gateway.signals.record import Notice, Recorder
+from gateway.signals.senders import REVOCATION, Sender
+from gateway.signals.subjects import NotAbout, Subject, Unmatched, find_subjects
+
+PATH = "/-/global-token-revocation"
+TYPES = frozenset(("global-token-revocation+jwt",))
+
+FORBIDDEN, UNPROCESSABLE = "403 Forbidden", "422 Unprocessable Content"
+
+
+class Revocation:
+    """Takes back all tokens that one user has been issued until now."""
+
+    def __init__(self, recorder: Recorder, issuers: Issuers) -> None:
+        self._recorder, self._issuers = recorder, issuers
+
+    def __call__(self, environ: Environ, body: bytes) -> Answer:
+        """Return 204 once it lasts. Raises `Refusal` or `Problem`."""
+        sender, jti, expires_at = self._authenticate(environ)
+        subjects = self._read(environ, body, sender)
+        notice = Notice(kind=REVOCATION, sender=sender, subjects=subjects, jti=jti, remembered_until=expires_at)
+        if not self._recorder.record(notice, context(environ)):
+            raise _unauthorized("The credential was used before.")
+        return Answer("204 No Content")
+
+    def _authenticate(self, environ: Environ) -> tuple[Sender, str, float]:
+        """Return who asks, and the number and end of the credential, "" where it may be used again."""
+        field = str(environ.get("HTTP_AUTHORIZATION", ""))
+        if not field:
+            raise _unauthorized("A credential is required.", error="")
+        if sender := self._recorder.senders.by_authorization(field, REVOCATION):
+            return sender, "", 0
+        scheme, _, text = field.partition(" ")
+        if scheme.lower() != "bearer":
+            raise _unauthorized("The credential is not known.")
+        try:
+            sender, message = self._recorder.senders.read(text, TYPES, REVOCATION)
+            return sender, message.text("jti"), self._check(environ, sender, message)
+        except Problem as problem:
+            if not problem.kind.status.startswith("401"):
+                raise
+            raise _unauthorized(problem.detail) from problem
+        except Refusal as refusal:
+            raise Refusal(refusal.error, refusal.why, FORBIDDEN) from refusal
+
+    def _check(self, environ: Environ, sender: Sender, message: Message) -> float:
+        now, leeway = self._recorder.now(), self._recorder.leeway
+        # Okta names this very URL, as it was given there, and in `sub` the client that we are to it.
+        accepted = sender.audience | (_own_urls(environ) if message.claims.get("sub") in sender.audience else set())
+        message.check(accepted, now + leeway)
+        expires_at = message.time("exp")
+        if now >= expires_at + leeway:
+            raise Problem("token-expired")
+        return expires_at
+
+    def _read(self, environ: Environ, body: bytes, sender: Sender) -> list[Subject]:
+        if media_type(environ) != "application/json":
+            raise Refusal("invalid_request", "The body must be application/json.")
+        try:
+            members = json_object(body)
+        except ValueError as error:
+            raise Refusal("invalid_request", "The body is not one JSON object with unique members.") from error
+        try:
+            return find_subjects(members.get("sub_id"), sender, self._issuers)
+        except NotAbout as reason:
+            raise Refusal("access_denied", reason.why, FORBIDDEN) from reason
+        except Unmatched as reason:
+            if reason.not_supported:
+                raise
+            raise Refusal("unmatched", reason.why, UNPROCESSABLE) from reason
+
+
+def _own_urls(environ: Environ) -> set[str]:
+    # Behind a proxy that ends TLS we see http.
+    return {f"{scheme}://{environ.get('HTTP_HOST', '')}{PATH}" for scheme in ("https", "http")}
+
+
+def _unauthorized(why: str, error: str = "invalid_token") -> Refusal:
+    challenge = f'Bearer realm="{REALM}"' + (f', error="{error}"' if error else "")
+    return Refusal(error or "missing_credential", why, "401 Unauthorized", [("WWW-Authenticate", challenge)])

@@ -1,0 +1,76 @@
+"""Who may tell us that something has ended, about whose tokens, and in which claims of theirs it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+from gateway.auth.issuers import TENANT, Issuer, Issuers
+from gateway.auth.secrets import is_same_secret
+from gateway.auth.signed import Message, read_message
+from gateway.signals.answers import Refusal
+
+LOGOUT, REVOCATION, EVENTS = KINDS = ("logout", "revocation", "events")
+
+
+class Poll(NamedTuple):
+    """Where a sender's events are fetched (RFC 8936), and the Authorization field for it, "" for none."""
+
+    url: str
+    authorization: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sender(Issuer):
+    """An issuer of messages: `audience` is what it calls us, `about` names the issuers whose tokens it speaks about.
+
+    `claims` says which claim of those tokens has a user, a session, an email or a device; what is not there cannot be
+    matched. `takes` are the kinds of message taken from it, `extra_events` the optional events acted on, `within` the
+    tenants that all those tokens are of. `by_subject` takes back a session's user as well. `without_exp` is how many
+    seconds a logout token without `exp` is good; 0: none is taken. `state` is what a verification must say, if set.
+    """
+
+    about: tuple[str, ...] = ()
+    takes: frozenset[str] = frozenset(KINDS)
+    claims: Mapping[str, str] = field(default_factory=lambda: {"user": "sub", "session": "sid"})
+    by_subject: bool = False
+    without_exp: int = 0
+    authorization: str = field(default="", repr=False)
+    within: frozenset[str] = frozenset()
+    extra_events: frozenset[str] = frozenset()
+    state: str = ""
+    poll: Poll | None = None
+
+    def issuers_about(self) -> tuple[str, ...]:
+        """Return the names of the issuers it speaks about; those of a tenant are its own tenant's."""
+        return (self.name,) if any(TENANT in name for name in self.about) else self.about
+
+    def is_authorized(self, value: str) -> bool:
+        """Return whether an Authorization field is the one that was agreed on, if one was."""
+        return not self.authorization or is_same_secret(self.authorization, value)
+
+
+class Senders:
+    """Finds who sent a message."""
+
+    def __init__(self, senders: Iterable[Sender]) -> None:
+        self.all = tuple(senders)
+        self._issuers = Issuers(self.all)
+
+    def any_takes(self, kind: str) -> bool:
+        """Return whether messages of the kind are taken from anybody."""
+        return any(kind in sender.takes for sender in self.all)
+
+    def read(self, text: str, types: Collection[str], kind: str) -> tuple[Sender, Message]:
+        """Return the message and its sender. Raises `Problem` as `read_message` does, `Refusal` access_denied."""
+        message = read_message(text, self._issuers, types)
+        sender = cast(Sender, message.issuer)
+        if kind not in sender.takes:
+            raise Refusal("access_denied", "This issuer may not send such messages.")
+        return sender, message
+
+    def by_authorization(self, value: str, kind: str) -> Sender | None:
+        """Return the sender whose Authorization field it is; every one is compared, in constant time."""
+        found = [sender for sender in self.all if is_same_secret(sender.authorization, value)]
+        return next((sender for sender in found if sender.authorization and kind in sender.takes), None)

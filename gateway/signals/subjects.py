@@ -1,0 +1,170 @@
+"""Whom a message is about (RFC 9493, and complex subjects of SSF 1.0): exactly those tokens, or a refusal.
+
+The blacklist takes back what has one claim. So a subject of several parts, all of which must hold, is taken back by the
+part that the others follow from, and is refused where there is none: never more than was asked for, and never less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gateway.auth.issuers import Issuers
+from gateway.signals.answers import Refusal
+from gateway.signals.senders import Sender
+
+Members = Mapping[str, Any]
+
+# The parts of a complex subject that can be expressed. `application`, `group` and `org_unit` cannot.
+_PARTS = {"user", "session", "device", "tenant"}
+
+
+class Subject(NamedTuple):
+    """All tokens of an issuer that have the claim. What has ended `for_good` does not come back."""
+
+    issuer: str
+    claim: str
+    value: str
+    for_good: bool = False
+
+
+class Unmatched(Refusal):
+    """The subject is well-formed, and nothing that is set says how tokens tell it."""
+
+    def __init__(self, why: str, *, not_supported: bool = False) -> None:
+        super().__init__("invalid_request", f"The subject cannot be matched: {why}")
+        self.not_supported = not_supported
+        self.outcome = "unmatched"
+
+
+class NotAbout(Unmatched):
+    """The subject is one of an issuer that the sender does not speak about."""
+
+
+def find_subjects(subject: object, sender: Sender, issuers: Issuers, part: str = "user") -> list[Subject]:
+    """Return what a subject identifier names; `part` is what a simple one stands for.
+
+    What stands for a session is opaque; other formats name a user then. Raises `Unmatched`, and `Refusal`
+    invalid_request for what is no subject identifier.
+    """
+    members = _members(subject)
+    if members["format"] == "complex":
+        return _complex(members, sender, issuers)
+    return _part(members, sender, issuers, "user" if part == "session" and members["format"] != "opaque" else part)
+
+
+def _part(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
+    if members["format"] == "complex":
+        raise _malformed("a complex subject must not be within another.")
+    if members["format"] == "aliases":  # RFC 9493 section 3.2.8: all are the same subject
+        return _aliases(members, sender, issuers, part)
+    return _simple(members, sender, issuers, part)
+
+
+def _simple(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
+    match members["format"]:
+        case "iss_sub":
+            return _in_claim(part, _text(members, "sub"), _issuers_of(_text(members, "iss"), sender, issuers), sender)
+        case "opaque":
+            return _in_claim(part, _text(members, "id"), sender.issuers_about(), sender)
+        case "email" if part == "user":
+            return _in_claim("email", _text(members, "email"), sender.issuers_about(), sender)
+        case "jwt_id":  # SSF 1.0 section 3.4.1
+            jti = _text(members, "jti")
+            return [
+                Subject(name, "jti", jti, for_good=True) for name in _issuers_of(_text(members, "iss"), sender, issuers)
+            ]
+    raise Unmatched("its format is not supported here.", not_supported=True)
+
+
+def _in_claim(part: str, value: str, names: tuple[str, ...], sender: Sender) -> list[Subject]:
+    claim = sender.claims.get(part)
+    if claim is None:
+        raise Unmatched(f"no claim is set for {part}.")
+    return [Subject(name, claim, value, for_good=part == "session") for name in names]
+
+
+def _issuers_of(iss: str, sender: Sender, issuers: Issuers) -> tuple[str, ...]:
+    """Return the issuers whose subjects a sender means: the one it names; by its own name all that it speaks about."""
+    about = sender.issuers_about()
+    if iss in (sender.name, *sender.aliases) and sender.name not in about:
+        return about
+    name = issuers.name_of(iss)
+    if name is None or name not in about:
+        raise NotAbout("this sender does not speak about its issuer.")
+    return (name,)
+
+
+def _aliases(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
+    identifiers = members.get("identifiers")
+    if not isinstance(identifiers, list) or not identifiers:
+        raise _malformed("identifiers must be a list that is not empty.")
+    found: list[Subject] = []
+    missed: Unmatched | None = None
+    for identifier in identifiers:
+        inner = _members(identifier)
+        if inner["format"] == "aliases":
+            raise _malformed("aliases must not be within others.")
+        try:
+            found += _part(inner, sender, issuers, part)
+        except Unmatched as reason:
+            missed = reason
+    if not found and missed:
+        raise missed
+    return found
+
+
+def _complex(members: Members, sender: Sender, issuers: Issuers) -> list[Subject]:
+    parts = {name: _members(part) for name, part in members.items() if name != "format"}
+    if not parts:
+        raise _malformed("a complex subject must have a part.")
+    if unknown := sorted(parts.keys() - _PARTS):
+        raise Unmatched(f"a part named {unknown[0][:32]!r} cannot be told from a token.")
+    if "tenant" in parts and (sender.within or "session" not in parts):
+        _check_tenant(parts["tenant"], sender)
+    if "session" in parts:
+        return _session(parts, sender, issuers)
+    named = parts.keys() - {"tenant"}
+    if len(named) != 1:
+        raise Unmatched("no one claim tells all of its parts.")
+    (name,) = named
+    return _part(parts[name], sender, issuers, name)
+
+
+def _session(parts: Mapping[str, Members], sender: Sender, issuers: Issuers) -> list[Subject]:
+    """Return the session: it has one user, one device and one tenant, that follow from it; its issuer is the user's."""
+    sessions = _part(parts["session"], sender, issuers, "session")
+    if "user" not in parts:
+        return sessions
+    try:
+        users = _part(parts["user"], sender, issuers, "user")
+    except NotAbout:
+        raise
+    except Unmatched:
+        return sessions
+    found = [session for session in sessions if session.issuer in {user.issuer for user in users}]
+    return [*found, *(users if sender.by_subject else [])]
+
+
+def _check_tenant(part: Members, sender: Sender) -> None:
+    """Raise Unmatched unless all tokens that the sender speaks about are of that tenant."""
+    name = _text(part, {"opaque": "id", "iss_sub": "sub", "uri": "uri"}.get(part["format"], "id"))
+    if name not in sender.within:
+        raise Unmatched("its tenant is none that is set.")
+
+
+def _members(subject: object) -> Members:
+    if not isinstance(subject, dict) or not isinstance(subject.get("format"), str):
+        raise _malformed("it must be an object with a format.")
+    return subject
+
+
+def _text(members: Members, name: str) -> str:
+    value = members.get(name)
+    if not isinstance(value, str) or not value:
+        raise _malformed(f"{name} must be text that is not empty.")
+    return value
+
+
+def _malformed(why: str) -> Refusal:
+    return Refusal("invalid_request", f"The subject is malformed: {why}")

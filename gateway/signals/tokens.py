@@ -1,0 +1,87 @@
+"""POST /-/revoke (RFC 7009) and POST /-/introspect (RFC 7662), for the JWTs of every issuer we know."""
+
+from __future__ import annotations
+
+from gateway.auth.tokens import Token, Verifier
+from gateway.blacklist.rules import Actor, Blacklist
+from gateway.http.problems import Problem
+from gateway.http.wsgi import Environ, context
+from gateway.signals.answers import Answer, Refusal, one, read_form
+from gateway.signals.clients import Client, Clients
+
+REVOKE, INTROSPECT = "revoke", "introspect"
+INACTIVE = {"active": False}
+
+
+class Revoke:
+    """Takes a client's token back."""
+
+    def __init__(self, clients: Clients, verifier: Verifier, blacklist: Blacklist) -> None:
+        self._clients, self._verifier, self._blacklist = clients, verifier, blacklist
+
+    def __call__(self, environ: Environ, body: bytes) -> Answer:
+        """Return 200 once it lasts, and for a token that would not pass anyway. Raises `Refusal` or `Problem`."""
+        form = read_form(environ, body)
+        client = self._clients.authenticate(environ, form, REVOKE)
+        token = self._genuine(one(form, "token"), form.get("token_type_hint") == "refresh_token")
+        outcome = "nothing-to-do"
+        if token and not self._verifier.has_expired(token):
+            _check_owner(token, client)
+            self._blacklist.add_token(token, Actor(f"client:{client.name}", context(environ).client, REVOKE))
+            outcome = "taken"
+        context(environ).signals += ((REVOKE, outcome),)
+        return Answer()
+
+    def _genuine(self, text: str, is_refresh: bool) -> Token | None:
+        try:
+            return self._verifier.genuine(text)
+        except Problem as problem:
+            # RFC 7009 section 2.2.1: 503 says that the token still exists. Of one that names a key we do not know yet,
+            # we cannot say that it will not pass.
+            if problem.code == "unknown-key":
+                raise Problem("keys-unavailable") from problem
+            if problem.kind.status.startswith("503"):
+                raise
+            if is_refresh and problem.code == "malformed-token":
+                # It lives at the authorization server: 200 would say that it is gone.
+                raise Refusal("unsupported_token_type", "Only JWTs can be revoked here.") from problem
+            return None  # RFC 7009 section 2.2: whatever is invalid already needs no revoking
+
+
+class Introspect:
+    """Tells a protected resource whether a token would pass, and what it says."""
+
+    def __init__(self, clients: Clients, verifier: Verifier, blacklist: Blacklist) -> None:
+        self._clients, self._verifier, self._blacklist = clients, verifier, blacklist
+
+    def __call__(self, environ: Environ, body: bytes) -> Answer:
+        """Return the claims of a token that would pass, and of no other anything. Raises `Refusal` or `Problem`."""
+        form = read_form(environ, body)
+        client = self._clients.authenticate(environ, form, INTROSPECT)
+        token = self._passing(one(form, "token"), client)
+        context(environ).signals += ((INTROSPECT, "active" if token else "inactive"),)
+        return Answer(members=_claims(token) if token else INACTIVE)
+
+    def _passing(self, text: str, client: Client) -> Token | None:
+        try:
+            token = self._verifier.verify(text)
+        except Problem as problem:
+            if problem.kind.status.startswith("503"):
+                raise
+            return None
+        return token if client.knows(token.issuer.name) and not self._blacklist.has(token) else None
+
+
+def _check_owner(token: Token, client: Client) -> None:
+    """Raise `Refusal` for a token that was issued to another client (RFC 7009 section 2.1)."""
+    owners = [token.claims[name] for name in ("client_id", "azp") if name in token.claims]
+    if not client.knows(token.issuer.name) or any(owner != client.name for owner in owners):
+        raise Refusal("unauthorized_client", "The token was issued to another client.")
+
+
+def _claims(token: Token) -> dict[str, object]:
+    scopes = token.claims.get("scope", token.claims.get("scp"))
+    named = {"scope": " ".join(map(str, scopes)) if isinstance(scopes, list) else scopes}
+    named["client_id"] = token.claims.get("client_id", token.claims.get("azp"))
+    told = {name: value for name, value in named.items() if isinstance(value, str)}
+    return {**token.claims, **told, "token_type": "Bearer", "active": True}

@@ -1,0 +1,256 @@
+"""POST /-/revoke (RFC 7009) and /-/introspect (RFC 7662), and how clients authenticate (RFC 6749 section 2.3.1)."""
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote_plus
+
+import pytest
+from helpers import EXPIRES, ISSUER, NOW, Api, assert_refused, mint, signature_spellings
+
+OTHER = "https://other.test/"
+CLIENTS = json.dumps(
+    [
+        {"client_id": "shop", "secret": "s3cret of the shop"},
+        {"client_id": "odd: client", "secret": "p%ss+w:rd &ü", "may": ["revoke"]},
+        {"client_id": "api", "secret": ["new", "old"], "may": ["introspect"], "issuers": [ISSUER]},
+        {"client_id": "busy", "secret": "busy", "per_minute": 3},
+    ]
+)
+ISSUERS = json.dumps([{"issuer": ISSUER, "secret": "discogs"}, {"issuer": OTHER, "secret": "other"}])
+TOKEN = mint(sub="1001", scope="read write", client_id="shop", aud="urn:api", iat=int(NOW) - 10)
+
+Make = Callable[..., Api]
+
+
+def basic(name: str, secret: str) -> dict[str, str]:
+    """Return the Authorization field as RFC 6749 has it: both form-urlencoded first."""
+    pair = f"{quote_plus(name)}:{quote_plus(secret)}"
+    return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+
+
+SHOP = basic("shop", "s3cret of the shop")
+
+
+def ask(api: Api, what: str, token: str = TOKEN, headers: dict[str, str] = SHOP, **more: str) -> Any:
+    return api("POST", f"/-/{what}", data={"token": token, **more}, headers=headers)
+
+
+@pytest.fixture
+def gate_api(make_api: Make) -> Api:
+    return make_api(issuers=ISSUERS, clients=CLIENTS)
+
+
+def passes(api: Api, token: str = TOKEN) -> bool:
+    return bool(api("GET", "/", token).status_code == 200)
+
+
+class TestRevoking:
+    def test_a_clients_token_is_refused_at_the_next_request(self, gate_api: Api) -> None:
+        answer = ask(gate_api, "revoke")
+        assert (answer.status_code, answer.data, answer.headers["Cache-Control"]) == (200, b"", "no-store")
+        assert not passes(gate_api)
+        assert passes(gate_api, mint(sub="1001", jti="another"))
+        assert ask(gate_api, "revoke").status_code == 200
+
+    @pytest.mark.parametrize("spelling", sorted(signature_spellings(TOKEN))[:3])
+    def test_any_spelling_of_it_will_do(self, gate_api: Api, spelling: str) -> None:
+        assert ask(gate_api, "revoke", spelling).status_code == 200
+        assert not passes(gate_api)
+
+    @pytest.mark.parametrize("hint", ["access_token", "refresh_token", "unknown", ""])
+    def test_a_hint_stops_nothing(self, gate_api: Api, hint: str) -> None:
+        assert ask(gate_api, "revoke", token_type_hint=hint).status_code == 200
+        assert not passes(gate_api)
+
+    @pytest.mark.parametrize(
+        "token",
+        [
+            "garbage",
+            "a.b.c",
+            mint("wrong"),
+            mint(exp=int(NOW) - 1),
+            mint(iss="https://unknown.test/"),
+            mint(exp="never"),
+        ],
+        ids=["opaque", "dots", "signature", "expired", "issuer", "claim"],
+    )
+    def test_what_would_not_pass_anyway_is_success(self, gate_api: Api, token: str) -> None:
+        assert ask(gate_api, "revoke", token).status_code == 200
+
+    def test_an_opaque_refresh_token_is_not_called_revoked(self, gate_api: Api) -> None:
+        answer = ask(gate_api, "revoke", "opaque", token_type_hint="refresh_token")
+        assert (answer.status_code, answer.json["error"]) == (400, "unsupported_token_type")
+
+    @pytest.mark.parametrize(
+        "claims", [{"client_id": "api"}, {"azp": "api"}, {"client_id": "shop", "azp": "api"}], ids=str
+    )
+    def test_another_clients_token_is_refused(self, gate_api: Api, claims: dict[str, str]) -> None:
+        token = mint(sub="1001", **claims)
+        answer = ask(gate_api, "revoke", token)
+        assert (answer.status_code, answer.json["error"]) == (400, "unauthorized_client")
+        assert passes(gate_api, token)
+
+    def test_a_token_that_names_no_client_is_its_holders(self, gate_api: Api) -> None:
+        token = mint("other", iss=OTHER, sub="7")
+        assert ask(gate_api, "revoke", token).status_code == 200
+        assert not passes(gate_api, token)
+
+    def test_the_entry_says_which_client(self, gate_api: Api) -> None:
+        ask(gate_api, "revoke")
+        [entry] = gate_api("GET", "/blacklist/entries", mint(sub="a", scope="blacklist:admin")).json["entries"]
+        assert entry["by"] == "client:shop"
+
+
+class TestIntrospecting:
+    def test_a_token_that_would_pass_is_told_with_its_claims(self, gate_api: Api) -> None:
+        answer = ask(gate_api, "introspect")
+        assert answer.status_code == 200
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.json == {
+            "active": True,
+            "token_type": "Bearer",
+            "iss": ISSUER,
+            "sub": "1001",
+            "scope": "read write",
+            "client_id": "shop",
+            "aud": "urn:api",
+            "iat": int(NOW) - 10,
+            "exp": EXPIRES,
+        }
+
+    @pytest.mark.parametrize(
+        ("claims", "told"),
+        [
+            ({"scp": ["a", "b"]}, {"scope": "a b"}),
+            ({"azp": "spa"}, {"client_id": "spa"}),
+            ({"active": False, "token_type": "access"}, {"active": True, "token_type": "Bearer"}),
+        ],
+        ids=str,
+    )
+    def test_members_mean_what_the_rfc_says(self, gate_api: Api, claims: dict[str, Any], told: dict[str, Any]) -> None:
+        answer = ask(gate_api, "introspect", mint(sub="1", **claims)).json
+        assert {name: answer[name] for name in told} == told
+
+    @pytest.mark.parametrize(
+        "token",
+        [
+            "garbage",
+            mint("wrong"),
+            mint(exp=int(NOW)),
+            mint(nbf=int(NOW) + 60),
+            mint(iss="https://unknown.test/"),
+            mint(_header={"typ": "logout+jwt"}),
+            mint(_header={"alg": "none"}),
+        ],
+        ids=["opaque", "signature", "expired", "early", "issuer", "kind", "unsigned"],
+    )
+    def test_of_what_would_not_pass_nothing_is_told(self, gate_api: Api, token: str) -> None:
+        answer = ask(gate_api, "introspect", token)
+        assert (answer.status_code, answer.data) == (200, b'{"active": false}')
+
+    def test_nor_of_what_was_taken_back_or_of_issuers_that_are_not_the_clients_business(self, gate_api: Api) -> None:
+        ask(gate_api, "revoke")
+        foreign = mint("other", iss=OTHER, sub="7")
+        answers = [
+            ask(gate_api, "introspect"),
+            ask(gate_api, "introspect", foreign, basic("api", "old")),
+            ask(gate_api, "introspect", "garbage"),
+        ]
+        assert len({(answer.status_code, answer.data, str(answer.headers)) for answer in answers}) == 1
+        assert ask(gate_api, "introspect", foreign).json["active"]
+
+
+class TestAuthenticating:
+    @pytest.mark.parametrize("secret", ["new", "old"])
+    def test_by_any_of_its_secrets(self, gate_api: Api, secret: str) -> None:
+        assert ask(gate_api, "introspect", headers=basic("api", secret)).status_code == 200
+
+    def test_by_form_urlencoded_names_and_secrets(self, gate_api: Api) -> None:
+        assert ask(gate_api, "revoke", "garbage", basic("odd: client", "p%ss+w:rd &ü")).status_code == 200
+
+    def test_in_the_body(self, gate_api: Api) -> None:
+        answer = ask(gate_api, "revoke", headers={}, client_id="shop", client_secret="s3cret of the shop")
+        assert answer.status_code == 200
+        assert not passes(gate_api)
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            basic("shop", "wrong"),
+            basic("nobody", "s3cret of the shop"),
+            basic("nobody", ""),
+            basic("shop", ""),
+            {"Authorization": "Basic !"},
+            {"Authorization": "Basic " + base64.b64encode(b"shop").decode()},
+            {"Authorization": "Basic " + base64.b64encode(b"\xff:\xff").decode()},
+            {"Authorization": f"Bearer {TOKEN}"},
+        ],
+        ids=["none", "secret", "name", "nobody", "empty", "base64", "colon", "utf-8", "bearer"],
+    )
+    def test_nobody_else(self, gate_api: Api, headers: dict[str, str]) -> None:
+        for what in ("revoke", "introspect"):
+            answer = ask(gate_api, what, headers=headers)
+            assert (answer.status_code, answer.json["error"]) == (401, "invalid_client")
+            assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+        assert passes(gate_api)
+
+    def test_in_one_way_alone(self, gate_api: Api) -> None:
+        for more in ({"client_id": "api"}, {"client_secret": "s3cret of the shop"}):
+            answer = ask(gate_api, "revoke", **more)
+            assert (answer.status_code, answer.json["error"]) == (400, "invalid_request")
+        assert ask(gate_api, "introspect", client_id="shop").json["active"]
+
+    def test_for_what_it_may(self, gate_api: Api) -> None:
+        for what, headers in (("introspect", basic("odd: client", "p%ss+w:rd &ü")), ("revoke", basic("api", "new"))):
+            answer = ask(gate_api, what, headers=headers)
+            assert (answer.status_code, answer.json["error"]) == (400, "unauthorized_client")
+
+    @pytest.mark.parametrize("body", [{}, {"token": ""}, {"token": ["a", "b"]}], ids=str)
+    def test_and_names_one_token(self, gate_api: Api, body: dict[str, Any]) -> None:
+        answer = gate_api("POST", "/-/introspect", data=body, headers=SHOP)
+        assert (answer.status_code, answer.json["error"]) == (400, "invalid_request")
+
+    def test_a_token_in_the_query_is_none(self, gate_api: Api) -> None:
+        answer = gate_api("POST", f"/-/introspect?token={TOKEN}", data={}, headers=SHOP)
+        assert answer.status_code == 400
+
+
+class TestLimits:
+    def test_guesses_are_stopped_and_the_client_is_not(self, gate_api: Api) -> None:
+        guesses = [ask(gate_api, "introspect", headers=basic("shop", f"guess {n}")).status_code for n in range(12)]
+        assert guesses == [401] * 10 + [429] * 2
+        here = ask(gate_api, "introspect")
+        assert (here.status_code, here.headers["Retry-After"]) == (429, "60")
+        elsewhere = {"REMOTE_ADDR": "192.0.2.7"}
+        answer = gate_api("POST", "/-/introspect", data={"token": TOKEN}, headers=SHOP, environ_base=elsewhere)
+        assert answer.json["active"]
+
+    def test_a_client_has_so_many_requests_a_minute(self, gate_api: Api) -> None:
+        statuses = [ask(gate_api, "introspect", headers=basic("busy", "busy")).status_code for _ in range(5)]
+        assert statuses == [200] * 3 + [429] * 2
+        assert ask(gate_api, "introspect").status_code == 200
+
+
+def test_they_are_not_there_until_somebody_may(make_api: Make) -> None:
+    api = make_api(clients=json.dumps([{"client_id": "a", "secret": "a", "may": ["revoke"]}]))
+    assert_refused(ask(api, "introspect", headers=basic("a", "a")), "unsupported-scheme")
+    assert_refused(ask(api, "introspect", headers={"Authorization": f"Bearer {TOKEN}"}), "not-found")
+
+
+def test_nothing_is_told_while_the_store_fails(make_api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gateway.blacklist.stores.sqlite.store import SqliteStore
+    from gateway.http.problems import StoreUnavailable
+
+    def fail(*_: object, **__: object) -> Any:
+        raise StoreUnavailable
+
+    api = make_api(issuers=ISSUERS, clients=CLIENTS)
+    with monkeypatch.context() as broken:
+        broken.setattr(SqliteStore, "add", fail)
+        broken.setattr(SqliteStore, "find", fail)
+        for what in ("revoke", "introspect"):
+            assert_refused(ask(api, what), "store-unavailable")
+    assert ask(api, "introspect").json["active"]

@@ -1,0 +1,341 @@
+"""POST /-/events: Security Event Tokens of SSF 1.0, with the events of CAEP 1.0 and RISC 1.0."""
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from helpers import ABSENT, ISSUER, NOW, Api, Clock, assert_refused, mint, sign
+
+IDP, SECRET = "https://idp.example.com/123456789/", "the transmitter's"
+CAEP = "https://schemas.openid.net/secevent/caep/event-type/"
+RISC = "https://schemas.openid.net/secevent/risc/event-type/"
+SSF = "https://schemas.openid.net/secevent/ssf/event-type/"
+SENDER = {
+    "issuer": IDP,
+    "audience": "https://sp.example2.net/caep",
+    "about": ISSUER,
+    "secret": SECRET,
+    "email_claim": "email",
+    "device_claim": "device",
+    "tenant": "123456789",
+    "state": "as expected",
+    "extra_events": ["assurance-level-change", "device-compliance-change"],
+}
+THEN = int(NOW) - 100  # when it happened
+ISS_SUB = {"format": "iss_sub", "iss": IDP, "sub": "1001"}
+SESSION = {"format": "opaque", "id": "s-1"}
+ADMIN = mint(sub="admin", scope="blacklist:admin")
+numbers = itertools.count()
+
+Make = Callable[..., Api]
+
+
+def event(uri: str, subject: Any = ISS_SUB, _header: Any = None, _secret: str = SECRET, **members: Any) -> str:
+    """Return a good event with these members of its payload; `_claims` are claims instead of its own."""
+    own = members.pop("_claims", {})
+    claims = {
+        "iss": IDP,
+        "jti": f"set-{next(numbers)}",
+        "iat": int(NOW) - 5,
+        "aud": "https://sp.example2.net/caep",
+        "sub_id": subject,
+        "events": {uri: {"event_timestamp": THEN, **members}},
+        **own,
+    }
+    payload = {name: value for name, value in claims.items() if value is not ABSENT}
+    return sign({"alg": "HS256", "typ": "secevent+jwt", **(_header or {})}, payload, _secret)
+
+
+def send(api: Api, token: str, **options: Any) -> Any:
+    return api("POST", "/-/events", data=token, **{"content_type": "application/secevent+jwt", **options})
+
+
+def passes(api: Api, **claims: Any) -> bool:
+    members = {"iat": THEN - 50, "sub": "1001", "sid": "s-1", "email": "a@example.test", "device": "d-1", "jti": "t-1"}
+    return bool(api("GET", "/", mint(**{**members, **claims})).status_code == 200)
+
+
+def entries(api: Api) -> list[Any]:
+    found: list[Any] = api("GET", "/blacklist/entries", ADMIN).json["entries"]
+    return found
+
+
+@pytest.fixture
+def gate_api(make_api: Make) -> Api:
+    return make_api(signals=json.dumps([SENDER]))
+
+
+USERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "session-revoked": (CAEP, {"initiating_entity": "policy"}),
+    "credential-change": (CAEP, {"credential_type": "fido2-roaming", "change_type": "revoke"}),
+    "token-claims-change": (CAEP, {"claims": {"role": "ro-admin"}}),
+    "assurance-level-change": (
+        CAEP,
+        {"namespace": "NIST-AAL", "current_level": "nist-aal1", "change_direction": "decrease"},
+    ),
+    "account-disabled": (RISC, {"reason": "hijacking"}),
+    "account-purged": (RISC, {}),
+    "credential-compromise": (RISC, {"credential_type": "password"}),
+    "sessions-revoked": (RISC, {}),
+    "identifier-changed": (RISC, {"new-value": "b@example.test"}),
+    "identifier-recycled": (RISC, {}),
+}
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_what_was_issued_before_the_event_is_refused_and_what_came_after_passes(gate_api: Api, name: str) -> None:
+    schema, members = USERS[name]
+    answer = send(gate_api, event(schema + name, **members))
+    assert (answer.status_code, answer.data, answer.headers["Cache-Control"]) == (202, b"", "no-store")
+    assert not passes(gate_api)
+    assert not passes(gate_api, iat=THEN)
+    assert passes(gate_api, iat=THEN + 1)
+    assert passes(gate_api, sub="1002")
+
+
+NOTHING: dict[str, tuple[str, dict[str, Any]]] = {
+    "a new credential": (CAEP + "credential-change", {"credential_type": "pin", "change_type": "create"}),
+    "more assurance": (
+        CAEP + "assurance-level-change",
+        {"namespace": "NIST-AAL", "current_level": "nist-aal2", "change_direction": "increase"},
+    ),
+    "a device that complies": (
+        CAEP + "device-compliance-change",
+        {"previous_status": "not-compliant", "current_status": "compliant"},
+    ),
+    "a new session": (CAEP + "session-established", {}),
+    "an enabled account": (RISC + "account-enabled", {}),
+    "an unknown event": ("https://example.test/event", {}),
+    "a verification": (SSF + "verification", {"state": "as expected"}),
+    "a stream's update": (SSF + "stream-updated", {"status": "paused"}),
+}
+
+
+@pytest.mark.parametrize(("uri", "members"), NOTHING.values(), ids=NOTHING)
+def test_what_ends_nothing_is_acknowledged(gate_api: Api, uri: str, members: dict[str, Any]) -> None:
+    assert send(gate_api, event(uri, **members)).status_code == 202
+    assert passes(gate_api)
+    assert entries(gate_api) == []
+
+
+@pytest.mark.parametrize("name", ["assurance-level-change", "device-compliance-change"])
+def test_optional_events_are_acknowledged_alone_until_they_are_set(make_api: Make, name: str) -> None:
+    api = make_api(signals=json.dumps([{**SENDER, "extra_events": []}]))
+    assert send(api, event(CAEP + name)).status_code == 202
+    assert entries(api) == []
+
+
+COMPLIANCE = {"previous_status": "compliant", "current_status": "not-compliant"}
+TENANT = {"format": "opaque", "id": "123456789"}
+SUBJECTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "an opaque session": (SESSION, {"sid": "s-1"}),
+    "a session": ({"format": "complex", "session": SESSION}, {"sid": "s-1"}),
+    "a user's session": ({"format": "complex", "session": SESSION, "user": ISS_SUB, "tenant": TENANT}, {"sid": "s-1"}),
+    "a session of an unmatched user": (
+        {"format": "complex", "session": SESSION, "user": {"format": "phone_number", "phone_number": "+1"}},
+        {"sid": "s-1"},
+    ),
+    "a session on a device": ({"format": "complex", "session": SESSION, "device": SESSION}, {"sid": "s-1"}),
+    "a user": ({"format": "complex", "user": ISS_SUB}, {"sub": "1001"}),
+    "a user of the tenant": ({"format": "complex", "user": ISS_SUB, "tenant": TENANT}, {"sub": "1001"}),
+    "a user of our own issuer": ({"format": "iss_sub", "iss": ISSUER, "sub": "1001"}, {"sub": "1001"}),
+    "an email": ({"format": "email", "email": "a@example.test"}, {"email": "a@example.test"}),
+    "a token": ({"format": "jwt_id", "iss": ISSUER, "jti": "t-1"}, {"jti": "t-1"}),
+    "a device": ({"format": "complex", "device": {"format": "opaque", "id": "d-1"}}, {"device": "d-1"}),
+    "one user's names": (
+        {"format": "aliases", "identifiers": [ISS_SUB, {"format": "email", "email": "a@example.test"}]},
+        {"sub": "1001"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("subject", "claim"), SUBJECTS.values(), ids=SUBJECTS)
+def test_a_subject_is_found_by_the_claim_that_tells_it(gate_api: Api, subject: Any, claim: dict[str, Any]) -> None:
+    is_email = subject["format"] == "email"
+    uri = RISC + "identifier-changed" if is_email else CAEP + "session-revoked"
+    assert send(gate_api, event(uri, subject)).status_code == 202
+    assert not passes(gate_api)
+    assert claim in [entry["claim"] for entry in entries(gate_api)]
+    (name,) = claim
+    assert passes(gate_api, **{name: "another"}) or subject["format"] == "aliases"
+    for_good = name in ("sid", "jti")
+    assert passes(gate_api, iat=THEN + 50) != for_good
+
+
+UNMATCHED: dict[str, Any] = {
+    "a group": {"format": "complex", "user": ISS_SUB, "group": SESSION},
+    "an application": {"format": "complex", "session": SESSION, "application": SESSION},
+    "an organisation": {"format": "complex", "org_unit": SESSION},
+    "a part we do not know": {"format": "complex", "user": ISS_SUB, "robot": SESSION},
+    "a whole tenant": {"format": "complex", "tenant": TENANT},
+    "another tenant": {"format": "complex", "user": ISS_SUB, "tenant": {"format": "opaque", "id": "987"}},
+    "another tenant's session": {"format": "complex", "session": SESSION, "tenant": {"format": "opaque", "id": "987"}},
+    "a user on a device": {"format": "complex", "user": ISS_SUB, "device": SESSION},
+    "a session of another issuer's user": {
+        "format": "complex",
+        "session": SESSION,
+        "user": {"format": "iss_sub", "iss": "https://other.test/", "sub": "1001"},
+    },
+    "another issuer's user": {"format": "iss_sub", "iss": "https://other.test/", "sub": "1001"},
+    "a phone number": {"format": "phone_number", "phone_number": "+12065550100"},
+    "a DID": {"format": "did", "url": "did:example:123456"},
+    "a SAML assertion": {"format": "saml_assertion_id", "issuer": "i", "assertion_id": "a"},
+    "names none of which is known": {"format": "aliases", "identifiers": [{"format": "phone_number"}]},
+    "another issuer's token": {"format": "jwt_id", "iss": "https://other.test/", "jti": "t-1"},
+}
+
+
+@pytest.mark.parametrize("subject", UNMATCHED.values(), ids=UNMATCHED)
+def test_what_cannot_be_told_exactly_is_refused_and_never_guessed(
+    gate_api: Api, subject: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = send(gate_api, event(CAEP + "session-revoked", subject))
+    assert (answer.status_code, answer.json["err"]) == (400, "invalid_request")
+    assert "cannot be matched" in answer.json["description"]
+    assert "cannot be matched" in caplog.text
+    assert passes(gate_api)
+    assert entries(gate_api) == []
+
+
+URI = CAEP + "session-revoked"
+BAD: dict[str, tuple[str, str]] = {
+    "nothing": ("", "invalid_request"),
+    "no JWT": ("garbage", "invalid_request"),
+    "a JSON object": ("{}", "invalid_request"),
+    "unsigned": (sign({"alg": "none", "typ": "secevent+jwt"}, {"iss": IDP}), "invalid_key"),
+    "another algorithm": (
+        sign({"alg": "HS512", "typ": "secevent+jwt"}, {"iss": IDP}, SECRET, "sha512"),
+        "invalid_key",
+    ),
+    "a foreign signature": (event(URI, _secret="foreign"), "invalid_key"),
+    "no type": (event(URI, _header={"typ": ""}), "invalid_request"),
+    "type JWT": (event(URI, _header={"typ": "JWT"}), "invalid_request"),
+    "a logout token's type": (event(URI, _header={"typ": "logout+jwt"}), "invalid_request"),
+    "a critical extension": (event(URI, _header={"crit": ["b64"], "b64": True}), "invalid_request"),
+    "no issuer": (event(URI, _claims={"iss": ABSENT}), "invalid_issuer"),
+    "another issuer": (event(URI, _claims={"iss": ISSUER}), "invalid_issuer"),
+    "no audience": (event(URI, _claims={"aud": ABSENT}), "invalid_request"),
+    "another audience": (event(URI, _claims={"aud": ["https://other.test"]}), "invalid_audience"),
+    "no number": (event(URI, _claims={"jti": ABSENT}), "invalid_request"),
+    "no time of issue": (event(URI, _claims={"iat": ABSENT}), "invalid_request"),
+    "issued in the future": (event(URI, _claims={"iat": int(NOW) + 60}), "invalid_request"),
+    "older than is remembered": (event(URI, _claims={"iat": int(NOW) - 91 * 86_400}), "invalid_request"),
+    "a sub": (event(URI, _claims={"sub": "1001"}), "invalid_request"),
+    "an exp": (event(URI, _claims={"exp": int(NOW) + 60}), "invalid_request"),
+    "no subject": (event(URI, _claims={"sub_id": ABSENT}), "invalid_request"),
+    "a subject that is text": (event(URI, "1001"), "invalid_request"),
+    "a subject without format": (event(URI, {"iss": IDP, "sub": "1001"}), "invalid_request"),
+    "a subject without sub": (event(URI, {"format": "iss_sub", "iss": IDP}), "invalid_request"),
+    "a complex subject without parts": (event(URI, {"format": "complex"}), "invalid_request"),
+    "a complex part that is text": (event(URI, {"format": "complex", "session": "s-1"}), "invalid_request"),
+    "a complex subject in another": (
+        event(URI, {"format": "complex", "user": {"format": "complex", "user": ISS_SUB}}),
+        "invalid_request",
+    ),
+    "no events": (event(URI, _claims={"events": ABSENT}), "invalid_request"),
+    "empty events": (event(URI, _claims={"events": {}}), "invalid_request"),
+    "events that are a list": (event(URI, _claims={"events": [URI]}), "invalid_request"),
+    "an event that is null": (event(URI, _claims={"events": {URI: None}}), "invalid_request"),
+    "a time that is text": (event(URI, event_timestamp="2026-01-01"), "invalid_request"),
+    "a credential that changed somehow": (
+        event(CAEP + "credential-change", credential_type="pin", change_type="lost"),
+        "invalid_request",
+    ),
+    "a credential of no type": (event(CAEP + "credential-change", change_type="revoke"), "invalid_request"),
+    "no claims that changed": (event(CAEP + "token-claims-change"), "invalid_request"),
+    "a device that complies somehow": (
+        event(CAEP + "device-compliance-change", previous_status="compliant", current_status="perhaps"),
+        "invalid_request",
+    ),
+    "a level of no namespace": (event(CAEP + "assurance-level-change", current_level="1"), "invalid_request"),
+    "another state": (event(SSF + "verification", state="another"), "invalid_state"),
+    "no state": (event(SSF + "verification"), "invalid_state"),
+    "a stream that is somehow": (event(SSF + "stream-updated", status="perhaps"), "invalid_request"),
+}
+
+
+@pytest.mark.parametrize(("token", "error"), BAD.values(), ids=BAD)
+def test_a_bad_event_is_refused_and_changes_nothing(gate_api: Api, token: str, error: str) -> None:
+    answer = send(gate_api, token)
+    assert (answer.status_code, answer.json["err"]) == (400, error)
+    assert answer.json["description"]
+    assert passes(gate_api)
+    assert entries(gate_api) == []
+
+
+@pytest.mark.parametrize("media_type", ["", "application/jwt", "application/x-www-form-urlencoded"])
+def test_the_body_is_one_event_and_says_so(gate_api: Api, media_type: str) -> None:
+    assert send(gate_api, event(URI), content_type=media_type).json["err"] == "invalid_request"
+    assert passes(gate_api)
+
+
+def test_an_event_that_comes_again_is_acknowledged_and_does_not_count_twice(gate_api: Api) -> None:
+    token = event(URI)
+    assert send(gate_api, token).status_code == 202
+    assert gate_api("DELETE", "/blacklist", ADMIN, json={"sub": "1001"}).json["changed"]
+    assert send(gate_api, token).status_code == 202
+    assert passes(gate_api)
+    assert entries(gate_api) == []
+
+
+def test_a_time_ahead_locks_nobody_out(gate_api: Api, clock: Clock) -> None:
+    assert send(gate_api, event(URI, event_timestamp=int(NOW) * 1000)).status_code == 202
+    assert not passes(gate_api, iat=int(NOW))
+    clock.advance(10)
+    assert passes(gate_api, iat=int(NOW) + 5)
+
+
+@pytest.mark.parametrize(("claims", "passing"), [({"toe": THEN}, THEN + 1), ({}, int(NOW) + 1)], ids=["toe", "none"])
+def test_without_its_time_an_event_counts_from_when_it_happened_or_came(
+    gate_api: Api, clock: Clock, claims: Any, passing: int
+) -> None:
+    token = event(URI, _claims={**claims, "events": {URI: {}}})
+    assert send(gate_api, token).status_code == 202
+    clock.advance(10)
+    assert not passes(gate_api, iat=passing - 1)
+    assert passes(gate_api, iat=passing)
+
+
+def test_sessions_can_stand_for_their_user_where_tokens_have_none(make_api: Make) -> None:
+    api = make_api(signals=json.dumps([{**SENDER, "sessions": "subject"}]))
+    assert send(api, event(URI, {"format": "complex", "session": SESSION, "user": ISS_SUB})).status_code == 202
+    assert not passes(api, sid="without")
+
+
+def test_a_stream_with_an_authorization_needs_it(make_api: Make) -> None:
+    api = make_api(signals=json.dumps([{**SENDER, "authorization": "Bearer of-the-stream"}]))
+    for fields in ({}, {"Authorization": "Bearer another"}):
+        assert send(api, event(URI), headers=fields).json["err"] == "authentication_failed"
+    assert passes(api)
+    assert send(api, event(URI), headers={"Authorization": "Bearer of-the-stream"}).status_code == 202
+
+
+def test_who_may_not_send_events_is_told_so(make_api: Make) -> None:
+    senders = [{**SENDER, "takes": ["logout"]}, {"issuer": ISSUER, "audience": "x"}]
+    api = make_api(signals=json.dumps(senders))
+    assert send(api, event(URI)).json["err"] == "access_denied"
+
+
+def test_what_the_sender_says_of_it_is_the_entrys_reason(gate_api: Api) -> None:
+    send(gate_api, event(URI, reason_admin={"en": "Landspeed Policy Violation: C076E82F"}))
+    [entry] = entries(gate_api)
+    assert entry["reason"] == "session-revoked: Landspeed Policy Violation: C076E82F"
+    assert entry["by"] == f"events:{IDP}"
+
+
+def test_nothing_is_acknowledged_while_the_store_fails(make_api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gateway.blacklist.stores.sqlite.store import SqliteStore
+    from gateway.http.problems import StoreUnavailable
+
+    def fail(*_: object, **__: object) -> Any:
+        raise StoreUnavailable
+
+    api, token = make_api(signals=json.dumps([SENDER])), event(URI)
+    with monkeypatch.context() as broken:
+        broken.setattr(SqliteStore, "add", fail)
+        assert_refused(send(api, token), "store-unavailable")
+    assert passes(api)
+    assert send(api, token).status_code == 202
+    assert not passes(api)

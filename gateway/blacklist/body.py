@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
+from gateway.http.body import read_whole
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object, unique_members
 from gateway.http.values import value_text
@@ -26,12 +28,13 @@ class Target(NamedTuple):
     reason: str
 
 
-def body_members(environ: Environ) -> Members:
+def body_members(environ: Environ) -> Generator[bytes, None, Members]:
     """Return the members of the JSON object or form in the body; none for an empty body, whatever its type says.
 
+    To be called with `yield from`: it pauses until the body is there.
     Raises `Problem` payload-too-large, unsupported-media-type or invalid-request.
     """
-    body = _read(environ)
+    body = yield from read_whole(environ, LARGEST_BODY)
     if not body:
         return {}
     media_type = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
@@ -96,26 +99,6 @@ def _cut_off(members: Members, claim: tuple[str, str] | None) -> int | None:
     if claim is None or type(value) is not int or value < 0:
         raise _invalid("issued_before must be whole epoch seconds and goes with a claim.")
     return value
-
-
-def _read(environ: Environ) -> bytes:
-    length = environ.get("CONTENT_LENGTH", "")
-    if length and not (length.isascii() and length.isdigit() and len(length) < 19):
-        raise _invalid("Content-Length is not a number.")
-    if not length and not environ.get("wsgi.input_terminated"):
-        if "HTTP_TRANSFER_ENCODING" in environ:
-            # Taken for no body, it would blacklist the caller's own token.
-            raise _invalid("The body's end is not known.")
-        return b""
-    size = min(int(length or LARGEST_BODY + 1), LARGEST_BODY + 1)
-    body: bytes = b""
-    while len(body) < size and (part := environ["wsgi.input"].read(size - len(body))):
-        body += part
-    if len(body) > LARGEST_BODY:
-        raise Problem("payload-too-large", f"The body may have {LARGEST_BODY} bytes.")
-    if length and len(body) < size:
-        raise _invalid("The body ended early.")  # what is left of `sub=1001` may be `sub=10`
-    return body
 
 
 def _invalid(detail: str) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,6 +11,7 @@ from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.body import Target, body_members, read_target, with_query
 from gateway.blacklist.rules import Actor, Blacklist
 from gateway.blacklist.stores.base import LATEST, Entry
+from gateway.http.body import body_length
 from gateway.http.problems import Problem
 from gateway.http.target import BLACKLIST, request_target
 from gateway.http.wsgi import Environ, context
@@ -63,23 +64,28 @@ class Resource:
             "DELETE": self._remove,
         }
 
-    def answer(self, environ: Environ, token: Token, blacklisted: bool) -> Answer:
-        """Return the members of the success answer. Raises `Problem` for every refusal."""
+    def answer(self, environ: Environ, token: Token, blacklisted: bool) -> Generator[bytes, None, Answer]:
+        """Return the members of the success answer, once the body is there. Raises `Problem` for every refusal.
+
+        To be called with `yield from`.
+        """
         caller = Caller(token, blacklisted, context(environ).client or environ.get("REMOTE_ADDR", ""))
         path = request_target(environ).path
         if path == BLACKLIST:
-            return self._blacklist_answer(environ, caller)
+            return (yield from self._blacklist_answer(environ, caller))
         if path not in self._reports:
             raise Problem("not-found")
         _of_method(environ, {"GET": None, "HEAD": None})
         self._require_admin(caller)
         return self._reports[path](environ)
 
-    def _blacklist_answer(self, environ: Environ, caller: Caller) -> Answer:
+    def _blacklist_answer(self, environ: Environ, caller: Caller) -> Generator[bytes, None, Answer]:
         act = _of_method(environ, self._methods)
         query = request_target(environ)
         params = query.params()
-        members = body_members(environ)
+        members = yield from body_members(environ)
+        if body_length(environ) is not None:  # it may have taken its time
+            caller = self._again(caller)
         claims = self._blacklist.claims
         target = read_target(with_query(members, params, claims), claims)
         if caller.blacklisted and not _is_self(caller.token, target):
@@ -88,6 +94,12 @@ class Resource:
             self._require_admin(caller)
         request = {"method": environ["REQUEST_METHOD"], "path": query.path, "params": {**params, **members}}
         return {"request": request, **act(caller, target)}
+
+    def _again(self, caller: Caller) -> Caller:
+        """Return the caller as its token is by now."""
+        if self._verifier.has_expired(caller.token):
+            raise Problem("token-expired")
+        return caller._replace(blacklisted=self._blacklist.has(caller.token))
 
     def _state(self, caller: Caller, target: Target) -> Answer:
         if target.claim is None:

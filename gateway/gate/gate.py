@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 from gateway.auth.bearer import bearer_token
 from gateway.auth.tokens import Token, Verifier
-from gateway.blacklist.resource import Resource, success
+from gateway.blacklist.resource import Answer, Resource, success
 from gateway.blacklist.rules import Blacklist
 from gateway.gate.identity import Identity
 from gateway.gate.public import Public
 from gateway.http.answers import refuse, respond
 from gateway.http.problems import Problem
 from gateway.http.target import BLACKLIST, is_decision, request_target
-from gateway.http.wsgi import App, Environ, StartResponse, context, measure
+from gateway.http.wsgi import App, Environ, StartResponse, context, measure, start_lazily
 
 
 class Gate:
@@ -62,16 +62,6 @@ class Gate:
             context(environ).resource_metadata = self.resource_metadata
             return refuse(problem, environ, start_response)
 
-    def refuses(self, environ: Environ) -> bool:
-        """Tell whether the request would be refused by its head alone, before its body is read."""
-        try:
-            path = request_target(environ).path
-            if path not in self._pages:
-                self._admit(environ, path)
-        except Problem:
-            return True
-        return context(environ).overloaded
-
     def _admit(self, environ: Environ, path: str) -> tuple[Token | None, bool]:
         """Return the caller's token (None where none is needed) and whether it is blacklisted."""
         authorization = environ.get("HTTP_AUTHORIZATION")  # where there is one, it is what a request is judged by
@@ -98,5 +88,16 @@ class Gate:
             return respond(environ, start_response, "200 OK", fields, b"")
         if token is None:
             raise Problem("missing-credentials")
-        body = success(self._resource.answer(environ, token, blacklisted))
-        return respond(environ, start_response, "200 OK", [("Content-Type", "application/json")], body)
+        answer = self._resource.answer(environ, token, blacklisted)
+        return start_lazily(environ, self._answer(environ, start_response, answer))
+
+    def _answer(
+        self, environ: Environ, start_response: StartResponse, answer: Generator[bytes, None, Answer]
+    ) -> Generator[bytes, None, None]:
+        """Answer for /blacklist, once the request's body is there."""
+        try:
+            body = success((yield from answer))
+        except Problem as problem:
+            yield from refuse(problem, environ, start_response)
+        else:
+            yield from respond(environ, start_response, "200 OK", [("Content-Type", "application/json")], body)

@@ -63,7 +63,6 @@ class Observe:
         in_detail: bool = False,
     ) -> None:
         self.app = app
-        self.refuses = getattr(app, "refuses", None)
         self._client_of = client_of
         self._write, self._write_probe = write, write_probe or write
         self._in_detail = in_detail

@@ -1,18 +1,8 @@
-"""A listening socket, its connections, and the few threads that share one epoll over them.
-
-One thread leads: it takes what has happened, reads, and answers once a request is whole. All the while it leads,
-others sleep: were they to wait for events too, the interpreter's lock would go from thread to thread at every
-system call, at a fifth more CPU for each request. When the leader is about to wait itself, for the store or an
-upstream that takes a body slowly, the next thread leads; a client, or an answer, that is slow is waited for by epoll.
+"""A listening socket, its connections, and the few threads that serve them: see the README beside this file.
 
 What has happened to several connections is attended to in stages: all that go on with an answer, then all that send,
 then all that receive. Each stage's code stays in the processor's caches, and who is sent to is woken once for many:
 with 32 connections a request takes 28 % less CPU than where each connection is served to its end.
-
-How long a connection waits for a thread, a bell tells that is rung four times a second and waits among
-them; how long it waited before it was accepted, the kernel tells. A leader that does not come for the bell
-loses the lead. Where the wait is too long, requests are marked as overload, for the application to refuse: by
-the threads if they come round at all, else by a spare one.
 """
 
 from __future__ import annotations
@@ -22,25 +12,29 @@ import logging
 import os
 import select
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock, Thread
 
-from gateway.http.blocking import on_waiting
+from gateway.http.blocking import Watchdog, on_blocking
 from gateway.http.draining import is_draining
-from gateway.server.connection import NOTHING, QUIET_TIMEOUT, Connection
-from gateway.server.lead import Lead
+from gateway.server.alarms import TICK_SECONDS, Alarms
+from gateway.server.connection import NOTHING, Awaited, Connection
+from gateway.server.delay import QueueingDelay
+from gateway.server.head import Room
+from gateway.server.poller import open_poller
 from gateway.server.response import Application
 from gateway.server.sockets import BACKLOG
+from gateway.server.states import HEAD, PAUSE, QUIET_SECONDS, STAGE, STAGES
+from gateway.server.turns import Turns
+from gateway.server.wire import seconds_since_data
 
 log = logging.getLogger("gateway.server")
 
-READ_ONCE = select.EPOLLIN | select.EPOLLONESHOT  # one event, for one thread, until it is armed again
-EVENTS = 32  # taken at once
-BELL_SECONDS = 0.25  # between one bell and the next
+STEPS = 16  # of one connection, before others are asked whether something has happened to them
+LEFT = getattr(select, "POLLRDHUP", select.POLLIN)
 
 
 class Listener:
@@ -58,123 +52,124 @@ class Listener:
         threads: int,
         connections: int,
         queue_timeout: float,
-        keep_alive: float = QUIET_TIMEOUT,
+        keep_alive: float = QUIET_SECONDS,
     ) -> None:
         self._application = application
         self._socket = sock
         self._fd = sock.fileno()
         self._limit = connections
         self._keep_alive = keep_alive
+        self._room = Room()
         self._accepting = Lock()
         self._connections: dict[int, Connection] = {}
-        self._pausing: dict[int, Connection] = {}  # by the descriptor that their response waits for
-        self._lead = Lead()
-        self._due: tuple[deque[Connection], ...] = (deque(), deque(), deque())  # connections by stage
-        self._epoll = select.epoll()
-        self._epoll.register(self._fd, READ_ONCE)
-        self._queue_timeout = queue_timeout
-        self._waited = 0.0  # how long the last bell, or a late connection, waited for a thread
-        self._rung = 0.0  # when the bell was rung that still waits
-        self._bell = os.eventfd(1, os.EFD_CLOEXEC)  # always readable: it rings when it is armed
-        self._epoll.register(self._bell, 0)
+        self._pausing: dict[int, Connection] = {}  # by the descriptors that their responses wait for
+        self._alarms = Alarms(time.monotonic())
+        self._delay = QueueingDelay(queue_timeout)
+        self._turns = Turns()
+        self._watchdog = Watchdog(os.path.dirname(__file__))
+        self._ready: tuple[deque[Connection], ...] = tuple(deque() for _ in range(STAGES))  # by stage
+        self._next: deque[Connection] = deque()  # those that have had their turn, and go on after the others
+        self._is_over = False
+        self._poller = open_poller()
+        self._poller.arm(self._fd, select.POLLIN)
         for number in range(threads):
             Thread(target=self._serve, args=(self._turn,), name=f"gateway-{number}", daemon=True).start()
-        Thread(target=self._serve, args=(self._stand_in,), name="gateway-spare", daemon=True).start()
+        Thread(target=self._serve, args=(self._tick,), name="gateway-timer", daemon=True).start()
 
     def _serve(self, turn: Callable[[], None]) -> None:
-        on_waiting(self._lead.give)
-        while True:
+        on_blocking(self._turns.release)
+        while not self._is_over:
             try:
                 turn()
             except Exception:
                 log.exception("a thread's turn failed")  # a thread that ended would be missed by nobody
 
+    # The threads that serve
+
     def _turn(self) -> None:
-        self._lead.take()
+        self._turns.acquire()
         try:
-            while self._lead.is_mine():
-                if not any(self._due) and self._gather(-1):
-                    self._waited, self._rung = time.monotonic() - self._rung, 0.0
-                for due in self._due:
-                    while self._lead.is_mine() and (connection := _first(due)):
+            while self._turns.is_mine() and not self._is_over:
+                if not any(self._ready):
+                    self._gather(None)
+                for ready in self._ready:
+                    while self._turns.is_mine() and (connection := _first(ready)):
                         self._attend(connection)
         finally:
-            self._lead.give()
+            self._turns.release()
 
-    def _gather(self, seconds: float) -> bool:
-        """Wait at most so long for something to happen, and note whose turn it is; tell whether the bell has rung."""
-        has_rung = False
-        for fd, _ in self._epoll.poll(seconds, EVENTS):
-            if fd == self._bell:
-                has_rung = True
+    def _gather(self, seconds: float | None) -> bool:
+        """Note whose turn it is; wait for something to happen, at most so long. Return whether the probe was taken."""
+        was_woken = False
+        for fd in self._poller.wait(0 if self._next else seconds):
+            if fd == self._poller.wake_up:
+                self._delay.take()
+                was_woken = True
             elif fd == self._fd:
                 self._accept()
             elif connection := self._connections.get(fd) or self._pausing.pop(fd, None):
-                self._due[connection.stage].append(connection)
-        return has_rung
-
-    def _stand_in(self) -> None:
-        """Wake whose pause is over; ring the bell; if no thread comes for it in time, refuse what came before it."""
-        time.sleep(BELL_SECONDS)
-        if self._rung:
-            self._lead.withdraw()
-        else:
-            self._rung = time.monotonic()
-            self._epoll.modify(self._bell, READ_ONCE)
-        self._wake()
-        self._refuse(time.monotonic() + BELL_SECONDS)
-
-    def _refuse(self, until: float) -> None:
-        """Take what has come, as long as there is overload; the bell is left to the threads."""
-        took_bell = False
-        try:
-            while self._is_overloaded() and time.monotonic() < until:
-                if not any(self._due):
-                    took_bell |= self._gather(0)
-                if not (connection := next(filter(None, map(_first, self._due)), None)):
-                    break
-                self._attend(connection)
-        finally:
-            if took_bell:
-                self._epoll.modify(self._bell, READ_ONCE)
-
-    def _wake(self) -> None:
-        """Have those served that have paused long enough: being writable is an event, too."""
-        now = time.monotonic()
-        for connection in list(self._pausing.values()):
-            if connection.resume_at < now and connection.lock.acquire(blocking=False):  # else it is being served
-                try:
-                    if self._connections.get(connection.fd) is connection:
-                        self._await(connection, connection.fd, select.EPOLLOUT)
-                finally:
-                    connection.lock.release()
-
-    def _is_overloaded(self) -> bool:
-        rung = self._rung  # once: a thread may come for it now
-        waits = time.monotonic() - rung if rung else 0.0
-        return max(self._waited, waits) > self._queue_timeout
+                self._ready[STAGE[connection.state]].append(connection)
+        while connection := _first(self._next):
+            self._ready[STAGE[connection.state]].append(connection)
+        return was_woken
 
     def _attend(self, connection: Connection) -> None:
-        with connection.lock:
-            while self._connections.get(connection.fd) is connection:  # it may have been closed while it was due
-                awaited = connection.serve(self._is_overloaded())
-                if awaited is None:
-                    self._close(connection)
-                elif awaited is not NOTHING:
-                    self._await(connection, *awaited)
-                    return
-                elif any(self._due) and self._lead.is_mine():
-                    self._due[connection.stage].append(connection)
-                    return
+        """Serve a connection, unless another thread does: then that one does it again."""
+        connection.is_ready = True
+        while connection.is_ready and connection.lock.acquire(blocking=False):
+            try:
+                connection.is_ready = False
+                self._work_on(connection)
+            except OSError:  # a descriptor that it awaits is closed, or there are too many
+                log.exception("a connection cannot be waited for")
+                self._close(connection)
+            finally:
+                connection.lock.release()
 
-    def _await(self, connection: Connection, fd: int, event: int) -> None:
-        """Have the connection served when the event has come."""
-        if fd != connection.fd:
-            self._pausing[fd] = connection
-        try:
-            self._epoll.modify(fd, event | select.EPOLLONESHOT)
-        except FileNotFoundError:
-            self._epoll.register(fd, event | select.EPOLLONESHOT)
+    def _work_on(self, connection: Connection) -> None:
+        steps = 0
+        while self._connections.get(connection.fd) is connection:  # it may have been closed while it was ready
+            if connection.state is PAUSE:
+                self._forget(connection)
+            awaited = connection.serve(self._delay.is_too_long())
+            if awaited is None:
+                self._close(connection)
+            elif awaited is not NOTHING:
+                self._await(connection, awaited)
+                return
+            elif connection.state is HEAD or (steps := steps + 1) > STEPS:
+                self._put_off(connection)
+                return
+            elif any(self._ready) and self._turns.is_mine():
+                self._ready[STAGE[connection.state]].append(connection)
+                return
+
+    def _put_off(self, connection: Connection) -> None:
+        """Have a connection that could go on for long do so after the others: one request is one turn."""
+        self._next.append(connection)
+        if not self._turns.is_mine():
+            self._poller.wake()
+
+    def _await(self, connection: Connection, awaited: Awaited) -> None:
+        """Have the connection served when something that it awaits has happened."""
+        for fd, events in awaited.items():
+            if fd != connection.fd:
+                self._pausing[fd] = connection
+            self._poller.arm(fd, events)
+        self._alarms.set(connection, connection.look_at(connection.wire.deadlines.heard))
+
+    def _forget(self, connection: Connection) -> None:
+        """Forget what a connection waited for: the descriptors may soon be another's."""
+        for fd in connection.pause.awaited or ():
+            if self._pausing.get(fd) is connection:
+                self._pausing.pop(fd, None)
+
+    def _notify(self, connection: Connection) -> None:
+        """Have a connection served though nothing that it awaits has happened; any thread may call it."""
+        self._ready[STAGE[connection.state]].append(connection)
+        self._poller.wake()
+
+    # Who connects, and who goes
 
     def _accept(self) -> None:
         with self._accepting:
@@ -182,8 +177,10 @@ class Listener:
                 self._listen()
 
     def _listen(self) -> None:
-        if len(self._connections) < self._limit:  # else `tidy` tries again
-            self._epoll.modify(self._fd, READ_ONCE)
+        if (
+            not self._is_over and self._fd >= 0 and len(self._connections) < self._limit
+        ):  # else the next tick tries again
+            self._poller.arm(self._fd, select.POLLIN)
 
     def _take_one(self) -> bool | None:
         """Accept a connection; return False where none came about, None where there are no descriptors for one."""
@@ -192,16 +189,16 @@ class Listener:
         except OSError as error:  # mostly, another process was faster, or the client has left
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 return False
-            log.warning("out of file descriptors: connections wait")  # `tidy` tries again; at once would spin
+            log.warning("out of file descriptors: connections wait")  # the next tick tries again; at once would spin
             return None
         try:
-            waited = _seconds_since_data(sock)
-            if waited > self._queue_timeout:
-                self._waited = waited
-            connection = Connection(sock, address, self._application, self._keep_alive)
+            self._delay.note(seconds_since_data(sock))
+            connection = Connection(
+                sock, address, self._application, keep_alive=self._keep_alive, room=self._room, notify=self._notify
+            )
             self._connections[connection.fd] = connection
-            self._epoll.register(connection.fd, READ_ONCE)
-        except OSError:
+            self._await(connection, {connection.fd: select.POLLIN})
+        except Exception:  # whatever it is, it must not keep the other events from being attended to
             log.exception("a connection could not be taken")
             self._connections.pop(sock.fileno(), None)
             sock.close()
@@ -210,26 +207,72 @@ class Listener:
 
     def _close(self, connection: Connection) -> None:
         if self._connections.pop(connection.fd, None):  # before the number can be another's
-            connection.close()
+            self._forget(connection)
+            self._alarms.clear(connection)
+            try:
+                connection.close()
+            except Exception:
+                log.exception("the app failed to clean up")
 
-    def tidy(self) -> None:
-        """Close the connections whose client has had its time; to be called about once a second."""
+    # The thread that looks after what does not happen
+
+    def _tick(self) -> None:
+        """Send the probe, end pauses and connections whose time is over; refuse what comes if no thread does."""
+        time.sleep(TICK_SECONDS)
+        if self._delay.send():
+            self._poller.wake()
+        else:
+            # Its holder has not come for the probe of the last tick.
+            self._watchdog.report(self._turns.revoke())
         now = time.monotonic()
-        for connection in list(self._connections.values()):
-            if connection.lock.acquire(blocking=False):  # else it is being served
-                try:
-                    if connection.is_due(now):
-                        self._close(connection)
-                finally:
-                    connection.lock.release()
+        for connection in list(self._connections.values()) if is_draining() else self._alarms.take(now):
+            self._look_after(connection, now)
+        self._refuse(time.monotonic() + TICK_SECONDS)
         with self._accepting:
             if not is_draining():
                 self._listen()
 
+    def _look_after(self, connection: Connection, now: float) -> None:
+        if not connection.lock.acquire(blocking=False):  # it is being served
+            self._alarms.set(connection, now + TICK_SECONDS)
+            return
+        try:
+            if self._connections.get(connection.fd) is not connection:
+                return
+            if connection.is_expired(now):
+                self._close(connection)
+                return
+            if connection.state is PAUSE and connection.pause.resume_at <= now:
+                connection.is_ready = True
+            elif connection.state is PAUSE and connection.pause.is_to_be_watched(now):
+                connection.pause.is_watched = True
+                self._poller.arm(connection.fd, LEFT)
+            self._alarms.set(connection, max(connection.look_at(now), now))
+        finally:
+            connection.lock.release()
+        if connection.is_ready:
+            self._notify(connection)
+
+    def _refuse(self, until: float) -> None:
+        """Serve what has come, as overload, as long as no other thread does; the probe is left to the others."""
+        took_probe = False
+        try:
+            while self._delay.is_too_long() and time.monotonic() < until:
+                if not any(self._ready):
+                    took_probe |= self._gather(0)
+                if not (connection := next(filter(None, map(_first, self._ready)), None)):
+                    break
+                self._attend(connection)
+        finally:
+            if took_probe:
+                self._poller.wake()
+
+    # The end
+
     def close(self) -> None:
         """Accept who has already connected, and no one after; to be called once the drain has begun."""
         with self._accepting:
-            self._epoll.unregister(self._fd)
+            self._poller.disarm(self._fd)
             self._fd = -1  # the number is soon another's
             for _ in range(BACKLOG):  # under load, others connect meanwhile
                 if not self._take_one():
@@ -237,26 +280,21 @@ class Listener:
             self._socket.close()
 
     def is_busy(self) -> bool:
-        """Tell whether there are connections."""
+        """Return whether there are connections."""
         return bool(self._connections)
 
-    def cut(self) -> None:
-        """Have the connections that are left reset when the process ends: none shall look complete."""
+    def reset_remaining(self) -> None:
+        """End the threads, and have what is left reset when the process ends: nothing shall look complete."""
+        with self._accepting:
+            self._is_over = True
+        self._poller.wake()
         for connection in list(self._connections.values()):
             with suppress(OSError):  # closed just now
                 connection.reset_at_close()
 
 
-def _first(due: deque[Connection]) -> Connection | None:
+def _first(ready: deque[Connection]) -> Connection | None:
     try:
-        return due.popleft() if due else None
+        return ready.popleft() if ready else None
     except IndexError:  # another thread has taken it
         return None
-
-
-def _seconds_since_data(sock: socket.socket) -> float:
-    """Return how long ago the client last sent something, or connected: tcpi_last_data_recv of Linux's tcp_info."""
-    if sock.family == socket.AF_UNIX:
-        return 0.0
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
-    return int.from_bytes(info[52:56], sys.byteorder) / 1000

@@ -1,55 +1,57 @@
-"""Responses as the bundled server sends them: the fields in the application's order and spelling.
-
-waitress's own sorts and re-capitalises them, adds Via, and closes the connection after every chunked response.
-"""
+"""Responses as the bundled server sends them: the fields in the application's order and spelling."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from email.utils import formatdate
 from typing import Any
-
-from waitress.utilities import build_http_date
 
 from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, Fields
+from gateway.server.body import Body
 from gateway.server.request import Request
+from gateway.server.wire import Wire
 
 Application = Callable[..., Iterable[bytes]]
 
 # PEP 3333 forbids these to an application: framing and connection are the server's own.
 _SERVERS_OWN = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
 _NOTED = _SERVERS_OWN | {"content-length", "date"}
+_SWITCHING = frozenset(("connection", "upgrade"))  # an app that switches protocols says to which
 
 _date = (0, "")
 
 
 class Response:
-    """The response to one request. `send` takes all it is given, and `flush` has it sent at once."""
+    """The response to one request, whose body is `body`. `notify` is called when it is to be cut off."""
 
-    def __init__(self, request: Request, send: Callable[[bytes], None], flush: Callable[[], object]) -> None:
-        self.closes = request.connection_close
+    def __init__(self, request: Request, body: Body, wire: Wire, notify: Callable[[], None]) -> None:
+        self.cut_code = ""  # why it must not go on, if so
+        self.closes = request.closes
         self.has_begun = False  # whether its head is given to send
         self.is_over = False
         self.is_framed = True  # whether its end shows otherwise than by the close
         self.request = request
-        self._send, self._flush = send, flush
+        self.body = body
+        self._wire = wire
+        self._notify = notify
         self._head: tuple[str, Fields] | None = None
         self._chunked = False
-        self._body: Iterable[bytes] = ()
+        self._content: Iterable[bytes] = ()
         self._parts: Iterator[bytes] = iter(())
-        self._is_whole = False  # whether the body is one part
+        self._is_whole = False  # whether the content is one part
         self._remaining: int | None = None  # bytes that Content-Length still promises
 
     def start(self, application: Application, environ: Environ) -> None:
         """Have the application answer; what it raises, here and later, goes to the caller."""
-        self._body = application(environ, self._start)
-        self._is_whole = isinstance(self._body, (list, tuple)) and len(self._body) == 1
-        self._parts = iter(self._body)
+        content = self._content = application(environ, self._start)
+        self._is_whole = isinstance(content, (list, tuple)) and len(content) == 1
+        self._parts = iter(content)
 
-    def advance(self) -> None:
-        """Send the next part that the application has, or what ends the response."""
+    def advance(self) -> bool:
+        """Send the next part that the application has, or what ends the response; return whether it had none yet."""
         part = next(self._parts, None)
         if part:
             self._write(part, len(part) if self._is_whole else None)
@@ -57,12 +59,13 @@ class Response:
             self._finish()
         elif self._head and not self.has_begun:
             self._write(b"")  # it pauses, and the client may wait for the fields
+        return part == b""
 
     def close(self) -> None:
         """Let the application clean up."""
-        body, self._body = self._body, ()
-        if hasattr(body, "close"):
-            body.close()
+        content, self._content = self._content, ()
+        if hasattr(content, "close"):
+            content.close()
 
     def refuse(self, problem: Problem) -> None:
         """Answer with a refusal of the server's own, and close."""
@@ -71,6 +74,18 @@ class Response:
         self._head = (status, [*fields, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
         self._write(body)
         self.is_over = True
+
+    def cut(self, code: str) -> None:
+        """Have the response end visibly, for a refusal's code. Any thread may call it, at any time."""
+        self.cut_code = code
+        self.body.is_cut = True
+        self._notify()
+
+    def interim(self, status: str, fields: Fields) -> None:
+        """Send an interim answer at once, to who understands them (RFC 9110 section 15.2)."""
+        if not (self.request.is_http_1_0 or self.has_begun):
+            self._wire.send(_joined([f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields)]))
+            self._wire.flush()
 
     def _start(self, status: str, fields: Fields, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333's start_response."""
@@ -84,7 +99,7 @@ class Response:
     def _write_at_once(self, data: bytes) -> None:
         """PEP 3333's write."""
         self._write(data)
-        self._flush()
+        self._wire.flush()
 
     def _write(self, data: bytes, length: int | None = None) -> None:
         """Send a part of the body, the first one together with the head; `length` is the whole's, if known."""
@@ -95,13 +110,13 @@ class Response:
             data = data[: self._remaining]
             self._remaining -= len(data)
         self.has_begun = True
-        self._send(head + data)
+        self._wire.send(head + data)
 
     def _finish(self) -> None:
         if not self.has_begun:
             self._write(b"", 0)
         if self._chunked:
-            self._send(b"0\r\n\r\n")
+            self._wire.send(b"0\r\n\r\n")
         elif self._remaining:
             self.closes = True  # fewer bytes than promised: closing is what tells the client
         self.is_over = True
@@ -110,30 +125,40 @@ class Response:
         if self._head is None:
             raise AssertionError("start_response was not called")
         status, fields = self._head
-        # The server's own version, whatever the request's (RFC 9110 section 6.2).
-        lines = ["HTTP/1.1 " + status]
-        noted: dict[str, str] = {}
-        for name, value in fields:
-            lines.append(name + ": " + value)
-            if (key := name.lower()) in _NOTED:
-                noted[key] = value
+        lines, noted = _field_lines(status, fields)
         if not _SERVERS_OWN.isdisjoint(noted):
-            raise AssertionError("a field of the connection is not the application's to set")
+            self._check_switch(status, noted)
         if "date" not in noted:
             lines.append("Date: " + _http_date())
         if status.startswith(("1", "204")):
             lines = [line for line in lines if not line.lower().startswith("content-length:")]
             self._remaining = 0
+            if status.startswith("1"):
+                self._switch(status)
+                return _joined(lines)
         elif status.startswith("304") or self.request.is_head:
             self._remaining = 0
         else:
             lines += self._frame(noted.get("content-length"), length)
-        if self.closes or is_draining():
+        if self.closes or is_draining() or not self.body.can_be_skipped():
             self.closes = True
             lines.append("Connection: close")
         elif self.request.is_http_1_0:
             lines.append("Connection: keep-alive")
         return _joined(lines)
+
+    def _check_switch(self, status: str, noted: dict[str, str]) -> None:
+        if not status.startswith("101") or _SERVERS_OWN.intersection(noted) - _SWITCHING:
+            raise AssertionError("a field of the connection is not the application's to set")
+
+    def _switch(self, status: str) -> None:
+        """Give the connection to another protocol: nothing is framed any more, and its end is the connection's."""
+        if not status.startswith("101") or self.request.is_http_1_0:
+            raise AssertionError("an interim status is no answer")
+        self.body.become_raw()
+        self._remaining = None
+        self.closes, self.is_framed = True, False
+        self._wire.keep_probing()
 
     def _frame(self, promised: str | None, length: int | None) -> list[str]:
         """Delimit the body: by what the application promised, by what is known, else in chunks; return what says so."""
@@ -151,6 +176,18 @@ class Response:
         return []
 
 
+def _field_lines(status: str, fields: Fields) -> tuple[list[str], dict[str, str]]:
+    """Return the lines, and of the fields that the server has to know the values by name in lower case."""
+    # The server's own version, whatever the request's (RFC 9110 section 6.2).
+    lines = ["HTTP/1.1 " + status]
+    noted: dict[str, str] = {}
+    for name, value in fields:
+        lines.append(name + ": " + value)
+        if (key := name.lower()) in _NOTED:
+            noted[key] = value
+    return lines, noted
+
+
 def _joined(lines: list[str]) -> bytes:
     head = "\r\n".join(lines)
     ends = len(lines) - 1
@@ -163,5 +200,5 @@ def _http_date() -> str:
     global _date  # noqa: PLW0603 - made once a second, not once a response
     now = int(time.time())
     if _date[0] != now:
-        _date = (now, build_http_date(now))
+        _date = (now, formatdate(now, usegmt=True))
     return _date[1]

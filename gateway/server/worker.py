@@ -77,11 +77,10 @@ class Worker:
         began = time.monotonic()
         while listener.is_busy() and time.monotonic() - began < self._drain_seconds:
             self._watch(listener, 0.1)
-        listener.cut()
+        listener.reset_remaining()
 
     def _watch(self, listener: Listener, seconds: float) -> None:
         beat(self._pulse)
-        listener.tidy()
         if self._poller.poll(seconds * 1000):
             os.read(self._woken, 4096)
 

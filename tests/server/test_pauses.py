@@ -7,28 +7,19 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
-from recorder import Client, request, until
+from recorder import Client, exchange, request, served, until
 
 from gateway.http.blocking import about_to_wait
 from gateway.http.wsgi import context
 from gateway.server import listener as module
-from gateway.server.lead import Lead
-from gateway.server.listener import Listener
+from gateway.server.turns import Turns
 
 PATIENCE = 60.0  # seconds, more than a test has
 App = Callable[..., Iterable[bytes]]
-
-
-@contextmanager
-def listening(app: App, threads: int, queue_timeout: float = PATIENCE) -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        sock.setblocking(False)
-        Listener(app, sock, threads=threads, connections=1000, queue_timeout=queue_timeout)
-        yield sock.getsockname()[1]
 
 
 @pytest.fixture
@@ -61,7 +52,7 @@ def until_readable(descriptor: int, seconds: float = PATIENCE) -> App:
 
 
 def test_a_response_that_pauses_holds_no_thread(pipe: tuple[int, int]) -> None:
-    with listening(until_readable(pipe[0]), threads=1) as port, ExitStack() as stack:
+    with served(until_readable(pipe[0]), threads=1) as port, ExitStack() as stack:
         waits = stack.enter_context(Client(port, request("GET /")))
         waits.read_until(b"text/plain")  # the head is sent, though it has nothing more to say
         with Client(port, request("GET /now")) as other:
@@ -77,7 +68,7 @@ def test_who_wants_to_pause_and_ends_holds_up_no_later_request(pipe: tuple[int, 
         pause(environ, pipe[0], PATIENCE)
 
     requests = request("GET /", ("Connection", "keep-alive")) + request("GET /")
-    with listening(app, threads=1) as port, Client(port, requests) as client:
+    with served(app, threads=1) as port, Client(port, requests) as client:
         assert client.read_all().count(b"done") == 2
 
 
@@ -101,7 +92,7 @@ def test_those_who_come_together_go_through_their_stages_together() -> None:
         yield b"late" if context(environ).overloaded else b"done"
 
     keep = ("Connection", "keep-alive")
-    with listening(app, threads=1, queue_timeout=1) as port, ExitStack() as stack:
+    with served(app, threads=1, queue_timeout=1) as port, ExitStack() as stack:
         clients = [stack.enter_context(Client(port, request("GET /", keep))) for _ in range(4)]
         for client in clients:
             client.read_until(b"done")
@@ -123,8 +114,8 @@ def test_a_connection_that_cannot_be_taken_harms_no_other(
         monkeypatch.undo()
         raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr(module, "_seconds_since_data", fails)
-    with listening(until_readable(pipe[0]), threads=1) as port:
+    monkeypatch.setattr(module, "seconds_since_data", fails)
+    with served(until_readable(pipe[0]), threads=1) as port:
         with Client(port, request("GET /now")) as failed, suppress(ConnectionError):
             assert failed.read_all() == b""
         with Client(port, request("GET /now")) as other:
@@ -133,7 +124,7 @@ def test_a_connection_that_cannot_be_taken_harms_no_other(
 
 def test_a_pause_ends_when_its_time_is_over(pipe: tuple[int, int]) -> None:
     app = until_readable(pipe[0], seconds=0.01)
-    with listening(app, threads=1) as port, Client(port, request("GET /")) as client:
+    with served(app, threads=1) as port, Client(port, request("GET /")) as client:
         client.read_until(b"text/plain")
         threading.Timer(1.5, os.write, (pipe[1], b"!")).start()
         assert re.findall(rb"(\d+) times", client.read_all())[0] not in (b"0", b"1")
@@ -142,7 +133,7 @@ def test_a_pause_ends_when_its_time_is_over(pipe: tuple[int, int]) -> None:
 def test_requests_that_came_with_the_one_that_pauses_are_answered_after_it(pipe: tuple[int, int]) -> None:
     keep = ("Connection", "keep-alive")
     requests = request("GET /", keep) + request("GET /now", keep) + request("GET /now")
-    with listening(until_readable(pipe[0]), threads=1) as port, Client(port, requests) as client:
+    with served(until_readable(pipe[0]), threads=1) as port, Client(port, requests) as client:
         client.read_until(b"text/plain")
         os.write(pipe[1], b"!")
         assert re.findall(rb"(\d) times", client.read_all()) == [b"1", b"0", b"0"]
@@ -162,11 +153,11 @@ def blocking(released: threading.Event, *, tells: bool) -> App:
 
 @pytest.mark.parametrize("tells", [True, False])
 def test_while_one_thread_waits_another_works(tells: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it did not tell, it is noticed at the bell."""
+    """Where it did not tell, it is noticed by the probe."""
     if tells:
-        monkeypatch.setattr(module, "BELL_SECONDS", PATIENCE)
+        monkeypatch.setattr(module, "TICK_SECONDS", PATIENCE)
     released = threading.Event()
-    with listening(blocking(released, tells=tells), threads=3) as port, ExitStack() as stack:
+    with served(blocking(released, tells=tells), threads=3) as port, ExitStack() as stack:
         waiting = [stack.enter_context(Client(port, request("GET /wait"))) for _ in range(2)]
         with Client(port, request("GET /")) as other:
             assert other.read_all().endswith(b"done")
@@ -174,27 +165,48 @@ def test_while_one_thread_waits_another_works(tells: bool, monkeypatch: pytest.M
         assert all(client.read_all().endswith(b"done") for client in waiting)
 
 
-def test_the_lead_is_one_threads_and_only_its_own_to_give() -> None:
-    lead = Lead()
-    lead.take()
+@pytest.mark.parametrize("tells", [True, False])
+def test_who_waits_too_long_for_a_thread_counts_as_overload(tells: bool) -> None:
+    """Both of the threads there are wait; the timer's stands in, and has the rest answered."""
+    released = threading.Event()
+    blocks = blocking(released, tells=tells)
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if context(environ).overloaded:
+            start("503 Service Unavailable", [])
+            return [b"late"]
+        return blocks(environ, start)
+
+    with served(app, threads=2, queue_timeout=2) as port, ExitStack() as stack:
+        held = [stack.enter_context(Client(port, request("GET /wait"))) for _ in range(2)]
+        others = [stack.enter_context(Client(port, request("GET /"))) for _ in range(20)]
+        assert all(client.read_all().endswith(b"late") for client in others[1:])
+        released.set()
+        assert all(client.read_all().endswith(b"done") for client in held)
+        assert until(lambda: exchange(port, request("GET /")).endswith(b"done"))
+
+
+def test_the_turn_is_one_threads_and_only_its_own_to_release() -> None:
+    turns = Turns()
+    turns.acquire()
     taken = threading.Event()
 
     def follow() -> None:
-        lead.give()  # it has none
-        lead.take()
+        turns.release()  # it has none
+        turns.acquire()
         taken.set()
 
     thread = threading.Thread(target=follow)
     thread.start()
     assert not taken.wait(0.1)
-    lead.withdraw()
+    turns.revoke()
     assert until(taken.is_set)
     thread.join()
-    assert not lead.is_mine()
-    lead.give()  # it is the other's
-    lead.withdraw()
-    lead.take()
-    assert lead.is_mine()
+    assert not turns.is_mine()
+    turns.release()  # it is the other's
+    turns.revoke()
+    turns.acquire()
+    assert turns.is_mine()
 
 
 def test_whoever_waits_outside_the_server_has_nothing_to_give() -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
-from recorder import Client, request, until
+from recorder import Client, request, served, until
 
+from gateway.http.body import read_whole
 from gateway.server import connection as module
-from gateway.server.connection import GRACE, HEAD_TIMEOUT, LINGER_TIMEOUT, NOTHING, QUIET_TIMEOUT, RECEIVE, Connection
-from gateway.server.listener import Listener
+from gateway.server.connection import NOTHING, Connection
+from gateway.server.states import GRACE_SECONDS, HEAD, HEAD_SECONDS, LINGER_SECONDS, QUIET_SECONDS
 
 KEEP = ("Connection", "keep-alive")
 
@@ -24,6 +25,12 @@ def endless(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[byte
     start("200 OK", [])
     while True:
         yield bytes(65536)
+
+
+def reads(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+    body = yield from read_whole(environ, 1000)
+    start("200 OK", [])
+    yield b"%d bytes" % len(body)
 
 
 def exits(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
@@ -49,7 +56,7 @@ class Talk:
     def send(self, data: bytes) -> bool:
         """Send, and return whether the connection stays."""
         self.client.sendall(data)
-        assert until(lambda: self.connection._has(module.select.POLLIN))
+        assert until(self.connection.wire.has_come)
         return self.goes_on()
 
     def goes_on(self) -> bool:
@@ -58,31 +65,31 @@ class Talk:
             pass
         return awaited is not None
 
-    def is_due(self, seconds: float) -> bool:
-        """Tell whether the connection is due so long after it began."""
-        return self.connection.is_due(self.began + seconds)
+    def is_expired(self, seconds: float) -> bool:
+        """Return whether the client has had its time so long after it began."""
+        return self.connection.is_expired(self.began + seconds)
 
 
 def test_a_silent_client_has_the_time_for_a_head() -> None:
     with Talk() as talk:
-        assert not talk.is_due(HEAD_TIMEOUT - 5)
-        assert talk.is_due(HEAD_TIMEOUT + 5)
+        assert not talk.is_expired(HEAD_SECONDS - 5)
+        assert talk.is_expired(HEAD_SECONDS + 5)
 
 
 def test_a_head_that_trickles_has_no_more_time() -> None:
     with Talk() as talk:
         assert talk.send(request("GET /", KEEP) + b"GET")
-        assert not talk.is_due(HEAD_TIMEOUT - 5)
-        talk.connection._last_active += HEAD_TIMEOUT  # as if a byte had just come
-        assert talk.is_due(HEAD_TIMEOUT + 5)
+        assert not talk.is_expired(HEAD_SECONDS - 5)
+        talk.connection.wire.deadlines.heard += HEAD_SECONDS  # as if a byte had just come
+        assert talk.is_expired(HEAD_SECONDS + 5)
 
 
 @pytest.mark.parametrize("sent", [request("GET /", KEEP), request("POST /", ("Content-Length", "9")) + b"1234"])
 def test_a_pause_between_requests_or_within_a_body_ends(sent: bytes) -> None:
-    with Talk() as talk:
+    with Talk(reads) as talk:
         assert talk.send(sent)
-        assert not talk.is_due(QUIET_TIMEOUT - 5)
-        assert talk.is_due(QUIET_TIMEOUT + 5)
+        assert not talk.is_expired(QUIET_SECONDS - 5)
+        assert talk.is_expired(QUIET_SECONDS + 5)
 
 
 def test_who_sends_on_after_the_end_is_listened_to_for_a_while() -> None:
@@ -91,38 +98,38 @@ def test_who_sends_on_after_the_end_is_listened_to_for_a_while() -> None:
         assert talk.client.recv(1000).endswith(b"\r\n\r\nhello")
         assert talk.client.recv(1) == b""
         assert talk.send(b"and more")
-        assert not talk.is_due(LINGER_TIMEOUT - 5)
-        assert talk.is_due(LINGER_TIMEOUT + 5)
+        assert not talk.is_expired(LINGER_SECONDS - 5)
+        assert talk.is_expired(LINGER_SECONDS + 5)
 
 
 def test_what_found_no_free_thread_is_not_the_clients_delay() -> None:
     with Talk() as talk:
         talk.client.sendall(b"GET")
-        assert until(lambda: not talk.is_due(HEAD_TIMEOUT + 5))
+        assert until(lambda: not talk.is_expired(HEAD_SECONDS + 5))
 
 
 def test_a_drain_closes_what_has_no_head_and_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "is_draining", lambda: True)
-    with Talk() as idle, Talk() as uploading:
+    with Talk() as idle, Talk(reads) as uploading:
         uploading.send(request("POST /", ("Content-Length", "9")))
-        assert not idle.is_due(GRACE / 2)
-        assert idle.is_due(GRACE + 5)
-        assert not uploading.is_due(GRACE + 5)
+        assert not idle.is_expired(GRACE_SECONDS / 2)
+        assert idle.is_expired(GRACE_SECONDS + 5)
+        assert not uploading.is_expired(GRACE_SECONDS + 5)
 
 
 def test_a_drain_does_not_close_on_a_request_that_waits_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     with Talk() as talk:
         talk.client.sendall(2 * request("GET /", KEEP))
-        assert until(lambda: talk.connection.serve() is NOTHING and talk.connection.stage == RECEIVE)
+        assert until(lambda: talk.connection.serve() is NOTHING and talk.connection.state is HEAD)
         monkeypatch.setattr(module, "is_draining", lambda: True)
-        assert not talk.is_due(GRACE + 5)
+        assert not talk.is_expired(GRACE_SECONDS + 5)
 
 
 def test_a_reader_that_stops_holds_no_thread_and_is_given_up() -> None:
     with Talk(endless) as talk:
         assert talk.send(request("GET /"))
-        assert not talk.is_due(QUIET_TIMEOUT - 5)
-        assert talk.is_due(QUIET_TIMEOUT + 5)
+        assert not talk.is_expired(QUIET_SECONDS - 5)
+        assert talk.is_expired(QUIET_SECONDS + 5)
 
 
 def test_a_reader_that_goes_on_has_all_of_it_and_in_order() -> None:
@@ -193,18 +200,15 @@ def test_even_an_app_that_exits_leaves_an_answer() -> None:
 
 
 def test_beyond_the_limit_connections_wait_for_others_to_end() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        sock.setblocking(False)
-        listener = Listener(hello, sock, threads=2, connections=1, queue_timeout=5)
-        port = sock.getsockname()[1]
-        with Client(port, request("GET /", KEEP)) as first, Client(port, request("GET /")) as second:
-            first.read_until(b"hello")
-            listener.tidy()
-            second.sock.settimeout(0.2)
-            with pytest.raises(TimeoutError):
-                second.sock.recv(1)
-            first.sock.close()
-            second.sock.settimeout(10)
-            assert until(lambda: not listener.is_busy())
-            listener.tidy()
-            assert second.read_all().endswith(b"hello")
+    with (
+        served(hello, threads=2, connections=1) as port,
+        Client(port, request("GET /", KEEP)) as first,
+        Client(port, request("GET /")) as second,
+    ):
+        first.read_until(b"hello")
+        second.sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            second.sock.recv(1)
+        first.sock.close()
+        second.sock.settimeout(10)
+        assert second.read_all().endswith(b"hello")

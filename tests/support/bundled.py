@@ -96,21 +96,33 @@ def app(environ: Environ, start: Start) -> Iterable[bytes]:
     return page(environ, start)
 
 
-def refuses(environ: Environ) -> bool:
-    if environ["PATH_INFO"] == "/refusal-fails":
-        raise RuntimeError
-    return bool(environ["PATH_INFO"] == "/refused")
+def echo(environ: Environ, start: Start) -> Iterator[bytes]:
+    """Restate the request: its environ, and its body's length and digest. While the body does not come, it pauses."""
+    from gateway.http.body import await_body, take_body
 
-
-def echo(environ: Environ, start: Start) -> list[bytes]:
-    """Restate the request: its environ, and its body's length and digest."""
     digest, size = hashlib.sha256(), 0
-    while data := environ["wsgi.input"].read(65536):
-        digest.update(data)
-        size += len(data)
+    while (data := take_body(environ, 65536)) != b"":
+        if data is None:
+            await_body(environ)
+            yield b""
+        else:
+            digest.update(data)
+            size += len(data)
+    yield from restate(environ, start, size, digest.hexdigest())
+
+
+def blocking(environ: Environ, start: Start) -> list[bytes]:
+    """Restate the request as `echo` does, as an app that knows nothing of this server would."""
+    body = b"".join(
+        [environ["wsgi.input"].readline(), *environ["wsgi.input"].readlines(10), environ["wsgi.input"].read()]
+    )
+    return restate(environ, start, len(body), hashlib.sha256(body).hexdigest())
+
+
+def restate(environ: Environ, start: Start, size: int, digest: str) -> list[bytes]:
     told = {name: value for name, value in environ.items() if isinstance(value, (str, int))}
-    body = json.dumps({**told, "size": size, "sha256": digest.hexdigest()}).encode()
-    start("200 OK", [("Content-Type", "application/json")])
+    body = json.dumps({**told, "size": size, "sha256": digest}).encode()
+    start("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 
 
@@ -210,6 +222,7 @@ PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     page.__name__: page
     for page in (
         pid,
+        blocking,
         wait,
         stream,
         early,
@@ -243,7 +256,6 @@ def main() -> None:
         def with_settings(environ: Environ, start: Start) -> Iterable[bytes]:
             return app({**environ, "loaded": loaded}, start)
 
-        with_settings.refuses = refuses  # type: ignore[attr-defined]
         return with_settings
 
     with listening(options.pop("host"), options.pop("port")) as sock:

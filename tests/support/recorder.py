@@ -1,4 +1,4 @@
-"""A recording upstream on a raw socket, a raw client, and a waitress server in a thread.
+"""A recording upstream on a raw socket, a raw client, and the bundled server in this process.
 
 with Recorder(ok(b"hello")) as upstream:             # the same answer to every request
 with Recorder([ok(b"1"), ok(b"2")]) as upstream:     # one answer each, the last one repeats
@@ -14,7 +14,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -298,30 +298,16 @@ def request(line: str = "GET /", *fields: tuple[str, str], body: bytes = b"") ->
 
 
 @contextmanager
-def served(app: Callable[..., object], **settings: object) -> Iterator[int]:
-    """Serve a WSGI app with waitress in a thread; the value is its port."""
-    import waitress
+def served(
+    app: Callable[..., Iterable[bytes]], *, threads: int = 4, connections: int = 1000, queue_timeout: float = 60.0
+) -> Iterator[int]:
+    """Serve a WSGI app with the bundled server's threads in this process; the value is its port."""
+    from gateway.server.listener import Listener
 
-    from gateway.http.wsgi import context
-
-    def asking_after_clients(environ: dict[str, object], start_response: object) -> object:
-        context(environ).client_left = environ["waitress.client_disconnected"]  # type: ignore[assignment]
-        return app(environ, start_response)
-
-    server = waitress.create_server(
-        asking_after_clients,
-        listen="127.0.0.1:0",
-        threads=4,
-        channel_request_lookahead=1,
-        clear_untrusted_proxy_headers=False,
-        **settings,
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        yield server.effective_port
-    finally:
-        server.task_dispatcher.shutdown()
-        with suppress(OSError):  # its thread may have ended by itself
-            server.trigger.pull_trigger(lambda: waitress.wasyncore.close_all(server._map))  # in its own thread
-        thread.join(PATIENCE)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.setblocking(False)
+        listener = Listener(app, sock, threads=threads, connections=connections, queue_timeout=queue_timeout)
+        try:
+            yield sock.getsockname()[1]
+        finally:
+            listener.reset_remaining()

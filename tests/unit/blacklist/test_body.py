@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from helpers import finish
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 def members(body: bytes | str, media_type: str = JSON, **environ: Any) -> Any:
     data = body.encode() if isinstance(body, str) else body
     whole = {"CONTENT_LENGTH": str(len(data)), "CONTENT_TYPE": media_type, "wsgi.input": io.BytesIO(data), **environ}
-    return body_members({key: value for key, value in whole.items() if value is not None})
+    return finish(body_members({key: value for key, value in whole.items() if value is not None}))
 
 
 def refusal(function: Any, *arguments: Any, **options: Any) -> str:

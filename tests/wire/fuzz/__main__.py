@@ -5,7 +5,7 @@ from pathlib import Path
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).parents[3]))
+sys.path[:0] = [str(Path(__file__).parents[3]), str(Path(__file__).parents[2] / "support")]
 with atheris.instrument_imports(include=["gateway"]):
     from targets import TARGETS
 

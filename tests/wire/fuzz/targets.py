@@ -12,6 +12,8 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
+from helpers import finish
+
 from gateway.auth.bearer import bearer_token
 from gateway.auth.keys import build_keys
 from gateway.auth.tokens import Issuer, Verifier
@@ -24,6 +26,7 @@ from gateway.http.problems import Problem
 from gateway.http.target import request_target
 from gateway.proxy.answer import final_head, parse
 from gateway.proxy.fields import RequestFields, is_token, response_fields
+from gateway.server.head import HeadReader, Room
 from gateway.server.request import Request, base_environ
 
 ISSUER, SECRET = "https://www.discogs.com/", "discogs"
@@ -61,7 +64,7 @@ def body(data: bytes) -> str:
         "wsgi.input": BytesIO(content),
     }
     try:
-        members = body_members(environ)
+        members = finish(body_members(environ))
         target = read_target(members, ("jti", "sub", "sid"))
     except Problem as problem:
         return problem.code
@@ -81,28 +84,35 @@ def head(data: bytes) -> str:
 
 def _received(data: bytes, size: int) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
-    request = Request()
+    reader, request, content = HeadReader(Room()), None, b""
     for start in range(0, len(data), size or 1):
         part = data[start : start + size]
         while part:
-            consumed = request.received(part)
-            assert consumed > 0, "a connection would turn for ever"
-            part = part[consumed:]
-            if request.completed:
-                found.append(_outcome(request))
-                if request.connection_close:
+            try:
+                if request is None:
+                    head, used = reader.feed(part)
+                    request = None if head is None else Request.read(head)
+                    content = b""
+                else:
+                    assert request.framing is not None
+                    more, used = request.framing.feed(part, 65536)
+                    content += more
+            except Problem:
+                return [*found, ("refused",)]
+            assert used > 0, "a connection would turn for ever"
+            part = part[used:]
+            if request is not None and (request.problem or request.framing is None or request.framing.ended):
+                found.append(_outcome(request, content))
+                if request.closes:
                     return found
-                request.close()
-                request = Request()
-    request.close()
+                request = None
     return found
 
 
-def _outcome(request: Request) -> tuple[Any, ...]:
+def _outcome(request: Request, content: bytes) -> tuple[Any, ...]:
     if request.problem:
         return ("refused",)
     environ = request.environ(CONNECTION)
-    content = environ["wsgi.input"].read()
     with suppress(Problem):
         target = request_target(environ)
         fields = FIELDS(environ)

@@ -1,0 +1,151 @@
+"""How a body is delimited (RFC 9112 section 6): by its length, by chunks, or not at all after an upgrade.
+
+Each framing takes bytes as they come, at a cost that is linear in them, and keeps none but of a line that is not whole.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from gateway.http.grammar import CONTROLS, TOKEN_CHARS
+from gateway.http.problems import Problem
+from gateway.server.head import read_field
+
+MAX_LINE = 16_384  # bytes of a chunk's size and extensions, or of a trailer
+MAX_TRAILERS = 65_536  # bytes of all of them
+
+# RFC 9112 sections 7.1 and 7.1.1. Possessive, so that no line takes more than one look at each byte.
+_EXTENSION = rf'[ \t]*+;[ \t]*+[{TOKEN_CHARS}]++(?:[ \t]*+=[ \t]*+(?:[{TOKEN_CHARS}]++|"(?:[^"\\]|\\.)*+"))?+'
+_SIZE = re.compile(rf"([0-9A-Fa-f]{{1,15}})(?:{_EXTENSION})*+".encode())
+
+_SIZE_LINE, _DATA, _END_OF_DATA, _TRAILER = range(4)
+
+
+class Framing(Protocol):
+    """What tells where a body ends."""
+
+    ended: bool
+
+    def wanted(self, limit: int) -> int:
+        """Return how many bytes to receive, so that none beyond the body is taken where that can be known."""
+
+    def feed(self, data: bytes, limit: int) -> tuple[bytes, int]:
+        """Return at most `limit` bytes of the body, and how many of `data` they, and what is around them, took."""
+
+    def is_short(self, limit: int) -> bool:
+        """Return whether what is still to come is known to be at most `limit` bytes."""
+
+
+class Length:
+    """A body of so many bytes."""
+
+    __slots__ = ("_left", "ended")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.ended = not length
+
+    def wanted(self, limit: int) -> int:
+        """Return how many bytes to receive."""
+        return min(self._left, limit)
+
+    def feed(self, data: bytes, limit: int) -> tuple[bytes, int]:
+        """Return the next bytes of the body, and how many they are."""
+        part = data[: min(self._left, limit)]
+        self._left -= len(part)
+        self.ended = not self._left
+        return part, len(part)
+
+    def is_short(self, limit: int) -> bool:
+        """Return whether at most `limit` bytes are left."""
+        return self._left <= limit
+
+
+class Chunks:
+    """A body in chunks (RFC 9112 section 7.1). Extensions and trailers are read strictly, and dropped."""
+
+    __slots__ = ("_left", "_line", "_next", "_trailers", "ended")
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._next = _SIZE_LINE
+        self._left = 0  # bytes of the chunk that are still to come
+        self._line = bytearray()  # a line that is not whole yet
+        self._trailers = 0  # bytes of them
+
+    def wanted(self, limit: int) -> int:
+        """Return how many bytes to receive: what frames the data comes with it."""
+        return limit
+
+    def feed(self, data: bytes, limit: int) -> tuple[bytes, int]:
+        """Return the next bytes of the body, and how many of `data` were used. Raises `Problem` invalid-request."""
+        parts, at = [], 0
+        while at < len(data) and limit and not self.ended:
+            if self._next == _DATA:
+                part = data[at : at + min(self._left, limit)]
+                parts.append(part)
+                at += len(part)
+                limit -= len(part)
+                self._left -= len(part)
+                if not self._left:
+                    self._next = _END_OF_DATA
+            else:
+                end = data.find(b"\n", at) + 1
+                self._line += data[at : end or len(data)]
+                at = end or len(data)
+                if len(self._line) > MAX_LINE:
+                    raise Problem("invalid-request")
+                if end:
+                    line = bytes(self._line)
+                    self._line.clear()
+                    self._take_line(line)
+        return b"".join(parts), at
+
+    def is_short(self, limit: int) -> bool:
+        """Return that nobody knows."""
+        return self.ended
+
+    def _take_line(self, line: bytes) -> None:
+        content = line[:-2]
+        if not line.endswith(b"\r\n") or len(content.translate(None, CONTROLS)) != len(content):
+            raise Problem("invalid-request")
+        if self._next == _SIZE_LINE:
+            size = _SIZE.fullmatch(content)
+            if not size:
+                raise Problem("invalid-request")
+            self._left = int(size[1], 16)
+            self._next = _DATA if self._left else _TRAILER
+        elif self._next == _END_OF_DATA:
+            if content:
+                raise Problem("invalid-request")
+            self._next = _SIZE_LINE
+        elif content:
+            self._trailers += len(line)
+            if self._trailers > MAX_TRAILERS:
+                raise Problem("fields-too-large")
+            read_field(content.decode("latin-1"))
+        else:
+            self.ended = True
+
+
+class Raw:
+    """What a client sends after an upgrade: it ends where the client ends it."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def wanted(self, limit: int) -> int:
+        """Return how many bytes to receive."""
+        return limit
+
+    def feed(self, data: bytes, limit: int) -> tuple[bytes, int]:
+        """Return the next bytes, and how many they are."""
+        part = data[:limit]
+        return part, len(part)
+
+    def is_short(self, limit: int) -> bool:
+        """Return that nobody knows."""
+        return self.ended

@@ -1,0 +1,41 @@
+"""How long a request waits for a thread, measured by a probe that waits among the requests."""
+
+from __future__ import annotations
+
+import time
+
+
+class QueueingDelay:
+    """The wait of the latest probe, or of a connection that came late to be accepted; more than `limit` is overload.
+
+    In seconds. A probe under way that is not taken counts with what it has waited.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._waited = 0.0
+        self._sent = 0.0  # when the probe was sent that is under way; 0: none is
+
+    def send(self) -> bool:
+        """Note that a probe begins to wait, unless one does; return whether it does."""
+        if self._sent:
+            return False
+        self._sent = time.monotonic()
+        return True
+
+    def take(self) -> None:
+        """Note that a thread has come for the probe."""
+        sent, self._sent = self._sent, 0.0
+        if sent:
+            self._waited = time.monotonic() - sent
+
+    def note(self, seconds: float) -> None:
+        """Note how long a connection has waited to be accepted, if that is too long."""
+        if seconds > self._limit:
+            self._waited = seconds
+
+    def is_too_long(self) -> bool:
+        """Return whether requests wait longer than they may."""
+        sent = self._sent  # once: a thread may come for it now
+        waits = time.monotonic() - sent if sent else 0.0
+        return max(self._waited, waits) > self._limit

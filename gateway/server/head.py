@@ -1,0 +1,183 @@
+"""Heads of requests as the bundled server reads them: strictly, byte-faithfully, at a cost linear in their bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from threading import Lock
+from urllib.parse import unquote_to_bytes
+
+from gateway.http.cache import remembered
+from gateway.http.grammar import CONTROLS, TOKEN_CHARS, environ_key
+from gateway.http.problems import Problem
+
+MAX_HEAD = 262_144  # bytes; a token far too long is still refused as a token
+MAX_FIELDS = 1000
+# Bytes of a head that every connection may have that is not whole, and all of a process's together beyond these:
+# 10,000 connections of endless heads hold at most 160 + 64 MiB.
+OWN_BYTES, COMMON_BYTES = 16_384, 67_108_864
+
+# Of what is white before a head, empty lines alone are ignored (RFC 9112 section 2.2); the last may be half there.
+_BEGINNING = re.compile(rb"((?:\r\n)*+)(?:\r?\Z|\S)")
+_REQUEST_LINE = re.compile(rf"([{TOKEN_CHARS}]+) ([^ ]+) HTTP/1\.([01])")
+_END = b"\r\n\r\n"
+_FIELD_NAME = re.compile(rf"[{TOKEN_CHARS}]{{1,256}}")
+_HOST = re.compile(r"[^\s/?#@\\,<>\"]*")
+_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_ONCE = frozenset(("HTTP_HOST", "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"))
+
+
+class Room:
+    """What the long heads of a process that are not whole may take together, in bytes."""
+
+    def __init__(self, size: int = COMMON_BYTES) -> None:
+        self._left = size
+        self._lock = Lock()
+
+    def take(self, count: int) -> bool:
+        """Take so many bytes (negative: give them back); return whether there are that many."""
+        with self._lock:
+            fits = count <= self._left
+            self._left -= count if fits else 0
+        return fits
+
+
+class HeadReader:
+    """Puts one head after another together from what comes."""
+
+    __slots__ = ("_checked", "_common", "_room", "_text")
+
+    def __init__(self, room: Room) -> None:
+        self._text = bytearray()  # a head that is not whole yet
+        self._checked = 0  # up to where no bare CR or LF and no control stands
+        self._room = room
+        self._common = 0  # bytes taken of the room
+
+    def feed(self, data: bytes) -> tuple[bytes | None, int]:
+        """Return a head without its last line's end, None where it is not whole, and how many of `data` were used.
+
+        Raises `Problem` fields-too-large, invalid-request for what will never be a head, and overloaded where too many
+        clients keep heads half sent.
+        """
+        if len(self._text) > 1:
+            return self._go_on(data)
+        if self._text:  # it may be the first half of an empty line before the head
+            first = bytes(self._text)
+            self._text.clear()
+            head, used = self.feed(first + data)
+            return head, used - 1
+        start = 0
+        if data[:1].isspace():
+            beginning = _BEGINNING.match(data)
+            if not beginning:
+                raise Problem("invalid-request")
+            start = beginning.end(1)
+        end = data.find(_END, start)
+        if end >= 0 and end - start < MAX_HEAD:
+            return data[start:end], end + len(_END)
+        return self._go_on(data[start:], start)
+
+    def clear(self) -> None:
+        """Forget a head that is not whole."""
+        self._text = bytearray()
+        self._checked = 0
+        if self._common:
+            self._room.take(-self._common)
+            self._common = 0
+
+    def _go_on(self, data: bytes, skipped: int = 0) -> tuple[bytes | None, int]:
+        text, known = self._text, len(self._text)
+        text += data
+        end = text.find(_END, max(known - len(_END) + 1, 0))
+        if (len(text) if end < 0 else end) >= MAX_HEAD:
+            raise Problem("fields-too-large")
+        if end >= 0:
+            head = bytes(text[:end])
+            self.clear()
+            return head, skipped + end + len(_END) - known
+        self._check()
+        return None, skipped + len(data)
+
+    def _check(self) -> None:
+        # A CR may be the first half of a line's end.
+        new = bytes(self._text[self._checked :]).removesuffix(b"\r")
+        if _has_control(new):
+            raise Problem("invalid-request")  # a head of bare LFs would otherwise never end
+        self._checked += len(new)
+        more = len(self._text) - OWN_BYTES - self._common
+        if more > 0:
+            if not self._room.take(more):
+                raise Problem("overloaded")
+            self._common += more
+
+
+def read_head(head: bytes) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return what the request line and the fields say, by environ key. Raises `Problem`."""
+    line, _, fields = head.partition(b"\r\n")
+    return _read_line(line), _read_fields(fields)
+
+
+def _has_control(head: bytes) -> bool:
+    flat = head.replace(b"\r\n", b"")
+    return len(flat.translate(None, CONTROLS)) != len(flat)
+
+
+@remembered(1024, longest=256)
+def _read_line(line: bytes) -> dict[str, str]:
+    """Return what a request line says (RFC 9112 section 3)."""
+    start = _REQUEST_LINE.fullmatch(line.decode("latin-1"))
+    if not start or _has_control(line):
+        raise Problem("invalid-request")
+    method, target, minor = start.groups()
+    local = target if target[0] == "/" else _ABSOLUTE_FORM.sub("", target, count=1) or "/"
+    path, _, query = local.partition("?")
+    return {
+        "REQUEST_METHOD": method,
+        "REQUEST_URI": target,
+        "PATH_INFO": unquote_to_bytes(path.encode("latin-1")).decode("latin-1") if "%" in path else path,
+        "QUERY_STRING": query,
+        "SERVER_PROTOCOL": "HTTP/1." + minor,
+    }
+
+
+@remembered(1024, longest=2048)
+def _read_fields(block: bytes) -> dict[str, str]:
+    """Return the fields by environ key, repeats joined (RFC 9110 section 5.3)."""
+    if _has_control(block):
+        raise Problem("invalid-request")
+    lines = block.decode("latin-1").split("\r\n") if block else []
+    if len(lines) >= MAX_FIELDS:
+        raise Problem("fields-too-large")
+    fields: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
+    for line in lines:
+        key, value = read_field(line)
+        if key in fields:
+            if key in _ONCE:
+                raise Problem("invalid-request")
+            repeated.setdefault(key, [fields[key]]).append(value)
+        elif key:
+            fields[key] = value
+    for key, values in repeated.items():
+        # RFC 6265 section 5.4, RFC 9113 section 8.2.3: a cookie field's own delimiter is the semicolon.
+        fields[key] = ("; " if key == "HTTP_COOKIE" else ", ").join(values)
+    return fields
+
+
+@remembered(1024, longest=128)
+def read_field(line: str) -> tuple[str, str]:
+    """Return a field's key in the environ, "" for one to be ignored, and its value. Raises `Problem`."""
+    name, colon, value = line.partition(":")
+    key = _key_of(name)
+    value = value.strip(" \t")
+    if not colon or (key == "HTTP_HOST" and not _HOST.fullmatch(value)):
+        raise Problem("invalid-request")
+    return key, value
+
+
+@remembered(1024)
+def _key_of(name: str) -> str:
+    """Return a field's key in the environ, "" for a name with `_`: there `X_Name` would replace `X-Name`."""
+    if not _FIELD_NAME.fullmatch(name):
+        raise Problem("invalid-request")
+    return "" if "_" in name else environ_key(name)

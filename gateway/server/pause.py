@@ -1,0 +1,41 @@
+"""What a response waits for in a pause: `http.wsgi.Pause` as the server keeps it. See the README beside this file."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+WATCH_SECONDS = 1.0  # after which a pause ends when the client leaves: most end before, and watching costs a call
+
+
+class PauseNote:
+    """The latest pause of a connection's response."""
+
+    __slots__ = ("awaited", "body", "is_watched", "resume_at", "since")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Note that there is no pause."""
+        self.awaited: dict[int, int] | None = None  # events of select.poll by descriptor; None: no pause
+        self.body = False  # whether more of the request's body ends it
+        self.since = 0.0
+        self.resume_at = math.inf  # when it is over at the latest, in seconds of time.monotonic
+        self.is_watched = False  # whether it ends when the client leaves
+
+    def ask(self, seconds: float, descriptors: Mapping[int, int] | None = None, *, body: bool = False) -> None:
+        """Note what the response waits for: this is the context's `pause`."""
+        self.awaited = dict(descriptors or {})
+        self.body = body
+        self.since = time.monotonic()
+        self.resume_at = self.since + seconds
+
+    def is_to_be_watched(self, now: float) -> bool:
+        """Return whether it has lasted so long that the client's leaving is to end it."""
+        return now >= self.since + WATCH_SECONDS and not self.is_watched and not self.body
+
+    def next_look(self, now: float, usual: float) -> float:
+        """Return when something is to be done about it: to watch it, to end it, or after `usual` seconds."""
+        return min(self.resume_at, now + usual if self.is_watched or self.body else self.since + WATCH_SECONDS)

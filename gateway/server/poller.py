@@ -1,0 +1,124 @@
+"""Waiting for many descriptors at once, for several threads: epoll where there is one, else poll."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterable
+from threading import Lock
+from typing import Protocol
+
+EVENTS = 32  # taken at once
+
+
+class Poller(Protocol):
+    """Tells of each event once, to one thread. Events are of select.poll; any method may be called by any thread."""
+
+    wake_up: int  # what `wait` returns beside descriptors once `wake` was called
+
+    def arm(self, fd: int, events: int) -> None:
+        """Have the descriptor told of once when it is ready for any of the events. Raises OSError if it is closed."""
+
+    def disarm(self, fd: int) -> None:
+        """Forget a descriptor that is open; one that is closed is forgotten by itself."""
+
+    def wake(self) -> None:
+        """Have `wait` return."""
+
+    def wait(self, seconds: float | None) -> Iterable[int]:
+        """Return descriptors that are ready; wait for some at most so long, None: for ever."""
+
+
+def open_poller() -> Poller:
+    """Return the poller for this system."""
+    return EpollPoller() if hasattr(select, "epoll") else PollPoller()
+
+
+class EpollPoller:
+    """Linux's: a descriptor that is armed anew is waited for at once, also by who waits already."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._once = select.EPOLLONESHOT
+        self.wake_up, self._writer = _always_readable()
+        self._epoll.register(self.wake_up, 0)
+
+    def arm(self, fd: int, events: int) -> None:
+        """Have the descriptor told of once."""
+        try:
+            self._epoll.modify(fd, events | self._once)
+        except FileNotFoundError:
+            self._epoll.register(fd, events | self._once)
+
+    def disarm(self, fd: int) -> None:
+        """Forget a descriptor."""
+        self._epoll.unregister(fd)
+
+    def wake(self) -> None:
+        """Have `wait` return."""
+        self._epoll.modify(self.wake_up, select.POLLIN | self._once)
+
+    def wait(self, seconds: float | None) -> Iterable[int]:
+        """Return descriptors that are ready."""
+        return [fd for fd, _ in self._epoll.poll(seconds, EVENTS)]
+
+
+class PollPoller:
+    """Every other system's. Who waits begins anew when something is armed; each wait costs time for each descriptor."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._armed: dict[int, int] = {}
+        self._is_woken = self._is_interrupted = False
+        self.wake_up, self._writer = os.pipe()
+        for end in (self.wake_up, self._writer):
+            os.set_blocking(end, False)
+
+    def arm(self, fd: int, events: int) -> None:
+        """Have the descriptor told of once."""
+        with self._lock:
+            self._armed[fd] = events
+            self._interrupt()
+
+    def disarm(self, fd: int) -> None:
+        """Forget a descriptor."""
+        with self._lock:
+            self._armed.pop(fd, None)
+
+    def wake(self) -> None:
+        """Have `wait` return."""
+        with self._lock:
+            self._is_woken = True
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            os.write(self._writer, b".")
+
+    def wait(self, seconds: float | None) -> Iterable[int]:
+        """Return descriptors that are ready, maybe none."""
+        poll = select.poll()
+        with self._lock:
+            for fd, events in self._armed.items():
+                poll.register(fd, events)
+        poll.register(self.wake_up, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000)]
+        with self._lock:
+            found = [fd for fd in ready if fd != self.wake_up and self._armed.pop(fd, None) is not None]
+            if self.wake_up in ready and self._is_interrupted:
+                os.read(self.wake_up, 1)
+                self._is_interrupted = False
+            if self._is_woken:
+                found.append(self.wake_up)
+                self._is_woken = False
+        return found
+
+
+def _always_readable() -> tuple[int, int]:
+    """Return a descriptor that is ready to be read whenever it is armed, and one that has to be kept open for it."""
+    if hasattr(os, "eventfd"):
+        return os.eventfd(1, os.EFD_CLOEXEC), -1
+    reader, writer = os.pipe()
+    os.write(writer, b".")
+    return reader, writer

@@ -1,0 +1,121 @@
+"""A client's socket, with what has come and is not used yet, and what is to be sent. Nothing here waits."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import sys
+import time
+
+from gateway.http.body import ClientDisconnected
+from gateway.server.states import Deadlines
+
+RECEIVE_BYTES = 65536  # at a time: no more of what a client sends is ever held for one connection, but for a head
+
+
+class Wire:
+    """A client's end of a connection."""
+
+    __slots__ = ("_socket", "deadlines", "fd", "received", "unsent")
+
+    def __init__(self, sock: socket.socket, keep_alive: float) -> None:
+        sock.setblocking(False)
+        self.fd = sock.fileno()
+        self.received = b""  # what has come, and nobody has taken yet
+        self.unsent: bytes | memoryview = b""
+        self.deadlines = Deadlines(keep_alive, time.monotonic())
+        self._socket = sock
+
+    def receive(self, size: int = RECEIVE_BYTES) -> bool:
+        """Take what has come, once nothing is left of what came before; return whether there was something.
+
+        Raises ClientDisconnected where the client has ended its side, or left.
+        """
+        try:
+            data = self._socket.recv(size)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise ClientDisconnected from error
+        if not data:
+            raise ClientDisconnected
+        self.received = data
+        self.deadlines.heard = time.monotonic()
+        return True
+
+    def send(self, data: bytes) -> None:
+        """Take what is to be sent."""
+        self.unsent = bytes(self.unsent) + data if self.unsent else data
+
+    def flush(self) -> bool:
+        """Send what is unsent; return whether that is all. Raises ClientDisconnected."""
+        try:
+            sent = self._socket.send(self.unsent)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise ClientDisconnected from error
+        self.deadlines.heard = time.monotonic()
+        self.unsent = memoryview(self.unsent)[sent:] if sent < len(self.unsent) else b""
+        return not self.unsent
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until something comes, at most so long; return whether it did. The one that waits: for blocking apps."""
+        return self._has(select.POLLIN, seconds)
+
+    def has_come(self) -> bool:
+        """Return whether there is something to receive, the client's end included."""
+        return self._has(select.POLLIN)
+
+    def can_send(self) -> bool:
+        """Return whether the client takes more."""
+        return self._has(select.POLLOUT)
+
+    def has_left(self) -> bool:
+        """Return whether the client has closed the connection, or its side of it."""
+        if hasattr(select, "POLLRDHUP"):
+            return self._has(select.POLLRDHUP)
+        try:  # elsewhere its end shows only once all before it has been received
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def _has(self, event: int, seconds: float = 0.0) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, event)
+        return bool(poll.poll(seconds * 1000))
+
+    def end(self) -> None:
+        """Tell the client that nothing more comes. Raises OSError where it has left."""
+        self._socket.shutdown(socket.SHUT_WR)
+        self.received = b""
+
+    def keep_probing(self) -> None:
+        """Have the system find out whether a client that is silent for hours is still there."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def reset_at_close(self) -> None:
+        """Have the close show as a reset, not as an end; what is still on its way to the client is lost."""
+        self.unsent = b""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+def seconds_since_data(sock: socket.socket) -> float:
+    """Return how long ago the client last sent something, or connected; 0 where the system does not tell.
+
+    That is tcpi_last_data_recv of Linux's tcp_info: a connection may have waited long before it was accepted.
+    """
+    if not hasattr(socket, "TCP_INFO") or sys.platform == "darwin":
+        return 0.0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
+    except OSError:  # a Unix socket has none
+        return 0.0
+    return int.from_bytes(info[52:56], sys.byteorder) / 1000

@@ -8,8 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from gateway.blacklist.body import _read as read_body
 from gateway.http.answers import refuse, respond
+from gateway.http.body import read_whole
 from gateway.http.problems import Problem
 from gateway.http.target import collect
 from gateway.http.wsgi import Environ, StartResponse, context, start_lazily
@@ -67,7 +67,7 @@ class Resource:
                 raise Problem("method-not-allowed", fields=[("Allow", "POST")])
             if context(environ).overloaded:
                 raise Problem("overloaded")
-            answer = self._handle(environ, read_body(environ))
+            answer = self._handle(environ, (yield from read_whole(environ, LARGEST_BODY)))
         except Refusal as refusal:
             yield from self._refuse(refusal, environ, start_response)
         except Problem as problem:

@@ -89,8 +89,15 @@ def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer
         within=frozenset(signal.tenant),
         extra_events=frozenset(signal.extra_events),
         state=signal.state,
-        poll=Poll(signal.poll_url, _text(signal.poll_authorization)) if signal.poll_url else None,
+        poll=_poll(signal, settings),
+        has_own_keys=signal.has_keys,
     )
+
+
+def _poll(signal: SignalSettings, settings: Settings) -> Poll | None:
+    if signal.poll_url is None:
+        return None
+    return Poll(signal.poll_url, _text(signal.poll_authorization), signal.jwks_ca or settings.jwks_ca)
 
 
 def _text(secret: SecretStr | None) -> str:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import click
 
-from gateway.cli import check, entries, run, tokens, transfer
+from gateway.cli import check, entries, poll, run, tokens, transfer
 from gateway.cli.options import UNAVAILABLE, USAGE, faults
 from gateway.config.announce import misspelled
 from gateway.http.problems import Problem
@@ -29,6 +29,7 @@ for command in (
     run.demo,
     check.check_config,
     tokens.token,
+    poll.poll_events,
     entries.revoke,
     entries.restore,
     entries.status,

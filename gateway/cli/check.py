@@ -14,7 +14,7 @@ from gateway.auth.snapshot import fault_of
 from gateway.cli.options import with_settings
 from gateway.config.announce import in_force, warnings
 from gateway.config.settings import Settings, given_by
-from gateway.parties import build_issuers
+from gateway.parties import build_issuers, build_senders
 
 DEFAULT = "by default"
 
@@ -30,7 +30,9 @@ def check_config(settings: Settings) -> None:
             click.echo(f"GATEWAY_{name.upper()}={values[name]}")
     for warning in warnings(settings):
         click.echo(f"warning: {warning}", err=True)
-    faults = [fault for issuer in build_issuers(settings) for fault in _ask(issuer)]
+    issuers = build_issuers(settings)
+    senders = [sender for sender in build_senders(settings, issuers).all if sender.has_own_keys]
+    faults = [fault for issuer in (*issuers, *senders) for fault in _ask(issuer)]
     store = build_blacklist(settings).store
     store.ping()
     click.echo(f"# store: {store.count()} live entries")

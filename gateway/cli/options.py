@@ -16,7 +16,7 @@ from gateway.app import build_blacklist
 from gateway.config.files import lines_of
 from gateway.config.settings import PREFIX, Settings
 from gateway.http.problems import Problem
-from gateway.parties import build_issuers
+from gateway.parties import build_issuers, build_senders
 
 USAGE, UNAVAILABLE = 2, 3
 
@@ -64,7 +64,7 @@ def checked(given: dict[str, Any]) -> Settings:
             fields = Settings.model_fields
             sound |= {name: fields[name].get_default(call_default_factory=True) for name in wrong}
     found += _certificate_faults(settings)
-    found += _faults_of(build_issuers, settings)
+    found += _faults_of(_build_parties, settings)
     if found:  # else the command opens the store itself, once
         found += _faults_of(_open_store, settings)
         raise ValueError("\n".join(found))
@@ -78,6 +78,10 @@ def _faults_of(build: Callable[[Settings], object], settings: Settings) -> Itera
         yield from faults(error)
     except Problem as problem:
         yield problem.detail
+
+
+def _build_parties(settings: Settings) -> None:
+    build_senders(settings, build_issuers(settings))
 
 
 def _open_store(settings: Settings) -> None:

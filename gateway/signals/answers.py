@@ -81,7 +81,7 @@ class Resource:
 
     def _refuse(self, refusal: Refusal, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         about = context(environ)
-        about.refusal = "signal-refused"
+        about.refusal, about.refusal_detail = "signal-refused", refusal.why
         about.signals += ((self._kind, refusal.outcome),)
         log.warning(
             "%s refused: %s", self._kind, refusal.why, extra={"record": {"error": refusal.error, "from": about.client}}

@@ -58,7 +58,8 @@ class Poller:
             raise PollFailed("its sets are no object")
         for jti, text in sets.items():
             self._take(jti, text)
-        return bool(answer.get("moreAvailable") or self._acks or self._faults)
+        # A transmitter that sends again what was reported has no more to tell.
+        return bool(answer.get("moreAvailable") or self._acks or (self._faults and not reported))
 
     def _take(self, jti: str, text: object) -> None:
         """Take one token. RFC 8936 section 2.4: it is acknowledged only now, or its error is kept for the next poll."""
@@ -90,6 +91,7 @@ class Poller:
                     self.poll.url,
                     json=members,
                     headers=fields,
+                    verify=self.poll.ca_file or True,
                     timeout=(CONNECT_SECONDS, READ_SECONDS),
                     allow_redirects=False,
                     stream=True,

@@ -15,10 +15,11 @@ LOGOUT, REVOCATION, EVENTS = KINDS = ("logout", "revocation", "events")
 
 
 class Poll(NamedTuple):
-    """Where a sender's events are fetched (RFC 8936), and the Authorization field for it, "" for none."""
+    """Where a sender's events are fetched (RFC 8936), the Authorization field for it, and its CA's file, if any."""
 
     url: str
     authorization: str = ""
+    ca_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +42,7 @@ class Sender(Issuer):
     extra_events: frozenset[str] = frozenset()
     state: str = ""
     poll: Poll | None = None
+    has_own_keys: bool = False
 
     def issuers_about(self) -> tuple[str, ...]:
         """Return the names of the issuers it speaks about; those of a tenant are its own tenant's."""

@@ -1,0 +1,73 @@
+"""gateway poll-events: fetch security events beside a running gateway, on the same store."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import click
+
+from gateway.app import build_blacklist
+from gateway.auth.issuers import Issuers
+from gateway.cli.options import Fault, with_settings
+from gateway.config.settings import Settings
+from gateway.http.problems import Problem
+from gateway.ops.logs import configure_logging
+from gateway.parties import build_issuers, build_senders
+from gateway.signals.events import Events
+from gateway.signals.poll import Poller, PollFailed, log
+from gateway.signals.record import Recorder
+
+IDLE_SECONDS = 5.0  # between polls of a transmitter that does not hold its answer back
+SHORTEST_RETRY, LONGEST_RETRY = 1.0, 60.0
+
+
+@click.command("poll-events")
+@with_settings()
+@click.option("--once", is_flag=True, help="fetch and acknowledge what there is, then end")
+def poll_events(settings: Settings, once: bool) -> None:
+    """Fetch the events of every sender in SIGNALS that has a poll_url (RFC 8936), until it is ended."""
+    configure_logging(settings.log_format, settings.log_level)
+    issuers = build_issuers(settings)
+    senders = build_senders(settings, issuers)
+    recorder = Recorder(build_blacklist(settings), senders, settings.leeway, time.time)
+    events = Events(recorder, Issuers(issuers))
+    pollers = [Poller(events, sender.poll) for sender in senders.all if sender.poll]
+    if not pollers:
+        raise Fault("no sender in GATEWAY_SIGNALS has a poll_url")
+    if once:
+        for poller in pollers:
+            _drain(poller)
+        return
+    threads = [threading.Thread(target=_follow, args=(poller, time.sleep), daemon=True) for poller in pollers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _drain(poller: Poller) -> None:
+    try:
+        while poller.fetch(wait=False):
+            pass
+    except PollFailed as failure:
+        raise Fault(f"{poller.poll.url}: {failure}") from failure
+
+
+def _follow(poller: Poller, sleep: Callable[[float], None]) -> None:
+    """Fetch for ever; what fails is tried again, at longer and longer intervals, and logged when it changes."""
+    pause, fault = SHORTEST_RETRY, ""
+    while True:
+        before, began = fault, time.monotonic()
+        try:
+            has_more, fault = poller.fetch(wait=True), ""
+        except PollFailed as failure:
+            has_more, fault = False, str(failure)
+        except Problem as problem:
+            has_more, fault = False, problem.detail
+        if fault != before:
+            log.warning("events of %s: %s", poller.poll.url, fault or "they come again")
+        pause = min(pause * 2, LONGEST_RETRY) if fault else SHORTEST_RETRY
+        if fault or (not has_more and time.monotonic() - began < IDLE_SECONDS):
+            sleep(pause if fault else IDLE_SECONDS)

@@ -1,0 +1,173 @@
+"""gateway poll-events: RFC 8936, with a real transmitter on loopback and the command as it is run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ABSENT, ISSUER, sign
+from recorder import until
+from running import ROOT
+from transmitter import Transmitter
+
+from gateway import Settings
+from gateway.app import build_blacklist
+
+IDP, SECRET = "https://idp.example.com/123456789/", "the transmitter's"
+REVOKED = "https://schemas.openid.net/secevent/caep/event-type/session-revoked"
+
+
+def event(jti: str, session: str, **claims: Any) -> str:
+    """Return an event that ends a session."""
+    members = {
+        "iss": IDP,
+        "jti": jti,
+        "iat": int(time.time()),
+        "aud": "us",
+        "sub_id": {"format": "opaque", "id": session},
+        "events": {REVOKED: {}},
+        **claims,
+    }
+    payload = {name: value for name, value in members.items() if value is not ABSENT}
+    return sign({"alg": "HS256", "typ": "secevent+jwt"}, payload, SECRET)
+
+
+def environ(directory: Path, url: str, **members: Any) -> dict[str, str]:
+    sender = {"issuer": IDP, "audience": "us", "about": ISSUER, "secret": SECRET, "poll_url": url, **members}
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "GATEWAY_STORE": f"sqlite:///{directory}/blacklist.sqlite3",
+        "GATEWAY_SIGNALS": json.dumps([sender]),
+    }
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "gateway", "poll-events", *flags]
+
+
+def poll(directory: Path, url: str, **members: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command("--once"),
+        env=environ(directory, url, **members),
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Any]:
+    blacklist = build_blacklist(Settings(store=f"sqlite:///{tmp_path}/blacklist.sqlite3"))
+    yield blacklist
+    blacklist.store.close()
+
+
+def sessions(blacklist: Any) -> set[str]:
+    entries, _ = blacklist.store.page(1000)
+    return {entry.claim[1] for entry in entries}
+
+
+def test_every_event_is_taken_and_then_acknowledged(tmp_path: Path, store: Any) -> None:
+    sets = {f"e-{number}": event(f"e-{number}", f"s-{number}") for number in range(25)}
+    with Transmitter(sets, authorization="Bearer ours", most=10) as transmitter:
+        done = poll(tmp_path, transmitter.url, poll_authorization="Bearer ours")
+    assert done.returncode == 0, done.stderr
+    assert sessions(store) == {f"s-{number}" for number in range(25)}
+    assert transmitter.sets == {}
+    acks = [request["ack"] for request in transmitter.requests]
+    assert acks[0] == []
+    assert [len(ack) for ack in acks] == [0, 10, 10, 5]
+    assert all(request["returnImmediately"] is True for request in transmitter.requests)
+
+
+def test_a_bad_event_is_reported_and_holds_up_no_other(tmp_path: Path, store: Any) -> None:
+    sets = {
+        "audience": event("audience", "s-1", aud="others"),
+        "signature": event("signature", "s-2")[:-4] + "AAAA",
+        "number": 7,
+        "good": event("good", "s-4"),
+    }
+    with Transmitter(sets) as transmitter:
+        assert poll(tmp_path, transmitter.url).returncode == 0
+    assert sessions(store) == {"s-4"}
+    errors = {jti: fault["err"] for jti, fault in transmitter.faults.items()}
+    assert errors == {"audience": "invalid_audience", "signature": "invalid_key", "number": "invalid_request"}
+    assert all(fault["description"] for fault in transmitter.faults.values())
+
+
+def test_an_event_that_comes_again_is_acknowledged_and_does_not_count_twice(tmp_path: Path, store: Any) -> None:
+    sets = {"e-1": event("e-1", "s-1")}
+    for lifted in (False, True):
+        with Transmitter(sets) as transmitter:
+            assert poll(tmp_path, transmitter.url).returncode == 0
+        assert transmitter.sets == {}
+        assert sessions(store) == (set() if lifted else {"s-1"})
+        for entry in store.store.page(10)[0]:
+            store.store.remove(entry.key)
+
+
+@pytest.mark.parametrize("status", [302, 401, 500])
+def test_a_transmitter_that_refuses_is_told_of(tmp_path: Path, store: Any, status: int) -> None:
+    with Transmitter({"e-1": event("e-1", "s-1")}) as transmitter:
+        transmitter.status = status
+        done = poll(tmp_path, transmitter.url)
+    assert done.returncode == 2
+    assert str(status) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sessions(store) == set()
+
+
+def test_without_a_sender_to_poll_it_says_so(tmp_path: Path) -> None:
+    known = environ(tmp_path, "http://127.0.0.1:9/")
+    known["GATEWAY_SIGNALS"] = json.dumps([{"issuer": ISSUER, "audience": "us"}])
+    done = subprocess.run(command(), env=known, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "poll_url" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_loses_nothing_and_acknowledges_nothing_that_is_not_there(
+    tmp_path: Path, store: Any
+) -> None:
+    """It is killed again and again, at other moments; what was acknowledged by then is in the store."""
+    count = 300
+    sets = {f"e-{number}": event(f"e-{number}", f"s-{number}") for number in range(count)}
+    with Transmitter(sets, most=7) as transmitter:
+        for attempt in range(30):
+            before = len(transmitter.requests)
+            with subprocess.Popen(
+                command(), env=environ(tmp_path, transmitter.url), cwd=tmp_path, stderr=subprocess.DEVNULL
+            ) as process:
+                until(lambda known=before: len(transmitter.requests) > known + 2, 30)  # type: ignore[misc]
+                time.sleep(attempt % 10 * 0.003)
+                process.send_signal(signal.SIGKILL)
+            acknowledged = sets.keys() - transmitter.sets.keys()
+            assert {jti.replace("e-", "s-") for jti in acknowledged} <= sessions(store)
+            if not transmitter.sets:
+                break
+        assert poll(tmp_path, transmitter.url).returncode == 0
+    assert transmitter.sets == {}
+    assert sessions(store) == {f"s-{number}" for number in range(count)}
+
+
+def test_it_waits_at_the_transmitter_and_takes_what_comes(tmp_path: Path, store: Any) -> None:
+    with Transmitter({}) as transmitter:
+        with subprocess.Popen(
+            command(), env=environ(tmp_path, transmitter.url), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert until(lambda: bool(transmitter.requests), 30)
+                transmitter.sets["e-1"] = event("e-1", "s-1")
+                assert until(lambda: not transmitter.sets, 30)
+            finally:
+                process.terminate()
+                process.communicate()
+        assert transmitter.requests[0]["returnImmediately"] is False
+    assert sessions(store) == {"s-1"}

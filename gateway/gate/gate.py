@@ -59,8 +59,11 @@ class Gate:
             self._identity.set(environ, token)
             return self.app(environ, start_response)
         except Problem as problem:
-            context(environ).resource_metadata = self.resource_metadata
-            return refuse(problem, environ, start_response)
+            return self._refuse(problem, environ, start_response)
+
+    def _refuse(self, problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        context(environ).resource_metadata = self.resource_metadata
+        return refuse(problem, environ, start_response)
 
     def _admit(self, environ: Environ, path: str) -> tuple[Token | None, bool]:
         """Return the caller's token (None where none is needed) and whether it is blacklisted."""
@@ -98,6 +101,6 @@ class Gate:
         try:
             body = success((yield from answer))
         except Problem as problem:
-            yield from refuse(problem, environ, start_response)
+            yield from self._refuse(problem, environ, start_response)
         else:
             yield from respond(environ, start_response, "200 OK", [("Content-Type", "application/json")], body)

@@ -82,7 +82,7 @@ class Resource:
     def _refuse(self, refusal: Refusal, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         about = context(environ)
         about.refusal, about.refusal_detail = "signal-refused", refusal.why
-        about.signals += ((self._kind, refusal.outcome),)
+        about.signals = about.signals or ((self._kind, refusal.outcome),)
         log.warning(
             "%s refused: %s", self._kind, refusal.why, extra={"record": {"error": refusal.error, "from": about.client}}
         )

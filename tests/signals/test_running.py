@@ -1,0 +1,149 @@
+"""Signals at a gateway in processes of its own: every worker, a restart, and SIGKILL at any moment."""
+
+import itertools
+import json
+import os
+import signal
+import threading
+import time
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from helpers import ISSUER, mint, sign
+from recorder import Recorder, ok, until
+from running import Answer, Running, fetch
+
+pytestmark = pytest.mark.slow
+
+LOGOUT = "http://schemas.openid.net/event/backchannel-logout"
+REVOKED = "https://schemas.openid.net/secevent/caep/event-type/session-revoked"
+ENVIRON = {"GATEWAY_SIGNALS": json.dumps([{"issuer": ISSUER, "audience": "us"}])}
+ADMIN = mint(sub="admin", scope="blacklist:admin")
+numbers = itertools.count()
+
+
+def logout_token(session: str) -> str:
+    now = int(time.time())
+    claims = {"iss": ISSUER, "aud": "us", "iat": now, "exp": now + 120, "jti": f"j-{session}", "sid": session}
+    return sign({"alg": "HS256", "typ": "logout+jwt"}, {**claims, "events": {LOGOUT: {}}})
+
+
+def event(session: str) -> str:
+    claims = {"iss": ISSUER, "aud": "us", "iat": int(time.time()), "jti": f"e-{session}", "events": {REVOKED: {}}}
+    claims["sub_id"] = {"format": "opaque", "id": session}
+    return sign({"alg": "HS256", "typ": "secevent+jwt"}, claims)
+
+
+def log_out(port: int, token: str) -> Answer:
+    fields = {"Content-Type": "application/x-www-form-urlencoded"}
+    return fetch(port, "POST", "/-/logout", urlencode({"logout_token": token}), fields)
+
+
+def push(port: int, token: str) -> Answer:
+    return fetch(port, "POST", "/-/events", token, {"Content-Type": "application/secevent+jwt"})
+
+
+def test_every_worker_knows_that_a_message_came_also_after_a_restart(tmp_path: Path) -> None:
+    token, pushed = logout_token("s-1"), event("s-2")
+    with Recorder(ok()) as upstream:
+        with Running(tmp_path, upstream.url, "--workers", "3", **ENVIRON) as gateway:
+            # At once, over as many connections: one takes it, and the others know.
+            statuses: list[int] = []
+            threads = [
+                threading.Thread(target=lambda: statuses.append(log_out(gateway.port, token).status)) for _ in range(12)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert sorted(statuses) == [200] + [400] * 11
+            assert {push(gateway.port, pushed).status for _ in range(6)} == {202}
+            assert {gateway.get("/", mint(sid="s-1")).status for _ in range(12)} == {401}
+            assert len(gateway.get("/blacklist/entries", ADMIN).json["entries"]) == 2
+        with Running(tmp_path, upstream.url, "--workers", "1", **ENVIRON) as gateway:
+            assert log_out(gateway.port, token).status == 400
+            assert push(gateway.port, pushed).status == 202
+            assert gateway.get("/", mint(sid="s-1")).status == 401
+
+
+@pytest.mark.parametrize("kind", ["logout", "event"])
+def test_killed_at_any_moment_what_was_acknowledged_is_there_and_the_rest_can_come_again(
+    tmp_path: Path, kind: str
+) -> None:
+    send, make = (log_out, logout_token) if kind == "logout" else (push, event)
+    acknowledged: set[str] = set()
+    unanswered: set[str] = set()
+    with Recorder(ok()) as upstream:
+        for attempt in range(6):
+            with Running(tmp_path, upstream.url, "--workers", "1", **ENVIRON) as gateway:
+                stop = threading.Event()
+
+                def work(port: int = gateway.port, stop: threading.Event = stop) -> None:
+                    while not stop.is_set():
+                        session = f"s-{next(numbers)}"
+                        unanswered.add(session)
+                        try:
+                            if send(port, make(session)).status in (200, 202):
+                                acknowledged.add(session)
+                                unanswered.discard(session)
+                        except (OSError, HTTPException):
+                            return
+
+                threads = [threading.Thread(target=work) for _ in range(4)]
+                for thread in threads:
+                    thread.start()
+                before = len(acknowledged)
+                until(lambda known=before: len(acknowledged) > known + 20)  # type: ignore[misc]
+                time.sleep(attempt * 0.004)
+                for pid in (*gateway.workers, gateway.pid):
+                    os.kill(pid, signal.SIGKILL)
+                stop.set()
+                for thread in threads:
+                    thread.join()
+        assert len(acknowledged) > 100
+        assert unanswered
+        with Running(tmp_path, upstream.url, "--workers", "1", **ENVIRON) as gateway:
+            listed = sessions(gateway)
+            assert acknowledged <= listed
+            # What is there of a message that nobody answered is all of it: then it came before; or it comes now.
+            for session in unanswered:
+                was_there = session in listed
+                status = send(gateway.port, make(session)).status
+                assert status == (202 if kind == "event" else 400 if was_there else 200)
+            assert acknowledged | unanswered <= sessions(gateway)
+
+
+def sessions(gateway: Running) -> set[str]:
+    found: list[Any] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = gateway.get(f"/blacklist/entries?limit=1000&cursor={cursor}", ADMIN).json
+        found += page["entries"]
+        cursor = page["next_cursor"]
+    return {entry["claim"]["sid"] for entry in found}
+
+
+def test_messages_are_counted_by_kind_and_outcome(tmp_path: Path) -> None:
+    flags = ("--workers", "2", "--metrics-port", "0")
+    with Recorder(ok()) as upstream, Running(tmp_path, upstream.url, *flags, **ENVIRON) as gateway:
+        token = logout_token("s-1")
+        log_out(gateway.port, token)
+        log_out(gateway.port, token)
+        log_out(gateway.port, "garbage")
+        push(gateway.port, event("s-2"))
+        port = int(next(r["message"] for r in gateway.records if "metrics" in r["message"]).rpartition(":")[2])
+        text = fetch(port, "GET", "/metrics").body.decode()
+    counted = {
+        line.partition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if "gateway_signals_total{" in line
+    }
+    assert counted == {
+        'gateway_signals_total{kind="events",outcome="taken"}': 1,
+        'gateway_signals_total{kind="logout",outcome="invalid_request"}': 1,
+        'gateway_signals_total{kind="logout",outcome="repeated"}': 1,
+        'gateway_signals_total{kind="logout",outcome="taken"}': 1,
+    }

@@ -30,7 +30,7 @@ from gateway.ops.observe import Observe
 from gateway.ops.openapi import description
 from gateway.parties import build_clients, build_issuers, build_senders
 from gateway.proxy.exchange import Upstream
-from gateway.proxy.fields import client_address
+from gateway.proxy.forwarded import client_address
 from gateway.signals.metadata import metadata_pages, metadata_url
 from gateway.signals.record import Recorder
 from gateway.signals.resources import signal_resources

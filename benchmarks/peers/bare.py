@@ -6,7 +6,7 @@ from gateway.app import build_upstream
 from gateway.config.settings import Settings
 from gateway.gate.annotate import Annotate
 from gateway.ops.observe import Observe
-from gateway.proxy.fields import client_address
+from gateway.proxy.forwarded import client_address
 from gateway.server import serve
 
 settings = Settings()

@@ -20,7 +20,8 @@ _OWN = (BLACKLIST + "/", OPERATORS)
 # RFC 9112 section 3.2.1: origin-form begins with one slash. Two would be read as a host by
 # URL joiners (CVE-2020-28724); a fragment or a control character has no business here at all.
 _ORIGIN_FORM = re.compile(r"/(?!/)[^#\x00-\x20\x7f]*|/")
-_ABSOLUTE_FORM = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+_ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+_DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
 
 class Target(NamedTuple):
@@ -53,8 +54,8 @@ def collect(pairs: list[tuple[str, str]]) -> dict[str, str | list[str]]:
 def request_target(environ: Environ) -> Target:
     """Return the request's target, byte for byte where the server gives it.
 
-    Raises `Problem` bad-request-target for anything but origin-form, an absolute URI of the
-    host the request itself names (RFC 9112 section 3.2.2), or `*` with OPTIONS; and
+    Raises `Problem` bad-request-target for anything but origin-form, an absolute URI of the host that the
+    request's Host names, if it has one (RFC 9112 section 3.2.2), or `*` with OPTIONS; and
     upgrade-unsupported for CONNECT with a target of its own.
     """
     about = context(environ)
@@ -90,12 +91,19 @@ def _in_another_form(environ: Environ, raw: str) -> Target:
     if raw == "*" and environ["REQUEST_METHOD"] == "OPTIONS":
         return _target(raw)
     absolute = _ABSOLUTE_FORM.fullmatch(raw)
-    if absolute and absolute[1].lower() == environ.get("HTTP_HOST", "").lower():
-        rest = absolute[2] if absolute[2].startswith("/") else "/" + absolute[2]
+    if absolute and _names_host(absolute[1].lower(), absolute[2].lower(), environ.get("HTTP_HOST")):
+        rest = absolute[3] if absolute[3].startswith("/") else "/" + absolute[3]
         if _ORIGIN_FORM.fullmatch(rest):
             return _target(rest)
     # CONNECT has a target of its own form (RFC 9112 section 3.2.3).
     raise Problem("upgrade-unsupported" if environ["REQUEST_METHOD"] == "CONNECT" else "bad-request-target")
+
+
+def _names_host(scheme: str, authority: str, host: str | None) -> bool:
+    """Return whether an absolute URI is of the host; the scheme's default port may be written or not."""
+    port = _DEFAULT_PORT[scheme]
+    # HTTP/1.0 asks for no Host field, and nothing is left to choose: the upstream is always the same.
+    return host is None or authority.removesuffix(port) == host.lower().removesuffix(port)
 
 
 def _target(raw: str) -> Target:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from time import monotonic
 
-from gateway.http.blocking import about_to_wait
+from gateway.http.blocking import blocking
 from gateway.http.cache import remembered
 from gateway.http.wsgi import Context, Fields
 from gateway.proxy.curl import Handle
@@ -100,8 +100,9 @@ class Answer:
             self._is_awaited = True
             about.pause(seconds, dict(handle.watched()), body=handle.is_starved)
             return True
-        about_to_wait()
-        self._heed(handle.turn(seconds))
+        with blocking():
+            has_moved = handle.turn(seconds)
+        self._heed(has_moved)
         return False
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.http.answers import refuse
-from gateway.http.blocking import about_to_wait
+from gateway.http.blocking import blocking
 from gateway.http.body import body_length
 from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
@@ -22,6 +22,7 @@ from gateway.proxy.curl import Outbound, Peer
 from gateway.proxy.failures import UpstreamFailed
 from gateway.proxy.fields import RequestFields, check_method, response_fields
 from gateway.proxy.pool import Pool
+from gateway.proxy.prefix import Prefix
 
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
@@ -57,9 +58,10 @@ class Upstream:
         max_body: int = 1 << 30,
     ) -> None:
         parts = urlsplit(base_url)
-        self._prefix = parts.path.rstrip("/")
+        origin = f"{parts.scheme}://{parts.netloc}"
+        self._prefix = Prefix(origin, parts.path)
         self._timeout = Timeouts(*timeout)
-        self._peers = f"{parts.scheme}://{parts.netloc}", timeout[0], verify, cert
+        self._peers = origin, timeout[0], verify, cert
         self._pools = {os.getpid(): Pool(*self._peers)}
         self._max_body = max_body
         self._knows_clients = trusted_proxies == 0
@@ -82,12 +84,11 @@ class Upstream:
         forwards = _forwards_left(environ)
         if forwards == 0:
             return _answer_here(environ, start_response)
-        target = request_target(environ).raw
+        target = self._prefix.extend(request_target(environ).raw)
         fields = self._fields(environ)
         if forwards is not None:
             fields["Max-Forwards"] = str(forwards - 1)
         method = environ["REQUEST_METHOD"]
-        target = target if target == "*" else self._prefix + target
         request = Outbound(method, target, fields, is_repeatable=method in _IDEMPOTENT)
         length = body_length(environ)
         body = Body(environ, None if length == -1 else length, self._max_body) if length else None
@@ -124,7 +125,8 @@ class Upstream:
             answer = yield from self._answer(request, about, self._user(environ, about))
             note_seconds(environ, "upstream", began)
             about.upstream_status = answer.status
-            start_response(f"{answer.status} {answer.reason}", response_fields(answer.fields, answer.status))
+            fields = self._prefix.strip(response_fields(answer.fields, answer.status), environ.get("HTTP_HOST", ""))
+            start_response(f"{answer.status} {answer.reason}", fields)
         except Problem as problem:
             if answer:
                 answer.close()
@@ -213,8 +215,8 @@ def _sleep(about: Context, waits: Generator[float, None, Peer]) -> Generator[byt
             about.pause(seconds)
             yield b""
         else:
-            about_to_wait()
-            time.sleep(seconds)
+            with blocking():
+                time.sleep(seconds)
 
 
 def _forwards_left(environ: Environ) -> int | None:

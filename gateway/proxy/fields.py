@@ -6,12 +6,12 @@ import hashlib
 import re
 import socket
 from collections.abc import Iterable, Set
-from functools import lru_cache
 
 from gateway.http.cache import remembered
-from gateway.http.grammar import TOKEN, field_name, is_token, read_length
+from gateway.http.grammar import field_name, is_token, read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, Fields
+from gateway.proxy.forwarded import elements, forwarded_fields
 
 # RFC 9110 section 7.6.1, and the two that concern one connection's authentication.
 _HOP_BY_HOP = frozenset(
@@ -22,15 +22,22 @@ _HOP_BY_HOP = frozenset(
 )  # fmt: skip
 # Beyond these, what is made anew (Via, X-Forwarded-*, Forwarded, framing), and Expect: the server sends the 100.
 _ENDS_HERE = re.compile(
-    "|".join([*_HOP_BY_HOP, "content-length", "content-type", "expect", "forwarded", "via", "x-forwarded-.*"])
+    "|".join(
+        [
+            *_HOP_BY_HOP,
+            "content-length",
+            "content-type",
+            "expect",
+            "forwarded",
+            "http2-settings",
+            "via",
+            "x-forwarded-.*",
+        ]
+    )
 ).fullmatch
 # A client's `Connection: authorization, x-forwarded-for` must not take away what the upstream relies on
 # (CVE-2024-45410, CVE-2026-29054, CVE-2025-48865); `RequestFields` adds the names it is given.
 _NOT_DROPPABLE = frozenset({"authorization", "content-type", "cookie", "host"})
-
-_HOST = re.compile(r"(\[[\w.:%~-]+\]|[\w.~%!$&'()*+;=-]*)(:\d*)?", re.ASCII)
-LONGEST_HOST = 1024  # characters: 1024 of them are remembered
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 
 
 class RequestFields:
@@ -59,19 +66,15 @@ class RequestFields:
 
     def __call__(self, environ: Environ) -> dict[str, str]:
         """Return the fields to send, framing aside. Raises `Problem` invalid-request and loop-detected."""
-        host = environ.get("HTTP_HOST", "")
         fields = {name: environ[key] for key, name in _names(tuple(environ))}
-        if not (self._preserve_host and host):
+        if not (self._preserve_host and environ.get("HTTP_HOST")):
             fields["Host"] = self._authority
         if not self._forward_authorization:
             fields.pop("Authorization", None)
         for name in connection_options(environ.get("HTTP_CONNECTION", "")) - self._not_droppable:
             fields.pop(name.title(), None)
-        peer = environ.get("REMOTE_ADDR") or "unknown"
         # First what has a `;`, for which libcurl looks byte by byte. No field of a client's has these names.
-        fields = {**_forwarded(peer, environ["wsgi.url_scheme"], host), **fields}
-        if self._trusted_proxies:
-            _keep_trusted(environ, fields, self._trusted_proxies)
+        fields = {**forwarded_fields(environ, self._trusted_proxies), **fields}
         fields["Via"] = self._via(environ)
         _check_values("".join(fields.values()))
         return fields
@@ -89,7 +92,7 @@ class RequestFields:
 @remembered(256)
 def connection_options(value: str) -> frozenset[str]:
     """Return the names, in lower case, that a Connection field has beyond the usual (RFC 9110 section 7.6.1)."""
-    return frozenset(_elements(value.lower())) - _HOP_BY_HOP - {"close"}
+    return frozenset(elements(value.lower())) - _HOP_BY_HOP - {"close"}
 
 
 def check_method(method: str) -> None:
@@ -102,12 +105,6 @@ def _check_values(text: str) -> None:
     # Four searches by character take 0.5 µs, one with a regular expression 36.
     if "\n" in text or "\r" in text or "\0" in text or not (text.isascii() or max(text) <= "\xff"):
         raise Problem("invalid-request", "A field's value has a character that no field may have.")
-
-
-def client_address(environ: Environ, trusted_proxies: int) -> str:
-    """Return the address of the client, as the outermost proxy that is trusted saw it."""
-    chain = _elements(environ.get("HTTP_X_FORWARDED_FOR", "")) if trusted_proxies else []
-    return chain[-trusted_proxies:][0] if chain else environ.get("REMOTE_ADDR") or "unknown"
 
 
 def response_fields(lines: Iterable[tuple[str, str]], status: int) -> Fields:
@@ -162,39 +159,3 @@ def _name(key: str) -> str:
     """
     name = field_name(key)
     return name if key == "CONTENT_TYPE" or not _ENDS_HERE(name.lower()) else ""
-
-
-@lru_cache(1024)
-def _forwarded(peer: str, scheme: str, host: str) -> dict[str, str]:
-    """Return what the gateway itself knows of the client. Raises `Problem` invalid-request for a bad host."""
-    if len(host) > LONGEST_HOST or not _HOST.fullmatch(host):
-        raise Problem("invalid-request", "The Host field is not a host.")
-    element = f"for={_quoted(f'[{peer}]' if ':' in peer else peer)};proto={scheme}"
-    fields = {"Forwarded": element, "X-Forwarded-For": peer, "X-Forwarded-Proto": scheme}
-    if host:
-        fields |= {"Forwarded": f"{element};host={_quoted(host)}", "X-Forwarded-Host": host}
-    return fields
-
-
-def _keep_trusted(environ: Environ, fields: dict[str, str], hops: int) -> None:
-    """Add the last elements of the inbound fields, one for each trusted hop.
-
-    The outermost trusted proxy must set or remove each of them, or a client's passes for its own.
-    """
-    for key, value in environ.items():
-        if key == "HTTP_FORWARDED" or key.startswith("HTTP_X_FORWARDED_"):
-            name = field_name(key)
-            kept = _elements(value)[-hops:]
-            if name in ("Forwarded", "X-Forwarded-For"):
-                kept.append(fields[name])
-            if kept:
-                fields[name] = ", ".join(kept)
-
-
-def _elements(value: str) -> list[str]:
-    """Return the elements of a list field (RFC 9110 section 5.6.1); commas in quotes divide nothing."""
-    return [element for found in _ELEMENT.findall(value) if (element := found.strip(" \t"))] if value else []
-
-
-def _quoted(value: str) -> str:
-    return value if TOKEN.fullmatch(value) else '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'

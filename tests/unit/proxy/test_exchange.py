@@ -85,8 +85,40 @@ def test_the_upstreams_path_is_a_prefix() -> None:
     with proxied(path="/base/") as (upstream, port):
         exchange(port, request("GET //../x?y"))
         assert upstream.requests == []
-        exchange(port, request("GET /../x?y"))
-        assert upstream.last.target == "/base/../x?y"
+        exchange(port, request("GET /a.b/..c/...?../y"))
+        assert upstream.last.target == "/base/a.b/..c/...?../y"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../x", "/a/..", "/./x", "/%2e%2E/x", "/.%2e/x", "/%252e%252e/x", "/a%2f..%2fx", "/..%5cx", "/..\\x",
+        "/..;a/x",
+        "/%c0%ae%c0%ae/x", "/%u002e%u002e/x", "/%ef%bc%8e./x", "/..%09/x", "/..%00/x", "/%25252e%25252e%25252f",
+        "/%2525252525252e",
+    ],
+)  # fmt: skip
+def test_the_upstreams_path_is_a_boundary(path: str) -> None:
+    with Recorder() as upstream, closing(Upstream(upstream.url + "/base")) as app:
+        with pytest.raises(Problem, match="bad-request-target"):
+            call(app, RAW_URI=path)
+        assert upstream.connections == 0
+
+
+def test_answers_from_behind_the_prefix_lead_back_to_the_client() -> None:
+    with Recorder() as upstream, closing(Upstream(upstream.url + "/base")) as app:
+        cases = {
+            "/base": "/", "/base/": "/", "/base/x?y": "/x?y", "/base?y": "/?y", "/base//evil.test/": "/evil.test/",
+            "/other": "/other", "/basement": "/basement", "x": "x", "?y": "?y",
+            upstream.url + "/base/x": "/x", upstream.url + "/x": upstream.url + "/x",
+            "https://api.test/base/x": "https://api.test/x", "https://other.test/base/x": "https://other.test/base/x",
+            "http://[": "http://[",
+        }  # fmt: skip
+        for location, expected in cases.items():
+            upstream.answer = ok(b"", ("Location", location), status="302 Found")
+            assert dict(call(app, HTTP_HOST="api.test")[1])["Location"] == expected
+        upstream.answer = ok(b"", ("Set-Cookie", "a=/base; Path=/base; Secure"), ("Set-Cookie", "b=1; path=/base/x"))
+        assert call(app)[1][1:] == [("Set-Cookie", "a=/base; Path=/; Secure"), ("Set-Cookie", "b=1; path=/x")]
 
 
 @pytest.mark.parametrize("target", ["http://evil.test/", "//evil.test/", "evil.test", "@evil.test/", "*", "/a#b"])

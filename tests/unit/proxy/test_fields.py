@@ -1,5 +1,6 @@
 """RFC 9110's field rules, on environs made by hand."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.problems import Problem
-from gateway.proxy.fields import RequestFields, check_method, client_address, response_fields
+from gateway.proxy.fields import RequestFields, check_method, response_fields
+from gateway.proxy.forwarded import client_address
 
 
 def environ(**values: str) -> dict[str, Any]:
@@ -176,14 +178,52 @@ def test_one_proxy_is_believed_for_one_element() -> None:
         "X-Forwarded-Proto": "https",
         "X-Forwarded-Host": "shop.test",
         "X-Forwarded-Prefix": "/shop",
-        "Forwarded": "for=198.51.100.7;proto=https, for=192.0.2.1;proto=http;host=api.test",
+        "Forwarded": "for=198.51.100.7;proto=https;host=shop.test, for=192.0.2.1",
     }
 
 
 def test_two_proxies_are_believed_for_two_elements() -> None:
     fields = forwarded(2, **INBOUND)
     assert fields["X-Forwarded-For"] == "203.0.113.9, 198.51.100.7, 192.0.2.1"
-    assert fields["Forwarded"].startswith('for="a, b";host=evil.test, for=198.51.100.7;proto=https, for=192.0.2.1')
+    assert fields["Forwarded"] == (
+        "for=203.0.113.9;proto=gopher;host=evil.test, for=198.51.100.7;proto=https;host=shop.test, for=192.0.2.1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("inbound", "expected"),
+    [
+        ({"HTTP_X_FORWARDED_PROTO": "https"}, ("192.0.2.1", "https", "api.test")),
+        ({"HTTP_X_FORWARDED_FOR": "203.0.113.9"}, ("203.0.113.9, 192.0.2.1", "http", "api.test")),
+        (
+            {"HTTP_X_FORWARDED_FOR": "2001:db8::1", "HTTP_X_FORWARDED_PROTO": "https"},
+            ("2001:db8::1, 192.0.2.1", "https", "api.test"),
+        ),
+        ({"HTTP_FORWARDED": 'for="[2001:db8::1]";proto=https'}, ("2001:db8::1, 192.0.2.1", "https", "api.test")),
+        (
+            {"HTTP_FORWARDED": 'evil, For="a, b" ; HOST="shop.test:8443";proto=https'},
+            ("a, b, 192.0.2.1", "https", "shop.test:8443"),
+        ),
+        ({"HTTP_FORWARDED": "proto=gopher", "HTTP_X_FORWARDED_PROTO": "https"}, ("192.0.2.1", "https", "api.test")),
+        ({"HTTP_X_FORWARDED_PROTO": "gopher, https"}, ("192.0.2.1", "https", "api.test")),
+    ],
+)  # fmt: skip
+def test_both_ways_of_saying_it_agree_whichever_was_trusted(
+    inbound: dict[str, str], expected: tuple[str, str, str]
+) -> None:
+    fields = forwarded(1, **inbound)
+    assert (fields["X-Forwarded-For"], fields["X-Forwarded-Proto"], fields["X-Forwarded-Host"]) == expected
+    assert re.findall(r"proto=([^;,]+)", fields["Forwarded"]) == [expected[1]]
+    assert re.findall(r'host="?([^";,]+)', fields["Forwarded"]) == [expected[2]]
+
+
+def test_an_ipv4_address_on_a_socket_for_both_is_ipv4() -> None:
+    environ_of_both = environ(REMOTE_ADDR="::ffff:192.0.2.9")
+    assert client_address(environ_of_both, 0) == "192.0.2.9"
+    assert sent(REMOTE_ADDR="::ffff:192.0.2.9")["X-Forwarded-For"] == "192.0.2.9"
+    assert "for=192.0.2.9;" in sent(REMOTE_ADDR="::FFFF:192.0.2.9")["Forwarded"]
+    assert client_address(environ(HTTP_X_FORWARDED_FOR="::ffff:203.0.113.9"), 1) == "203.0.113.9"
+    assert client_address(environ(HTTP_FORWARDED='for="[::ffff:203.0.113.9]"'), 1) == "203.0.113.9"
 
 
 def test_a_trusted_proxy_that_says_nothing_leaves_what_is_seen_here() -> None:

@@ -1,0 +1,123 @@
+"""What the gateway says of the client, and of the proxies before it, in `Forwarded` and in `X-Forwarded-*` alike."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from gateway.http.grammar import TOKEN, field_name
+from gateway.http.problems import Problem
+from gateway.http.wsgi import Environ
+
+LONGEST_HOST = 1024  # characters: 1024 of them are cached
+
+_HOST = re.compile(r"(\[[\w.:%~-]+\]|[\w.~%!$&'()*+;=-]*)(:\d*)?", re.ASCII)
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+_PAIR = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+')
+_SINGLE = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST")
+
+Node = dict[str, str]  # what one hop saw: its `for`, `proto` and `host`
+
+
+def peer_address(environ: Environ) -> str:
+    """Return the address of who is connected; IPv4 where a socket for both names it as IPv6 (RFC 4291 2.5.5.2)."""
+    return _plain(environ.get("REMOTE_ADDR") or "unknown")
+
+
+def client_address(environ: Environ, trusted_proxies: int) -> str:
+    """Return the address of the client, as the outermost proxy that is trusted saw it."""
+    if not trusted_proxies:
+        return peer_address(environ)
+    first = _trusted(environ, trusted_proxies)[0].get("for", [])
+    return first[0] if first else peer_address(environ)
+
+
+def forwarded_fields(environ: Environ, trusted_proxies: int) -> dict[str, str]:
+    """Return the fields. Raises `Problem` invalid-request for a bad Host.
+
+    The last elements of the inbound ones go before what is seen here, one for each trusted hop. The outermost trusted
+    proxy must set or remove each of them, or a client's passes for its own.
+    """
+    own = _own(peer_address(environ), environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
+    if not trusted_proxies:
+        return own
+    said, others = _trusted(environ, trusted_proxies)
+    if not said and not others:
+        return own
+    chain = [*said.get("for", []), peer_address(environ)]
+    seen = {"for": chain}
+    for name, key in (("proto", "X-Forwarded-Proto"), ("host", "X-Forwarded-Host")):
+        # Of what no trusted proxy has said, what is seen here holds. Readers of both compare them value by value.
+        seen[name] = said.get(name, [])[-len(chain) :] or ([own[key]] if key in own else [])
+    fields = {
+        "X-Forwarded-For": ", ".join(chain),
+        "X-Forwarded-Proto": ", ".join(seen["proto"]),
+        "X-Forwarded-Host": ", ".join(seen["host"]),
+    }
+    elements = [
+        ";".join(f"{name}={_node(name, values[place])}" for name, values in seen.items() if place < len(values))
+        for place in range(len(chain))
+    ]
+    return {"Forwarded": ", ".join(elements), **{name: value for name, value in fields.items() if value}, **others}
+
+
+def elements(value: str) -> list[str]:
+    """Return the elements of a list field (RFC 9110 section 5.6.1); commas in quotes divide nothing."""
+    return [element for found in _ELEMENT.findall(value) if (element := found.strip(" \t"))] if value else []
+
+
+@lru_cache(1024)
+def _own(peer: str, scheme: str, host: str) -> dict[str, str]:
+    """Return what the gateway itself knows of the client. Raises `Problem` invalid-request for a bad host."""
+    if len(host) > LONGEST_HOST or not _HOST.fullmatch(host):
+        raise Problem("invalid-request", "The Host field is not a host.")
+    element = f"for={_node('for', peer)};proto={scheme}"
+    fields = {"Forwarded": element, "X-Forwarded-For": peer, "X-Forwarded-Proto": scheme}
+    if host:
+        fields |= {"Forwarded": f"{element};host={_quoted(host)}", "X-Forwarded-Host": host}
+    return fields
+
+
+def _trusted(environ: Environ, hops: int) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return what the trusted hops have said of for, proto and host, and their other fields.
+
+    Proxies commonly set `X-Forwarded-*`, and pass a client's `Forwarded` on: it counts only where there are none.
+    """
+    said: dict[str, list[str]] = {}
+    others: dict[str, str] = {}
+    for key, value in environ.items():
+        if key.startswith("HTTP_X_FORWARDED_") and (kept := elements(value)[-hops:]):
+            if key in _SINGLE:
+                said[key.removeprefix("HTTP_X_FORWARDED_").lower()] = [_plain(each) for each in kept]
+            elif name := field_name(key):
+                others[name] = ", ".join(kept)
+    if not said:
+        for node in map(_read_node, elements(environ.get("HTTP_FORWARDED", ""))[-hops:]):
+            for name, value in node.items():
+                said.setdefault(name, []).append(value)
+    return said, others
+
+
+def _read_node(element: str) -> Node:
+    """Return what an element of Forwarded says (RFC 7239 section 4), as X-Forwarded-* would say it."""
+    node: Node = {}
+    for pair in _PAIR.findall(element):
+        name, _, value = pair.strip(" \t").partition("=")
+        if value[:1] == '"':
+            value = re.sub(r"\\(.)", r"\1", value[1:-1])
+        if (name := name.strip().lower()) in ("for", "proto", "host") and value:
+            is_bracketed = name == "for" and value[0] == "[" and value[-1] == "]"
+            node[name] = _plain(value[1:-1] if is_bracketed else value)
+    return node
+
+
+def _plain(address: str) -> str:
+    return address[7:] if address[:7].lower() == "::ffff:" and "." in address else address
+
+
+def _node(name: str, value: str) -> str:
+    return _quoted(f"[{value}]" if name == "for" and value.count(":") > 1 and value[0] != "[" else value)
+
+
+def _quoted(value: str) -> str:
+    return value if TOKEN.fullmatch(value) else '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'

@@ -17,6 +17,7 @@ from gateway.config.announce import misspelled, warnings
 from gateway.config.public_secret import refuse_public_secret
 from gateway.config.settings import Settings
 from gateway.gate.annotate import Annotate
+from gateway.gate.cors import Cors
 from gateway.gate.gate import Gate
 from gateway.gate.identity import NONE, Identity
 from gateway.gate.public import Public
@@ -58,6 +59,7 @@ class _Pipeline(Gate):
                 restore=settings.restore,
                 reports={"/-/decisions": lambda environ: {"decisions": decisions()}} if are_shared() else {},
             ),
+            cors=Cors(settings.cors_origins) if settings.cors_origins else None,
             identity=Identity(settings.claims_field, settings.subject_field, settings.forward_authorization),
             public=Public(
                 settings.public_paths,
@@ -155,6 +157,7 @@ def build_upstream(settings: Settings) -> Upstream:
         cert=settings.upstream_cert,
         preserve_host=settings.preserve_host,
         trusted_proxies=settings.trusted_proxies,
+        max_body=settings.max_body_bytes,
         own_fields=[name for name in (settings.claims_field, settings.subject_field) if name != NONE],
     )
 

@@ -27,6 +27,7 @@ from gateway.config.values import (
     Issuers,
     IssuerSettings,
     Listed,
+    Origins,
     Paths,
     Requirements,
     ResourceUrl,
@@ -124,6 +125,7 @@ class Settings(BaseSettings):
     annotate: Paths = Field(("/info",), description="paths whose JSON gains request and token")
     public_paths: Paths = Field((), description="paths that need no token: exact, or a prefix ending in /*")
     pass_preflight: bool = Field(False, description="let CORS preflights through without a token")
+    cors_origins: Origins = Field((), description="origins whose pages may read refusals and use /blacklist, or *")
     claims_field: FieldName = Field(
         "X-Token-Claims", description="request field for the upstream: the token's payload, base64url JSON; or none"
     )

@@ -22,6 +22,8 @@ from pydantic_settings import NoDecode
 from gateway.auth.issuers import ANY, TENANT
 from gateway.auth.required import read_requirement
 
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
+
 
 def listed(value: object) -> object:
     """Read `a, b` or a JSON list (for members with a comma in them) as a list; null, in JSON, is an empty one."""
@@ -55,6 +57,16 @@ def _http_url(value: str) -> str:
     ):
         raise fault
     return value.rstrip("/")
+
+
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Check origins, which are as browsers send them (RFC 6454 section 6.2), or `*`."""
+    for origin in value:
+        if origin != "*" and not re.fullmatch(
+            r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?", origin
+        ):
+            raise ValueError("must be origins as a browser sends them, https://app.example.com, or *")
+    return value
 
 
 def _http_proxy(value: str) -> str:
@@ -119,6 +131,7 @@ Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
 HttpProxy = Annotated[str, AfterValidator(_http_proxy)]
 Hosts = Annotated[Listed, AfterValidator(_hosts)]
 Paths = Annotated[Listed, AfterValidator(_paths)]
+Origins = Annotated[Listed, AfterValidator(_origins)]
 Requirements = Annotated[Listed, AfterValidator(_requirements)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_listed_secrets), AfterValidator(_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]

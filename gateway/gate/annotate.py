@@ -16,15 +16,21 @@ from gateway.http.wsgi import App, Environ, Fields, StartResponse, start_lazily
 LIMIT_BYTES = 1 << 20  # larger bodies pass untouched: an object has to be held as a whole
 
 _JSON = re.compile(rf"application/([{TOKEN_CHARS}]+\+)?json\s*(;.*)?", re.IGNORECASE)
-# They speak of the bytes before the change.
-_STALE = frozenset({"content-length", "etag", "content-md5", "digest", "repr-digest", "content-digest"})
+# They speak of the bytes before the change; the last ones tell caches in front more than Cache-Control does.
+_STALE = re.compile(
+    "content-length|etag|last-modified|content-md5|digest|repr-digest|content-digest"
+    "|(.*-)?cdn-cache-control|surrogate-control|x-accel-expires",
+    re.IGNORECASE,
+).fullmatch
+_SHARED = re.compile(r"(public|private|s-maxage|proxy-revalidate|immutable)\b", re.IGNORECASE)
 
 
 class Annotate:
     """A WSGI middleware that adds the members `request` and `token` to JSON objects.
 
     `paths` are exact, or a prefix ending in `/*`. Members that the upstream has itself stay as they
-    are; whatever is not a 200 with a whole, uncoded JSON object of at most 1 MiB passes untouched.
+    are; whatever is not a 200 with a whole, uncoded JSON object of at most 1 MiB passes untouched,
+    and so does what says `no-transform`. An answer with somebody's claims is for no shared cache.
     """
 
     def __init__(self, app: App, paths: Iterable[str]) -> None:
@@ -36,9 +42,11 @@ class Annotate:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Pass the request on, and annotate its answer where that is asked for and possible."""
         path = request_target(environ).path
-        if environ["REQUEST_METHOD"] == "HEAD" or (path not in self._exact and not path.startswith(self._prefixes)):
+        if path not in self._exact and not path.startswith(self._prefixes):
             return self._app(environ, start_response)
         environ["HTTP_ACCEPT_ENCODING"] = "identity"  # what is coded cannot be read
+        if environ["REQUEST_METHOD"] == "HEAD":
+            return self._app(environ, _head_only(start_response))
         head: list[Any] = []  # the arguments of start_response
         pieces: list[bytes] = []
 
@@ -48,6 +56,15 @@ class Annotate:
 
         body = self._app(environ, keep)
         return start_lazily(environ, _annotated(environ, start_response, head, pieces, body))
+
+
+def _head_only(start_response: StartResponse) -> StartResponse:
+    """Return a start_response that names the fields GET would have, but for the length, which nobody knows."""
+
+    def start(status: str, fields: Fields, *rest: Any) -> Any:
+        return start_response(status, _fields_for(fields) if _is_json(status, fields) else fields, *rest)
+
+    return start
 
 
 def _annotated(
@@ -66,7 +83,8 @@ def _annotated(
             yield from pieces
             yield from rest
         else:
-            start_response(head[0], _fields_for(data, head[1]), *head[2:])
+            fields = [*_fields_for(head[1]), ("Content-Length", str(len(data)))]
+            start_response(head[0], fields, *head[2:])
             yield data
     finally:
         if hasattr(body, "close"):
@@ -120,11 +138,26 @@ def _is_json(status: str, fields: Fields) -> bool:
         status.startswith("200")
         and _JSON.fullmatch(named.get("content-type", "")) is not None
         and named.get("content-encoding", "identity") == "identity"
+        and "no-transform" not in _directives(fields)
         and length.isdigit()
         and int(length) <= LIMIT_BYTES
     )
 
 
-def _fields_for(data: bytes, fields: Fields) -> Fields:
-    kept = [(name, value) for name, value in fields if name.lower() not in _STALE]
-    return [*kept, ("Content-Length", str(len(data)))]
+def _fields_for(fields: Fields) -> Fields:
+    kept = [(name, value) for name, value in fields if not _STALE(name) and name.lower() != "cache-control"]
+    return [*kept, ("Cache-Control", _private(_directives(fields)))]
+
+
+def _directives(fields: Fields) -> list[str]:
+    """Return what Cache-Control says, in lower case (RFC 9111 section 5.2)."""
+    said = ",".join(value for name, value in fields if name.lower() == "cache-control")
+    return [directive for part in said.lower().split(",") if (directive := part.strip())]
+
+
+def _private(directives: list[str]) -> str:
+    """Return a Cache-Control that is at least `private`."""
+    if "no-store" in directives:
+        return ", ".join(directive for directive in directives if directive not in ("public", "private"))
+    # `private="x"` would speak of the field x alone.
+    return ", ".join(["private", *(directive for directive in directives if not _SHARED.match(directive))])

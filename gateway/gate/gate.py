@@ -8,6 +8,7 @@ from gateway.auth.bearer import bearer_token
 from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.resource import Answer, Resource, success
 from gateway.blacklist.rules import Blacklist
+from gateway.gate.cors import Cors
 from gateway.gate.identity import Identity
 from gateway.gate.public import Public
 from gateway.http.answers import refuse, respond
@@ -25,7 +26,7 @@ class Gate:
 
     resource_metadata = ""  # the address that challenges name (RFC 9728)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part of its own
         self,
         app: App,
         *,
@@ -35,6 +36,7 @@ class Gate:
         identity: Identity,
         public: Public,
         pages: dict[str, App] | None = None,
+        cors: Cors | None = None,
     ) -> None:
         self.app = app
         self._verifier = verifier
@@ -43,11 +45,16 @@ class Gate:
         self._identity = identity
         self._public = public
         self._pages = pages or {}
+        self._cors = cors
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, or pass it on with the token's identity."""
+        if self._cors:
+            start_response = self._cors.readable(environ, start_response)
         try:
             target = request_target(environ)
+            if self._cors and self._cors.answers(environ):
+                return self._cors.answer(environ, start_response)
             path = target.path
             if path in self._pages:
                 return self._pages[path](environ, start_response)
@@ -67,10 +74,9 @@ class Gate:
 
     def _admit(self, environ: Environ, path: str) -> tuple[Token | None, bool]:
         """Return the caller's token (None where none is needed) and whether it is blacklisted."""
-        authorization = environ.get("HTTP_AUTHORIZATION")  # where there is one, it is what a request is judged by
-        if authorization is None and self._public.admits(environ, path):
+        if self._public.admits(environ, path):
             return None, False
-        token = measure(environ, "auth", self._verified, environ, authorization or "")
+        token = measure(environ, "auth", self._verified, environ, environ.get("HTTP_AUTHORIZATION", ""))
         blacklisted = measure(environ, "store", self._blacklist.has, token)
         if blacklisted and path != BLACKLIST:
             raise Problem("token-blacklisted")

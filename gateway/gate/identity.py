@@ -48,10 +48,10 @@ class Identity:
         # Of the bundled server the client's fields alone: to look up all keys takes 1 % of a request's instructions.
         for key in self._spellings_in(context(environ).received or tuple(environ)):
             environ.pop(key, None)
+        if token is None:  # on a public path another scheme's credentials are for the upstream
+            return
         if not self._forward_authorization:
             environ.pop("HTTP_AUTHORIZATION", None)
-        if token is None:
-            return
         environ["gateway.claims"] = token.claims
         if self._claims_field:
             environ[self._claims_key] = _payload(token)

@@ -10,7 +10,10 @@ from gateway.http.wsgi import Environ
 # Traefik and Caddy send the first of each; nginx configurations commonly the second.
 _URIS = ("HTTP_X_FORWARDED_URI", "HTTP_X_ORIGINAL_URI")
 _METHODS = ("HTTP_X_FORWARDED_METHOD", "HTTP_X_ORIGINAL_METHOD")
-_JOINED = re.compile(r",\s*(?=/)")  # where a server joined two lines of one field
+# Where a server joined two lines of one field.
+_JOINED = re.compile(r",\s*(?=/)")
+_JOINED_URLS = re.compile(r",\s*(?=https?://)", re.IGNORECASE)
+_URL = re.compile(r"https?://[^/?#,\s]+(?=/)(.*)", re.IGNORECASE | re.DOTALL)  # ingress-nginx: scheme, host and target
 
 
 def asked_about(environ: Environ, path: str) -> tuple[str, str]:
@@ -21,5 +24,8 @@ def asked_about(environ: Environ, path: str) -> tuple[str, str]:
     """
     uris = [environ.get(key, "") for key in _URIS] + [path.removeprefix(DECISION)]
     paths = {part.partition("?")[0] for uri in uris if uri for part in _JOINED.split(uri)}
+    for url in filter(None, _JOINED_URLS.split(environ.get("HTTP_X_ORIGINAL_URL", ""))):
+        found = _URL.fullmatch(url)
+        paths.add(found[1].partition("?")[0] if found else "")
     methods = {environ[key] for key in _METHODS if environ.get(key)} or {environ["REQUEST_METHOD"]}
     return (methods.pop(), paths.pop()) if len(methods) == len(paths) == 1 else ("", "")

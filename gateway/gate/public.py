@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 
 from gateway.gate.outer import asked_about
 from gateway.http.target import is_decision, is_own
@@ -12,6 +13,15 @@ from gateway.http.wsgi import Environ
 # segments, backslashes, encoded or doubled slashes, or path parameters to another path
 # (CVE-2025-66490, CVE-2026-33494), so a path with any of them needs a token.
 _PLAIN = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_.~!$&'()*+,=:@-]+)*/?", re.ASCII)
+
+# Servers join two Authorization fields with a comma; an upstream may look at either.
+_BEARER = re.compile(r"(?:^|,)[ \t]*bearer(?:[ \t,]|$)", re.IGNORECASE)
+
+# Of a preflight, which nobody has authorized, an upstream may take these for a whole request of another kind.
+_NOT_OF_A_PREFLIGHT = re.compile(
+    r"HTTP_(COOKIE|AUTHORIZATION|TRANSFER_ENCODING|EXPECT|CONTENT_.*|X_HTTP_METHOD(_OVERRIDE)?|X_METHOD_OVERRIDE"
+    r"|X_ORIGINAL_.*|X_REWRITE_.*|X_OVERRIDE_.*)|CONTENT_(TYPE|LENGTH)"
+).fullmatch
 
 
 class Public:
@@ -28,18 +38,45 @@ class Public:
         self._trusts_outer = trusts_outer
 
     def admits(self, environ: Environ, path: str) -> bool:
-        """Tell whether the request, which has no credentials, may pass without."""
+        """Return whether the request may pass without a token. Who shows a Bearer token is judged by it anywhere.
+
+        A preflight that passes is made one: without a body, cookies, and what would make another request of it.
+        """
+        is_bearer, has_credentials = _credentials(environ)
+        if is_bearer or not (self._exact or self._prefixes or self._pass_preflight):
+            return False
         method = environ["REQUEST_METHOD"]
-        if self._trusts_outer and is_decision(path):
+        is_asked = is_decision(path)
+        if self._trusts_outer and is_asked:
             method, path = asked_about(environ, path)
         if is_own(path):
             return False
-        return self._has(path) or (self._pass_preflight and _is_preflight(method, environ))
+        if self._has(path):
+            return True
+        if has_credentials or not self._pass_preflight or not is_preflight(method, environ):
+            return False
+        if not is_asked:
+            _make_preflight(environ)
+        return True
 
     def _has(self, path: str) -> bool:
         return path in self._exact or (path.startswith(self._prefixes) and _PLAIN.fullmatch(path) is not None)
 
 
-def _is_preflight(method: str, environ: Environ) -> bool:
-    """Tell whether the request is a CORS preflight, which browsers send without credentials (Fetch, 4.8)."""
+def is_preflight(method: str, environ: Environ) -> bool:
+    """Return whether the request is a CORS preflight, which browsers send without credentials (Fetch, 4.8)."""
     return method == "OPTIONS" and "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+
+
+def _credentials(environ: Environ) -> tuple[bool, bool]:
+    """Return whether any of the credentials are a Bearer token (or none at all), and whether there are any."""
+    value = environ.get("HTTP_AUTHORIZATION")
+    if value is None:
+        return False, False
+    return not value or _BEARER.search(value) is not None, True
+
+
+def _make_preflight(environ: Environ) -> None:
+    for key in [key for key in environ if _NOT_OF_A_PREFLIGHT(key)]:
+        del environ[key]
+    environ["wsgi.input"] = BytesIO()

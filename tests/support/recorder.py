@@ -223,7 +223,7 @@ class Recorder:
             self._spawn(self._serve, sock, self.connections)
 
     def _serve(self, sock: socket.socket, connection: int) -> None:
-        with suppress(OSError):  # the peer left, or the test is over
+        try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls:
                 sock = self._tls.wrap_socket(sock, server_side=True)
@@ -235,8 +235,11 @@ class Recorder:
                 if self._read_bodies:
                     talk.read_body(request)
                 self._next_answer()(talk)
-        self._open.discard(sock)
-        sock.close()
+        except OSError:
+            pass  # the peer left, or the test is over
+        finally:
+            self._open.discard(sock)
+            sock.close()
 
     def _next_answer(self) -> Script:
         answer = self.answer

@@ -120,11 +120,50 @@ def test_a_body_in_pieces_is_put_together() -> None:
 
 
 def test_what_speaks_of_the_old_bytes_is_dropped_and_all_else_stays() -> None:
-    stale = ["ETag", "Content-MD5", "Digest", "Repr-Digest", "content-digest"]
-    kept = [JSON, ("Set-Cookie", "a"), ("Set-Cookie", "b"), ("Last-Modified", "x")]
+    stale = [
+        "ETag",
+        "Last-Modified",
+        "CDN-Cache-Control",
+        "Surrogate-Control",
+        "X-Accel-Expires",
+        "Content-MD5",
+        "Digest",
+        "Repr-Digest",
+        "content-digest",
+    ]
+    kept = [JSON, ("Set-Cookie", "a"), ("Set-Cookie", "b"), ("Date", "x")]
     headers = ask(App(b"{}", fields=[*kept, ("Content-Length", "2"), *((name, "x") for name in stale)]))[1]
-    assert headers.to_wsgi_list()[:-1] == kept
+    assert headers.to_wsgi_list()[:-1] == [*kept, ("Cache-Control", "private")]
     assert headers.to_wsgi_list()[-1][0] == "Content-Length"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([], "private"),
+        (["public"], "private"),
+        (["Public, max-age=60, s-maxage=600", "immutable"], "private, max-age=60"),
+        (["private"], "private"),
+        (['private="x-y", no-cache'], "private, no-cache"),
+        (["no-store"], "no-store"),
+        (["public, no-store, must-revalidate"], "no-store, must-revalidate"),
+        (["no-cache, must-revalidate"], "private, no-cache, must-revalidate"),
+    ],
+)
+def test_an_answer_with_somebodys_claims_is_for_no_shared_cache(said: list[str], expected: str) -> None:
+    headers = ask(App(b"{}", fields=[JSON, *(("Cache-Control", value) for value in said)]))[1]
+    assert headers.getlist("Cache-Control") == [expected]
+
+
+def test_head_has_the_fields_of_get_but_for_the_length() -> None:
+    fields = [JSON, ("ETag", "x"), ("Last-Modified", "x"), ("Content-Length", "2"), ("X-Kept", "1")]
+    of_get = ask(App(b"{}", fields=fields))[1].to_wsgi_list()
+    app = App(b"", fields=fields)
+    of_head = ask(app, method="HEAD", HTTP_ACCEPT_ENCODING="gzip")[1].to_wsgi_list()
+    assert of_head == of_get[:-1]
+    assert app.environ["HTTP_ACCEPT_ENCODING"] == "identity"
+    untouched = [("Content-Type", "text/plain"), ("ETag", "x"), ("Content-Length", "2")]
+    assert ask(App(b"", fields=untouched), method="HEAD")[1].to_wsgi_list() == untouched
 
 
 def test_the_upstream_is_asked_for_identity_coding() -> None:
@@ -145,6 +184,7 @@ UNTOUCHED = {
     "UTF-16": App('{"a": 1}'.encode("utf-16")),
     "deeply nested": App(b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     "a huge number": App(b'{"a": ' + b"9" * 5000 + b"}"),
+    "not to be transformed": App(b'{"a": 1}', fields=[JSON, ("Cache-Control", "public, No-Transform")]),
     "empty": App(b""),
     "not 200": App(b'{"a": 1}', status="201 Created"),
     "partial": App(b'{"a": 1}', status="206 Partial Content"),
@@ -167,7 +207,7 @@ def test_everything_else_passes_untouched(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "method"), [("/info", "HEAD"), ("/other", "GET"), ("/info/", "GET"), ("/%69nfo", "GET"), ("/INFO", "GET")]
+    ("path", "method"), [("/other", "HEAD"), ("/other", "GET"), ("/info/", "GET"), ("/%69nfo", "GET"), ("/INFO", "GET")]
 )
 def test_requests_that_are_not_meant_cost_nothing(path: str, method: str) -> None:
     app = App(b"{}")

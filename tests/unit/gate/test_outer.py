@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 from helpers import Api, assert_refused, mint
 
+from gateway.gate.outer import asked_about
+
 PUBLIC = ("/public", "/open/*")
 PREFLIGHT = {"Origin": "https://app.test", "Access-Control-Request-Method": "DELETE"}
 WORDS = ["X-Forwarded-Uri", "X-Original-URI"]
@@ -99,3 +101,21 @@ def test_a_blacklisted_token_is_refused_for_a_public_path_too(trusting: Api) -> 
     token = mint(sub="1001")
     assert trusting("POST", "/blacklist", token).status_code == 200
     assert_refused(trusting("GET", "/-/auth", token, headers={"X-Forwarded-Uri": "/public"}), "token-blacklisted")
+
+
+INGRESS = "https://api.test/health?x=/y"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"HTTP_X_ORIGINAL_URL": INGRESS, "HTTP_X_ORIGINAL_METHOD": "POST"}, ("POST", "/health")),
+        ({"HTTP_X_ORIGINAL_URL": "http://a:8080/"}, ("GET", "/")),
+        ({"HTTP_X_ORIGINAL_URL": INGRESS, "HTTP_X_ORIGINAL_URI": "/secret"}, ("", "")),
+        ({"HTTP_X_ORIGINAL_URL": f"{INGRESS}, https://api.test/secret"}, ("", "")),
+        ({"HTTP_X_ORIGINAL_URL": "/health"}, ("GET", "")),
+        ({"HTTP_X_ORIGINAL_URL": "https://api.test"}, ("GET", "")),
+    ],
+)
+def test_ingress_nginx_says_it_with_a_whole_url(environ: dict[str, str], expected: tuple[str, str]) -> None:
+    assert asked_about({"REQUEST_METHOD": "GET", **environ}, "/-/auth") == expected

@@ -126,7 +126,7 @@ def test_the_gateways_own_routes_are_never_public(make_api: Any, paths: str) -> 
     ("credentials", "code"),
     [
         ("", "missing-credentials"),
-        ("Basic eDp5", "unsupported-scheme"),
+        ("Basic eDp5, Bearer garbage", "unsupported-scheme"),
         ("Bearer", "malformed-credentials"),
         ("Bearer garbage", "malformed-token"),
         (f"Bearer {mint(exp=1)}", "token-expired"),
@@ -139,6 +139,31 @@ def test_credentials_that_are_there_are_judged_also_where_none_are_needed(
 ) -> None:
     for path in ("/health", "/static/x"):
         assert_refused(ask(api, path, method, Authorization=credentials, **PREFLIGHT), code)
+
+
+@pytest.mark.parametrize(
+    "credentials", ["Basic eDp5", "DPoP x", "Digest username=bearer", 'Hawk id="a,b"', "ApiKey Bearer"]
+)
+def test_other_schemes_pass_untouched_on_a_public_path_alone(api: Api, upstream: Any, credentials: str) -> None:
+    assert ask(api, "/health", "POST", Authorization=credentials).status_code == 200
+    assert upstream.requests[-1]["HTTP_AUTHORIZATION"] == credentials
+    assert_refused(ask(api, "/secret", Authorization=credentials), "unsupported-scheme")
+    assert_refused(ask(api, "/secret", "OPTIONS", Authorization=credentials, **PREFLIGHT), "unsupported-scheme")
+
+
+def test_a_preflight_passes_as_nothing_but_a_preflight(api: Api, upstream: Any) -> None:
+    more = {
+        "Cookie": "a=1", "X-HTTP-Method-Override": "DELETE", "X-HTTP-Method": "DELETE", "X-Method-Override": "DELETE",
+        "X-Original-URL": "/admin", "X-Rewrite-URL": "/admin", "Content-Type": "text/plain", "X-Kept": "1",
+    }  # fmt: skip
+    raw = {"REQUEST_URI": "/secret", "RAW_URI": "/secret"}
+    answer = api("OPTIONS", "/", headers={**PREFLIGHT, **more}, data=b"_method=DELETE", environ_overrides=raw)
+    assert answer.status_code == 200
+    seen = upstream.requests[-1]
+    assert seen["HTTP_X_KEPT"] == "1"
+    names = ["HTTP_" + name.upper().replace("-", "_") for name in more if name != "X-Kept"]
+    assert not {"CONTENT_LENGTH", "CONTENT_TYPE", *names} & set(seen)
+    assert seen["wsgi.input"].read() == b""
 
 
 def test_a_blacklisted_token_is_refused_on_a_public_path_too(api: Api) -> None:

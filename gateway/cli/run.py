@@ -102,7 +102,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
         Figure("gateway_entries", "Live entries", store.count),
         Figure("gateway_entries_lasting", "Live entries that last ten minutes more", lambda: store.count(LASTING)),
     ]
-    with served(settings.metrics_host, settings.metrics_port, entries, not_ours=sock):
+    with contextlib.closing(store), served(settings.metrics_host, settings.metrics_port, entries, not_ours=sock):
         serve_app(
             load,
             sock=sock,

@@ -20,7 +20,7 @@ from gateway.config.settings import Settings
 from gateway.http.problems import StoreUnavailable
 from gateway.http.strict_json import json_object
 
-BATCH = 10_000  # entries in one change: one sync for all of them
+BATCH = 1000  # entries in one change: one sync for all of them, and a few megabytes of SQLite's log
 
 TRIES, PAUSE_SECONDS = 10, 1.0
 

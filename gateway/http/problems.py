@@ -124,7 +124,11 @@ class Problem(Exception):
 
 
 class StoreUnavailable(Problem):
-    """The blacklist's store failed, or cannot vouch for its answer. Nothing may pass."""
+    """The blacklist's store failed, or cannot be trusted. Nothing may pass.
 
-    def __init__(self) -> None:
+    `cause` is one word for metrics and alerts, see gateway.blacklist.stores.outage.
+    """
+
+    def __init__(self, cause: str = "") -> None:
         super().__init__("store-unavailable")
+        self.cause = cause

@@ -165,6 +165,7 @@ def test_no_more_is_remembered_than_has_room(store: SqliteStore, monkeypatch: py
 @pytest.mark.parametrize("content", [bytes(200), b"\x18\xe2\x2d\x00" + bytes(44) + b"\x18\xe2\x2d\x00" + b"1" * 44])
 def test_an_index_of_another_layout_or_half_written_tells_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "file-wal").touch()
     (tmp_path / "file-shm").write_bytes(content)
     index = Index()
     index.opened(str(tmp_path / "file"))

@@ -4,10 +4,12 @@ Faults are done by another process: this one, closing a file it opened itself, w
 locks that SQLite holds on it.
 """
 
+import hashlib
 import json
 import os
 import pickle
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -22,8 +24,9 @@ from pathlib import Path
 import pytest
 from helpers import NOW, Clock
 
+from gateway.blacklist.keys import claim_key, value_text
 from gateway.blacklist.stores.base import Entry, StoreRefused
-from gateway.blacklist.stores.sqlite.file import EARLIER, FORGET, SAME_SECOND, lookup
+from gateway.blacklist.stores.sqlite.statements import EARLIER, FORGET, SAME_SECOND, lookup
 from gateway.blacklist.stores.sqlite.store import GRACE_SECONDS, SqliteStore
 from gateway.http.problems import StoreUnavailable
 
@@ -158,11 +161,11 @@ def test_a_damaged_file_lets_no_blacklisted_token_through(
 CHANGES = {
     "table dropped": "db.execute('DROP TABLE unnamed')",
     "rows deleted": "db.execute('DELETE FROM unnamed')",
-    "generation row deleted": "db.execute('DELETE FROM unnamed WHERE key = ?', ('generation',))",
-    "generation row spoilt": "db.execute('UPDATE unnamed SET value = 7 WHERE key = ?', ('generation',))",
-    "generation row another's": (
+    "head deleted": "db.execute('DELETE FROM unnamed WHERE key = ?', ('head',))",
+    "head spoilt": "db.execute('UPDATE unnamed SET value = 7 WHERE key = ?', ('head',))",
+    "head another's": (
         "db.execute('ATTACH ? AS other', (other,)); "
-        "db.execute('REPLACE INTO unnamed SELECT * FROM other.unnamed WHERE key = ?', ('generation',))"
+        "db.execute('REPLACE INTO unnamed SELECT * FROM other.unnamed WHERE key = ?', ('head',))"
     ),
     "table renamed": "db.execute('ALTER TABLE unnamed RENAME TO mislaid')",
 }
@@ -186,7 +189,7 @@ NO_ENTRIES = ["oops", "[]", "{}", '{"issuer": "i"}', NO_TIME, "[" * 5000, "null"
 def test_a_row_that_is_no_entry_is_not_taken_for_absent(store: SqliteStore, path: Path, value: object) -> None:
     code = SQL + (
         "db.execute('DROP INDEX expiry'); db.execute('DROP INDEX creation')\n"
-        f"db.execute('UPDATE unnamed SET value = ? WHERE key != ?', ({value!r}, 'generation'))"
+        f"db.execute('UPDATE unnamed SET value = ? WHERE key != ?', ({value!r}, 'head'))"
     )
     inflict(code, path)
     assert ask_all(store, 20) == {"unavailable": THREADS * 20}
@@ -287,8 +290,8 @@ def fill(path: Path, clock: Clock) -> None:
     with pytest.raises(StoreUnavailable):
         store.ping()
     limit_files(resource.RLIM_INFINITY)
-    store.ping()
     assert all(changed for _, changed in store.add(large))
+    store.ping()
     assert store.count() == len(acknowledged) + len(large)
 
 
@@ -395,8 +398,8 @@ START_FAULTS = {
         "at = open(path, 'rb').read().index(b'CREATE TABLE'); os.pwrite(os.open(path, os.O_WRONLY), b'\\x80', at + 3)",
         "cannot hold",
     ),
-    "without its generation": ("db().execute('DELETE FROM unnamed')", "was emptied"),
-    "of a newer version": ("db().execute('PRAGMA user_version=2')", "newer version"),
+    "without its head": ("db().execute('DELETE FROM unnamed')", "was emptied"),
+    "of a newer version": ("db().execute('PRAGMA user_version=3')", "newer version"),
     "not a blacklist": ("db().execute('ALTER TABLE unnamed RENAME TO users')", "not a blacklist"),
     "an empty database": ("os.remove(path); db().execute('VACUUM')", "was emptied|not a blacklist"),
 }
@@ -451,6 +454,202 @@ def test_a_file_of_an_older_version_is_brought_up_to_date(path: Path, clock: Clo
     clock.seconds = 1800000600
     with closing(SqliteStore(str(path), clock)) as store:
         assert store.purge() == 1
+
+
+VERSION_1 = """
+db = sqlite3.connect(path, isolation_level=None)
+for statement in (
+    "CREATE TABLE unnamed (key TEXT PRIMARY KEY, value BLOB)",
+    "CREATE INDEX beginning ON unnamed (substr(key, 1, 14))",
+    "CREATE INDEX generation ON unnamed (key, value) WHERE key = 'generation'",
+    "CREATE INDEX expiry ON unnamed (json_extract(value, '$.expires_at'))",
+    "CREATE INDEX creation ON unnamed (json_extract(value, '$.created_at'))",
+    "INSERT INTO unnamed VALUES ('generation', json_object('generation', lower(hex(randomblob(16))), 'changes', 7))",
+    "PRAGMA user_version=1",
+    "PRAGMA journal_mode=WAL",
+):
+    db.execute(statement)
+import hashlib, json
+for value in json.loads(other):
+    key = "claim:" + hashlib.sha256(json.dumps(["i", "sub", value]).encode()).hexdigest()
+    members = {"issuer": "i", "created_at": 1, "claim": {"sub": value}, "issued_before": 1799999000 + len(str(value))}
+    db.execute("INSERT INTO unnamed VALUES (?, ?)", (key, json.dumps(members, separators=(",", ":"))))
+"""
+
+
+def test_claims_that_were_numbers_to_an_older_version_are_found_by_their_text(path: Path, clock: Clock) -> None:
+    values = [7001, 7001.0, "7001", 10**30, 0.25, -3, "alice"]
+    inflict(PRELUDE + VERSION_1, path, json.dumps(values))
+    with closing(SqliteStore(str(path), clock)) as store:
+        for value in values:
+            text = value_text(value)
+            assert text
+            (entry,) = store.find([claim_key("i", "sub", text)])
+            assert entry.claim == ("sub", text)
+        assert store.find([claim_key("i", "sub", "7001")])[0].issued_before == 1799999000 + len("7001.0")
+        assert store.count() == len(store.page(100)[0]) == 5
+
+
+ASK_LIKE_VERSION_1 = SQL + (
+    "print(db.execute(\"SELECT value FROM unnamed INDEXED BY generation WHERE key = 'generation'\").fetchall())"
+)
+
+
+def test_a_running_gateway_of_an_older_version_refuses_the_file_once_it_is_brought_up_to_date(
+    path: Path, clock: Clock
+) -> None:
+    inflict(PRELUDE + VERSION_1, path, "[7001]")
+    inflict(ASK_LIKE_VERSION_1, path)
+    with closing(SqliteStore(str(path), clock)), pytest.raises(subprocess.CalledProcessError):
+        inflict(ASK_LIKE_VERSION_1, path)
+
+
+def test_many_processes_bring_one_file_up_to_date(path: Path, clock: Clock) -> None:
+    inflict(PRELUDE + VERSION_1, path, json.dumps(list(range(500))))
+    with ThreadPoolExecutor(6) as threads:
+        for running in [threads.submit(in_a_child, open_once, path, clock) for _ in range(6)]:
+            running.result()
+    with closing(SqliteStore(str(path), clock)) as store:
+        assert store.count() == 500
+
+
+def test_a_process_killed_while_it_brings_a_file_up_to_date_has_changed_nothing_or_all(
+    path: Path, clock: Clock
+) -> None:
+    command = [sys.executable, "-c", f"from {SqliteStore.__module__} import *; SqliteStore({str(path)!r})"]
+    for delay in (0.15, 0.2, 0.22, 0.25, 0.3):
+        for file in path.parent.iterdir():
+            file.unlink()
+        inflict(PRELUDE + VERSION_1, path, json.dumps(list(range(3000))))
+        upgrading = subprocess.Popen(command)
+        time.sleep(delay)
+        upgrading.kill()
+        upgrading.wait()
+        with closing(SqliteStore(str(path), clock)) as store:
+            assert store.count() == 3000
+            assert all(store.find([claim_key("i", "sub", str(value))]) for value in range(0, 3000, 100))
+
+
+# Who else may use it, and from where
+
+
+def modes(path: Path) -> set[int]:
+    return {file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+
+
+def test_only_its_owner_reads_the_file_its_log_and_its_index(path: Path, clock: Clock) -> None:
+    before = os.umask(0)
+    try:
+        with closing(SqliteStore(str(path), clock)) as store:
+            store.add(ENTRIES[:1])
+            assert len(list(path.parent.iterdir())) == 3
+            assert modes(path) == {0o600}
+    finally:
+        os.umask(before)
+    path.chmod(0o664)
+    with closing(SqliteStore(str(path), clock)) as store:
+        store.add(ENTRIES[1:2])
+        assert modes(path) == {0o600}
+
+
+MOUNTED = """
+import subprocess, sys
+from gateway.blacklist.stores import StoreRefused, open_store
+path = sys.argv[1]
+open_store("sqlite:///" + path).close()
+subprocess.run(["mount", "--bind", path, path], check=True)
+try:
+    open_store("sqlite:///" + path)
+except StoreRefused as refusal:
+    print(refusal)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="a mount of one's own needs util-linux")
+def test_a_file_that_is_itself_a_mount_point_is_refused(path: Path) -> None:
+    """Its log would stay in the container, with the newest entries."""
+    command = ["unshare", "--mount", "--map-root-user", sys.executable, "-c", MOUNTED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr[-200:]}")
+    assert "is itself a mount point" in done.stdout
+
+
+def test_whoever_ends_last_folds_the_log_into_the_file(path: Path, clock: Clock) -> None:
+    with closing(SqliteStore(str(path), clock)) as store:
+        in_a_child(lambda: store.add(ENTRIES[:10]))  # which ends without closing anything
+        assert path.with_name(path.name + "-wal").stat().st_size
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM unnamed WHERE key LIKE 'token:%'").fetchone() == (10,)
+
+
+def test_the_log_stays_short_although_somebody_always_reads(store: SqliteStore, path: Path) -> None:
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            store.page(100)
+
+    longest = 0
+    with ThreadPoolExecutor(3) as threads:
+        for _ in range(3):
+            threads.submit(read)
+        try:
+            for first in range(0, 60_000, 2000):
+                digests = (hashlib.sha256(str(number).encode()).hexdigest() for number in range(first, first + 2000))
+                store.add([Entry(f"token:{digest}", "issuer", START, START + 600) for digest in digests])
+                longest = max(longest, path.with_name(path.name + "-wal").stat().st_size)
+        finally:
+            over.set()
+    assert longest < 64 << 20
+
+
+# Why
+
+
+def test_the_log_says_why_once_and_what_to_do_and_when_it_is_over(
+    store: SqliteStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        caplog.clear()
+        inflict(PRELUDE + "os.rename(path, path + '.away')", path)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable) as refusal:
+                store.find([ABSENT.key])
+        assert refusal.value.cause == "replaced"
+        (record,) = caplog.records
+        assert record.getMessage() == (
+            "the blacklist store is unavailable for look-ups (replaced): [Errno 2] No such file or directory: "
+            f"'{path}'. What to do: put the right file in place, end everything that uses it, then start anew"
+        )
+        inflict(PRELUDE + "os.rename(path + '.away', path)", path)
+        assert not store.find([ABSENT.key])
+        assert caplog.records[-1].getMessage() == "the blacklist store is available again for look-ups"
+
+
+def test_one_probe_asks_for_all_who_ask_and_a_failure_is_remembered(store: SqliteStore, path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), "BEGIN IMMEDIATE"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        asked: list[object] = []
+        ask = store.ping._ask
+        store.ping._ask = lambda: asked.append(None) or ask()
+
+        def probe(_: int) -> bool:
+            with suppress(StoreUnavailable):
+                store.ping()
+                return True
+            return False
+
+        with ThreadPoolExecutor(16) as threads:
+            assert not any(threads.map(probe, range(64)))
+        assert len(asked) == 1
+        holder.communicate()
+    assert store.add([ABSENT])[0].changed
+    store.ping()
 
 
 def test_a_pickle_in_the_file_is_not_executed(path: Path, clock: Clock, tmp_path: Path) -> None:
@@ -516,13 +715,14 @@ def test_an_index_finds_what_has_expired_and_what_is_new(store: SqliteStore) -> 
     ):
         plan = store.conn.select("EXPLAIN QUERY PLAN " + statement, [1] * values)
         assert any(f"SEARCH unnamed USING INDEX {index}" in row[3] for row in plan), plan
-        assert not any("TEMP" in row[3] or "SCAN unnamed" in row[3] for row in plan if "generation" not in row[3]), plan
+        assert not any("TEMP" in row[3] or "SCAN unnamed" in row[3] for row in plan if "INDEX head" not in row[3]), plan
 
 
 # As it grows
 
 WORKER = """
 import json, random, sys, threading
+from gateway.blacklist.keys import claim_key, value_text
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.stores.sqlite.store import SqliteStore
 
@@ -568,7 +768,7 @@ def test_many_workers_lose_and_invent_nothing(path: Path) -> None:
 
 
 def test_sqlitedict_reads_the_table_as_its_own(store: SqliteStore) -> None:
-    assert len(store) == len(ENTRIES) + 1  # and the generation row
+    assert len(store) == len(ENTRIES) + 1  # and the head
     assert store[ENTRIES[0].key] == ENTRIES[0].to_json()
     assert json.loads(store.conn.select_one("SELECT value FROM unnamed WHERE key = ?", [ENTRIES[0].key])[0])
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import os
 import random
 import sqlite3
@@ -10,14 +13,31 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
+from gateway.blacklist.stores.history import HistoryLost
+from gateway.blacklist.stores.outage import Outage
 from gateway.blacklist.stores.sqlite.file import FAILURES
-from gateway.blacklist.stores.sqlite.index import Identity, Index, join, leave
+from gateway.blacklist.stores.sqlite.index import Identity, Index, Replaced, join, leave
 from gateway.http.blocking import about_to_wait
-from gateway.http.problems import StoreUnavailable
 
 BUSY_SECONDS = 2.0
+LOG_BYTES = 16 << 20  # a longer log is folded into the file: readers in turn would keep it growing for ever
+FOLD_SECONDS = 0.2  # to wait for readers then
+LOOKUPS, CHANGES = "look-ups", "changes"
+
+_CAUSES = {
+    sqlite3.SQLITE_BUSY: "busy",
+    sqlite3.SQLITE_LOCKED: "busy",
+    sqlite3.SQLITE_PROTOCOL: "busy",
+    sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_IOERR: "disk",
+    sqlite3.SQLITE_READONLY: "rights",
+    sqlite3.SQLITE_CANTOPEN: "rights",
+    sqlite3.SQLITE_PERM: "rights",
+    sqlite3.SQLITE_AUTH: "rights",
+}
+_SYSTEM_CAUSES = {errno.ENOENT: "replaced", errno.ENOSPC: "full", errno.EACCES: "rights", errno.EPERM: "rights"}
 
 _PRAGMAS = (
     "synchronous=FULL",  # with a write-ahead log nothing less survives a power cut
@@ -27,7 +47,6 @@ _PRAGMAS = (
     "journal_size_limit=4194304",  # bytes the log keeps after a large change
 )
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -35,10 +54,9 @@ State = tuple[int, int, int, int]  # device, inode, size, nanoseconds of the las
 
 
 class Connection(sqlite3.Connection):
-    """A connection that knows in which state of the file it began to cache pages, and its log."""
+    """A connection that knows in which state of the file it began to cache pages."""
 
     seen: State
-    log: tuple[int, ...]
     database: Identity | None = None
     index: Index | None = None
 
@@ -51,6 +69,17 @@ class Connection(sqlite3.Connection):
         if self.database is not None:
             leave(self.database)
             self.database = None
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the cause of a failure, one of `WHAT_TO_DO`."""
+    if isinstance(error, HistoryLost):
+        return "history"
+    if isinstance(error, Replaced):
+        return "replaced"
+    if isinstance(error, OSError):
+        return _SYSTEM_CAUSES.get(error.errno or 0, "disk")
+    return _CAUSES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "damaged")
 
 
 def state_of(path: str) -> State:
@@ -91,27 +120,42 @@ class Connections:
         self._path = path
         self._file = str(path)
         self._identity = state_of(self._file)[:2]
+        self.outage = Outage()
         self.index = Index()  # of the connections there are now
         self._idle: deque[Connection] = deque()
         self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._inherited: list[Connection] = []
+        self._replaced: Replaced | None = None  # what was done to the files; from then on nothing can be trusted
         _pools.add(self)
 
-    def run(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what `work` makes of a connection. Raises `StoreUnavailable`."""
+    def run(self, work: Callable[..., T], *args: Any, what: str = LOOKUPS) -> T:
+        """Return what `work` makes of a connection and the arguments. Raises `StoreUnavailable`."""
         try:
             conn = self._take()
             try:
-                answer = work(conn, *args, **kwargs)
+                answer = work(conn, *args)
             except BaseException:
-                conn.close()  # rolled back, and no state of it is left to be wrong
+                self._discard(conn)  # rolled back, and no state of it is left to be wrong
                 raise
-        except FAILURES as error:
-            raise StoreUnavailable from error
+        except (*FAILURES, HistoryLost) as error:
+            raise self.outage.begin(what, cause_of(error), error) from error
         self._idle.append(conn)
+        self.outage.end(what)
         return answer
 
+    def _discard(self, conn: Connection) -> None:
+        """Close a connection, but never once its log or index was removed: it would fold in and remove another's."""
+        try:
+            self.check_log()
+        except Replaced as error:
+            self._replaced = error
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(conn))
+        else:
+            conn.close()
+
     def _take(self) -> Connection:
+        if self._replaced:
+            raise self._replaced.with_traceback(None)
         try:
             return self._idle.pop()
         except IndexError:
@@ -141,7 +185,7 @@ class Connections:
             modes = [conn.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
             if modes != ["wal", 2]:
                 raise sqlite3.OperationalError("changes would not be synced")
-            conn.seen, conn.log = seen, state_of(self._file + "-wal")[:2]
+            conn.seen = seen
             index.opened(self._file)
             self.index = conn.index = index
             self._opened.add(conn)
@@ -159,8 +203,9 @@ class Connections:
         """Return whether the file is as it was when `conn` began to cache it; if not, empty the cache.
 
         Damage done from outside would hide behind the cache. An ordinary checkpoint looks the same.
-        Raises sqlite3.Error or OSError if the file has been emptied, replaced or removed.
+        Raises sqlite3.Error or OSError if the file, its log or its index has been emptied, replaced or removed.
         """
+        self.check_log()
         state = state_of(self._file)
         if state == conn.seen:
             return True
@@ -168,10 +213,15 @@ class Connections:
         conn.execute("PRAGMA shrink_memory")
         return False
 
-    def check_log(self, conn: Connection) -> None:
-        """Raise sqlite3.Error or OSError if what `conn` writes would be lost: its log is the file's no more."""
-        if state_of(self._file + "-wal")[:2] != conn.log:
-            raise sqlite3.DatabaseError("the write-ahead log was removed")
+    def check_log(self) -> None:
+        """Raise `Replaced` if log and index are the file's no more: changes are lost, and those of others not seen."""
+        self.index.check()
+
+    def fold(self, conn: Connection) -> None:
+        """Fold the log into the file if it is long."""
+        if os.stat(self._file + "-wal").st_size > LOG_BYTES:
+            conn.execute(f"PRAGMA busy_timeout={FOLD_SECONDS * 1000:.0f}")
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def execute(self, sql: str, args: Iterable[Any] = ()) -> None:
         """Run a statement."""
@@ -196,7 +246,14 @@ class Connections:
     def close(self, force: bool = False) -> None:
         """Close what is idle; a later question opens anew."""
         while self._idle:
-            self._idle.pop().close()
+            self._discard(self._idle.pop())
+
+    def finish(self) -> None:
+        """Close what is idle, so that the log is folded into the file if nobody else uses it."""
+        with contextlib.suppress(*FAILURES):
+            if not self._idle and os.stat(self._file + "-wal").st_size:
+                self._idle.append(self._open())  # of a worker that was killed: whoever closes last folds in
+        self.close()
 
     def forget(self) -> None:
         """Give up in a child process what the parent was using; unclosed, for its locks are the parent's."""

@@ -1,68 +1,40 @@
-"""The SQLite file under the blacklist: made durably, checked and brought up to date at start; what it is asked."""
+"""The SQLite file under the blacklist: made durably, for its owner alone, checked and brought up to date at start."""
 
 from __future__ import annotations
 
-import functools
+import logging
 import os
+import re
 import sqlite3
 import uuid
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from gateway.blacklist.stores.base import StoreRefused
+from gateway.blacklist.stores.sqlite.statements import WRITE
+from gateway.blacklist.stores.sqlite.upgrade import VERSION, upgrade
 
-VERSION = 1  # in user_version; 0 is a plain file of SqliteDict with JSON in it
+log = logging.getLogger(__name__)
+
 START_SECONDS = 30.0  # to wait for another process that brings the file up to date
 CHECKED_BYTES = 8 << 20  # a check takes 44 ms for each MB; what is larger is checked as it is read
 # What SQLite says of a damaged schema quotes it, and Python's sqlite3 takes that for UTF-8.
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 
-_UPGRADE = (
-    # Look-ups go by the beginnings of keys, an index a fifth the size of the primary key's, and find the
-    # generation row without the table. With a million entries a look-up costs 1.2 times what it costs
-    # with none; by the primary key it was 1.5 (benchmarks/studies/store.py).
-    "CREATE INDEX IF NOT EXISTS beginning ON unnamed (substr(key, 1, 14))",
-    "CREATE INDEX IF NOT EXISTS generation ON unnamed (key, value) WHERE key = 'generation'",
-    "CREATE INDEX IF NOT EXISTS expiry ON unnamed (json_extract(value, '$.expires_at'))",
-    "CREATE INDEX IF NOT EXISTS creation ON unnamed (json_extract(value, '$.created_at'))",
-    """INSERT INTO unnamed (key, value) VALUES
-        ('generation', json_object('generation', lower(hex(randomblob(16))), 'changes', 0))""",
-    f"PRAGMA user_version={VERSION}",
-)
-
-# Messages that were taken once, and until when that must be known.
-_SEEN = (
-    "CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, expires_at INTEGER) WITHOUT ROWID",
-    "CREATE INDEX IF NOT EXISTS seen_until ON seen (expires_at)",
-)
-_GENERATION = "SELECT key, value FROM unnamed INDEXED BY generation WHERE key = 'generation'"
-_KEY = """SELECT key, value FROM unnamed INDEXED BY beginning
-    WHERE substr(key, 1, 14) = substr(?, 1, 14) AND +key = ?"""
-COUNT_CHANGE = """UPDATE unnamed SET value = json_set(value, '$.changes', json_extract(value, '$.changes') + 1)
-    WHERE key = 'generation'"""
-FORGET = """DELETE FROM unnamed WHERE rowid IN
-    (SELECT rowid FROM unnamed WHERE json_extract(value, '$.expires_at') <= ? LIMIT ?)"""
-FORGET_SEEN = "DELETE FROM seen WHERE key IN (SELECT key FROM seen WHERE expires_at <= ? LIMIT ?)"
-_PAGE = """SELECT rowid, key, value FROM unnamed INDEXED BY creation WHERE json_extract(value, '$.created_at') {}
-    AND (json_extract(value, '$.expires_at') IS NULL OR json_extract(value, '$.expires_at') > ?)
-    AND (? IS NULL OR json_extract(value, '$.issuer') = json_extract(?, '$'))
-    AND (? IS NULL OR EXISTS
-        (SELECT 1 FROM json_each(unnamed.value, '$.claim') AS member WHERE member.key = json_extract(?, '$')))
-    ORDER BY {} rowid DESC LIMIT ?"""
-MATCHING = """SELECT key, value FROM unnamed WHERE key >= ? AND key < ? || 'g'
-    AND (json_extract(value, '$.expires_at') IS NULL OR json_extract(value, '$.expires_at') > ?) LIMIT 2"""
-SAME_SECOND = _PAGE.format("= ? AND rowid < ?", "")
-EARLIER = _PAGE.format("< ?", "json_extract(value, '$.created_at') DESC,")
-COUNT = """SELECT (SELECT count(*) FROM unnamed) - 1
-    - (SELECT count(*) FROM unnamed WHERE json_extract(value, '$.expires_at') <= ?)"""
+# SQLite's log needs memory and locks that all its users share: https://www.sqlite.org/wal.html
+_REMOTE = re.compile(r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|ncpfs|9p")
+_MOUNTS = Path("/proc/self/mountinfo")  # Linux's; elsewhere nothing is known of mounts
 
 
 def prepare(path: Path, *, create: bool = True) -> None:
     """Make the file if there is none and `create`, check it and bring it up to date. Raises `StoreRefused`."""
-    log = path.with_name(path.name + "-wal")
+    log_file = path.with_name(path.name + "-wal")
+    _check_mount(path)
     try:
-        if log.exists() and not path.exists():  # in this order: another process may be making both
-            raise StoreRefused(f"{path} is gone, but entries may be in {log}: restore the one or remove the other.")
+        if log_file.exists() and not path.exists():  # in this order: another process may be making both
+            raise StoreRefused(
+                f"{path} is gone, but entries may be in {log_file}: restore the one or remove the other."
+            )
         if not path.exists():
             if not create:
                 raise StoreRefused(f"There is no store: {path} does not exist.")
@@ -70,6 +42,7 @@ def prepare(path: Path, *, create: bool = True) -> None:
         size = path.stat().st_size
         if not size:
             raise StoreRefused(_emptied(path))
+        _keep_private(path)
         with closing(_connect(f"{path.as_uri()}?mode=rw")) as conn:
             _check(path, conn, thoroughly=size <= CHECKED_BYTES)
     except FAILURES as error:
@@ -81,9 +54,10 @@ def _create(path: Path) -> None:
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with closing(_connect(draft.as_uri())) as conn:
+            draft.chmod(0o600)  # SQLite gives log and index the same mode
             conn.execute("PRAGMA auto_vacuum=INCREMENTAL")
             conn.execute("CREATE TABLE unnamed (key TEXT PRIMARY KEY, value BLOB)")  # as SqliteDict does
-            _upgrade(conn)
+            upgrade(conn)
         os.link(draft, path)
     except FileExistsError:
         pass  # another process was faster
@@ -96,32 +70,66 @@ def _create(path: Path) -> None:
         os.close(directory)
 
 
+def _keep_private(path: Path) -> None:
+    """Take from others what they may do with the file, its log and its index.
+
+    They would read subjects and reasons, and with one read lock on the index stop every change.
+    """
+    for name in ("", "-wal", "-shm"):
+        file = path.with_name(path.name + name)
+        with suppress(FileNotFoundError):
+            mode = file.stat().st_mode
+            if mode & 0o077:
+                try:
+                    file.chmod(mode & 0o700)
+                    log.warning("%s was open to other users, and is not any more", file)
+                except PermissionError:
+                    log.warning("%s is open to other users, and belongs to another: chmod 600 it", file)
+
+
+def _check_mount(path: Path) -> None:
+    """Raise `StoreRefused` where log and index would not lie beside the file, or would not be shared."""
+    if not _MOUNTS.exists():
+        return
+    kind, nearest = "", ""
+    for line in _MOUNTS.read_bytes().splitlines():
+        before, _, after = line.partition(b" - ")
+        mount = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), before.split()[4])
+        place = os.fsdecode(mount)
+        if place == str(path) and not path.is_dir():
+            raise StoreRefused(
+                f"{path} is itself a mount point: its log, with the newest entries, would stay behind. "
+                "Mount the folder it is in."
+            )
+        if len(place) >= len(nearest) and str(path).startswith(place.rstrip("/") + "/"):
+            nearest, kind = place, os.fsdecode(after.split()[0])
+    if _REMOTE.fullmatch(kind):
+        raise StoreRefused(
+            f"{path} is on a network file system ({kind}): SQLite's locks and its log cannot be relied on there. "
+            "Use a local disk, or Redis."
+        )
+
+
 def _check(path: Path, conn: sqlite3.Connection, *, thoroughly: bool) -> None:
     if not conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'unnamed' AND type = 'table'").fetchone():
         raise StoreRefused(f"{path} is a database, but not a blacklist.")
     (version,) = conn.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise StoreRefused(f"{path} was written by a newer version of the gateway.")
-    if version < VERSION:
+    if not version:
         conn.execute("PRAGMA auto_vacuum=INCREMENTAL")
         conn.execute("VACUUM")
-        _upgrade(conn)
-    if not conn.execute("SELECT 1 FROM unnamed WHERE key = 'generation'").fetchone():
+    if version < VERSION:
+        try:
+            upgrade(conn)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreRefused(f"{path} has a row that is not an entry: restore it from a backup.") from error
+    if not conn.execute("SELECT 1 FROM unnamed WHERE key = 'head'").fetchone():
         raise StoreRefused(_emptied(path))
     if thoroughly and conn.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
         raise StoreRefused(f"{path} is damaged: restore it from a backup.")
-    for statement in _SEEN:
-        conn.execute(statement)
     conn.execute("PRAGMA journal_mode=WAL")
-    conn.execute("UPDATE unnamed SET value = value WHERE key = 'generation'")  # raises if it cannot be written
-
-
-def _upgrade(conn: sqlite3.Connection) -> None:
-    conn.execute("BEGIN IMMEDIATE")
-    if conn.execute("PRAGMA user_version").fetchone() == (0,):  # no other process was faster
-        for statement in _UPGRADE:
-            conn.execute(statement)
-    conn.execute("COMMIT")
+    conn.execute(WRITE)  # raises if it cannot be written
 
 
 def _connect(uri: str) -> sqlite3.Connection:
@@ -136,10 +144,3 @@ def _connect(uri: str) -> sqlite3.Connection:
 
 def _emptied(path: Path) -> str:
     return f"{path} was emptied: restore it from a backup, or remove it to start with an empty blacklist."
-
-
-@functools.cache
-def lookup(keys: int) -> str:
-    """Return the statement that asks for the generation row and so many keys, each bound twice in a row."""
-    # UNION ALL takes half the time of IN, which would first build a table of its list.
-    return " UNION ALL ".join([_GENERATION, *[_KEY] * keys])

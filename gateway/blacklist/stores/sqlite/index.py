@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sqlite3
 from threading import Lock, RLock
 from time import monotonic
 
@@ -21,6 +22,10 @@ Stamp = tuple[bytes, State]  # the index's header, and the database's state
 # A look at the file gives up the interpreter's lock: 13 µs of a busy worker's 190. So the file is looked at
 # every five milliseconds, which may be saved up for a second; who asks less often has it looked at each time.
 LOOK_SECONDS, SAVED_SECONDS = 0.005, 1.0
+
+
+class Replaced(sqlite3.DatabaseError):
+    """The database's log or index was removed or replaced under its users."""
 
 
 class Index:
@@ -37,6 +42,7 @@ class Index:
         self._lock = Lock()
         self._map: mmap.mmap | None = None
         self._descriptors: tuple[int, ...] = ()  # of the index, and of the database
+        self._files: tuple[tuple[str, Identity], ...] = ()  # the names of index and log, and which files they were
         self._stamp: Stamp | None = None  # the one last given
         self._looked = 0.0  # up to when, in monotonic seconds, the time for looks is spent
         self._retired: list[tuple[mmap.mmap, tuple[int, ...]]] = []
@@ -44,9 +50,8 @@ class Index:
     def opened(self, path: str) -> None:
         """Map the index of the database, now that a connection has read from it. Raises OSError."""
         with self._lock:
-            if self._map is not None and not os.path.samestat(os.fstat(self._descriptors[0]), os.stat(path + "-shm")):
-                self._retire()  # it was removed after connections that nobody closed
             if self._map is None:
+                self._files = tuple((path + end, _identity(path + end)) for end in ("-shm", "-wal"))
                 self._descriptors = os.open(path + "-shm", os.O_RDONLY), os.open(path, os.O_RDONLY)
                 self._map = mmap.mmap(self._descriptors[0], 2 * _HEADER_BYTES, prot=mmap.PROT_READ)
                 self._stamp = None
@@ -77,16 +82,30 @@ class Index:
             self._looked = max(self._looked, now - SAVED_SECONDS) + LOOK_SECONDS
             descriptor = self._descriptors[1]
         try:
+            self.check()
             found = os.fstat(descriptor)
-        except OSError:  # closed at this very moment
+        except (OSError, Replaced):  # the one: closed at this very moment
             return None
         self._stamp = stamp = header, (found.st_size, found.st_ctime_ns)
         return stamp
 
+    def check(self) -> None:
+        """Raise `Replaced` if index or log are not the files they were when the first connection was opened.
+
+        Who opens the database afterwards shares neither with us: we would not see what they change.
+        """
+        for name, identity in self._files:
+            try:
+                same = _identity(name) == identity
+            except FileNotFoundError:
+                same = False
+            if not same:
+                raise Replaced(f"{name} was removed or replaced while it was in use")
+
     def _retire(self) -> None:
         if self._map is not None:
             self._retired.append((self._map, self._descriptors))
-            self._map = None
+            self._map, self._files = None, ()
 
     def close(self) -> None:
         """Let go of everything."""
@@ -97,6 +116,11 @@ class Index:
                 mapped.close()
                 for descriptor in descriptors:
                     os.close(descriptor)
+
+
+def _identity(path: str) -> Identity:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def is_sound(stamp: Stamp) -> bool:

@@ -15,19 +15,13 @@ from typing import Any, TypeVar
 
 from sqlitedict import SqliteDict
 
+from gateway.blacklist.stores import history
 from gateway.blacklist.stores.base import Added, Entry, StoreRefused, check_mark, check_prefix, merge
-from gateway.blacklist.stores.sqlite.connections import Connection, Connections, begin
-from gateway.blacklist.stores.sqlite.file import (
-    COUNT,
-    COUNT_CHANGE,
-    EARLIER,
-    FORGET,
-    FORGET_SEEN,
-    MATCHING,
-    SAME_SECOND,
-    lookup,
-    prepare,
-)
+from gateway.blacklist.stores.history import MOST_KEYS, Head, HistoryLost, Known, read_head
+from gateway.blacklist.stores.outage import Probe
+from gateway.blacklist.stores.sqlite import statements as sql
+from gateway.blacklist.stores.sqlite.connections import CHANGES, Connection, Connections, begin
+from gateway.blacklist.stores.sqlite.file import prepare
 from gateway.blacklist.stores.sqlite.index import Stamp, is_sound
 from gateway.http.problems import StoreUnavailable
 
@@ -40,7 +34,6 @@ REST_SECONDS = 0.005  # another's `begin` tries at least twice in it
 PAGES_PER_CHANGE = 100  # given back to the file system
 SPARE_PAGES = 1000  # kept for new entries
 REMEMBERED = 10_000  # answers
-PING_SECONDS = 0.1  # probes come without a token: no more often than this do they make us sync
 
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
 
@@ -58,13 +51,15 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
     def __init__(self, path: str, now: Callable[[], float] = time.time, *, create: bool = True) -> None:
         self._now = now
         self._path = Path(path).resolve()
-        self._vouched = ("", "", 0)  # the generation row as last read, its generation, its changes
+        self._known = Known()
         self._memory: tuple[Stamp | None, dict[tuple[str, ...], list[Entry]]] = (None, {})
-        self._pinged = float("-inf")
         self.pruned = 0  # expired entries that this process has deleted
         prepare(self._path, create=create)
         try:
             super().__init__(str(self._path), encode=_encode, decode=json.loads)
+            self.ping = Probe(self._ping, self.conn.outage)
+            # What is known before the first fork is known to all workers.
+            self.conn.run(self._rows, ())
         except StoreUnavailable as error:
             self.conn.close()
             raise StoreRefused(f"{self._path} cannot hold the blacklist: {error.__cause__}.") from error
@@ -100,37 +95,51 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def _rows(self, conn: Connection, keys: Sequence[str]) -> dict[str, str]:
         """Return the rows of `keys`, sure that the file is ours, whole and not an older copy."""
-        vouched = self._vouched  # taken before the question: the answer must know this much
+        since = self._known.newest()  # taken before the question: the answer must know this much
         for _ in range(3):  # no more: a long checkpoint changes the file all the time
-            rows = dict(conn.execute(lookup(len(keys)), [key for key in keys for _ in (1, 2)]).fetchall())
+            rows = dict(conn.execute(sql.lookup(len(keys)), [key for key in keys for _ in (1, 2)]).fetchall())
             if self.conn.is_fresh(conn):
                 break
-        text = rows.pop("generation", "")
-        if text != vouched[0]:
-            self._vouch(text, *vouched[1:])
+        head = rows.pop("head", "")
+        if not since or head != f'"{since}"':
+            self._check_history(conn, head, since)
         return rows
 
-    def _vouch(self, text: str, known: str, changes_known: int) -> None:
-        try:
-            members = json.loads(text)
-            generation, changes = members["generation"], int(members["changes"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise sqlite3.DataError("the generation row is gone: the blacklist was emptied") from error
-        if known not in ("", generation) or changes < changes_known:
-            raise sqlite3.DataError("the blacklist was replaced by another or by an older copy")
-        self._vouched = (text, generation, changes)
+    def _check_history(self, conn: Connection, head: str, since: str) -> None:
+        if not isinstance(head, str):
+            raise HistoryLost("the head of the blacklist's history is damaged")
+        first = read_head(since).number if since else 0
+        self._known.check(head.strip('"'), since, dict(conn.execute(sql.MARKS, (first,)).fetchall()))
 
-    def _change(self, conn: Connection, work: Callable[..., T], *args: Any) -> T:
-        """Return what `work` makes of a transaction; what it changed is synced by then."""
+    def _change(self, work: Callable[..., T], *args: Any) -> T:
+        """Return what `work` makes of a transaction; what it changed is synced, and known to all workers, by then."""
+        changed: Callable[..., T] = self._changed
+        return self.conn.run(changed, work, *args, what=CHANGES)
+
+    def _changed(self, conn: Connection, work: Callable[..., T], *args: Any) -> T:
         begin(conn)
         self._rows(conn, ())
+        since = self._known.newest()
         before = conn.total_changes
-        answer = work(conn, *args)
+        keys: set[str] = set()
+        answer = work(conn, keys, *args)
+        head = self._add_mark(conn, read_head(since).next(), keys) if keys else None
         if conn.total_changes > before:
-            conn.execute(COUNT_CHANGE)
-            self.conn.check_log(conn)
+            self.conn.check_log()
         conn.execute("COMMIT")
+        if head:
+            self._known.check(str(head), since, {read_head(since).number: since, head.number: str(head)})
+            self.conn.fold(conn)
         return answer
+
+    def _add_mark(self, conn: Connection, head: Head, keys: set[str]) -> Head:
+        conn.execute(sql.SET_HEAD, (f'"{head}"',))
+        conn.execute(
+            sql.ADD_MARK, (head.number, str(head), json.dumps(sorted(keys)) if len(keys) <= MOST_KEYS else None)
+        )
+        if not head.number % PRUNED_PER_CHANGE:
+            conn.execute(sql.FORGET_MARKS, (head.number,))
+        return head
 
     def add(self, entries: Sequence[Entry], *, once: Entry | None = None) -> list[Added] | None:
         """Add the entries, all or none, each merged with a live one of its key; not those that have expired.
@@ -139,31 +148,35 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         """
         if once:
             check_mark(once)
-        return self.conn.run(self._change, self._add, entries, once)
+        return self._change(self._add, entries, once)
 
-    def _add(self, conn: Connection, entries: Sequence[Entry], once: Entry | None) -> list[Added] | None:
+    def _add(
+        self, conn: Connection, keys: set[str], entries: Sequence[Entry], once: Entry | None
+    ) -> list[Added] | None:
         now = self._now()
         if once:
-            conn.execute("DELETE FROM seen WHERE key = ? AND expires_at <= ?", (once.key, now))
-            new_mark = conn.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (once.key, once.expires_at))
-            if not new_mark.rowcount:
+            conn.execute(sql.FORGET_MESSAGE, (once.key, now))
+            if not conn.execute(sql.ADD_MESSAGE, (once.key, once.expires_at)).rowcount:
                 return None
+            keys.add(once.key)
         live = {entry.key: entry for part in _parts(entries) for entry in self._find(conn, part)}
         added = merge(entries, live, now)
         new = {entry.key: _encode(entry) for entry, changed in added if changed}
-        conn.executemany("REPLACE INTO unnamed (key, value) VALUES (?, ?)", new.items())
-        self._forget(conn, now - GRACE_SECONDS, PRUNED_PER_CHANGE)
-        _vacuum(conn, SPARE_PAGES)
+        conn.executemany(sql.ADD, new.items())
+        keys.update(new)
+        self._forget(conn, set(), now - GRACE_SECONDS, PRUNED_PER_CHANGE)
+        _vacuum(conn, set(), SPARE_PAGES)
         return added
 
     def remove(self, key: str) -> bool:
         """Remove an entry; return whether a live one was there."""
-        return self.conn.run(self._change, self._remove, key)
+        return self._change(self._remove, key)
 
-    def _remove(self, conn: Connection, key: str) -> bool:
+    def _remove(self, conn: Connection, keys: set[str], key: str) -> bool:
         found = bool(self._find(conn, [key]))
         if found:
-            conn.execute("DELETE FROM unnamed WHERE key = ?", (key,))
+            conn.execute(sql.REMOVE, (key,))
+            keys.add(key)
         return found
 
     def matching(self, prefix: str) -> list[Entry]:
@@ -173,7 +186,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def _matching(self, conn: Connection, prefix: str) -> list[Entry]:
         self._rows(conn, ())
-        return [_decode(key, text) for key, text in conn.execute(MATCHING, (prefix, prefix, self._now()))]
+        return [_decode(key, text) for key, text in conn.execute(sql.MATCHING, (prefix, prefix, self._now()))]
 
     def page(
         self, limit: int, cursor: str = "", *, issuer: str | None = None, claim: str | None = None
@@ -194,16 +207,23 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         self._rows(conn, ())
         now, wanted = self._now(), limit + 1
         only = [value for name in named for value in (name, name)]
-        rows = conn.execute(SAME_SECOND, (second, row, now, *only, wanted)).fetchall()
-        rows += conn.execute(EARLIER, (second, now, *only, wanted - len(rows))).fetchall()
+        rows = conn.execute(sql.SAME_SECOND, (second, row, now, *only, wanted)).fetchall()
+        rows += conn.execute(sql.EARLIER, (second, now, *only, wanted - len(rows))).fetchall()
         entries = [_decode(key, text) for _, key, text in rows[:limit]]
         return entries, f"{entries[-1].created_at}.{rows[limit - 1][0]}" if len(rows) == wanted else ""
 
     def changes(self, since: str) -> tuple[str, frozenset[str] | None]:
         """Return the newest mark, and the keys changed since the mark `since`, None if that is not known."""
-        self.find(())
-        mark = f"{self._vouched[1]}.{self._vouched[2]}"
-        return mark, frozenset() if mark == since else None
+        return self.conn.run(self._changes, since)
+
+    def _changes(self, conn: Connection, since: str) -> tuple[str, frozenset[str] | None]:
+        self._rows(conn, ())
+        newest = self._known.newest()
+        if since == newest:
+            return newest, frozenset()
+        return newest, history.changed_keys(
+            since, conn.execute(sql.CHANGED_KEYS, (history.number_of(since),)).fetchall()
+        )
 
     def purge(self) -> int:
         """Delete expired entries; return how many. Space is given back."""
@@ -217,13 +237,13 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def _in_turn(self, work: Callable[..., int], *args: Any) -> int:
         """Make a change, then rest, so that others come to write in between."""
-        count = self.conn.run(self._change, work, *args)
+        count = self._change(work, *args)
         time.sleep(REST_SECONDS)
         return count
 
-    def _forget(self, conn: Connection, until: float, limit: int) -> int:
-        count = conn.execute(FORGET, (until, limit)).rowcount
-        conn.execute(FORGET_SEEN, (until, limit))
+    def _forget(self, conn: Connection, _keys: set[str], until: float, limit: int) -> int:
+        count = conn.execute(sql.FORGET, (until, limit)).rowcount
+        conn.execute(sql.FORGET_MESSAGES, (until, limit))
         self.pruned += count  # by one thread at a time: it is within a transaction that writes
         return count
 
@@ -233,18 +253,23 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def _count(self, conn: Connection, later: int) -> int:
         self._rows(conn, ())
-        return int(conn.execute(COUNT, (self._now() + later,)).fetchone()[0])
+        return int(conn.execute(sql.COUNT, (self._now() + later,)).fetchone()[0])
 
-    def ping(self) -> None:
+    def _ping(self) -> None:
         """Return if the store answers and takes changes now."""
         self.conn.run(self._find, ())
-        if time.monotonic() - self._pinged > PING_SECONDS:
-            self.conn.run(self._change, lambda conn: conn.execute(COUNT_CHANGE))
-            self._pinged = time.monotonic()
+        self._change(lambda conn, keys: conn.execute(sql.WRITE))
+
+    def accept(self) -> None:
+        """Take the store as it is, for every gateway that knows of changes it lacks: an operator's decision."""
+        self._change(self._accept)
+
+    def _accept(self, conn: Connection, keys: set[str]) -> None:
+        self._add_mark(conn, read_head(self._known.newest()).next(accepted=True), set())
 
     def close(self, do_log: bool = True, force: bool = False) -> None:
-        """Let go of connections; a later question opens new ones."""
-        self.conn.close()
+        """Let go of connections; a later question opens new ones. Who is the last folds the log into the file."""
+        self.conn.finish()
 
 
 def _parts(entries: Sequence[Entry], size: int = 100) -> Iterable[list[str]]:
@@ -264,7 +289,7 @@ def _decode(key: str, text: str) -> Entry:
         raise sqlite3.DataError("a row is not an entry") from error
 
 
-def _vacuum(conn: Connection, spare: int) -> int:
+def _vacuum(conn: Connection, _keys: set[str], spare: int) -> int:
     """Return some free pages beyond `spare` to the file system; return how many."""
     free: int = conn.execute("PRAGMA freelist_count").fetchone()[0]
     pages = max(0, min(free - spare, PAGES_PER_CHANGE))

@@ -1,0 +1,223 @@
+"""The history of a blacklist: how a store that lacks a change is told from one that has them all.
+
+Each change leaves a mark at random, which nobody can come by again. The newest is the store's head; the last
+`WINDOW` are kept in the store, with the keys they changed, and by every machine that asks. A store is trusted
+while its marks contain the newest one that is known: a copy that lacks a change has another mark at its place,
+or none, and that stays so when its number of changes is level again.
+
+What one process knows, all know that were forked from the same one, before or later: it lies in memory that they
+share. A machine that starts anew knows nothing, and takes the store as it finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import mmap
+import os
+import re
+import secrets
+import struct
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from threading import Lock
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+WINDOW = 1024  # marks that are kept
+MOST_KEYS = 100  # a larger change is kept without its keys
+
+_HEAD = re.compile(r"([0-9a-f]{32})\.([0-9]{1,18})\.([0-9]{1,18})\.([0-9a-f]{32})")
+_TURN = struct.Struct("<Q")  # how often what is known has changed
+_TEXT = struct.Struct("<H126s")  # the newest head's length and text
+_MARK_BYTES = 16
+_MARKS = _TURN.size + _TEXT.size
+
+
+class HistoryLost(Exception):
+    """The store is not the one that is known, or lacks changes; the text is one sentence for the operator."""
+
+
+class Head(NamedTuple):
+    """Where a history stands: whose it is, when an operator last accepted it (ms), how many changes, the mark."""
+
+    blacklist: str
+    accepted: int
+    number: int
+    mark: str
+
+    def __str__(self) -> str:
+        return f"{self.blacklist}.{self.accepted}.{self.number}.{self.mark}"
+
+    def next(self, *, accepted: bool = False) -> Head:
+        """Return the head after one more change; `accepted`: an operator takes the store as it is."""
+        when = max(int(time.time() * 1000), self.accepted + 1) if accepted else self.accepted
+        return Head(self.blacklist, when, self.number + 1, new_mark())
+
+
+def new_mark() -> str:
+    """Return a mark that nobody has come by."""
+    return secrets.token_hex(_MARK_BYTES)
+
+
+def read_head(text: str) -> Head:
+    """Return the head of this text. Raises `HistoryLost`."""
+    parts = _HEAD.fullmatch(text)
+    if not parts:
+        raise HistoryLost("the blacklist was emptied, or something else is in its place")
+    return Head(parts[1], int(parts[2]), int(parts[3]), parts[4])
+
+
+def number_of(text: str) -> int:
+    """Return the number of changes in a head's text, beyond all there can be for what is none."""
+    parts = _HEAD.fullmatch(text)
+    return int(parts[3]) if parts else 2**62
+
+
+def changed_keys(since: str, rows: Sequence[tuple[int, str, str | None]]) -> frozenset[str] | None:
+    """Return the keys changed after the head `since`, None if that is not known.
+
+    `rows` are the number, head and changed keys (as JSON, None for too many) of `since` and of all that followed.
+    """
+    first, *later = rows or [(0, "", None)]
+    if first[1] != since or any(keys is None for _, _, keys in later):
+        return None
+    return frozenset(key for _, _, keys in later for key in json.loads(keys or "[]"))
+
+
+class Known:
+    """What this process and all that are forked from it know of one store's history. It never goes back."""
+
+    def __init__(self, *, accept_lossy: bool = False) -> None:
+        self._accept_lossy = accept_lossy
+        self._memory = mmap.mmap(-1, _MARKS + WINDOW * _MARK_BYTES)
+        # A file for its lock, which ends with its holder.
+        self._file, name = tempfile.mkstemp()
+        os.unlink(name)
+        weakref.finalize(self, os.close, self._file)
+        self._lock = Lock()
+        self._read = bytes(_TURN.size), ""
+        _all.add(self)
+
+    def newest(self) -> str:
+        """Return the newest head that is known, "" for none. Take it before you ask: the answer must know this much."""
+        turn, text = self._read
+        if self._memory[: _TURN.size] != turn:
+            with self._locked():
+                text = self._newest()
+        return text
+
+    def check(self, found: str, since: str, heads: Mapping[int, str]) -> None:
+        """Raise `HistoryLost` unless what was found continues what was known (`since`) before the store was asked.
+
+        `heads` are those the store keeps, by number, from that of `since` on (of all that it keeps, if nothing was
+        known), read after what was found. What is new is known from now on.
+        """
+        head = read_head(found)
+        marks = {number: read_head(text).mark for number, text in heads.items() if number <= head.number}
+        with self._locked():
+            newest = self._newest()
+            lost = _lost(head, read_head(since), marks) if since else ""
+            if not lost and newest:
+                lost = self._contradiction(head, read_head(newest), marks)
+            if lost and self._accept_lossy and head.blacklist == read_head(since or newest).blacklist:
+                log.warning("%s; it is taken all the same (ACCEPT_LOSSY_STORE)", lost)
+                self._forget()
+            elif lost:
+                raise HistoryLost(lost)
+            elif newest and head.accepted > read_head(newest).accepted:
+                log.warning("the blacklist is taken as an operator accepted it")
+                self._forget()
+            self._learn(head, marks)
+
+    def _contradiction(self, head: Head, newest: Head, marks: Mapping[int, str]) -> str:
+        """Return what speaks against the store from what others learned while it was asked, "" for nothing."""
+        if head.accepted > newest.accepted:
+            return ""
+        if head[:2] != newest[:2]:
+            return _OTHER
+        kept = ((number, self._mark(number)) for number in marks if newest.number - WINDOW < number <= newest.number)
+        if any(mark not in ("", marks[number]) for number, mark in kept):
+            return _lacking(newest, head)
+        return ""
+
+    def _learn(self, head: Head, marks: Mapping[int, str]) -> None:
+        newest = self._newest()
+        if newest and read_head(newest).number >= head.number:
+            return
+        first = max(head.number - WINDOW, read_head(newest).number if newest else 0, 0)
+        for number in range(first + 1, head.number + 1):
+            self._put(number, marks.get(number, ""))
+        self._put(head.number, head.mark)
+        self._write(str(head))
+
+    def _mark(self, number: int) -> str:
+        at = _MARKS + number % WINDOW * _MARK_BYTES
+        mark = self._memory[at : at + _MARK_BYTES]
+        return mark.hex() if any(mark) else ""
+
+    def _put(self, number: int, mark: str) -> None:
+        at = _MARKS + number % WINDOW * _MARK_BYTES
+        self._memory[at : at + _MARK_BYTES] = bytes.fromhex(mark) or bytes(_MARK_BYTES)
+
+    def _newest(self) -> str:
+        length, text = _TEXT.unpack_from(self._memory, _TURN.size)
+        newest: str = text[:length].decode()
+        self._read = self._memory[: _TURN.size], newest
+        return newest
+
+    def _write(self, text: str) -> None:
+        _TEXT.pack_into(self._memory, _TURN.size, len(text), text.encode())
+        (turn,) = _TURN.unpack_from(self._memory)
+        _TURN.pack_into(self._memory, 0, turn + 1)
+
+    def _forget(self) -> None:
+        self._memory[_MARKS:] = bytes(WINDOW * _MARK_BYTES)
+        self._write("")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        # One lock for the threads of this process, one for all processes.
+        with self._lock:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+_OTHER = "another blacklist is in its place"
+
+
+def _lost(head: Head, since: Head, marks: Mapping[int, str]) -> str:
+    """Return what speaks against a store with this head and marks where `since` is known, "" for nothing."""
+    if head.accepted > since.accepted:
+        return ""
+    if head.blacklist != since.blacklist:
+        return _OTHER
+    mark = marks.get(since.number, "")
+    # What was known may be further back than marks are kept.
+    if head[:2] != since[:2] or (mark != since.mark and (mark or head.number - since.number < WINDOW)):
+        return _lacking(since, head)
+    return ""
+
+
+def _lacking(known: Head, head: Head) -> str:
+    if head.number < known.number:
+        return f"the blacklist is an older copy that lacks the last {known.number - head.number} changes"
+    return f"the blacklist is a copy that lacks changes up to number {known.number}, and has others in their place"
+
+
+def _forked() -> None:
+    for known in list(_all):
+        known._lock = Lock()
+
+
+_all: weakref.WeakSet[Known] = weakref.WeakSet()
+# In a child process the lock may have been held by a thread that is not there.
+os.register_at_fork(after_in_child=_forked)

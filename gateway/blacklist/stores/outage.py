@@ -1,0 +1,119 @@
+"""Why a store is unavailable: said in the log once, when it changes, with what to do; and one probe for all who ask."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Final
+
+from gateway.http.problems import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+# What to do about each cause; its name is a label for metrics and alerts.
+WHAT_TO_DO: Final = {
+    "busy": "another process holds the store's lock: find it (fuser on the file) and end it",
+    "damaged": "restore the newest backup, import the newest export",
+    "disk": "look at the disk, and at the kernel's log",
+    "full": "make room",
+    "history": "restore what is missing; or have `gateway accept-store` take the store as it is",
+    "lossy": "mend the server's settings, then import the newest export: entries may be gone",
+    "refused": "mend what the server says: its role, its rights, its memory",
+    "replaced": "put the right file in place, end everything that uses it, then start anew",
+    "replicas": "look at the replicas, and at the way to them",
+    "rights": "let the gateway's user read and write the file and its folder",
+    "unreachable": "look whether the server runs, and at the way to it",
+}
+PROBE_SECONDS = 1.0  # probes come without a token: no more often than this do they make the store sync
+PATIENCE_SECONDS = 0.2  # for the first probe's outcome
+
+
+class Outage:
+    """Whether look-ups and changes work, as last seen by this process."""
+
+    def __init__(self) -> None:
+        self.causes: dict[str, str] = {}
+        self.turns = 0  # how often the state has changed
+
+    def begin(self, what: str, cause: str, error: object) -> StoreUnavailable:
+        """Note that `what` (look-ups, changes) fails; return what to raise. The log has each change of the cause."""
+        if self.causes.get(what) != cause:
+            self.causes[what] = cause
+            self.turns += 1
+            log.warning(
+                "the blacklist store is unavailable for %s (%s): %s. What to do: %s",
+                what,
+                cause,
+                str(error).rstrip("."),
+                WHAT_TO_DO[cause],
+                extra={"record": {"cause": cause}},
+            )
+        return StoreUnavailable(cause)
+
+    def end(self, what: str) -> None:
+        """Note that `what` works."""
+        if self.causes and self.causes.pop(what, ""):
+            self.turns += 1
+            log.warning("the blacklist store is available again for %s", what)
+
+
+class Probe:
+    """Asks on behalf of all who ask at about the same time.
+
+    An outcome, good or bad, holds for `PROBE_SECONDS`, unless others find the store's state changed.
+    """
+
+    def __init__(self, ask: Callable[[], object], outage: Outage) -> None:
+        self._ask = ask
+        self._outage = outage
+        self._lock = threading.Lock()
+        self._outcome: tuple[float, int, Exception | None] | None = None
+        _probes.add(self)
+
+    def __call__(self) -> None:
+        """Return if the last outcome was good. Raises what `ask` raised."""
+        if not self._is_fresh():
+            # While another thread asks, the outcome before counts: nobody waits for it but whoever is first.
+            if self._lock.acquire(timeout=0 if self._outcome else PATIENCE_SECONDS):
+                try:
+                    if not self._is_fresh():
+                        self._outcome = self._new_outcome()
+                finally:
+                    self._lock.release()
+            elif not self._outcome:
+                raise StoreUnavailable("busy")
+        error = self._outcome and self._outcome[2]
+        if error:
+            raise error.with_traceback(None)
+
+    def _is_fresh(self) -> bool:
+        if self._outcome is None:
+            return False
+        when, turns, _ = self._outcome
+        return turns == self._outage.turns and time.monotonic() - when < PROBE_SECONDS
+
+    def _new_outcome(self) -> tuple[float, int, Exception | None]:
+        found: Exception | None = None
+        try:
+            self._ask()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what all who ask are told
+            found = error
+        return time.monotonic(), self._outage.turns, found
+
+    def forget(self) -> None:
+        """Begin anew, in a child process: the lock may have been held."""
+        self._lock = threading.Lock()
+        self._outcome = None
+
+
+def _forked() -> None:
+    for probe in list(_probes):
+        probe.forget()
+
+
+_probes: weakref.WeakSet[Probe] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,229 @@
+"""A copy that lacks a change is refused by all who could know, and stays so, until an operator takes it as it is."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from helpers import NOW, Clock
+
+from gateway.blacklist.stores.base import Entry
+from gateway.blacklist.stores.history import WINDOW, Head, HistoryLost, Known, new_mark
+from gateway.blacklist.stores.sqlite.store import SqliteStore
+from gateway.http.problems import StoreUnavailable
+
+
+def entry(number: int) -> Entry:
+    return Entry(f"token:{number:064x}", "issuer", int(NOW), int(NOW) + 600)
+
+
+@pytest.fixture
+def path(store_url: str) -> Path:
+    return Path(store_url.removeprefix("sqlite:///"))
+
+
+@pytest.fixture
+def store(path: Path, clock: Clock) -> Iterator[SqliteStore]:
+    with closing(SqliteStore(str(path), clock)) as store:
+        yield store
+
+
+# By another process: this one, closing a file it opened itself, would drop the locks that SQLite holds on it.
+COPY = """
+import sqlite3, sys
+source, target = (sqlite3.connect(path) for path in sys.argv[1:])
+source.backup(target)
+"""
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy as an operator does, by SQLite's backup: into the same file, that is the same inode."""
+    subprocess.run([sys.executable, "-c", COPY, str(source), str(target)], check=True)
+
+
+def told(store: SqliteStore, number: int) -> str:
+    try:
+        return "found" if store.find([entry(number).key]) else "passed"
+    except StoreUnavailable as error:
+        return error.cause
+
+
+def in_a_child(work: Callable[[], bool]) -> bool:
+    """Return what `work` returns in a forked child that never asked before."""
+    child = os.fork()
+    if child == 0:  # nothing of pytest may run here
+        with suppress(BaseException):
+            os._exit(0 if work() else 1)
+        os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_one_worker_knows_all_know_also_those_that_never_asked(store: SqliteStore, path: Path) -> None:
+    older = path.with_name("older")
+    copy(path, older)
+    assert in_a_child(lambda: store.add([entry(1)])[0].changed)  # type: ignore[index]
+    copy(older, path)
+    assert told(store, 1) == "history"
+    assert in_a_child(lambda: told(store, 1) == "history")
+
+
+def test_a_wiped_table_is_refused_by_workers_that_are_born_later(store: SqliteStore, path: Path) -> None:
+    in_a_child(lambda: bool(store.add([entry(1)])))
+    code = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None).execute('DELETE FROM unnamed')"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    assert in_a_child(lambda: told(store, 1) == "history")
+
+
+@pytest.mark.parametrize("more", [1, 2, 30])
+def test_an_older_copy_stays_refused_when_it_has_as_many_changes_again(
+    store: SqliteStore, path: Path, clock: Clock, more: int
+) -> None:
+    older = path.with_name("older")
+    store.add([entry(1)])
+    copy(path, older)
+    store.add([entry(2)])
+    copy(older, path)
+    with closing(SqliteStore(str(path), clock)) as newcomer:  # on another machine, say: it cannot know
+        for number in range(more):
+            newcomer.add([entry(10 + number)])
+        assert told(store, 2) == "history"
+        assert in_a_child(lambda: told(store, 2) == "history")
+        with pytest.raises(StoreUnavailable):
+            store.add([entry(2)])
+        assert told(newcomer, 10) == "found"
+
+
+def test_what_was_restored_is_served_again(store: SqliteStore, path: Path) -> None:
+    older, newer = path.with_name("older"), path.with_name("newer")
+    copy(path, older)
+    store.add([entry(1)])
+    copy(path, newer)
+    copy(older, path)
+    assert told(store, 1) == "history"
+    copy(newer, path)
+    assert told(store, 1) == "found"
+
+
+def test_an_operator_takes_a_copy_as_it_is_for_all_who_refuse_it(store: SqliteStore, path: Path, clock: Clock) -> None:
+    older = path.with_name("older")
+    store.add([entry(1)])
+    copy(path, older)
+    store.add([entry(2)])
+    copy(older, path)
+    assert told(store, 2) == "history"
+    with closing(SqliteStore(str(path), clock)) as operator:
+        operator.accept()
+    assert told(store, 2) == "passed"
+    assert told(store, 1) == "found"
+    assert store.add([entry(2)])[0].changed  # type: ignore[index]
+    copy(older, path)  # which nobody has accepted since
+    assert told(store, 2) == "history"
+
+
+def test_the_keys_that_changed_since_a_mark_are_known(store: SqliteStore, path: Path, clock: Clock) -> None:
+    marks = [store.changes("")[0]]
+    with closing(SqliteStore(str(path), clock)) as other:
+        for number in range(3):
+            other.add([entry(number), entry(100)])
+            marks.append(store.changes(marks[-1])[0])
+        other.remove(entry(0).key)
+        last = store.changes(marks[0])[0]
+        changed = [store.changes(mark)[1] for mark in marks]
+        assert changed[3] == {entry(0).key}
+        assert changed[2] == {entry(0).key, entry(2).key}
+        assert changed[0] == {entry(100).key, *(entry(number).key for number in range(3))}
+        other.add([entry(number) for number in range(1000, 2000)])
+        assert store.changes(last)[1] is None
+        other.add([entry(4000)])
+        assert store.changes(marks[0])[1] is None
+
+
+def test_no_more_marks_are_kept_than_are_of_use(store: SqliteStore, path: Path) -> None:
+    first = store.changes("")[0]
+    for number in range(WINDOW + 150):
+        store.add([entry(number)])
+    with closing(sqlite3.connect(path)) as db:
+        assert WINDOW <= db.execute("SELECT count(*) FROM history").fetchone()[0] < WINDOW + 150
+    assert store.changes(first)[1] is None
+    assert told(store, 1) == "found"
+
+
+@pytest.mark.parametrize("files", [["-shm"], ["-wal"], ["-shm", "-wal"]])
+def test_what_is_removed_beneath_us_is_noticed_by_look_ups(store: SqliteStore, path: Path, files: list[str]) -> None:
+    store.add([entry(1)])
+    assert told(store, 2) == told(store, 2) == "passed"
+    for file in files:
+        path.with_name(path.name + file).unlink()
+    revoke = f"from {SqliteStore.__module__} import *; s = SqliteStore(sys.argv[1]); print(s.add([e])); s.close()"
+    code = f"import sys; from gateway.blacklist.stores.base import Entry; e = Entry({entry(2).key!r}, 'i', 1, None); "
+    done = subprocess.run([sys.executable, "-c", code + revoke, str(path)], check=False, capture_output=True)
+    if b"True" in done.stdout:
+        assert told(store, 2) == "replaced"
+        with pytest.raises(StoreUnavailable):
+            store.add([entry(3)])
+        store.close()  # which must not fold an old log over the new one
+        code = "import sys; print(len(SqliteStore(sys.argv[1]).find([sys.argv[2]])))"
+        command = [sys.executable, "-c", f"from {SqliteStore.__module__} import *; {code}", str(path), entry(2).key]
+        found = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert found.stdout == "1\n"
+    assert told(store, 1) in ("found", "replaced")
+
+
+# --- the rules alone ---
+
+
+def heads(*all_heads: Head) -> dict[int, str]:
+    return {head.number: str(head) for head in all_heads}
+
+
+def test_an_answer_that_comes_late_takes_nothing_back() -> None:
+    known, first = Known(), Head("a" * 32, 0, 6, new_mark())
+    second = first.next()
+    known.check(str(first), "", heads(first))
+    known.check(str(second), str(first), heads(first, second))
+    known.check(str(first), str(first), heads(first))  # asked for before the second change
+    assert known.newest() == str(second)
+    with pytest.raises(HistoryLost, match="lacks the last 1 changes"):
+        known.check(str(first), known.newest(), heads(first))
+
+
+def test_of_two_histories_that_part_while_they_are_asked_one_is_refused() -> None:
+    known, first = Known(), Head("a" * 32, 0, 6, new_mark())
+    one, other = first.next(), first.next()
+    known.check(str(first), "", heads(first))
+    known.check(str(one), str(first), heads(first, one))
+    with pytest.raises(HistoryLost):
+        known.check(str(other), str(first), heads(first, other))
+
+
+def test_what_is_known_from_before_all_kept_marks_is_taken_if_it_is_the_same_blacklist() -> None:
+    known, first = Known(), Head("a" * 32, 0, 6, new_mark())
+    known.check(str(first), "", heads(first))
+    late = Head("a" * 32, 0, 6 + WINDOW + 1, new_mark())
+    with pytest.raises(HistoryLost, match="another"):
+        known.check(str(late._replace(blacklist="b" * 32)), str(first), {})
+    known.check(str(late), str(first), heads(late))
+    assert known.newest() == str(late)
+
+
+def test_a_copy_made_before_a_store_was_accepted_is_refused() -> None:
+    known, first = Known(), Head("a" * 32, 0, 6, new_mark())
+    known.check(str(first), "", heads(first))
+    accepted = Head("b" * 32, 0, 3, new_mark()).next(accepted=True)
+    known.check(str(accepted), str(first), heads(accepted))
+    with pytest.raises(HistoryLost):
+        known.check(str(first), str(accepted), heads(first))
+    with pytest.raises(HistoryLost):
+        known.check(str(first._replace(number=50)), str(accepted), {})
+
+
+@pytest.mark.parametrize("text", ["", "7", "a.b.c.d", f"{'a' * 32}.0.1"])
+def test_a_head_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(HistoryLost):
+        Known().check(text, "", {})

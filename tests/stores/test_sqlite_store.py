@@ -24,11 +24,12 @@ from pathlib import Path
 import pytest
 from helpers import NOW, Clock
 
-from gateway.blacklist.keys import claim_key, value_text
+from gateway.blacklist.keys import claim_key
 from gateway.blacklist.stores.base import Entry, StoreRefused
 from gateway.blacklist.stores.sqlite.statements import EARLIER, FORGET, SAME_SECOND, lookup
 from gateway.blacklist.stores.sqlite.store import GRACE_SECONDS, SqliteStore
 from gateway.http.problems import StoreUnavailable
+from gateway.http.values import value_text
 
 START = int(NOW)
 
@@ -635,8 +636,8 @@ def test_one_probe_asks_for_all_who_ask_and_a_failure_is_remembered(store: Sqlit
         assert holder.stdout
         holder.stdout.readline()
         asked: list[object] = []
-        ask = store.ping._ask
-        store.ping._ask = lambda: asked.append(None) or ask()
+        ask = store._takes_changes._ask
+        store._takes_changes._ask = lambda: asked.append(None) or ask()
 
         def probe(_: int) -> bool:
             with suppress(StoreUnavailable):
@@ -722,7 +723,8 @@ def test_an_index_finds_what_has_expired_and_what_is_new(store: SqliteStore) -> 
 
 WORKER = """
 import json, random, sys, threading
-from gateway.blacklist.keys import claim_key, value_text
+from gateway.http.values import value_text
+from gateway.blacklist.keys import claim_key
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.stores.sqlite.store import SqliteStore
 

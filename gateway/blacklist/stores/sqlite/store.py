@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from gateway.blacklist.stores.sqlite import statements as sql
 from gateway.blacklist.stores.sqlite.connections import CHANGES, Connection, Connections, begin
 from gateway.blacklist.stores.sqlite.file import prepare
 from gateway.blacklist.stores.sqlite.index import Stamp, is_sound
+from gateway.blacklist.stores.sqlite.rows import decode, encode, parts, vacuum
 from gateway.http.problems import StoreUnavailable
 
 T = TypeVar("T")
@@ -31,7 +31,6 @@ GRACE_SECONDS = 3600  # expired entries stay this long, should the clock be set 
 PRUNED_PER_CHANGE = 100
 PURGED_PER_CHANGE = 1000
 REST_SECONDS = 0.005  # another's `begin` tries at least twice in it
-PAGES_PER_CHANGE = 100  # given back to the file system
 SPARE_PAGES = 1000  # kept for new entries
 REMEMBERED = 10_000  # answers
 
@@ -56,8 +55,8 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         self.pruned = 0  # expired entries that this process has deleted
         prepare(self._path, create=create)
         try:
-            super().__init__(str(self._path), encode=_encode, decode=json.loads)
-            self.ping = Probe(self._ping, self.conn.outage)
+            super().__init__(str(self._path), encode=encode, decode=json.loads)
+            self._takes_changes = Probe(self._write, self.conn.outage)
             # What is known before the first fork is known to all workers.
             self.conn.run(self._rows, ())
         except StoreUnavailable as error:
@@ -87,7 +86,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         return self._live(self._entries(conn, keys))
 
     def _entries(self, conn: Connection, keys: Sequence[str]) -> list[Entry]:
-        return [_decode(key, text) for key, text in self._rows(conn, keys).items()]
+        return [decode(key, text) for key, text in self._rows(conn, keys).items()]
 
     def _live(self, entries: list[Entry]) -> list[Entry]:
         now = self._now()
@@ -159,13 +158,13 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             if not conn.execute(sql.ADD_MESSAGE, (once.key, once.expires_at)).rowcount:
                 return None
             keys.add(once.key)
-        live = {entry.key: entry for part in _parts(entries) for entry in self._find(conn, part)}
+        live = {entry.key: entry for part in parts(entries) for entry in self._find(conn, part)}
         added = merge(entries, live, now)
-        new = {entry.key: _encode(entry) for entry, changed in added if changed}
+        new = {entry.key: encode(entry) for entry, changed in added if changed}
         conn.executemany(sql.ADD, new.items())
         keys.update(new)
         self._forget(conn, set(), now - GRACE_SECONDS, PRUNED_PER_CHANGE)
-        _vacuum(conn, set(), SPARE_PAGES)
+        vacuum(conn, set(), SPARE_PAGES)
         return added
 
     def remove(self, key: str) -> bool:
@@ -186,7 +185,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def _matching(self, conn: Connection, prefix: str) -> list[Entry]:
         self._rows(conn, ())
-        return [_decode(key, text) for key, text in conn.execute(sql.MATCHING, (prefix, prefix, self._now()))]
+        return [decode(key, text) for key, text in conn.execute(sql.MATCHING, (prefix, prefix, self._now()))]
 
     def page(
         self, limit: int, cursor: str = "", *, issuer: str | None = None, claim: str | None = None
@@ -195,11 +194,11 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
         Raises ValueError for a cursor that no page gave.
         """
-        parts = _CURSOR.fullmatch(cursor or f"{10**18 - 1}.0")
-        if not parts:
+        found = _CURSOR.fullmatch(cursor or f"{10**18 - 1}.0")
+        if not found:
             raise ValueError("not a cursor")
         named = [None if name is None else json.dumps(name) for name in (issuer, claim)]
-        return self.conn.run(self._page, limit, int(parts[1]), int(parts[2]), named)
+        return self.conn.run(self._page, limit, int(found[1]), int(found[2]), named)
 
     def _page(
         self, conn: Connection, limit: int, second: int, row: int, named: list[str | None]
@@ -209,7 +208,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         only = [value for name in named for value in (name, name)]
         rows = conn.execute(sql.SAME_SECOND, (second, row, now, *only, wanted)).fetchall()
         rows += conn.execute(sql.EARLIER, (second, now, *only, wanted - len(rows))).fetchall()
-        entries = [_decode(key, text) for _, key, text in rows[:limit]]
+        entries = [decode(key, text) for _, key, text in rows[:limit]]
         return entries, f"{entries[-1].created_at}.{rows[limit - 1][0]}" if len(rows) == wanted else ""
 
     def changes(self, since: str) -> tuple[str, frozenset[str] | None]:
@@ -230,7 +229,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         deleted, now = 0, self._now()
         while count := self._in_turn(self._forget, now, PURGED_PER_CHANGE):
             deleted += count
-        while self._in_turn(_vacuum, 0):
+        while self._in_turn(vacuum, 0):
             pass
         self.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return deleted
@@ -255,9 +254,12 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         self._rows(conn, ())
         return int(conn.execute(sql.COUNT, (self._now() + later,)).fetchone()[0])
 
-    def _ping(self) -> None:
-        """Return if the store answers and takes changes now."""
-        self.conn.run(self._find, ())
+    def ping(self) -> None:
+        """Return if the store answers now and takes changes, tried once a second."""
+        self.find(())
+        self._takes_changes()
+
+    def _write(self) -> None:
         self._change(lambda conn, keys: conn.execute(sql.WRITE))
 
     def accept(self) -> None:
@@ -270,29 +272,3 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
     def close(self, do_log: bool = True, force: bool = False) -> None:
         """Let go of connections; a later question opens new ones. Who is the last folds the log into the file."""
         self.conn.finish()
-
-
-def _parts(entries: Sequence[Entry], size: int = 100) -> Iterable[list[str]]:
-    keys = [entry.key for entry in entries]
-    return (keys[start : start + size] for start in range(0, len(keys), size))
-
-
-def _encode(entry: Entry) -> str:
-    # Escaped to ASCII: SQLite's text takes neither lone surrogates nor NUL.
-    return json.dumps(entry.to_json(), separators=(",", ":"), allow_nan=False)
-
-
-def _decode(key: str, text: str) -> Entry:
-    try:
-        return Entry.from_json(key, json.loads(text))
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise sqlite3.DataError("a row is not an entry") from error
-
-
-def _vacuum(conn: Connection, _keys: set[str], spare: int) -> int:
-    """Return some free pages beyond `spare` to the file system; return how many."""
-    free: int = conn.execute("PRAGMA freelist_count").fetchone()[0]
-    pages = max(0, min(free - spare, PAGES_PER_CHANGE))
-    for _ in range(pages):
-        conn.execute("PRAGMA incremental_vacuum(1)")  # whatever the number, Python's sqlite3 takes one step
-    return pages

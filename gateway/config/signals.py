@@ -36,7 +36,7 @@ class SignalSettings(IssuerSettings):
     device_claim: Claim | None = None
     tenant: Members = ()
     without_exp: int = Field(0, ge=0, le=3600)
-    extra_events: tuple[Literal["assurance-level-change", "device-compliance-change"], ...] = ()
+    extra_events: tuple[Literal["assurance-level-change", "device-compliance-change", "risk-level-change"], ...] = ()
     state: str = ""
     authorization: SecretStr | None = None
     poll_url: str | None = None

@@ -21,12 +21,14 @@ class Action(NamedTuple):
     """What an event of one kind does: `acts` checks it, and returns whether tokens end by it.
 
     `opaque` is what a subject of that format names; an optional one counts only for senders that have its name set.
+    `formats` are those that a subject must have, where the document says so.
     """
 
     name: str
     acts: Callable[[Event], bool]
     opaque: str = "user"
     is_optional: bool = False
+    formats: frozenset[str] = frozenset()
 
 
 def _always(_: Event) -> bool:
@@ -53,6 +55,16 @@ def _assurance(event: Event) -> bool:
     return _text(event, "change_direction", "increase", "decrease") == "decrease"
 
 
+def _compromise(event: Event) -> bool:
+    _text(event, "credential_type")
+    return True
+
+
+def _risk(event: Event) -> bool:
+    _text(event, "principal")
+    return _text(event, "current_level", "LOW", "MEDIUM", "HIGH") == "HIGH"
+
+
 def _compliance(event: Event) -> bool:
     states = ("compliant", "not-compliant")
     _text(event, "previous_status", *states)
@@ -72,19 +84,14 @@ ACTIONS = {
     _CAEP + "token-claims-change": Action("token-claims-change", _claims),
     _CAEP + "assurance-level-change": Action("assurance-level-change", _assurance, is_optional=True),
     _CAEP + "device-compliance-change": Action("device-compliance-change", _compliance, "device", is_optional=True),
+    _CAEP + "risk-level-change": Action("risk-level-change", _risk, is_optional=True),
+    **{_RISC + name: Action(name, _always) for name in ("account-disabled", "account-purged", "sessions-revoked")},
+    _RISC + "credential-compromise": Action("credential-compromise", _compromise),
     **{
-        _RISC + name: Action(name, _always)
-        for name in (
-            "account-disabled",
-            "account-purged",
-            "credential-compromise",
-            "identifier-changed",
-            "identifier-recycled",
-            "sessions-revoked",
-        )
+        _RISC + name: Action(name, _always, formats=frozenset(("email", "phone_number")))
+        for name in ("identifier-changed", "identifier-recycled")
     },
 }
-OPTIONAL = frozenset(action.name for action in ACTIONS.values() if action.is_optional)
 
 
 def log_update(sender: str, event: Event) -> None:

@@ -84,12 +84,15 @@ class Events:
 
     def _subjects(self, uri: str, event: dict[str, Any], sender: Sender, message: Message) -> list[Subject]:
         action = ACTIONS.get(uri)
-        if uri == VERIFICATION and sender.state and event.get("state") != sender.state:
+        # Without a state it is the transmitter's own idea (SSF 1.0 section 8.1.4.2).
+        if uri == VERIFICATION and sender.state and event.get("state", sender.state) != sender.state:
             raise Refusal("invalid_state", "The state is not the expected one.")
         if uri == STREAM_UPDATED:
             log_update(sender.name, event)
         if action is None or (action.is_optional and action.name not in sender.extra_events):
             return []
+        if action.formats and message.claims["sub_id"].get("format") not in action.formats:
+            raise Refusal("invalid_request", f"The subject must be {' or '.join(sorted(action.formats))}.")
         if not action.acts(event):
             return []
         return find_subjects(message.claims["sub_id"], sender, self._issuers, action.opaque)

@@ -21,7 +21,7 @@ SENDER = {
     "device_claim": "device",
     "tenant": "123456789",
     "state": "as expected",
-    "extra_events": ["assurance-level-change", "device-compliance-change"],
+    "extra_events": ["assurance-level-change", "device-compliance-change", "risk-level-change"],
 }
 THEN = int(NOW) - 100  # when it happened
 ISS_SUB = {"format": "iss_sub", "iss": IDP, "sub": "1001"}
@@ -79,8 +79,7 @@ USERS: dict[str, tuple[str, dict[str, Any]]] = {
     "account-purged": (RISC, {}),
     "credential-compromise": (RISC, {"credential_type": "password"}),
     "sessions-revoked": (RISC, {}),
-    "identifier-changed": (RISC, {"new-value": "b@example.test"}),
-    "identifier-recycled": (RISC, {}),
+    "risk-level-change": (CAEP, {"principal": "USER", "current_level": "HIGH", "previous_level": "LOW"}),
 }
 
 
@@ -108,6 +107,8 @@ NOTHING: dict[str, tuple[str, dict[str, Any]]] = {
     "a new session": (CAEP + "session-established", {}),
     "an enabled account": (RISC + "account-enabled", {}),
     "an unknown event": ("https://example.test/event", {}),
+    "less risk": (CAEP + "risk-level-change", {"principal": "USER", "current_level": "MEDIUM"}),
+    "a verification of its own": (SSF + "verification", {}),
     "a verification": (SSF + "verification", {"state": "as expected"}),
     "a stream's update": (SSF + "stream-updated", {"status": "paused"}),
 }
@@ -251,7 +252,9 @@ BAD: dict[str, tuple[str, str]] = {
     ),
     "a level of no namespace": (event(CAEP + "assurance-level-change", current_level="1"), "invalid_request"),
     "another state": (event(SSF + "verification", state="another"), "invalid_state"),
-    "no state": (event(SSF + "verification"), "invalid_state"),
+    "an identifier that is none": (event(RISC + "identifier-changed"), "invalid_request"),
+    "a compromise of nothing": (event(RISC + "credential-compromise"), "invalid_request"),
+    "a risk of some level": (event(CAEP + "risk-level-change", principal="USER", current_level="9"), "invalid_request"),
     "a stream that is somehow": (event(SSF + "stream-updated", status="perhaps"), "invalid_request"),
 }
 

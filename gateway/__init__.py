@@ -1,6 +1,7 @@
 """A gateway that lets stateless JWTs be taken back."""
 
-from gateway.app import Gateway, build_app
+from gateway.app import Gateway, build_app, observe
 from gateway.config.settings import Settings
+from gateway.ops.logs import LogFormatter
 
-__all__ = ["Gateway", "Settings", "build_app"]
+__all__ = ["Gateway", "LogFormatter", "Settings", "build_app", "observe"]

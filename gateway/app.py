@@ -18,6 +18,7 @@ from gateway.config.public_secret import refuse_public_secret
 from gateway.config.settings import Settings
 from gateway.gate.annotate import Annotate
 from gateway.gate.cors import Cors
+from gateway.gate.direct import refuse_asgi
 from gateway.gate.gate import Gate
 from gateway.gate.identity import NONE, Identity
 from gateway.gate.public import Public
@@ -77,6 +78,7 @@ class _Pipeline(Gate):
             },
         )
         self.resource_metadata = metadata_url(settings.resource) if settings.resource else ""
+        self.client_of = partial(client_address, trusted_proxies=settings.trusted_proxies)
         self._issuers = issuers
         self._store = blacklist.store
 
@@ -92,7 +94,7 @@ class _Pipeline(Gate):
 class Gateway(_Pipeline):
     """Wraps any WSGI app: `Gateway(app, Settings(…))`, or `Gateway(app, secret="…", issuer="…")`, never both.
 
-    Raises pydantic's ValidationError for bad settings, TypeError for unknown ones, KeysRefused and
+    Raises pydantic's ValidationError for bad settings, TypeError for unknown ones and for an ASGI app, KeysRefused and
     StoreRefused for keys and stores that must not be used: the public secret, where it was not set, is one.
     `opened`, a store in place of that of the settings, and `now` (epoch seconds) are for tests.
     """
@@ -106,6 +108,7 @@ class Gateway(_Pipeline):
         now: Clock = time.time,
         **values: Any,
     ) -> None:
+        refuse_asgi(app)
         if settings and values:
             raise TypeError("either Settings or single settings")
         settings = settings or Settings(**values)
@@ -129,6 +132,24 @@ def _operators_pages(settings: Settings, blacklist: Blacklist, issuers: Sequence
     }
 
 
+def observe(gateway: Gateway, registry: Any = None) -> Observe:
+    """Return the gateway with a line for each request, to `logging`'s gateway.access, and with metrics.
+
+    The metrics are in `registry`, such as `prometheus_client.REGISTRY`; without one there are none.
+    """
+    access = logging.getLogger("gateway.access")
+
+    def write(message: str, members: dict[str, Any]) -> None:
+        access.info(message, extra={"record": members})
+
+    return Observe(
+        gateway,
+        gateway.client_of,
+        write=write,
+        metrics=Metrics(gateway.key_age, gateway.pruned, registry=registry) if registry else None,
+    )
+
+
 def build_app(settings: Settings | None = None, store: Store | None = None) -> Observe:
     """Return the gateway in front of the upstream that the settings name (default: the environment's)."""
     settings = settings or Settings()
@@ -136,7 +157,7 @@ def build_app(settings: Settings | None = None, store: Store | None = None) -> O
     is_debug = settings.log_level == "debug"
     return Observe(
         gateway,
-        partial(client_address, trusted_proxies=settings.trusted_proxies),
+        gateway.client_of,
         write=line_writer(settings.log_format, "gateway.access") if settings.log_level in ("debug", "info") else None,
         write_probe=line_writer(settings.log_format, "gateway.access", "debug") if is_debug else _ignore,
         in_detail=is_debug,

@@ -23,7 +23,7 @@ def configure_logging(log_format: str, level: str) -> None:
     Libraries log heads of requests and URLs at DEBUG, and a token could be in them.
     """
     handler = _Handler()
-    handler.setFormatter(_Formatter(log_format))
+    handler.setFormatter(LogFormatter(log_format))
     own = logging.getLogger("gateway")
     own.setLevel(level.upper())
     logging.basicConfig(level=max(own.level, logging.WARNING), handlers=[handler], force=True)
@@ -60,12 +60,15 @@ class _Handler(logging.Handler):
         _writer.flush()
 
 
-class _Formatter(logging.Formatter):
+class LogFormatter(logging.Formatter):
+    """Formats the gateway's records with all their members, as `json` or `text`."""
+
     def __init__(self, log_format: str) -> None:
         super().__init__()
         self._render = _RENDER[log_format]
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line, or more where it has an exception."""
         members = dict(getattr(record, "record", ()))
         if record.exc_info and record.exc_info[0]:
             members["exception"] = self.formatException(record.exc_info)

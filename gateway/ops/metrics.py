@@ -25,16 +25,21 @@ class Metrics:
     """Counts and times the requests of this process.
 
     `key_age` returns the age of the oldest keys in seconds, `pruned` how many expired entries this process has
-    deleted, `dropped` how many log lines it could not write.
+    deleted, `dropped` how many log lines it could not write. `registry` is one of prometheus-client's, which takes
+    every name once; None is a new one, for where the figures are in files.
     """
 
     def __init__(
-        self, key_age: Callable[[], float], pruned: Callable[[], int], dropped: Callable[[], int] = dropped_lines
+        self,
+        key_age: Callable[[], float],
+        pruned: Callable[[], int],
+        dropped: Callable[[], int] = dropped_lines,
+        registry: Any = None,
     ) -> None:
         # Imported late: prometheus-client decides at its import whether several processes share the figures.
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-        own = CollectorRegistry()  # not the global one: an app may be built twice
+        own = registry or CollectorRegistry()  # not the global one: an app may be built twice
         self._requests = Counter("gateway_requests", "Requests", ["route", "outcome"], registry=own)
         for route in ROUTES:  # a counter that begins at 1 has not increased, and nobody would hear of the first one
             self._requests.labels(route, "internal-error")

@@ -10,8 +10,9 @@ from typing import Any
 
 from gateway.auth.keys import KeysRefused
 from gateway.auth.tokens import Issuer, Verifier
+from gateway.blacklist.permissions import Scopes
 from gateway.blacklist.resource import Resource
-from gateway.blacklist.rules import Blacklist
+from gateway.blacklist.rules import Blacklist, Rules
 from gateway.blacklist.stores import Store, open_store
 from gateway.config.announce import misspelled, warnings
 from gateway.config.public_secret import refuse_public_secret
@@ -47,8 +48,10 @@ class _Pipeline(Gate):
 
     def __init__(self, app: App, settings: Settings, opened: Store | None = None, now: Clock = time.time) -> None:
         issuers = build_issuers(settings, now)
-        verifier = Verifier(issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes, now=now)
-        blacklist = build_blacklist(settings, opened, now)
+        verifier = Verifier(
+            issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes, max_age=settings.max_token_age, now=now
+        )
+        blacklist = build_blacklist(settings, opened, now, name_of=verifier.issuers.name_of)
         super().__init__(
             Annotate(app, settings.annotate),
             verifier=verifier,
@@ -56,7 +59,7 @@ class _Pipeline(Gate):
             resource=Resource(
                 blacklist,
                 verifier,
-                admin_scope=settings.admin_scope,
+                scopes=Scopes(settings.admin_scope, settings.revoke_scope, settings.read_scope, settings.admin_claims),
                 restore=settings.restore,
                 reports={"/-/decisions": lambda environ: {"decisions": decisions()}} if are_shared() else {},
             ),
@@ -183,15 +186,31 @@ def build_upstream(settings: Settings) -> Upstream:
     )
 
 
-def build_blacklist(settings: Settings, store: Store | None = None, now: Clock = time.time) -> Blacklist:
-    """Return the blacklist on the store that the settings name. Raises StoreRefused."""
+def build_blacklist(
+    settings: Settings,
+    store: Store | None = None,
+    now: Clock = time.time,
+    *,
+    name_of: Callable[[str], str | None] = lambda spelling: None,
+    create: bool = True,
+) -> Blacklist:
+    """Return the blacklist on the store that the settings name. Raises StoreRefused, also for none unless `create`."""
     if store is None:
         store = open_store(
-            settings.store, now=now, replicas=settings.replicas, accept_lossy=settings.accept_lossy_store
+            settings.store,
+            now=now,
+            replicas=settings.replicas,
+            accept_lossy=settings.accept_lossy_store,
+            create=create,
         )
-    return Blacklist(
-        store, claims=_claims(settings), leeway=settings.leeway, max_token_age=settings.max_token_age, now=now
+    rules = Rules(
+        _claims(settings),
+        settings.cut_off_claims,
+        settings.auth_time,
+        settings.leeway,
+        settings.max_token_age,
     )
+    return Blacklist(store, rules, name_of=name_of, now=now)
 
 
 def _claims(settings: Settings) -> tuple[str, ...]:

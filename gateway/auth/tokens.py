@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from gateway.auth.issuers import Issuer, Issuers
 from gateway.auth.keys import KeySet
@@ -52,7 +52,7 @@ class Verifier:
     """Verifies tokens of some `issuers`, and remembers up to `remembered` good ones.
 
     A remembered token is good only under the very key set that verified it, so that a removed
-    key takes its tokens along. `leeway` is in seconds, `now` returns epoch seconds.
+    key takes its tokens along. `leeway` and `max_age` (by `iat`) are in seconds, `now` returns epoch seconds.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Verifier:
         *,
         leeway: float = 0,
         max_bytes: int = 8192,
+        max_age: int | None = None,
         remembered: int = 10_000,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -70,6 +71,7 @@ class Verifier:
         self._algorithms = frozenset[str]().union(*(issuer.algorithms for issuer in known))
         self._leeway = leeway
         self._max_bytes = max_bytes
+        self._max_age = max_age
         self._limit = remembered
         self._remembered: dict[str, Token] = {}
         self._now = now
@@ -77,8 +79,11 @@ class Verifier:
     def verify(self, text: str) -> Token:
         """Return the token if it is genuine and valid now. Raises `Problem` saying why it is not."""
         token = self.genuine(text)
+        if self._max_age is not None and "iat" not in token.claims:
+            raise Problem("missing-claim", "The token lacks the claim iat.")
         if self.has_expired(token):
-            raise Problem("token-expired")
+            too_old = self._now() < token.expires_at + self._leeway
+            raise Problem("token-expired", "The token was issued too long ago." if too_old else "")
         if token.valid_from > self._now() + self._leeway:
             raise Problem("token-not-yet-valid")
         return token
@@ -96,8 +101,15 @@ class Verifier:
         return text in self._remembered
 
     def has_expired(self, token: Token) -> bool:
-        """Tell whether the token's `exp` has come (RFC 7519 section 4.1.4: on or after it is too late)."""
-        return self._now() >= token.expires_at + self._leeway
+        """Return whether the token's `exp` or its age has come (RFC 7519 section 4.1.4: on or after is too late)."""
+        return self._now() >= self.ends_at(token)
+
+    def ends_at(self, token: Token) -> float:
+        """Return from when on the token is refused, in epoch seconds."""
+        ends = token.expires_at
+        if self._max_age is not None and "iat" in token.claims:
+            ends = min(ends, _seconds(token.claims["iat"]) + self._max_age)
+        return ends + self._leeway
 
     def _remember(self, token: Token) -> None:
         while len(self._remembered) >= self._limit:
@@ -172,7 +184,7 @@ def _check_claims(claims: Claims, issuer: Issuer) -> None:
         check_audience(claims.get("aud"), issuer.audience)
 
 
-def is_time(value: object) -> bool:
+def is_time(value: object) -> TypeGuard[float]:
     """Return whether a claim's value is a time: a finite number (RFC 7519 section 2)."""
     return type(value) is int or (isinstance(value, float) and math.isfinite(value))
 

@@ -1,26 +1,32 @@
-"""/blacklist over HTTP: take a token back, restore it, tell its state; list what is blacklisted."""
+"""/blacklist over HTTP: take back, restore, tell the state; list what is blacklisted."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping
-from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from gateway.auth.tokens import Token, Verifier
-from gateway.blacklist.body import Target, body_members, read_target, with_query
-from gateway.blacklist.rules import Actor, Blacklist
+from gateway.auth.issuers import ANY
+from gateway.auth.tokens import Claims, Token, Verifier
+from gateway.blacklist.body import body_members
+from gateway.blacklist.entries import entry_kind, entry_to_json, timestamp
+from gateway.blacklist.listing import list_entries
+from gateway.blacklist.permissions import Scopes
+from gateway.blacklist.rules import Actor, Blacklist, ClaimTarget
 from gateway.blacklist.stores.base import LATEST, Entry
+from gateway.blacklist.target import Target, read_target, with_query
 from gateway.http.body import body_length
 from gateway.http.problems import Problem
+from gateway.http.strict_json import Number
 from gateway.http.target import BLACKLIST, request_target
+from gateway.http.values import value_text
 from gateway.http.wsgi import Environ, context
 
 T = TypeVar("T")
 Answer = dict[str, Any]
 
 ENTRIES = BLACKLIST + "/entries"
-DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
+EVERY_SCOPE = Scopes()
 
 
 class Caller(NamedTuple):
@@ -32,7 +38,7 @@ class Caller(NamedTuple):
 
     def actor(self, reason: str = "") -> Actor:
         """Return the caller as the author of a change: by `sub`, or by the fingerprint's beginning."""
-        by = str(self.token.claims.get("sub") or self.token.fingerprint[:16])
+        by = value_text(self.token.claims.get("sub")) or self.token.fingerprint[:16]
         return Actor(by, self.address, reason)
 
 
@@ -40,7 +46,7 @@ class Resource:
     """Answers for `/blacklist` and everything below it.
 
     The gate has verified the caller's token; a blacklisted one it lets come to `/blacklist` alone.
-    `reports` are further resources for admins, by path.
+    `reports` are further resources for those who may look up, by path.
     """
 
     def __init__(
@@ -48,15 +54,15 @@ class Resource:
         blacklist: Blacklist,
         verifier: Verifier,
         *,
-        admin_scope: str = "blacklist:admin",
+        scopes: Scopes = EVERY_SCOPE,
         restore: str = "holder",
         reports: Mapping[str, Callable[[Environ], Answer]] | None = None,
     ) -> None:
         self._blacklist = blacklist
         self._verifier = verifier
-        self._admin_scope = admin_scope
+        self._scopes = scopes
         self._restore = restore
-        self._reports = {ENTRIES: self._entries, **(reports or {})}
+        self._reports = reports or {}
         self._methods: dict[str, Callable[[Caller, Target], Answer]] = {
             "GET": self._state,
             "HEAD": self._state,  # RFC 9110 section 9.1
@@ -73,11 +79,16 @@ class Resource:
         path = request_target(environ).path
         if path == BLACKLIST:
             return (yield from self._blacklist_answer(environ, caller))
-        if path not in self._reports:
+        if path != ENTRIES and path not in self._reports:
             raise Problem("not-found")
         _of_method(environ, {"GET": None, "HEAD": None})
-        self._require_admin(caller)
-        return self._reports[path](environ)
+        self._require(self._scopes.may_look_up, caller, asked=path)
+        if path in self._reports:
+            return self._reports[path](environ)
+        params = request_target(environ).params()
+        issuer = self._within(caller, str(params["issuer"]), asked=path) if "issuer" in params else None
+        entries, cursor = list_entries(self._blacklist, params, caller.token.issuer, issuer)
+        return {"entries": [entry_to_json(entry) for entry in entries], "next_cursor": cursor or None}
 
     def _blacklist_answer(self, environ: Environ, caller: Caller) -> Generator[bytes, None, Answer]:
         act = _of_method(environ, self._methods)
@@ -90,9 +101,8 @@ class Resource:
         target = read_target(with_query(members, params, claims), claims)
         if caller.blacklisted and not _is_self(caller.token, target):
             raise Problem("token-blacklisted")
-        if target.claim is not None:
-            self._require_admin(caller)
-        request = {"method": environ["REQUEST_METHOD"], "path": query.path, "params": {**params, **members}}
+        restated = {name: _restate(value) for name, value in {**params, **members}.items()}
+        request = {"method": environ["REQUEST_METHOD"], "path": query.path, "params": restated}
         return {"request": request, **act(caller, target)}
 
     def _again(self, caller: Caller) -> Caller:
@@ -101,51 +111,68 @@ class Resource:
             raise Problem("token-expired")
         return caller._replace(blacklisted=self._blacklist.has(caller.token))
 
+    # What is done.
+
     def _state(self, caller: Caller, target: Target) -> Answer:
-        if target.claim is None:
-            return self._token_answer(self._token(caller, target), False)
-        entry = self._blacklist.find_claim(caller.token.issuer.name, *target.claim)
-        return _claim_answer(target.claim, entry, False)
+        if target.claim is None and target.fingerprint is None:
+            return self._token_answer(caller, self._token(caller, target), False)
+        self._require(self._scopes.may_look_up, caller, asked="state")
+        if target.fingerprint is not None:
+            issuer, fingerprint, entries = self._by_fingerprint(caller, target, target.fingerprint)
+            return self._fingerprint_answer(caller, issuer, fingerprint, entries, False)
+        return self._claim_answer(caller, target, self._within(caller, target.issuer, asked="state"), False)
 
     def _add(self, caller: Caller, target: Target) -> Answer:
         actor = caller.actor(target.reason)
-        if target.claim is not None:
-            try:
-                entry, changed = self._blacklist.add_claim(
-                    caller.token.issuer.name, *target.claim, target.issued_before, actor
-                )
-            except ValueError as error:
-                raise Problem("invalid-request", "issued_before must not lie in the future.") from error
-            return _claim_answer(target.claim, entry, changed)
-        token = self._token(caller, target)
-        changed = not self._verifier.has_expired(token) and self._blacklist.add_token(token, actor)
-        return self._token_answer(token, changed)
+        if target.claim is None and target.fingerprint is None:
+            token = self._token(caller, target)
+            changed = not self._verifier.has_expired(token) and self._blacklist.add_token(token, actor)
+            return self._token_answer(caller, token, changed)
+        self._require(self._scopes.may_take_back, caller, asked="add")
+        if target.until is not None and self._blacklist.is_past(target.until):
+            raise Problem("invalid-request", "until must lie in the future.")
+        if target.fingerprint is not None:
+            return self._add_fingerprint(caller, target, target.fingerprint, actor)
+        issuer = self._within(caller, target.issuer, asked="add")
+        name, values = target.claim or ("", ())
+        cut_off = self._blacklist.cut_off_of(name) if target.cut_off == "by claim" else target.cut_off
+        targets = [ClaimTarget(issuer, name, value, cut_off, target.until) for value in values]
+        added = self._blacklist.take_back(targets, actor) or []
+        return self._claim_answer(caller, target, issuer, any(each.changed for each in added))
+
+    def _add_fingerprint(self, caller: Caller, target: Target, digits: str, actor: Actor) -> Answer:
+        issuer, fingerprint, entries = self._by_fingerprint(caller, target, digits)
+        if entries and target.until is None:
+            # It ends after the token, or never.
+            return self._fingerprint_answer(caller, issuer, fingerprint, entries, False)
+        entry, changed = self._blacklist.add_fingerprint(issuer, fingerprint, actor, target.until)
+        if entry.issuer != issuer and not entries:
+            self._forbid(caller, "The entry is of another issuer.", asked="add", fingerprint=fingerprint)
+        return self._fingerprint_answer(caller, issuer, fingerprint, [entry], changed)
 
     def _remove(self, caller: Caller, target: Target) -> Answer:
+        actor = caller.actor(target.reason)
         if self._restore == "admin":
             # The scope first: a holder learns nothing of the state, and a thief restores nothing.
-            self._require_admin(caller)
+            self._require(self._scopes.may_do_all, caller, asked="remove")
             if caller.blacklisted:
                 raise Problem("token-blacklisted")
-        actor = caller.actor(target.reason)
-        if target.claim is not None:
-            changed = self._blacklist.remove_claim(caller.token.issuer.name, *target.claim, actor)
-            return _claim_answer(target.claim, None, changed)
-        token = self._token(caller, target)
-        changed = not self._verifier.has_expired(token) and self._blacklist.remove_token(token, actor)
-        return self._token_answer(token, changed)
+        if target.claim is None and target.fingerprint is None:
+            token = self._token(caller, target)
+            if self._restore == "admin":
+                self._within(caller, token.issuer.name, asked="remove")
+            changed = not self._verifier.has_expired(token) and self._blacklist.remove_token(token, actor)
+            return self._token_answer(caller, token, changed)
+        self._require(self._scopes.may_do_all, caller, asked="remove")
+        if target.fingerprint is not None:
+            issuer, fingerprint, entries = self._by_fingerprint(caller, target, target.fingerprint)
+            changed = bool(entries) and self._blacklist.remove_fingerprint(issuer, fingerprint, actor)
+            return self._fingerprint_answer(caller, issuer, fingerprint, [], changed)
+        issuer = self._within(caller, target.issuer, asked="remove")
+        changed = self._blacklist.remove_claims(issuer, *(target.claim or ("", ())), actor)
+        return self._claim_answer(caller, target, issuer, changed)
 
-    def _entries(self, environ: Environ) -> Answer:
-        params = request_target(environ).params()
-        # A repeated name has a list, whose text is neither a number nor a cursor.
-        limit, cursor = str(params.get("limit", DEFAULT_PAGE)), str(params.get("cursor", ""))
-        if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit) <= LARGEST_PAGE):
-            raise Problem("invalid-request", f"limit must be a whole number from 1 to {LARGEST_PAGE}.")
-        try:
-            entries, following = self._blacklist.store.page(int(limit), cursor)
-        except ValueError as error:
-            raise Problem("invalid-request", "cursor must be one that a page gave.") from error
-        return {"entries": [described(entry) for entry in entries], "next_cursor": following or None}
+    # What is meant.
 
     def _token(self, caller: Caller, target: Target) -> Token:
         """Return the token to act on. Holding it, that is presenting its text, is the right to do so."""
@@ -158,39 +185,90 @@ class Resource:
                 raise
             raise Problem("invalid-request", "The token in the request does not verify.") from problem
 
-    def _token_answer(self, token: Token, changed: bool) -> Answer:
-        blacklisted = not self._verifier.has_expired(token) and self._blacklist.has(token)
+    def _by_fingerprint(self, caller: Caller, target: Target, digits: str) -> tuple[str, str, list[Entry]]:
+        """Return the issuer, the whole fingerprint and the live entry, if there is one, that digits name."""
+        found = self._blacklist.find_fingerprint(digits)
+        if len(found) > 1:
+            raise Problem("invalid-request", "Several entries' fingerprints begin so: give more digits.")
+        if not found and len(digits) < 64:
+            raise Problem("invalid-request", "No entry's fingerprint begins so: all 64 digits are needed.")
+        if not found:
+            return self._within(caller, target.issuer, fingerprint=digits), digits, []
+        issuer = self._within(caller, found[0].issuer, fingerprint=digits)
+        if target.issuer is not None and self._within(caller, target.issuer, fingerprint=digits) != issuer:
+            raise Problem("invalid-request", "The entry is of another issuer.")
+        return issuer, found[0].key.partition(":")[2], found
+
+    # Who may.
+
+    def _require(self, may: Callable[[Claims], bool], caller: Caller, **asked: object) -> None:
+        if not may(caller.token.claims):
+            self._forbid(caller, "", **asked)
+
+    def _within(self, caller: Caller, spelling: str | None, **asked: object) -> str:
+        """Return the name of the issuer to act in, the caller's own where none is named."""
+        own = caller.token.issuer
+        name = own.name if spelling is None else self._verifier.issuers.name_of(spelling)
+        if name is None and ANY in own.administers:
+            raise Problem("invalid-request", "There is no such issuer.")
+        if name is None or not own.may_administer(name):
+            detail = "The token's issuer does not administer the issuer of what is named."
+            self._forbid(caller, detail, issuer=spelling, **asked)
+        return name
+
+    def _forbid(self, caller: Caller, detail: str, **asked: object) -> NoReturn:
+        about = {"by_issuer": caller.token.issuer.name, "by_fingerprint": caller.token.fingerprint, **asked}
+        self._blacklist.record_refusal(caller.actor(), **about)
+        raise Problem("insufficient-scope", detail, scope=self._scopes.admin)
+
+    # What is answered.
+
+    def _token_answer(self, caller: Caller, token: Token, changed: bool) -> Answer:
+        has_expired = self._verifier.has_expired(token)
+        entries = [] if has_expired else self._blacklist.entries_against(token)
+        message = "The token has expired." if has_expired else _message("token", entries)
+        if changed and entries and all(entry.claim for entry in entries):
+            message = "The token's own entry is lifted; an entry for one of its claims still blacklists it."
         return {
-            "message": _message("token", blacklisted),
+            "message": message,
             "token": token.text,
-            "blacklisted": blacklisted,
+            "blacklisted": bool(entries),
             "changed": changed,
             "expires_at": timestamp(int(min(token.expires_at, LATEST))),
+            "entries": self._told(caller, token.issuer.name, entries),
         }
 
-    def _require_admin(self, caller: Caller) -> None:
-        scope = caller.token.claims.get("scope")
-        scopes = scope.split(" ") if isinstance(scope, str) else scope
-        if not isinstance(scopes, list) or self._admin_scope not in scopes:
-            raise Problem("insufficient-scope", scope=self._admin_scope)
+    def _claim_answer(self, caller: Caller, target: Target, issuer: str, changed: bool) -> Answer:
+        name, values = target.claim or ("", ())
+        entries = self._blacklist.find_claims(issuer, name, values)
+        named = {"claim": {name: values[0]}}
+        return {"message": _message("claim", entries), **named, **self._named(caller, issuer, entries, changed)}
 
+    def _fingerprint_answer(
+        self, caller: Caller, issuer: str, fingerprint: str, entries: Sequence[Entry], changed: bool
+    ) -> Answer:
+        named = {"fingerprint": fingerprint}
+        return {"message": _message("token", entries), **named, **self._named(caller, issuer, entries, changed)}
 
-def described(entry: Entry) -> Answer:
-    """Return an entry as it is listed: by fingerprint or claim, times in RFC 3339 but for the cut-off."""
-    kind, _, digest = entry.key.partition(":")
-    return {
-        **({"fingerprint": digest} if kind == "token" else {"claim": dict([entry.claim or ("", "")])}),
-        "issued_before": entry.issued_before,
-        "created_at": timestamp(entry.created_at),
-        "expires_at": timestamp(entry.expires_at),
-        "by": entry.by,
-        "reason": entry.reason,
-    }
+    def _named(self, caller: Caller, issuer: str, entries: Sequence[Entry], changed: bool) -> Answer:
+        entry = entries[0] if entries else None
+        return {
+            "issuer": issuer,
+            "issued_before": entry and entry.issued_before,
+            "until": entry and entry.expires_at,
+            "blacklisted": entry is not None,
+            "changed": changed,
+            "expires_at": entry and timestamp(entry.expires_at),
+            "entries": self._told(caller, issuer, entries),
+        }
 
-
-def timestamp(seconds: int | None) -> str | None:
-    """Return epoch seconds as RFC 3339 in UTC, null for never."""
-    return None if seconds is None else datetime.fromtimestamp(max(seconds, 0), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    def _told(self, caller: Caller, issuer: str, entries: Sequence[Entry]) -> list[Answer]:
+        may_know = (
+            not caller.blacklisted
+            and self._scopes.may_look_up(caller.token.claims)
+            and caller.token.issuer.may_administer(issuer)
+        )
+        return [entry_to_json(entry) if may_know else entry_kind(entry) for entry in entries]
 
 
 def success(members: Answer) -> bytes:
@@ -198,24 +276,20 @@ def success(members: Answer) -> bytes:
     return (json.dumps({"success": True, **members}) + "\n").encode()
 
 
-def _claim_answer(claim: tuple[str, Any], entry: Entry | None, changed: bool) -> Answer:
-    return {
-        "message": _message("claim", entry is not None),
-        "claim": dict([claim]),
-        "issued_before": entry and entry.issued_before,
-        "blacklisted": entry is not None,
-        "changed": changed,
-        "expires_at": entry and timestamp(entry.expires_at),
-    }
+def _restate(value: Any) -> Any:
+    """Return a request's member as it can be written again without losing a digit."""
+    text = value_text(value) if isinstance(value, Number) else None
+    return int(text) if text and "." not in text and "e" not in text else value
 
 
-def _message(what: str, blacklisted: bool) -> str:
-    return f"The {what} is blacklisted." if blacklisted else f"The {what} is not blacklisted."
+def _message(what: str, entries: Sequence[Entry]) -> str:
+    return f"The {what} is blacklisted." if entries else f"The {what} is not blacklisted."
 
 
 def _is_self(token: Token, target: Target) -> bool:
-    named = target.token
-    return target.claim is None and (named is None or named.rpartition(".")[0] == token.text.rpartition(".")[0])
+    if target.token is None:
+        return target.is_own
+    return target.token.rpartition(".")[0] == token.text.rpartition(".")[0]
 
 
 def _of_method(environ: Environ, methods: Mapping[str, T]) -> T:

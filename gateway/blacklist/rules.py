@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
-from gateway.auth.tokens import Token
+from gateway.auth.tokens import Token, is_time
 from gateway.blacklist.keys import claim_key, legacy_claim_keys, token_key
 from gateway.blacklist.stores.base import LATEST, Added, Entry, Store
-from gateway.http.values import value_text
+from gateway.http.problems import Problem
+from gateway.http.values import find_claim, value_texts
 
 audit = logging.getLogger("gateway.audit")
+
+LARGEST_LEEWAY = 300  # seconds, of any gateway that shares the store
+MOST_MEMBERS = 64  # of a claim that is a list
 
 
 class Actor(NamedTuple):
@@ -25,156 +29,238 @@ class Actor(NamedTuple):
 
 
 class ClaimTarget(NamedTuple):
-    """All tokens of an issuer with a claim of this value (`keys.value_text`), issued before a cut-off; None: all."""
+    """The tokens of an issuer with a claim of this value (`values.value_text`), issued before a cut-off; None: all.
+
+    `until` ends that; None: as long as it may strike. Both are in epoch seconds.
+    """
 
     issuer: str
     name: str
     value: str
     issued_before: int | None
+    until: int | None = None
+
+
+class Rules(NamedTuple):
+    """What can be taken back, and for how long. Times are in seconds.
+
+    Claims of `cut_off_claims` get the cut-off "now" unless another is named, all others none. With `by_auth_time` a
+    cut-off counts for a token's `auth_time`, where it has one. Tokens older than `max_token_age` are refused.
+    """
+
+    claims: tuple[str, ...] = ("jti", "sub", "sid")
+    cut_off_claims: tuple[str, ...] = ("sub",)
+    by_auth_time: bool = False
+    leeway: float = 0
+    max_token_age: int | None = None
+
+
+DEFAULTS = Rules()
 
 
 class Blacklist:
     """Answers whether a token is blacklisted, and changes what is.
 
-    A token is blacklisted by an entry of its own, or by an entry for one of its claims (within
-    its issuer) whose cut-off lies after its `iat`; without `iat` it counts as issued before
-    anything. `leeway` and `max_token_age` are in seconds. Whatever fails raises `StoreUnavailable`.
+    A token is blacklisted by an entry of its own, or by one for a claim of its issuer's: by one without a cut-off
+    whenever it was issued, by one with a cut-off if its `iat` lies before it; without `iat` it counts as issued before
+    anything. Of a claim that is a list every member counts; a name with dots that is no claim of the token's is a path.
+
+    `name_of` returns the name of an issuer by any of its spellings, None for nobody's. Whatever fails raises
+    `StoreUnavailable`.
     """
 
     def __init__(
         self,
         store: Store,
+        rules: Rules = DEFAULTS,
         *,
-        claims: tuple[str, ...] = ("jti", "sub", "sid"),
-        leeway: float = 0,
-        max_token_age: int | None = None,
+        name_of: Callable[[str], str | None] = lambda spelling: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
-        self.claims = claims
-        self._leeway = leeway
-        self._max_token_age = max_token_age
+        self.claims = rules.claims
+        self._rules = rules
+        self._name_of = name_of
         self._now = now
 
+    # What is asked.
+
     def has(self, token: Token) -> bool:
-        """Tell whether the token is blacklisted: one question to the store, never remembered."""
+        """Return whether the token is blacklisted. Raises `Problem` as `entries_against` does."""
+        return bool(self.entries_against(token))
+
+    def entries_against(self, token: Token) -> list[Entry]:
+        """Return the entries that blacklist the token now: one question to the store, never remembered.
+
+        Raises `Problem` invalid-claim for a token with too long a list in a claim that can be blacklisted.
+        """
         keys = token.derived.get(self)
         if keys is None:
             keys = token.derived[self] = self._lookup_keys(token)
         entries = self.store.find(keys)
-        return bool(entries) and any(_strikes(entry, token) for entry in entries)
+        return _distinct(entry for entry in entries if self._applies(entry, token)) if entries else []
+
+    def refusal(self, token: Token) -> Problem | None:
+        """Return why a token must not pass, None where it may."""
+        entries = self.entries_against(token)
+        if not entries:
+            return None
+        cut_offs = [entry.issued_before for entry in entries]
+        if self._rules.by_auth_time and "auth_time" in token.claims and None not in cut_offs:
+            latest = max(cut_off for cut_off in cut_offs if cut_off is not None)
+            # A new sign-in helps, unless the subject is locked out until later.
+            if latest <= self.cut_off_now():
+                return Problem("sign-in-required", max_age=max(0, math.floor(self._now()) - latest))
+        return Problem("token-blacklisted")
+
+    def find_claims(self, issuer: str, name: str, values: Iterable[str]) -> list[Entry]:
+        """Return the live entries for the claim with one of these values."""
+        return _distinct(self.store.find(self._claim_keys(issuer, name, values)))
+
+    def find_fingerprint(self, digits: str) -> list[Entry]:
+        """Return up to two live entries of tokens whose fingerprint begins so, with 12 digits or more."""
+        return self.store.matching(token_key(digits))
+
+    def is_past(self, seconds: int) -> bool:
+        """Return whether an entry that ends then would be over."""
+        return seconds <= self._now()
+
+    def cut_off_now(self) -> int:
+        """Return the cut-off "now", which covers whatever passes at this moment.
+
+        With `iat` in whole seconds, a cut-off of now would spare a token stolen within this second.
+        """
+        return math.floor(self._now()) + 1 + math.ceil(self._rules.leeway)
+
+    def cut_off_of(self, name: str) -> int | None:
+        """Return the cut-off of a claim where none is named: a person signs in again, what has ended does not."""
+        return self.cut_off_now() if name in self._rules.cut_off_claims else None
+
+    # What is changed.
 
     def add_token(self, token: Token, actor: Actor) -> bool:
-        """Add the token's own entry; tell whether that changed anything."""
-        # The entry outlives the token by the leeway in which the token would still pass.
-        ends = min(math.ceil(min(token.expires_at, LATEST)) + math.ceil(self._leeway), LATEST)
-        added = self._add(
-            Entry(
-                token_key(token.fingerprint),
-                token.issuer.name,
-                int(self._now()),
-                ends,
-                by=actor.by,
-                reason=actor.reason,
-            )
-        )
-        self._record("add", added.changed, actor, fingerprint=token.fingerprint)
+        """Add the token's own entry; return whether that changed anything."""
+        ends = math.ceil(min(token.expires_at, LATEST)) + LARGEST_LEEWAY
+        entry = self._entry(token_key(token.fingerprint), token.issuer.name, min(ends, LATEST), actor)
+        added = self._add_one(entry)
+        if added.entry.issuer != entry.issuer:
+            # Somebody took the fingerprint for another issuer's. The token itself knows better.
+            self.store.remove(entry.key)
+            added = self._add_one(entry)
+        self._record("add", actor, changed=added.changed, issuer=entry.issuer, fingerprint=token.fingerprint)
         return added.changed
 
-    def remove_token(self, token: Token, actor: Actor) -> bool:
-        """Lift the token's own entry; tell whether there was one."""
-        changed = self.store.remove(token_key(token.fingerprint))
-        self._record("remove", changed, actor, fingerprint=token.fingerprint)
-        return changed
+    def add_fingerprint(self, issuer: str, fingerprint: str, actor: Actor, until: int | None = None) -> Added:
+        """Add an entry for a token that is known by its fingerprint alone.
 
-    def find_claim(self, issuer: str, name: str, value: str) -> Entry | None:
-        """Return the live entry for the claim, if there is one."""
-        return next(iter(self.store.find([claim_key(issuer, name, value)])), None)
-
-    def add_claim(
-        self, issuer: str, name: str, value: str, issued_before: int | None, actor: Actor
-    ) -> tuple[Entry, bool]:
-        """Blacklist all tokens with the claim issued before the cut-off (epoch seconds, default the next second).
-
-        Return the entry in force, whose cut-off may be a later one, and whether that changed anything.
-        Raises ValueError for a cut-off in the future.
+        It ends at `until`, or never: nobody knows when the token does. The entry in force may be of another issuer;
+        then nothing has changed, and the token is not taken back.
         """
-        latest = self.next_second()
-        cut_off = latest if issued_before is None else issued_before
-        if cut_off > latest:
-            raise ValueError("issued_before lies in the future")
-        [added] = self.take_back([ClaimTarget(issuer, name, value, cut_off)], actor) or []
-        return added.entry, added.changed
+        added = self._add_one(self._entry(token_key(fingerprint), issuer, until, actor))
+        self._record("add", actor, changed=added.changed, issuer=issuer, fingerprint=fingerprint, until=until)
+        return added
 
     def take_back(
         self, targets: Sequence[ClaimTarget], actor: Actor, *, once: Entry | None = None
     ) -> list[Added] | None:
         """Add an entry for each of the claims, all or none, in one change of the store.
 
-        `once` marks the message that asks for it (`Store.add`): if it was taken before, nothing changes, and None is
-        returned.
+        Return the entries in force, which may have a later cut-off or end. `once` marks the message that asks for it
+        (`Store.add`): if it was taken before, nothing changes, and None is returned.
         """
         added = self.store.add([self._claim_entry(target, actor) for target in targets], once=once)
         for entry, changed in added or ():
             claim = dict([entry.claim or ("", "")])
-            self._record("add", changed, actor, issuer=entry.issuer, claim=claim, issued_before=entry.issued_before)
+            about = {"claim": claim, "issued_before": entry.issued_before, "until": entry.expires_at}
+            self._record("add", actor, changed=changed, issuer=entry.issuer, **about)
         return added
 
-    def _claim_entry(self, target: ClaimTarget, actor: Actor) -> Entry:
-        # From now, not from the cut-off: an old one would be over at once, and tokens without `iat` with it.
-        age, latest = self._max_token_age, self.next_second()
-        return Entry(
-            claim_key(target.issuer, target.name, target.value),
-            target.issuer,
-            int(self._now()),
-            None if age is None else min(latest + age + math.ceil(self._leeway), LATEST),
-            (target.name, target.value),
-            target.issued_before,
-            actor.by,
-            actor.reason,
-        )
+    def remove_token(self, token: Token, actor: Actor) -> bool:
+        """Lift the token's own entry; return whether there was one."""
+        return self.remove_fingerprint(token.issuer.name, token.fingerprint, actor)
 
-    def remove_claim(self, issuer: str, name: str, value: str, actor: Actor) -> bool:
-        """Lift the claim's entry; tell whether there was one."""
-        changed = self.store.remove(claim_key(issuer, name, value))
-        self._record("remove", changed, actor, issuer=issuer, claim={name: value})
+    def remove_fingerprint(self, issuer: str, fingerprint: str, actor: Actor) -> bool:
+        """Lift the entry of the token with this fingerprint; return whether there was one."""
+        changed = self.store.remove(token_key(fingerprint))
+        self._record("remove", actor, changed=changed, issuer=issuer, fingerprint=fingerprint)
         return changed
 
-    def next_second(self) -> int:
-        """Return the latest cut-off there can be.
+    def remove_claims(self, issuer: str, name: str, values: Sequence[str], actor: Actor) -> bool:
+        """Lift the entries of the claim with these values; return whether there was one."""
+        lifted = [self.store.remove(key) for key in self._claim_keys(issuer, name, values)]
+        changed = any(lifted)
+        self._record("remove", actor, changed=changed, issuer=issuer, claim={name: values[0]})
+        return changed
 
-        With `iat` in whole seconds, a cut-off of now would spare a token stolen within this second.
-        """
-        return math.floor(self._now()) + 1
+    def record_refusal(self, actor: Actor, **asked: object) -> None:
+        """Note in the audit log that somebody asked for what was not theirs to ask for."""
+        self._record("refuse", actor, **asked)
 
-    def _add(self, entry: Entry) -> Added:
-        added = self.store.add([entry]) or []
-        return added[0]
+    # How.
+
+    def _applies(self, entry: Entry, token: Token) -> bool:
+        if entry.claim is None and self._name_of(entry.issuer) not in (None, token.issuer.name):
+            return False  # an admin of another issuer named the fingerprint
+        if entry.issued_before is None:
+            return True
+        issued_at = token.claims.get("iat")
+        if self._rules.by_auth_time and "auth_time" in token.claims:
+            issued_at = token.claims["auth_time"]
+        return not is_time(issued_at) or issued_at < entry.issued_before
 
     def _lookup_keys(self, token: Token) -> tuple[str, ...]:
         keys = [token_key(token.fingerprint)]
         for name in self.claims:
-            text = value_text(token.claims.get(name))
-            if text is not None:
-                keys.append(claim_key(token.issuer.name, name, text))
-                if self.store.older_gateways:
-                    keys += legacy_claim_keys(token.issuer.name, name, text)
-        return tuple(keys)
+            value = find_claim(token.claims, name)
+            if isinstance(value, list) and len(value) > MOST_MEMBERS:
+                raise Problem("invalid-claim", f"The token's claim {name} has more than {MOST_MEMBERS} members.")
+            keys += self._claim_keys(token.issuer.name, name, value_texts(value))
+        return tuple(dict.fromkeys(keys))
 
-    def _record(self, action: str, changed: bool, actor: Actor, **entry: object) -> None:
-        record = {
-            "action": action,
-            "changed": changed,
-            **entry,
-            "by": actor.by,
-            "from": actor.address,
-            "reason": actor.reason,
-        }
+    def _claim_keys(self, issuer: str, name: str, values: Iterable[str]) -> list[str]:
+        keys = []
+        for value in values:
+            keys.append(claim_key(issuer, name, value))
+            if self.store.older_gateways:
+                keys += legacy_claim_keys(issuer, name, value)
+        return keys
+
+    def _claim_entry(self, target: ClaimTarget, actor: Actor) -> Entry:
+        issuer, name, value, cut_off, until = target
+        return self._entry(
+            claim_key(issuer, name, value),
+            issuer,
+            self._end(cut_off) if until is None else until,
+            actor,
+            claim=(name, value),
+            issued_before=cut_off,
+        )
+
+    def _end(self, cut_off: int | None) -> int | None:
+        """Return when an entry with this cut-off may be forgotten: when whatever it refuses is refused for its age.
+
+        What has no cut-off is never forgotten: a session may go on for longer than any token of it.
+        """
+        if self._rules.max_token_age is None or cut_off is None:
+            return None
+        return min(max(cut_off, self.cut_off_now()) + self._rules.max_token_age + LARGEST_LEEWAY, LATEST)
+
+    def _entry(self, key: str, issuer: str, ends: int | None, actor: Actor, **claim: Any) -> Entry:
+        return Entry(key, issuer, int(self._now()), ends, by=actor.by, reason=actor.reason, **claim)
+
+    def _add_one(self, entry: Entry) -> Added:
+        return (self.store.add([entry]) or [])[0]  # None is for messages that come once
+
+    def _record(self, action: str, actor: Actor, **about: object) -> None:
+        record = {"action": action, **about, "by": actor.by, "from": actor.address, "reason": actor.reason}
         audit.info("blacklist %s", action, extra={"record": record})
 
 
-def _strikes(entry: Entry, token: Token) -> bool:
-    if entry.issued_before is None:
-        return True
-    issued_at = token.claims.get("iat")
-    return issued_at is None or issued_at < entry.issued_before
+def _distinct(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the entries without what an older gateway would find under another key; of each the latest cut-off."""
+    found: dict[object, Entry] = {}
+    for entry in entries:
+        what = entry.claim or entry.key
+        if what not in found or not found[what].covers(entry):
+            found[what] = entry
+    return list(found.values())

@@ -2,110 +2,120 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable
+import time
 from typing import Any
 
 import click
 
 from gateway.app import build_blacklist
-from gateway.auth.tokens import Token, Verifier
-from gateway.blacklist.resource import described, timestamp
-from gateway.blacklist.rules import Actor, Blacklist
+from gateway.blacklist.entries import entry_to_json
+from gateway.blacklist.rules import LARGEST_LEEWAY, Actor, ClaimTarget
+from gateway.blacklist.stores.base import Entry
+from gateway.blacklist.target import LONGEST_REASON
+from gateway.cli.moments import Moment
+from gateway.cli.named import Named, open_named, targeted
 from gateway.cli.options import with_settings
-from gateway.cli.tokens import read_claim
-from gateway.config.settings import Settings, issuer_settings
-from gateway.http.values import value_text
+from gateway.cli.shown import cells, echo, echo_details, echo_json, echo_table, store_name
+from gateway.config.settings import Settings
 from gateway.ops.logs import configure_logging
-from gateway.parties import build_issuers, name_issuers
 
-Target = Token | tuple[str, str]
-
-_KEYS = (
-    "store",
-    "issuer",
-    "secret",
-    "algorithms",
-    "public_key",
-    "jwks_url",
-    "issuers",
-    "blacklist_claims",
-    "leeway",
-    "max_token_age",
-)
 as_json = click.option("--json", "as_json", is_flag=True, help="print JSON, for scripts")
 
 
-def targeted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command its target: a token, or one claim of an issuer."""
-    for option in (
-        click.argument("token", required=False),
-        click.option("--jti", help="all tokens with this jti"),
-        click.option("--sub", help="all tokens of this subject"),
-        click.option("--sid", help="all tokens of this session"),
-        click.option("--claim", metavar="NAME=JSON", help="all tokens with this claim; a number stays a number"),
-        click.option("--of-issuer", metavar="ISS", help="the claim's issuer, when there are several"),
-        as_json,
-    ):
-        function = option(function)
-    return with_settings(*_KEYS)(function)
-
-
 @click.command()
 @targeted
-@click.option("--issued-before", type=int, metavar="EPOCH", help="cut-off for a claim, epoch seconds [default: now]")
+@click.option(
+    "--issued-before",
+    type=Moment(-1),
+    metavar="WHEN",
+    help="only tokens issued before: epoch seconds, an ISO date, or 2h (ago) [default: now, for CUT_OFF_CLAIMS]",
+)
+@click.option("--all", "whenever", is_flag=True, help="every token with the claim, whenever issued: no cut-off")
+@click.option("--until", type=Moment(1), metavar="WHEN", help="when the entry ends [default: when it is lifted]")
 @click.option("--reason", default="", help="kept with the entry")
-def revoke(settings: Settings, as_json: bool, issued_before: int | None, reason: str, **named: Any) -> None:
+@as_json
+def revoke(
+    settings: Settings,
+    as_json: bool,
+    issued_before: int | None,
+    whenever: bool,
+    until: int | None,
+    reason: str,
+    **named: Any,
+) -> None:
     """Blacklist a TOKEN (`-` reads it from standard input), or every token with a claim."""
-    blacklist, issuer, target = _opened(settings, **named)
+    if whenever and issued_before is not None:
+        raise click.UsageError("--all means that there is no cut-off: leave --issued-before out")
+    if named["claim"] is None and not any(named[name] for name in ("jti", "sub", "sid")):
+        if whenever or issued_before is not None:
+            raise click.UsageError("--issued-before and --all go with a claim")
+        if until is not None and named["fingerprint"] is None:
+            raise click.UsageError("--until goes with a claim or a fingerprint")
+    if until is not None and until <= time.time():
+        raise click.UsageError("--until must lie in the future")
+    if len(reason) > LONGEST_REASON:
+        raise click.UsageError(f"--reason may have {LONGEST_REASON} characters")
+    target = open_named(settings, **named)
     _audit_here(settings)
-    if isinstance(target, Token):
-        if issued_before is not None:
-            raise click.UsageError("--issued-before goes with a claim")
-        changed = blacklist.add_token(target, _actor(reason))
-    else:
-        _, changed = blacklist.add_claim(issuer, *target, issued_before, _actor(reason))
-    _tell(blacklist, issuer, target, changed, as_json)
+    _tell(target, _revoke(target, issued_before, whenever, until, _actor(reason)), as_json)
+
+
+def _revoke(target: Named, issued_before: int | None, whenever: bool, until: int | None, actor: Actor) -> bool:
+    blacklist = target.blacklist
+    if target.token is not None:
+        # A gateway may tolerate more than this command does.
+        is_over = time.time() >= target.token.expires_at + LARGEST_LEEWAY
+        return not is_over and blacklist.add_token(target.token, actor)
+    if target.claim is None:
+        if until is None and target.entries():
+            return False
+        return blacklist.add_fingerprint(target.issuer, target.fingerprint, actor, until).changed
+    name, values = target.claim
+    cut_off = issued_before
+    if cut_off is None and not whenever:
+        cut_off = blacklist.cut_off_of(name)
+    targets = [ClaimTarget(target.issuer, name, value, cut_off, until) for value in values]
+    return any(added.changed for added in blacklist.take_back(targets, actor) or ())
 
 
 @click.command()
 @targeted
+@as_json
 def restore(settings: Settings, as_json: bool, **named: Any) -> None:
     """Lift the entry of a TOKEN, or of a claim."""
-    blacklist, issuer, target = _opened(settings, **named)
+    target = open_named(settings, **named)
     _audit_here(settings)
-    if isinstance(target, Token):
-        changed = blacklist.remove_token(target, _actor())
+    if target.claim is not None:
+        changed = target.blacklist.remove_claims(target.issuer, *target.claim, _actor())
     else:
-        changed = blacklist.remove_claim(issuer, *target, _actor())
-    _tell(blacklist, issuer, target, changed, as_json)
+        changed = target.blacklist.remove_fingerprint(target.issuer, target.fingerprint, _actor())
+    _tell(target, changed, as_json)
 
 
 @click.command()
 @targeted
+@as_json
 def status(settings: Settings, as_json: bool, **named: Any) -> None:
-    """Tell whether a TOKEN or a claim is blacklisted: exit code 1 if it is, 0 if not."""
-    blacklist, issuer, target = _opened(settings, **named)
-    sys.exit(int(_tell(blacklist, issuer, target, None, as_json)))
+    """Tell whether a TOKEN or a claim is blacklisted, by whom, when and why: exit code 1 if it is, 0 if not."""
+    sys.exit(int(_tell(open_named(settings, **named), None, as_json)))
 
 
 @click.command("list")
 @with_settings("store")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="how many, newest first")
+@click.option("--issuer", metavar="ISS", help="of this issuer alone")
+@click.option("--claim", metavar="NAME", help="of this claim alone")
 @as_json
-def list_entries(settings: Settings, limit: int, as_json: bool) -> None:
+def list_entries(settings: Settings, limit: int, issuer: str | None, claim: str | None, as_json: bool) -> None:
     """List the live entries, newest first."""
-    entries, _ = build_blacklist(settings).store.page(limit)
+    entries, _ = build_blacklist(settings, create=False).store.page(limit, issuer=issuer, claim=claim)
     if as_json:
-        click.echo(json.dumps([described(entry) for entry in entries], indent=2))
+        echo_json([entry_to_json(entry) for entry in entries], indent=2)
         return
-    for entry in entries:
-        what = entry.key.partition(":")[2][:16] if entry.claim is None else json.dumps(dict([entry.claim]))
-        click.echo(
-            f"{timestamp(entry.created_at)}  {timestamp(entry.expires_at) or 'until lifted':20}  {what}  {entry.reason}"
-        )
+    echo_table(entries)
+    echo(f"in {store_name(settings)}", err=True)
 
 
 @click.command()
@@ -113,30 +123,12 @@ def list_entries(settings: Settings, limit: int, as_json: bool) -> None:
 @as_json
 def purge(settings: Settings, as_json: bool) -> None:
     """Delete entries whose tokens have expired; the gateway does so by itself, this does it now."""
-    count = build_blacklist(settings).store.purge()
-    click.echo(json.dumps({"deleted": count}) if as_json else f"{count} expired entries deleted")
-
-
-def _opened(
-    settings: Settings, token: str | None, claim: str | None, of_issuer: str | None, **claims: str | None
-) -> tuple[Blacklist, str, Target]:
-    """Return the blacklist, the issuer and the one target that the command line names."""
-    named: list[tuple[str, Any]] = [(name, value) for name, value in claims.items() if value is not None]
-    named += [read_claim(claim)] if claim else []
-    if len(named) + (token is not None) != 1:
-        raise click.UsageError("name one thing: a token, --jti, --sub, --sid or --claim")
-    if token is not None:
-        verifier = Verifier(build_issuers(settings), leeway=settings.leeway, max_bytes=settings.max_token_bytes)
-        found = verifier.genuine(sys.stdin.read().strip() if token == "-" else token)  # noqa: S105
-        return build_blacklist(settings), found.issuer.name, found
-    names = [issuer.issuer for issuer in issuer_settings(settings)]
-    issuer = name_issuers(settings).name_of(of_issuer or (names[0] if len(names) == 1 else ""))
-    if issuer is None:
-        raise click.UsageError(f"--of-issuer must be one of: {', '.join(names)}")
-    text = value_text(named[0][1])
-    if named[0][0] not in settings.blacklist_claims or text is None:
-        raise click.UsageError(f"a claim is one of {', '.join(settings.blacklist_claims)}, a string or a number")
-    return build_blacklist(settings), issuer, (named[0][0], text)
+    count, store = build_blacklist(settings, create=False).store.purge(), store_name(settings)
+    if as_json:
+        echo_json({"deleted": count, "store": store})
+    else:
+        echo(f"{count} expired entries deleted")
+        echo(f"in {store}", err=True)
 
 
 def _audit_here(settings: Settings) -> None:
@@ -149,17 +141,37 @@ def _actor(reason: str = "") -> Actor:
     return Actor(f"cli:{os.environ.get('USER') or os.getuid()}", "", reason)
 
 
-def _tell(blacklist: Blacklist, issuer: str, target: Target, changed: bool | None, as_json: bool) -> bool:
-    named: dict[str, Any]
-    if isinstance(target, Token):
-        blacklisted, named = blacklist.has(target), {"fingerprint": target.fingerprint}
-    else:
-        blacklisted, named = blacklist.find_claim(issuer, *target) is not None, {"claim": dict([target])}
+def _tell(target: Named, changed: bool | None, as_json: bool) -> bool:
+    """Print what has become of the target, and where; return whether it is blacklisted."""
+    entries, store = target.entries(), store_name(target.settings)
     if as_json:
-        click.echo(
-            json.dumps({**named, "blacklisted": blacklisted, **({} if changed is None else {"changed": changed})})
-        )
-    else:
-        news = "" if changed is None else " (changed)" if changed else " (nothing to change)"
-        click.echo(("blacklisted" if blacklisted else "not blacklisted") + news)
-    return blacklisted
+        state = {
+            "blacklisted": bool(entries),
+            **({} if changed is None else {"changed": changed}),
+            "expired": target.has_expired,
+            "issuer": target.issuer,
+            "store": store,
+            "entries": [entry_to_json(entry) for entry in entries],
+        }
+        echo_json({**target.to_json(), **state})
+        return bool(entries)
+    told = "blacklisted" if entries else "not blacklisted"
+    told += ": the token has expired" if target.has_expired else ""
+    echo(told + ("" if changed is None else " (changed)" if changed else " (nothing to change)"))
+    echo_details([("target", str(target)), ("issuer", target.issuer), ("store", store)])
+    for entry in entries:
+        _tell_entry(entry)
+    return bool(entries)
+
+
+def _tell_entry(entry: Entry) -> None:
+    what, _, cut_off, since, until, by, reason = cells(entry)
+    echo_details(
+        [
+            ("entry", what),
+            *([("issued before", cut_off)] if cut_off else []),
+            ("until", until),
+            ("since", f"{since}, by {by}"),
+            *([("reason", reason)] if reason else []),
+        ]
+    )

@@ -74,10 +74,16 @@ def minted(
 
 def read_claim(text: str) -> tuple[str, Any]:
     """Return name and value of NAME=JSON; a value that is not JSON is a string."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise click.BadParameter("must be NAME=VALUE", param_hint="--claim")
+    name, value = split_claim(text)
     try:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def split_claim(text: str) -> tuple[str, str]:
+    """Return name and text of NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.BadParameter("must be NAME=VALUE", param_hint="--claim")
+    return name, value

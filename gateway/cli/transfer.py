@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -13,9 +14,11 @@ from typing import IO
 import click
 
 from gateway.app import build_blacklist
+from gateway.blacklist.keys import claim_key, legacy_claim_keys
 from gateway.blacklist.stores.base import LATEST, Entry, Store
 from gateway.cli.entries import as_json
 from gateway.cli.options import Fault, with_settings
+from gateway.cli.shown import echo, echo_json, store_name
 from gateway.config.settings import Settings
 from gateway.http.problems import StoreUnavailable
 from gateway.http.strict_json import json_object
@@ -23,6 +26,11 @@ from gateway.http.strict_json import json_object
 BATCH = 1000  # entries in one change: one sync for all of them, and a few megabytes of SQLite's log
 
 TRIES, PAUSE_SECONDS = 10, 1.0
+
+
+class _Refused(ValueError):
+    """An entry that must not be imported; the text says why."""
+
 
 _KEY = re.compile(r"(token|claim):[0-9a-f]{64}")
 
@@ -32,11 +40,12 @@ _KEY = re.compile(r"(token|claim):[0-9a-f]{64}")
 @click.argument("file", type=click.File("w"), default="-")
 def export(settings: Settings, file: IO[str]) -> None:
     """Write the live entries as JSON lines."""
-    store, cursor, more = build_blacklist(settings).store, "", True
+    store, cursor, more = build_blacklist(settings, create=False).store, "", True
     while more:
         page, cursor = store.page(BATCH, cursor)
         file.writelines(json.dumps({"key": entry.key, **entry.to_json()}) + "\n" for entry in page)
         more = bool(cursor)
+    echo(f"in {store_name(settings)}", err=True)
 
 
 @click.command("import")
@@ -50,7 +59,11 @@ def import_entries(settings: Settings, file: IO[str], as_json: bool) -> None:
         for batch in batches:
             _add(store, batch)
             count += len(batch)
-    click.echo(json.dumps({"imported": count}) if as_json else f"{count} entries imported")
+    if as_json:
+        echo_json({"imported": count, "store": store_name(settings)})
+    else:
+        echo(f"{count} entries imported")
+        echo(f"in {store_name(settings)}", err=True)
 
 
 def _add(store: Store, batch: list[Entry]) -> None:
@@ -68,6 +81,8 @@ def _batches(file: IO[str]) -> Iterator[list[Entry]]:
     for number, line in enumerate(file, 1):
         try:
             batch.append(_entry(line))
+        except _Refused as error:
+            raise Fault(f"line {number} is not an entry: {error}; the lines before it may be imported") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Fault(f"line {number} is not an entry; the lines before it may be imported") from error
         if len(batch) == BATCH:
@@ -86,8 +101,18 @@ def _entry(line: str) -> Entry:
     if (
         not _KEY.fullmatch(entry.key)
         or entry.key.startswith("claim:") != (entry.claim is not None)
+        or (entry.claim is None and entry.issued_before is not None)
         or not all(type(time) is int and 0 <= time <= LATEST for time in times)
         or not all(isinstance(text, str) for text in texts)
     ):
         raise ValueError("not an entry")
-    return entry
+    return entry if entry.claim is None else _with_key(entry, *entry.claim)
+
+
+def _with_key(entry: Entry, name: str, value: str) -> Entry:
+    """Return a claim's entry under the key that it has today: an older gateway's was another for a number."""
+    key = claim_key(entry.issuer, name, value)
+    if entry.key not in (key, *legacy_claim_keys(entry.issuer, name, value)):
+        # It would be listed, and strike nothing, or another claim's tokens.
+        raise _Refused("its key is not its claim's")
+    return dataclasses.replace(entry, key=key)

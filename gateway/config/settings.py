@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from gateway.config.files import DockerSecrets, NamedFiles, Unreadable
 from gateway.config.signals import Clients, Signals, check_clients, check_signals
 from gateway.config.values import (
+    ClaimNames,
     FieldName,
     Hosts,
     HttpProxy,
@@ -31,6 +32,7 @@ from gateway.config.values import (
     Paths,
     Requirements,
     ResourceUrl,
+    Scope,
     Seconds,
     Secrets,
 )
@@ -66,9 +68,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    upstream: HttpUrl = Field(
-        "http://127.0.0.1:35001", description="base URL of the service behind; its path is a prefix"
-    )
+    upstream: HttpUrl = Field("http://127.0.0.1:35001", description="base URL of the service; its path is a prefix")
     host: str = Field(
         "0.0.0.0",  # noqa: S104 - it is a gateway
         min_length=1,
@@ -82,14 +82,10 @@ class Settings(BaseSettings):
     keep_alive: Seconds = Field(75, description="seconds a client's connection may be idle between requests")
 
     issuer: str = Field("https://www.discogs.com/", min_length=1, description="the iss a token must have")
-    secret: Secrets = Field(
-        (SecretStr(PUBLIC_SECRET),), description="shared HMAC secrets, newest first, comma-separated"
-    )
+    secret: Secrets = Field((SecretStr(PUBLIC_SECRET),), description="HMAC secrets, newest first, comma-separated")
     algorithms: Listed = Field(("HS256",), min_length=1, description="allowed signature algorithms, of one family")
     public_key: str | None = Field(None, description="PEM public keys, or a file with them")
-    jwks_url: str | None = Field(
-        None, description="URL or file of a JWKS or of the provider's metadata, or the JSON itself"
-    )
+    jwks_url: str | None = Field(None, description="a JWKS or the provider's metadata: URL, file or the JSON itself")
     audience: Listed = Field((), description="accepted aud values; aud is checked only when set")
     required_claims: Requirements = Field(
         (), description="what every token must have: name, name=value or name=a|b, comma-separated"
@@ -108,15 +104,15 @@ class Settings(BaseSettings):
     )
     replicas: int = Field(0, ge=0, description="Redis replicas that must have a change before it is answered")
     accept_lossy_store: bool = Field(False, description="start although the Redis server may evict or forget entries")
-    blacklist_claims: Listed = Field(("jti", "sub", "sid"), description="claims that can be blacklisted")
-    admin_scope: str = Field(
-        "blacklist:admin",
-        min_length=1,
-        pattern=r"^[!#-\[\]-~]+$",
-        description="scope that claim entries, lists and RESTORE=admin ask for",
-    )
+    blacklist_claims: ClaimNames = Field(("jti", "sub", "sid"), description="claims that can be blacklisted")
+    cut_off_claims: Listed = Field(("sub",), description="claims of which tokens that are issued later pass again")
+    auth_time: bool = Field(False, description="a cut-off counts for auth_time, where a token has it, not for iat")
+    admin_scope: Scope = Field("blacklist:admin", description="scope that may do all, and that RESTORE=admin asks for")
+    admin_claims: Listed = Field(("scope", "scp"), min_length=1, description="claims in which scopes stand")
+    revoke_scope: Scope = Field("blacklist:revoke", description="scope that may take back")
+    read_scope: Scope = Field("blacklist:read", description="scope that may list and look up")
     restore: Literal["holder", "admin"] = Field("holder", description="who may lift a token's entry")
-    max_token_age: int | None = Field(None, ge=1, description="seconds after which claim entries are forgotten")
+    max_token_age: int | None = Field(None, ge=1, description="seconds after their iat from which tokens are refused")
 
     signals: Signals = Field((), description="who may send logouts, revocations and events: a JSON list of objects")
     clients: Clients = Field((), description="who may revoke and introspect tokens: a JSON list of objects")
@@ -209,6 +205,13 @@ class Settings(BaseSettings):
             return value  # what they are is not known
         issuers = info.data["issuers"] or [IssuerSettings(issuer=info.data["issuer"])]
         return check_signals(value, issuers) if info.field_name == "signals" else check_clients(value, issuers)
+
+    @field_validator("cut_off_claims")
+    @classmethod
+    def _can_be_blacklisted(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if unknown := [name for name in value if name not in info.data.get("blacklist_claims", value)]:
+            raise ValueError(f"{unknown[0]!r} is not among BLACKLIST_CLAIMS")
+        return value
 
     @field_validator("replicas")
     @classmethod

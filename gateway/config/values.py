@@ -127,9 +127,25 @@ def _resource_url(value: str) -> str:
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 ResourceUrl = Annotated[str, AfterValidator(_resource_url)]
+# What else a request to /blacklist, or to its entries, may name.
+MEMBERS = (
+    "token", "token_type_hint", "fingerprint", "issuer", "issued_before", "until", "reason", "claim", "limit", "cursor"
+)  # fmt: skip
+
+
+def _claim_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) < len(value):
+        raise ValueError("every claim must be there once")
+    if taken := [name for name in value if name in MEMBERS]:
+        raise ValueError(f"{taken[0]!r} is the name of a member of requests, and cannot be that of a claim")
+    return value
+
+
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
 HttpProxy = Annotated[str, AfterValidator(_http_proxy)]
 Hosts = Annotated[Listed, AfterValidator(_hosts)]
+ClaimNames = Annotated[Listed, AfterValidator(_claim_names)]
+Scope = Annotated[str, Field(pattern=r"^[!#-\[\]-~]+$")]
 Paths = Annotated[Listed, AfterValidator(_paths)]
 Origins = Annotated[Listed, AfterValidator(_origins)]
 Requirements = Annotated[Listed, AfterValidator(_requirements)]

@@ -77,10 +77,10 @@ class Gate:
         if self._public.admits(environ, path):
             return None, False
         token = measure(environ, "auth", self._verified, environ, environ.get("HTTP_AUTHORIZATION", ""))
-        blacklisted = measure(environ, "store", self._blacklist.has, token)
-        if blacklisted and path != BLACKLIST:
-            raise Problem("token-blacklisted")
-        return token, blacklisted
+        refusal = measure(environ, "store", self._blacklist.refusal, token)
+        if refusal and path != BLACKLIST:
+            raise refusal
+        return token, refusal is not None
 
     def _verified(self, environ: Environ, authorization: str) -> Token:
         text, about = bearer_token(authorization), context(environ)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 REALM = "gateway"
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
+HELP = "docs/problems.md"  # of this distribution, one paragraph a code
 
 
 class Kind(NamedTuple):
@@ -47,6 +48,9 @@ KINDS: dict[str, Kind] = {
     "token-expired": _invalid_token("The token has expired."),
     "token-not-yet-valid": _invalid_token("The token is not valid yet."),
     "token-blacklisted": _invalid_token("The token is blacklisted."),
+    "sign-in-required": Kind(  # RFC 9470 section 3
+        "401 Unauthorized", "The sign-in behind the token is too old.", "insufficient_user_authentication"
+    ),
     "insufficient-scope": Kind("403 Forbidden", "The token lacks the scope this needs.", "insufficient_scope"),
     "not-found": Kind("404 Not Found", "There is no such resource."),
     "method-not-allowed": Kind("405 Method Not Allowed", "The resource does not allow this method."),
@@ -71,8 +75,9 @@ KINDS: dict[str, Kind] = {
 class Problem(Exception):
     """A refusal, raised where it is decided.
 
-    `detail` is one sentence for the client; `fields` are response fields beyond the usual ones; `log` has members for
-    the log alone, and no secrets. Raises KeyError for a code that is not in `KINDS`.
+    `detail` is one sentence for the client; `scope` is what the token lacks, `max_age` how many seconds ago its holder
+    may have signed in; `fields` are response fields beyond the usual ones; `log` has members for the log alone, and no
+    secrets. Raises KeyError for a code that is not in `KINDS`.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Problem(Exception):
         detail: str = "",
         *,
         scope: str = "",
+        max_age: int | None = None,
         fields: Iterable[tuple[str, str]] = (),
         log: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -89,6 +95,7 @@ class Problem(Exception):
         self.code = code
         self.detail = detail or self.kind.title
         self.scope = scope
+        self.max_age = max_age
         self.fields = tuple(fields)
         self.log = log
 
@@ -97,12 +104,15 @@ class Problem(Exception):
 
         `resource_metadata` is an address that the challenge names (RFC 9728 section 5.1).
         """
+        status = int(self.kind.status[:3])
         members = {
             "success": False,
             "type": f"urn:jwt-gateway:{self.code}",
             "title": self.kind.title,
-            "status": int(self.kind.status[:3]),
+            "status": status,
             "detail": self.detail,
+            "help": f"{HELP}#{self.code}-{status}",
+            **({"scope": self.scope} if self.scope else {}),
         }
         fields = [("Content-Type", MEDIA_TYPE), *self.fields]
         if self.kind.error is not None:
@@ -118,6 +128,8 @@ class Problem(Exception):
             parts.append(f'error_description="{self.kind.title}"')
         if self.scope:
             parts.append(f'scope="{self.scope}"')
+        if self.max_age is not None:
+            parts.append(f'max_age="{self.max_age}"')
         if resource_metadata:
             parts.append(f'resource_metadata="{resource_metadata}"')
         return ", ".join(parts)

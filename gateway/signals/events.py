@@ -8,7 +8,7 @@ from typing import Any
 from gateway.auth.issuers import Issuers
 from gateway.auth.signed import Message
 from gateway.auth.tokens import is_time
-from gateway.blacklist.body import LONGEST_REASON
+from gateway.blacklist.target import LONGEST_REASON
 from gateway.http.wsgi import Context, Environ, context
 from gateway.signals.answers import Answer, Refusal, media_type
 from gateway.signals.event_kinds import ACTIONS, STREAM_UPDATED, VERIFICATION, log_update

@@ -43,7 +43,7 @@ class Recorder:
 
     def cut_off(self) -> int:
         """Return the cut-off that takes back whatever passes at this moment."""
-        return self._blacklist.next_second()
+        return self._blacklist.cut_off_now()
 
     def record(self, notice: Notice, about: Context) -> bool:
         """Take back what the notice says, and return whether it comes for the first time: else nothing changes.

@@ -10,7 +10,8 @@ from helpers import finish
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.blacklist.body import LARGEST_BODY, Target, body_members, read_target, with_query
+from gateway.blacklist.body import LARGEST_BODY, Typed, body_members
+from gateway.blacklist.target import Target, read_target, with_query
 from gateway.http.problems import Problem
 
 CLAIMS = ("jti", "sub", "sid")
@@ -160,25 +161,32 @@ def test_a_body_that_comes_in_pieces_is_read_whole() -> None:
 @pytest.mark.parametrize(
     ("named", "target"),
     [
-        ({}, Target(None, None, None, "")),
-        ({"reason": "lost"}, Target(None, None, None, "lost")),
-        ({"token": "a.b.c"}, Target("a.b.c", None, None, "")),
-        ({"token": "a.b.c", "token_type_hint": "refresh_token"}, Target("a.b.c", None, None, "")),
-        ({"token": "a.b.c", "reason": "lost"}, Target("a.b.c", None, None, "lost")),
-        ({"jti": "a"}, Target(None, ("jti", "a"), None, "")),
-        ({"sub": 7001}, Target(None, ("sub", "7001"), None, "")),
-        ({"sub": "7001"}, Target(None, ("sub", "7001"), None, "")),
-        ({"sid": 1.5, "issued_before": 0}, Target(None, ("sid", "1.5"), 0, "")),
-        ({"sub": "1001", "issued_before": 1000, "reason": "lost"}, Target(None, ("sub", "1001"), 1000, "lost")),
-        ({"sub": "1001", "issued_before": "1000"}, Target(None, ("sub", "1001"), 1000, "")),
-        ({"sub": "\ud800"}, Target(None, ("sub", "\ud800"), None, "")),
-        ({"sub": "\0"}, Target(None, ("sub", "\0"), None, "")),
+        ({}, Target()),
+        ({"reason": "lost"}, Target(reason="lost")),
+        ({"token": "a.b.c"}, Target("a.b.c")),
+        ({"token": "a.b.c", "token_type_hint": "refresh_token"}, Target("a.b.c")),
+        ({"token": "a.b.c", "reason": "lost"}, Target("a.b.c", reason="lost")),
+        ({"jti": "a"}, Target(claim=("jti", ("a",)))),
+        ({"sub": 7001}, Target(claim=("sub", ("7001",)))),
+        ({"sub": "7001"}, Target(claim=("sub", ("7001",)))),
+        ({"sub": "7.001e3"}, Target(claim=("sub", ("7.001e3",)))),
+        ({"sub": Typed("7001")}, Target(claim=("sub", ("7001",)))),
+        ({"sub": Typed("7.001e3")}, Target(claim=("sub", ("7001", "7.001e3")))),
+        ({"sid": 1.5, "issued_before": 0}, Target(claim=("sid", ("1.5",)), cut_off=0)),
+        ({"sub": "a", "issued_before": 1000, "reason": "b"}, Target(claim=("sub", ("a",)), cut_off=1000, reason="b")),
+        ({"sub": "a", "issued_before": Typed("1000")}, Target(claim=("sub", ("a",)), cut_off=1000)),
+        ({"sub": "a", "issued_before": None}, Target(claim=("sub", ("a",)), cut_off=None)),
+        ({"sub": "a", "issued_before": Typed("null")}, Target(claim=("sub", ("a",)), cut_off=None)),
+        ({"sub": "a", "until": 2000, "issuer": "b"}, Target(claim=("sub", ("a",)), until=2000, issuer="b")),
+        ({"sub": "a", "until": None}, Target(claim=("sub", ("a",)))),
+        ({"fingerprint": "0A" * 6}, Target(fingerprint="0a" * 6)),
+        ({"fingerprint": "0a" * 32, "until": 2000}, Target(fingerprint="0a" * 32, until=2000)),
+        ({"sub": "\ud800"}, Target(claim=("sub", ("\ud800",)))),
+        ({"sub": "\0"}, Target(claim=("sub", ("\0",)))),
     ],
 )
 def test_members_name_one_target(named: Any, target: Target) -> None:
-    found = read_target(named, CLAIMS)
-    assert found == target
-    assert type(found.claim and found.claim[1]) is type(target.claim and target.claim[1])
+    assert read_target(named, CLAIMS) == target
 
 
 @pytest.mark.parametrize(
@@ -209,7 +217,23 @@ def test_members_name_one_target(named: Any, target: Target) -> None:
         {"reason": None},
         {"reason": ["lost"]},
         {"reason": "x" * 1001},
-        {"sub": "a", "issued_before": None},
+        {"sub": "a", "issued_before": "1000"},
+        {"sub": "a", "issued_before": "null"},
+        {"sub": "a", "issued_before": 253_402_300_800},
+        {"sub": "a", "until": "2000"},
+        {"sub": "a", "until": 253_402_300_800},
+        {"sub": "a", "issuer": ""},
+        {"sub": "a", "issuer": 1},
+        {"issuer": "a"},
+        {"until": 2000},
+        {"token": "a.b.c", "until": 2000},
+        {"token": "a.b.c", "issuer": "a"},
+        {"fingerprint": "0a" * 32, "issued_before": 1000},
+        {"fingerprint": "0a" * 32, "sub": "a"},
+        {"fingerprint": "0a" * 5},
+        {"fingerprint": "0a" * 33},
+        {"fingerprint": "0g" * 32},
+        {"fingerprint": 1},
         {"sub": "a", "issued_before": True},
         {"sub": "a", "issued_before": -1},
         {"sub": "a", "issued_before": 1.5},
@@ -230,7 +254,7 @@ def test_members_that_are_unknown_mistyped_or_double_are_refused(named: Any) -> 
 
 
 def test_only_claims_that_are_set_can_be_named() -> None:
-    assert read_target({"tenant": "a"}, ("tenant",)).claim == ("tenant", "a")
+    assert read_target({"tenant": "a"}, ("tenant",)).claim == ("tenant", ("a",))
     assert refusal(read_target, {"sub": "a"}, ("tenant",)) == "invalid-request"
 
 
@@ -261,4 +285,9 @@ def test_any_body_names_a_target_or_is_refused(body: bytes, media_type: str) -> 
 
 @given(st.dictionaries(st.sampled_from(["token", "sub", "jti", "reason"]), TEXT, min_size=1))
 def test_a_form_and_json_say_the_same(named: dict[str, str]) -> None:
-    assert named_by(urlencode(named), FORM) == named_by(json.dumps(named), JSON)
+    by_form, by_json = named_by(urlencode(named), FORM), named_by(json.dumps(named), JSON)
+    if isinstance(by_form, Target) and by_form.claim:
+        # Where there is nothing but text it may be a number, too.
+        name, values = by_form.claim
+        by_form = by_form._replace(claim=(name, values[-1:]))
+    assert by_form == by_json

@@ -2,10 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from gateway.http.problems import KINDS, Problem, StoreUnavailable
+
+ROOT = Path(__file__).parents[3]
 
 # The contract's table: code, status, RFC 6750 error ("" a challenge without, None no challenge).
 INVALID_TOKEN = [
@@ -79,7 +82,22 @@ def test_a_refusal_is_problem_json(code: str) -> None:
         "title": KINDS[code].title,
         "status": int(status[:3]),
         "detail": "Why it is so.",
+        "help": f"docs/problems.md#{code}-{status[:3]}",
     }
+
+
+@pytest.mark.parametrize("code", KINDS)
+def test_the_help_is_the_address_of_a_paragraph(code: str) -> None:
+    help_address = json.loads(Problem(code).response()[2])["help"]
+    path, _, anchor = help_address.partition("#")
+    headings = [line[4:] for line in (ROOT / path).read_text().splitlines() if line.startswith("### ")]
+    assert anchor in [re.sub(r"[^a-z0-9 -]", "", heading).replace(" ", "-") for heading in headings]
+
+
+def test_a_sign_in_that_is_too_old_is_asked_for_anew() -> None:
+    """RFC 9470 section 3."""
+    challenge = challenge_of(Problem("sign-in-required", max_age=60))
+    assert (challenge["error"], challenge["max_age"]) == ("insufficient_user_authentication", "60")
 
 
 @pytest.mark.parametrize("code", KINDS)

@@ -17,8 +17,9 @@ from helpers import finish
 from gateway.auth.bearer import bearer_token
 from gateway.auth.keys import build_keys
 from gateway.auth.tokens import Issuer, Verifier
-from gateway.blacklist.body import body_members, read_target
+from gateway.blacklist.body import body_members
 from gateway.blacklist.stores.base import Entry
+from gateway.blacklist.target import read_target
 from gateway.cli.options import faults
 from gateway.config.settings import Settings
 from gateway.gate.annotate import with_members
@@ -68,10 +69,13 @@ def body(data: bytes) -> str:
         target = read_target(members, ("jti", "sub", "sid"))
     except Problem as problem:
         return problem.code
-    named = members.keys() & {"token", "jti", "sub", "sid"}
-    assert len(named) == (target.token is not None) + (target.claim is not None)  # so nothing is taken for the caller
-    entry = Entry("claim:", "issuer", 1, None, target.claim, target.issued_before, reason=target.reason)
-    assert Entry.from_json("claim:", json.loads(json.dumps(entry.to_json(), allow_nan=False))) == entry
+    named = members.keys() & {"token", "fingerprint", "jti", "sub", "sid"}
+    assert bool(named) != target.is_own  # so nothing is taken for the caller
+    name, values = target.claim or ("", ())
+    cut_off = None if target.cut_off == "by claim" else target.cut_off
+    for value in values:
+        entry = Entry("claim:", "issuer", 1, target.until, (name, value), cut_off, reason=target.reason)
+        assert Entry.from_json("claim:", json.loads(json.dumps(entry.to_json(), allow_nan=False))) == entry
     return "read"
 
 

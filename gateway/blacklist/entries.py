@@ -1,0 +1,32 @@
+"""Entries as they are told: in lists and answers, on the command line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway.blacklist.stores.base import Entry
+
+
+def entry_to_json(entry: Entry) -> dict[str, Any]:
+    """Return an entry as it is listed: by fingerprint or claim, times in RFC 3339 but for the cut-off."""
+    named = {"fingerprint": entry.key.partition(":")[2]} if entry.claim is None else {"claim": dict([entry.claim])}
+    return {
+        **named,
+        "issuer": entry.issuer,
+        "issued_before": entry.issued_before,
+        "created_at": timestamp(entry.created_at),
+        "expires_at": timestamp(entry.expires_at),
+        "by": entry.by,
+        "reason": entry.reason,
+    }
+
+
+def entry_kind(entry: Entry) -> dict[str, Any]:
+    """Return what everybody may know of an entry."""
+    return {"kind": "token" if entry.claim is None else "claim"}
+
+
+def timestamp(seconds: int | None) -> str | None:
+    """Return epoch seconds as RFC 3339 in UTC, null for never."""
+    return None if seconds is None else datetime.fromtimestamp(max(seconds, 0), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

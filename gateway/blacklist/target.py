@@ -1,0 +1,132 @@
+"""What a request to /blacklist names, as one target."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, NamedTuple
+
+from gateway.blacklist.body import Members, Typed
+from gateway.blacklist.stores.base import LATEST
+from gateway.http.problems import Problem
+from gateway.http.values import number_text, value_text
+
+LONGEST_REASON = 1000  # characters
+# Members beside a token or a claim: no claim that can be blacklisted may have one of these names.
+BESIDE = ("fingerprint", "issuer", "issued_before", "until", "reason")
+
+CutOff = int | Literal["by claim"] | None
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{12,64}", re.ASCII)
+
+
+class Target(NamedTuple):
+    """What to act on: a token's text, a claim, a fingerprint or its beginning; all None: the caller's own token.
+
+    A claim has its name and the values that its text may mean. `issuer` is whose it is, None where that is not said.
+    `cut_off` and `until` are in epoch seconds; a cut-off of None is none, "by claim" is what CUT_OFF_CLAIMS say.
+    """
+
+    token: str | None = None
+    claim: tuple[str, tuple[str, ...]] | None = None
+    fingerprint: str | None = None
+    issuer: str | None = None
+    cut_off: CutOff = "by claim"
+    until: int | None = None
+    reason: str = ""
+
+    @property
+    def is_own(self) -> bool:
+        """Return whether it is the caller's own token."""
+        return (self.token, self.claim, self.fingerprint) == (None, None, None)
+
+
+def with_query(members: Members, params: Members, claims: tuple[str, ...]) -> Members:
+    """Return the body's members and those that the query has.
+
+    A token in a URL would end up in logs. Raises `Problem` invalid-request for one, and for a member named twice.
+    """
+    if "token" in params:
+        raise _invalid("A token never stands in a URL: send it in the body.")
+    named = {
+        name: Typed(value) if isinstance(value := params[name], str) else value
+        for name in (*claims, *BESIDE)
+        if name in params
+    }
+    if named.keys() & members.keys():
+        raise _invalid("Only one target can be named, and nothing twice.")
+    return named | members
+
+
+def read_target(members: Members, claims: tuple[str, ...]) -> Target:
+    """Return what the members name. Raises `Problem` invalid-request for anything unknown, mistyped or double."""
+    unknown = members.keys() - {"token", "token_type_hint", *BESIDE, *claims}
+    if unknown:
+        raise _invalid(f"Only token, {', '.join((*claims, *BESIDE))} can be named.")
+    named = [name for name in ("token", "fingerprint", *claims) if name in members]
+    if len(named) > 1:
+        raise _invalid("Only one target can be named.")
+    what = named[0] if named else ""
+    misplaced = {"issued_before"} if what == "fingerprint" else set(BESIDE[:-1]) if what in ("", "token") else set()
+    if found := sorted(misplaced & members.keys()):
+        raise _invalid(f"{found[0]} goes with a claim.")
+    return Target(
+        token=read_text(members, "token") if what == "token" else None,
+        claim=(what, read_values(members[what])) if what in claims else None,
+        fingerprint=read_fingerprint(members[what]) if what == "fingerprint" else None,
+        issuer=read_text(members, "issuer") if "issuer" in members else None,
+        cut_off=_cut_off(members["issued_before"]) if "issued_before" in members else "by claim",
+        until=None if members.get("until") is None else read_seconds("until", members["until"]),
+        reason=_reason(members.get("reason", "")),
+    )
+
+
+def read_values(value: object) -> tuple[str, ...]:
+    """Return the texts that a claim's value may mean: where there is nothing but text, `1e3` may be a number, too.
+
+    Raises `Problem` invalid-request for what is no value.
+    """
+    text = value_text(value)
+    if text is None:
+        raise _invalid("A claim must be a string that is not empty, or a number.")
+    number = number_text(text) if isinstance(value, Typed) else None
+    return (text,) if number in (None, text) else (str(number), str(text))
+
+
+def read_fingerprint(value: object) -> str:
+    """Return a fingerprint, or its beginning, in lower case. Raises `Problem` invalid-request for anything else."""
+    text = value.lower() if isinstance(value, str) else ""
+    if not _FINGERPRINT.fullmatch(text):
+        raise _invalid("fingerprint must be 64 hexadecimal digits; of an entry that is there, 12 or more will do.")
+    return text
+
+
+def read_text(members: Members, name: str) -> str:
+    """Return a member that is text. Raises `Problem` invalid-request for anything else."""
+    value = members[name]
+    if not (isinstance(value, str) and value):
+        raise _invalid(f"{name} must be a string.")
+    return value
+
+
+def read_seconds(name: str, value: Any) -> int:
+    """Return whole epoch seconds, up to the year 9999. Raises `Problem` invalid-request for anything else."""
+    if isinstance(value, Typed) and value.isascii() and value.isdigit() and len(value) <= len(str(LATEST)):
+        value = int(value)
+    if type(value) is not int or not 0 <= value <= LATEST:
+        raise _invalid(f"{name} must be whole epoch seconds.")
+    return value
+
+
+def _cut_off(value: Any) -> int | None:
+    is_null = value is None or (isinstance(value, Typed) and value == "null")
+    return None if is_null else read_seconds("issued_before", value)
+
+
+def _reason(value: object) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST_REASON:
+        raise _invalid(f"reason must be a string of up to {LONGEST_REASON} characters.")
+    return value
+
+
+def _invalid(detail: str) -> Problem:
+    return Problem("invalid-request", detail)

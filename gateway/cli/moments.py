@@ -1,0 +1,46 @@
+"""Moments as people write them: epoch seconds, ISO 8601, or a time from now."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from datetime import datetime
+from typing import Any
+
+import click
+
+from gateway.blacklist.stores.base import LATEST
+
+_SPAN = re.compile(r"(?:in )?(\d{1,9}) ?(s|sec|m|min|h|d|w)[a-z]*( ago)?", re.ASCII | re.IGNORECASE)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    """A moment; `direction` says where from now a bare `2h` lies: -1 before, 1 after."""
+
+    name = "moment"
+
+    def __init__(self, direction: int) -> None:
+        self._direction = direction
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return epoch seconds, rounded up."""
+        try:
+            moment = math.ceil(self._seconds(str(value).strip()))
+        except ValueError:
+            moment = -1
+        if not 0 <= moment <= LATEST:
+            self.fail("must be epoch seconds, an ISO date such as 2026-01-31T12:00Z, or a time such as 2h", param, ctx)
+        return moment
+
+    def _seconds(self, text: str) -> float:
+        if text.isascii() and text.isdigit():
+            return int(text)
+        if text == "now":
+            return time.time()
+        if found := _SPAN.fullmatch(text):
+            direction = -1 if found[3] else 1 if text.startswith("in ") else self._direction
+            return time.time() + direction * int(found[1]) * _SECONDS[found[2][0].lower()]
+        # Without a zone it is local time, as `date` writes it.
+        return datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,160 @@
+"""What a command line names: one token, claim or fingerprint, of one issuer, in one store."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import click
+
+from gateway.app import build_blacklist
+from gateway.auth.tokens import Token, Verifier
+from gateway.blacklist.body import Typed
+from gateway.blacklist.rules import Blacklist
+from gateway.blacklist.stores.base import Entry
+from gateway.blacklist.target import read_fingerprint, read_values
+from gateway.cli.options import with_settings
+from gateway.cli.tokens import split_claim
+from gateway.config.settings import Settings, issuer_settings
+from gateway.http.values import value_text
+from gateway.parties import build_issuers, name_issuers
+
+_KEYS = (
+    "store",
+    "secret",
+    "algorithms",
+    "public_key",
+    "jwks_url",
+    "issuers",
+    "blacklist_claims",
+    "cut_off_claims",
+    "auth_time",
+    "leeway",
+    "max_token_age",
+)
+
+
+class Named(NamedTuple):
+    """What is named, and where: of token, claim (its name and the values its text may mean) and fingerprint, one."""
+
+    settings: Settings
+    blacklist: Blacklist
+    issuer: str
+    token: Token | None = None
+    claim: tuple[str, tuple[str, ...]] | None = None
+    fingerprint: str = ""
+    has_expired: bool = False
+
+    def entries(self) -> list[Entry]:
+        """Return the entries that blacklist it now."""
+        if self.token is not None:
+            return [] if self.has_expired else self.blacklist.entries_against(self.token)
+        if self.claim is not None:
+            return self.blacklist.find_claims(self.issuer, *self.claim)
+        return self.blacklist.find_fingerprint(self.fingerprint)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is named, for scripts."""
+        if self.claim is not None:
+            return {"claim": {self.claim[0]: self.claim[1][0]}}
+        return {"fingerprint": self.fingerprint}
+
+    def __str__(self) -> str:
+        return f"{self.claim[0]} {self.claim[1][0]}" if self.claim else f"token {self.fingerprint}"
+
+
+def targeted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command its target: a token, a fingerprint, or one claim of an issuer."""
+    for option in (
+        click.argument("token", required=False),
+        click.option("--jti", help="all tokens with this jti"),
+        click.option("--sub", help="all tokens of this subject"),
+        click.option("--sid", help="all tokens of this session"),
+        click.option(
+            "--claim", metavar="NAME=VALUE", help="all tokens with this claim; VALUE in JSON's quotes is text"
+        ),
+        click.option("--fingerprint", metavar="HEX", help="a token by its fingerprint, as logs and lists show it"),
+        click.option("--issuer", "--of-issuer", metavar="ISS", help="whose token or claim it is"),
+    ):
+        function = option(function)
+    return with_settings(*_KEYS)(function)
+
+
+def open_named(
+    settings: Settings,
+    token: str | None,
+    claim: str | None,
+    fingerprint: str | None,
+    issuer: str | None,
+    **claims: str | None,
+) -> Named:
+    """Return the one thing that the command line names. Raises StoreRefused where there is no store."""
+    named: list[tuple[str, object]] = [(name, Typed(value)) for name, value in claims.items() if value is not None]
+    named += [_read_claim(claim)] if claim else []
+    if len(named) + (token is not None) + (fingerprint is not None) != 1:
+        raise click.UsageError("name one thing: a token, --jti, --sub, --sid, --claim or --fingerprint")
+    name_of = name_issuers(settings).name_of
+    names = [each.issuer for each in issuer_settings(settings)]
+    whose = name_of(issuer or (names[0] if len(names) == 1 else ""))
+    if whose is None and (named or issuer is not None):
+        raise click.UsageError(f"--issuer must be one of those set: {', '.join(names)}")
+    opened = partial(build_blacklist, settings, name_of=name_of, create=False)
+    if token is not None:
+        return _by_token(settings, opened, token, issuer and whose)
+    if fingerprint is not None:
+        return _by_fingerprint(settings, opened(), read_fingerprint(fingerprint), issuer and whose, whose)
+    name, value = named[0]
+    if name not in settings.blacklist_claims:
+        raise click.UsageError(f"a claim is one of {', '.join(settings.blacklist_claims)}")
+    values = read_values(value)
+    return Named(settings, opened(), str(whose), claim=(name, values))
+
+
+def _by_token(settings: Settings, opened: Callable[[], Blacklist], text: str, wanted: str | None) -> Named:
+    verifier = Verifier(
+        build_issuers(settings),
+        leeway=settings.leeway,
+        max_bytes=settings.max_token_bytes,
+        max_age=settings.max_token_age,
+    )
+    token = verifier.genuine(sys.stdin.read().strip() if text == "-" else text)
+    if wanted not in (None, token.issuer.name):
+        raise click.UsageError("the token is of another issuer")
+    return Named(
+        settings,
+        opened(),
+        token.issuer.name,
+        token,
+        fingerprint=token.fingerprint,
+        has_expired=verifier.has_expired(token),
+    )
+
+
+def _by_fingerprint(
+    settings: Settings, blacklist: Blacklist, digits: str, wanted: str | None, whose: str | None
+) -> Named:
+    found = blacklist.find_fingerprint(digits)
+    if len(found) > 1:
+        raise click.UsageError("several entries' fingerprints begin so: give more digits")
+    if found:
+        if wanted not in (None, found[0].issuer):
+            raise click.UsageError(f"the entry is of the issuer {found[0].issuer}")
+        return Named(settings, blacklist, found[0].issuer, fingerprint=found[0].key.partition(":")[2])
+    if len(digits) < 64:
+        raise click.UsageError("no entry's fingerprint begins so: all 64 digits are needed")
+    if whose is None:
+        raise click.UsageError("--issuer must say whose token it is")
+    return Named(settings, blacklist, whose, fingerprint=digits)
+
+
+def _read_claim(text: str) -> tuple[str, object]:
+    """Return name and value: text in JSON's quotes is text alone, any other may be a number."""
+    name, value = split_claim(text)
+    try:
+        read = json.loads(value)
+    except (ValueError, RecursionError):
+        return name, Typed(value)
+    return name, Typed(value) if value_text(read) and not isinstance(read, str) else read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -193,7 +194,11 @@ def test_a_large_batch_takes_a_script_for_each_100(server: RedisServer, store: S
     server.ask("CONFIG", "RESETSTAT")
     store.add([token(number) for number in range(100, 1350)])
     calls = server.calls()
-    assert (calls["set"], calls["mget"], calls["eval"]) == (1250 + 13, 13, 26)  # the generation, once for each batch
+    assert (calls["set"], calls["mget"], calls["eval"]) == (
+        1250 + 26,
+        13,
+        26,
+    )  # with generation and head
     assert store.count() == 1251
 
 
@@ -439,7 +444,7 @@ def test_a_cluster_keeps_the_blacklist_on_one_shard(opened: Callable[..., Store]
             await_outcome(store, "found")  # one that could not ask at its start refuses first
             assert len(store.page(10)[0]) == store.count() == 2
         assert stores[1].remove(REVOKED.key)
-        assert sorted(int(str(node.ask("DBSIZE"))) for node in (one, two)) == [0, 4]
+        assert sorted(int(str(node.ask("DBSIZE"))) for node in (one, two)) == [0, 6]
 
 
 def await_cluster(node: RedisServer) -> None:
@@ -485,6 +490,134 @@ def test_a_copy_that_lacks_changes_is_refused_by_those_who_saw_them(
         assert "older copy that lacks the last 1 changes" in caplog.text
         await_outcome(accepting, "found")
         await_outcome(opened(relay.url), "found")
+
+
+def test_a_copy_stays_refused_when_it_has_as_many_changes_again_until_an_operator_accepts_it(
+    server: RedisServer, relay: Relay, store: Store, opened: Callable[..., Store]
+) -> None:
+    with RedisServer(*SAFE, "--replicaof", "127.0.0.1", server.port) as copy:
+        await_replica(server)
+        copy.ask("REPLICAOF", "NO", "ONE")
+        await_added(store, token(2))
+        newcomer = opened(copy.url)  # which had not asked before the failover
+        for number in (3, 4, 5):
+            await_added(newcomer, token(number))
+            relay.behind = copy.port
+            relay.cut()
+            assert outcomes(store, 2) == {"refused": 2 * THREADS}
+        operator = opened(copy.url)
+        operator.accept()
+        await_outcome(store, "found")
+        assert not store.find([token(2).key])
+        await_added(store, token(6))
+        await_outcome(newcomer, "found")
+        relay.behind = server.port
+        relay.cut()
+        assert outcomes(store, 2) == {"refused": 2 * THREADS}
+
+
+def test_an_answer_that_comes_late_does_not_take_back_what_is_known(
+    server: RedisServer, relay: Relay, store: Store
+) -> None:
+    await_outcome(store, "found")
+    numbers = []
+    for number in range(20):
+        with ThreadPoolExecutor(2) as threads:
+            relay.delay = random.choice([0, 0.002, 0.01])
+            asked = threads.submit(outcome, store)
+            await_added(store, token(100 + number))
+            assert asked.result() != "passed"
+        numbers.append(int(store.changes("")[0].split(".")[2]))
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_server_that_becomes_lossy_while_we_run_is_refused_without_a_probe(
+    server: RedisServer, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    await_outcome(store, "found")
+    server.ask("CONFIG", "SET", "maxmemory", "100mb")
+    server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    deadline = time.monotonic() + 1
+    while outcome(store) != "refused":
+        assert time.monotonic() < deadline + PATIENCE
+    assert outcomes(store, 2) == {"refused": 2 * THREADS}
+    with pytest.raises(StoreUnavailable) as refusal:
+        store.add([token(2)])
+    assert refusal.value.cause == "lossy"
+    assert caplog.text.count("this Redis may forget: maxmemory-policy is allkeys-lru") == 1
+    server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    await_outcome(store, "found")
+    assert "available again" in caplog.text
+
+
+def test_a_store_that_idled_looks_at_the_configuration_before_it_answers(server: RedisServer, store: Store) -> None:
+    await_outcome(store, "found")
+    time.sleep(1)
+    server.ask("CONFIG", "SET", "appendonly", "no")
+    assert outcomes(store, 1) == {"refused": THREADS}
+
+
+def test_two_deployments_on_one_server_see_nothing_of_each_other(
+    server: RedisServer, opened: Callable[..., Store]
+) -> None:
+    one, other = opened(f"{server.url}?prefix=shop"), opened(f"{server.url}?socket_keepalive=yes&prefix=bank")
+    one.add([token(1)])
+    other.add([token(2), cut_off(1, 1)])
+    assert [len(store.page(10)[0]) for store in (one, other)] == [one.count(), other.count()] == [1, 2]
+    assert not other.find([token(1).key])
+    assert {str(key).partition("}")[0] for key in server.ask("KEYS", "*")} == {"{shop", "{bank"}  # type: ignore[attr-defined]
+    assert opened(server.url).count() == 0
+
+
+@pytest.mark.parametrize("query", ["prefix=", "prefix={a}", "prefix=a&prefix=b", "prefix=a%00", "prefix=" + "a" * 65])
+def test_a_prefix_that_is_none_is_refused(query: str) -> None:
+    with pytest.raises(StoreRefused):
+        open_store(f"redis://127.0.0.1:1/0?{query}")
+
+
+def test_valkeys_own_schemes(server: RedisServer, tls: list[object], opened: Callable[..., Store]) -> None:
+    assert opened(server.url.replace("redis://", "valkey://")).add([REVOKED])
+    port, authority, *options = tls
+    with RedisServer(*SAFE, "--tls-port", port, *options), Sentinel(server.port, 1) as sentinel:
+        await_added(opened(f"valkeys://127.0.0.1:{port}/3?ssl_ca_certs={authority}"), REVOKED)
+        await_outcome(opened(f"valkey+sentinel://127.0.0.1:{sentinel.port}/blacklist/0"), "found")
+
+
+OLD_CHANGE = """
+local name, changes = string.match(redis.call('GET', '{jwt-gateway}:generation') or '', '^(%x+)%.(%d+)$')
+if not name then return redis.error_reply('WIPED the generation is gone') end
+if ARGV[1] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[1]) end
+redis.call('ZADD', '{jwt-gateway}:created', 0, ARGV[2])
+redis.call('ZADD', '{jwt-gateway}:expires', '+inf', ARGV[2])
+redis.call('SET', '{jwt-gateway}:generation', name .. '.' .. (changes + 1))
+return 1
+"""
+
+
+def test_gateways_of_an_older_version_change_the_same_blacklist_meanwhile(
+    server: RedisServer, opened: Callable[..., Store]
+) -> None:
+    """They know of no marks: whoever meets their changes leaves one for them."""
+
+    def old_change(number: int) -> None:
+        text = json.dumps({"issuer": "i", "created_at": 1, "claim": {"sub": number}, "issued_before": 9})
+        key = f"claim:{number:064x}"
+        server.ask("EVAL", OLD_CHANGE, 1, TAG + key, text, f"000000000001:{key}")
+
+    server.ask("SET", TAG + "generation", "ab12" * 8 + ".41")
+    old_change(1)
+    stores = [opened(server.url) for _ in range(2)]
+    assert stores[0].find([cut_off(1, 0).key])[0].claim == ("sub", "1")
+    for number in range(2, 8):
+        since = stores[0].changes("")[0]
+        old_change(number)
+        assert all(store.find([cut_off(number, 0).key]) for store in stores)
+        assert stores[1].changes(since)[1] is None
+        stores[number % 2].add([token(number)])
+        old_change(100 + number)
+        assert server.ask("GET", TAG + "generation") == "ab12" * 8 + f".{42 + 3 * (number - 1)}"
+        assert stores[(number + 1) % 2].find([token(number).key])
+    assert stores[0].count() == stores[1].count() == 1 + 6 * 3
 
 
 def test_another_server_in_its_place_is_refused(relay: Relay, store: Store, opened: Callable[..., Store]) -> None:

@@ -149,7 +149,7 @@ def test_a_blacklist_moves_to_redis_and_back_without_loss_while_it_serves(server
     entries = [
         Entry(f"token:{digest}", "i", start + number // 1000, start + 10**8 + number, by="é", reason="\ud800")
         if number % 2
-        else Entry(f"claim:{digest}", "i", start, None, ("sub", number), start + number)
+        else Entry(f"claim:{digest}", "i", start, None, ("sub", str(number)), start + number)
         for number in range(count)
         for digest in [hashlib.sha256(str(number).encode()).hexdigest()]
     ]

@@ -33,7 +33,7 @@ def open_store(
         if "\0" in path:
             raise StoreRefused("STORE has a NUL in its path.")
         return SqliteStore(path, now, create=create)
-    if scheme in ("redis", "rediss", "unix") or scheme.startswith(("redis+", "rediss+")):
+    if re.fullmatch(r"unix|(redis|valkey)s?(\+.*)?", scheme):
         try:
             from gateway.blacklist.stores.redis.store import RedisStore
         except ImportError as error:
@@ -41,5 +41,5 @@ def open_store(
         return RedisStore(url, now, replicas=replicas, accept_lossy=accept_lossy, create=create)
     named = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)", url)
     raise StoreRefused(
-        f"No store has the scheme {named[0] if named else 'missing'}: use sqlite:///, redis://, rediss:// or unix://."
+        f"No store has the scheme {named[0] if named else 'missing'}: use sqlite:///, redis://, rediss://, valkey:// or unix://."
     )

@@ -1,4 +1,4 @@
-"""Questions to Redis over a pool of lines, each with one deadline for all of its answer.
+"""Questions to Redis over a pool of connections, each with one deadline for all of its answer.
 
 redis-py opens the connections. Its own way of asking takes four times as long
 (`python -m benchmarks.studies.redis_lookup`), and its time-out begins anew with every part of an answer.
@@ -21,7 +21,7 @@ from redis.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 SECONDS = 0.2  # for an answer; and to connect. redis-py's own defaults stalled a look-up for 6 s
-OPENINGS = 16  # lines being opened at once
+OPENINGS = 16  # connections being opened at once
 _SIZE = 4096  # bytes read at once: most answers are shorter
 
 # RuntimeError: no new thread can be started.
@@ -30,7 +30,7 @@ FAILURES = (RedisError, HiredisError, OSError, ValueError, LookupError, RuntimeE
 pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 
 
-class Line:
+class RedisConnection:
     """One connection; after a failure it is of no more use."""
 
     def __init__(self, connection: AbstractConnection) -> None:
@@ -79,24 +79,24 @@ class Line:
         self._connection.disconnect()  # type: ignore[no-untyped-call]
 
 
-class Lines:
-    """The lines of this process that are open and idle. `dial` opens one."""
+class Connections:
+    """The connections of this process that are open and idle. `dial` opens one."""
 
-    def __init__(self, dial: Callable[[], Line]) -> None:
+    def __init__(self, dial: Callable[[], RedisConnection]) -> None:
         self._dial = dial
         self._forget()
 
     def _forget(self) -> None:
         self._pid = os.getpid()
-        self._idle: deque[Line] = deque()
+        self._idle: deque[RedisConnection] = deque()
         self._opening: list[threading.Thread] = []
 
     def ask(self, question: bytes, answers: int, *, again: bool) -> list[Any]:
         """Return the answers to packed commands, within two and a half times `SECONDS`.
 
-        `again`: ask once more over a new line if the server had hung up. Raises what `FAILURES` names.
+        `again`: ask once more over a new connection if the server had hung up. Raises what `FAILURES` names.
         """
-        if self._pid != os.getpid():  # no line crosses a fork
+        if self._pid != os.getpid():  # no connection crosses a fork
             self._forget()
         deadline = time.monotonic() + SECONDS
         try:
@@ -106,27 +106,27 @@ class Lines:
                 raise
             return self._ask(self._open(deadline), question, answers)
 
-    def _ask(self, line: Line, question: bytes, answers: int) -> list[Any]:
+    def _ask(self, connection: RedisConnection, question: bytes, answers: int) -> list[Any]:
         try:
-            found = line.ask(question, answers)
+            found = connection.ask(question, answers)
         except BaseException:
-            line.close()  # an answer still to come must never reach another question (CVE-2023-28858)
+            connection.close()  # an answer still to come must never reach another question (CVE-2023-28858)
             raise
-        self._idle.append(line)
+        self._idle.append(connection)
         return found
 
-    def _take(self, deadline: float) -> Line:
+    def _take(self, deadline: float) -> RedisConnection:
         try:
             return self._idle.pop()
         except IndexError:
             return self._open(deadline)
 
-    def _open(self, deadline: float) -> Line:
-        """Return a new line, opened by a thread: name servers, sentinels and handshakes keep no deadline."""
+    def _open(self, deadline: float) -> RedisConnection:
+        """Return a new connection, opened by a thread: name servers, sentinels and handshakes keep no deadline."""
         self._opening = [thread for thread in self._opening if thread.is_alive()]
         if len(self._opening) >= OPENINGS:
             raise TimeoutError("connections are slow to open")
-        opened: Future[Line] = Future()
+        opened: Future[RedisConnection] = Future()
         thread = threading.Thread(target=self._fill, args=(opened,), daemon=True)
         thread.start()
         self._opening.append(thread)
@@ -135,17 +135,17 @@ class Lines:
         finally:
             opened.cancel()
 
-    def _fill(self, opened: Future[Line]) -> None:
+    def _fill(self, opened: Future[RedisConnection]) -> None:
         try:
-            line = self._dial()
+            connection = self._dial()
         except FAILURES as error:
             if opened.set_running_or_notify_cancel():
                 opened.set_exception(error)
         else:
             if opened.set_running_or_notify_cancel():
-                opened.set_result(line)
+                opened.set_result(connection)
             else:
-                self._idle.append(line)  # too late for the one who asked, but the next need not wait
+                self._idle.append(connection)  # too late for the one who asked, but the next need not wait
 
     def close(self) -> None:
         """Hang up what is idle; a later question opens anew."""

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from gateway.blacklist.stores.redis.client import FAILURES, SECONDS, Line, pack
+from gateway.blacklist.stores.redis.client import FAILURES, SECONDS, RedisConnection, pack
 
 _OPTIONS: dict[str, Any] = {
     "socket_timeout": SECONDS,
@@ -24,8 +24,8 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def primary(url: str, key: str) -> Callable[[], Line]:
-    """Return what opens a line to the server that holds `key` and takes changes. Raises ValueError.
+def primary(url: str, key: str) -> Callable[[], RedisConnection]:
+    """Return what opens a connection to the server that holds `key` and takes changes. Raises ValueError.
 
     `redis://`, `rediss://` and `unix://` as redis-py reads them;
     `redis+sentinel://user:password@host:port,host:port/service/db` and `redis+cluster://host:port,host:port`,
@@ -34,7 +34,7 @@ def primary(url: str, key: str) -> Callable[[], Line]:
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
     if not kind:
-        return partial(_line, _parsed(url))
+        return partial(_connect, _parsed(url))
     user, at, nodes = parts.netloc.rpartition("@")
     service, _, db = parts.path.strip("/").partition("/")
     options = _parsed(f"{scheme}://{user}{at}node/{db}?{parts.query}")
@@ -42,7 +42,7 @@ def primary(url: str, key: str) -> Callable[[], Line]:
         return partial(_owner, key, [_address(node, 6379) for node in nodes.split(",")], options)
     if kind == "sentinel" and service:
         sentinel = _sentinel([_address(node, 26379) for node in nodes.split(",")], options)
-        return lambda: _line(options, *sentinel.discover_master(service))
+        return lambda: _connect(options, *sentinel.discover_master(service))
     raise ValueError("neither redis+sentinel://host/service nor redis+cluster://host")
 
 
@@ -56,12 +56,12 @@ def _parsed(url: str) -> dict[str, Any]:
     return options
 
 
-def _line(options: dict[str, Any], *address: Any) -> Line:
-    """Return a line to the address (host, port), or to the one among the options."""
+def _connect(options: dict[str, Any], *address: Any) -> RedisConnection:
+    """Return a connection to the address (host, port), or to the one among the options."""
     chosen = {**options, **_OPTIONS, **dict(zip(("host", "port"), address, strict=False))}
     connection = chosen.pop("connection_class", Connection)(**chosen)
     connection.connect()
-    return Line(connection)
+    return RedisConnection(connection)
 
 
 def _sentinel(addresses: Sequence[tuple[str, int]], options: dict[str, Any]) -> Any:
@@ -77,18 +77,18 @@ def _sentinel(addresses: Sequence[tuple[str, int]], options: dict[str, Any]) -> 
     )
 
 
-def _owner(key: str, addresses: Sequence[tuple[str, int]], options: dict[str, Any]) -> Line:
-    """Return a line to the node of a cluster that holds the key, by asking the first that answers."""
+def _owner(key: str, addresses: Sequence[tuple[str, int]], options: dict[str, Any]) -> RedisConnection:
+    """Return a connection to the node of a cluster that holds the key, by asking the first that answers."""
     for host, port in addresses:
         try:
-            line = _line(options, host, port)
-            line.ask(pack(("EXISTS", key)), 1)
-            return line
+            connection = _connect(options, host, port)
+            connection.ask(pack(("EXISTS", key)), 1)
+            return connection
         except ReplyError as error:
             word, *_, place = str(error).split()  # MOVED 3999 127.0.0.1:6381
             if word == "MOVED":
                 owner, _, owners_port = place.rpartition(":")
-                return _line(options, owner or host, int(owners_port))
+                return _connect(options, owner or host, int(owners_port))
         except FAILURES:
             continue
     raise ConnectionError("no node of the cluster answers")

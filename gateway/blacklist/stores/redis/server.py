@@ -1,18 +1,23 @@
-"""A Redis server that vouches for its answers: the primary, with the blacklist we know, that forgets nothing."""
+"""A Redis server that can be believed: the primary, with the blacklist we know, that forgets nothing."""
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from hiredis import ReplyError
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from gateway.blacklist.stores.base import StoreRefused
-from gateway.blacklist.stores.redis.client import FAILURES, Lines, pack
+from gateway.blacklist.stores.history import MOST_KEYS, WINDOW, HistoryLost, Known, new_mark, read_head
+from gateway.blacklist.stores.outage import Outage
+from gateway.blacklist.stores.redis.client import FAILURES, Connections, pack
+from gateway.blacklist.stores.redis.keys import CHANGE, GRACE_SECONDS, PREFIX, read_prefix
 from gateway.blacklist.stores.redis.primary import primary
 from gateway.http.blocking import about_to_wait
 from gateway.http.problems import StoreUnavailable
@@ -21,27 +26,11 @@ log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.2  # after a failure nobody asks for so long: no storm of retries, no queue of waiting threads
 WAIT_MILLISECONDS = 100  # for replicas; half the time that an answer has
-GRACE_SECONDS = 3600  # the server keeps expired entries this long: its clock is not ours
+CHECK_SECONDS, LATEST_CHECK_SECONDS = 0.8, 0.9  # between looks at the server's configuration; the others wait then
+LOOKUPS, CHANGES = "look-ups", "changes"
+TAG = f"{{{PREFIX}}}:"
 
-# All keys carry one hash tag, so that one command and one script reach them all: a cluster keeps
-# the blacklist on one of its shards.
-TAG = "{jwt-gateway}:"
-GENERATION = TAG + "generation"  # what makes this blacklist this one, a dot, and the number of its changes
-
-# Parts of scripts: before it changes anything, and when it has.
-READ_GENERATION = f"""
-local name, changes = string.match(redis.call('GET', '{GENERATION}') or '', '^(%x+)%.(%d+)$')
-if not name then return redis.error_reply('WIPED the generation is gone') end
-"""
-COUNT_CHANGE = f"redis.call('SET', '{GENERATION}', name .. '.' .. (changes + 1))"
-
-# Counted as a write, though it changes nothing: a primary that was demoted refuses it, and so does one that
-# has lost the replicas it must have (min-replicas-to-write). Neither may answer from the past. It is asked last:
-# what was wiped meanwhile is noticed, and who makes a change knows of it.
-_GENERATION = pack(("GETEX", GENERATION))
-
-_MARK = ("SET", TAG + "mark", "")  # a write, and no change
-
+_FORBIDDEN = "NOPERM", "ERR unknown command"
 _UNCHECKED = "Redis does not tell its configuration: eviction and persistence are unchecked"
 
 
@@ -50,20 +39,30 @@ class NoBlacklist(RedisError):
 
 
 class Server:
-    """Asks and changes, and refuses answers that nobody vouches for; the arguments are `RedisStore`'s."""
+    """Asks and changes, and refuses answers that cannot be believed; the arguments are `RedisStore`'s."""
 
     def __init__(self, url: str, now: Callable[[], float], *, replicas: int, accept_lossy: bool, create: bool) -> None:
         try:
-            self._lines = Lines(primary(url, GENERATION))
+            url, self.keys = read_prefix(url)
+            self._connections = Connections(primary(url, self.keys.generation))
         except (ValueError, RedisError) as error:
             raise StoreRefused("STORE is not a URL of a Redis server.") from error
         self._now = now
         self._replicas = replicas
         self._accept_lossy = accept_lossy
         self._create = create
-        self._known = (b"", b"", 0)  # the generation as last read, its name, its changes
+        self.known = Known(accept_lossy=accept_lossy)
+        self.outage = Outage()
+        # A write that changes nothing: a primary that was demoted refuses it, and so does one that has lost the
+        # replicas it must have (min-replicas-to-write). Neither may answer from the past. It is asked last: what
+        # was wiped meanwhile is noticed, and who makes a change knows of it.
+        self._ask_head = pack(("GETEX", self.keys.head))
+        self._mark = ("SET", self.keys.tag + "mark", "")  # a write, and no change
         self._failed_until = 0.0
         self._said: set[str] = set()
+        self._faults: list[str] = []
+        self._checked = float("-inf")
+        self._checking = threading.Lock()
         try:
             self.check()
         except StoreUnavailable as error:
@@ -73,80 +72,135 @@ class Server:
 
     def ask(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:
         """Return the answers, sure that they come from the primary and that the blacklist is the one we know."""
+        age = time.monotonic() - self._checked
+        if age > CHECK_SECONDS and _UNCHECKED not in self._said:
+            about_to_wait()
+            if self._checking.acquire(blocking=age > LATEST_CHECK_SECONDS):
+                try:
+                    if time.monotonic() - self._checked > CHECK_SECONDS:
+                        self._faults = list(self._config_faults())
+                finally:
+                    self._checking.release()
+        if self._faults and not self._accept_lossy:
+            raise self.outage.begin(LOOKUPS, "lossy", f"this Redis may forget: {', '.join(self._faults)}")
+        return self._ask(*commands, again=again)
+
+    def find(self, keys: Collection[str]) -> list[Any]:
+        """Return the texts of entries."""
+        (texts,) = self.ask(("MGET", *[self.keys.tag + key for key in keys]))
+        return list(texts)
+
+    def _ask(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:
         if self._failed_until and time.monotonic() < self._failed_until:
-            raise StoreUnavailable
-        question = b"".join([pack(command) for command in commands]) + _GENERATION
+            raise StoreUnavailable(self.outage.causes.get(LOOKUPS, ""))
+        generation_only = ("GET", self.keys.generation)
+        # With a look-up the generation costs no command of its own.
+        is_lookup = len(commands) == 1 and commands[0][0] == "MGET"
+        all_commands = [(*commands[0], self.keys.generation)] if is_lookup else [*commands, generation_only]
+        question = b"".join([pack(command) for command in all_commands]) + self._ask_head
         about_to_wait()
-        known = self._known  # taken before the question: the answer must know this much
         try:
-            *answers, generation = self._lines.ask(question, 1 + len(commands), again=again)
-            if generation != known[0]:
-                self._vouch(generation, *known[1:])
-        except FAILURES as error:
-            if again or not isinstance(error, ReplyError):
-                self._fail(error)
-            else:
-                log.warning("Redis refuses: %s", error)
-            raise StoreUnavailable from error
+            answers = self._exchange(question, 1 + len(all_commands), is_lookup=is_lookup, again=again)
+        except (*FAILURES, HistoryLost) as error:
+            raise self._fail(error, lookup=again) from error
         if self._failed_until:
             self._failed_until = 0.0
-            log.warning("Redis answers again")
+        if self.outage.causes:
+            self.outage.end(LOOKUPS)
+            if not again:
+                self.outage.end(CHANGES)
         return answers
+
+    def _exchange(self, question: bytes, answers: int, *, is_lookup: bool = False, again: bool = False) -> list[Any]:
+        since = self.known.newest()  # taken before the question: the answer must know this much
+        *found, head = self._connections.ask(question, answers, again=again)
+        if is_lookup and not isinstance(found[0], list):
+            raise RedisError("the answer to a look-up is no list")
+        generation = found[0].pop() if is_lookup else found.pop()
+        self._check_history(generation, head, since)
+        return found
 
     def change(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Run commands that change something; with REPLICAS return only when so many replicas have them."""
         if not self._replicas:
             return self.ask(*commands, again=False)
-        # WAIT vouches for what its own connection wrote: what we find changed already may have come over another.
+        # WAIT speaks for what its own connection wrote: what we find changed already may have come over another.
         wait = ("WAIT", self._replicas, WAIT_MILLISECONDS)
-        *answers, _, acknowledged = self.ask(*commands, _MARK, wait, again=False)
+        *answers, _, acknowledged = self.ask(*commands, self._mark, wait, again=False)
         if acknowledged < self._replicas:
-            log.warning("%d of %d replicas have a change", acknowledged, self._replicas)
-            raise StoreUnavailable
+            raise self.outage.begin(
+                CHANGES, "replicas", f"{acknowledged} of {self._replicas} replicas have a change in time"
+            )
         return answers
 
-    def ping(self) -> None:
-        """Return if the server takes changes and does not forget. Raises `StoreUnavailable`, `StoreRefused`."""
-        self.check()
-        self.change(_MARK)  # fails where there is no room
+    def change_command(
+        self, entries: Collection[str], args: list[Any], *, accepted: str = "", message: str = "", ends: object = ""
+    ) -> tuple[Any, ...]:
+        """Return the command that changes entries (their keys, five arguments each) and marks it in the history."""
+        keys = self.keys
+        names = [keys.generation, keys.head, keys.history, keys.created, keys.expires, keys.tag + (message or "seen")]
+        names += [keys.tag + key for key in entries]
+        changed = json.dumps([*entries, message] if message else list(entries)) if len(entries) <= MOST_KEYS else "*"
+        if accepted:
+            changed = "*"
+        first = [new_mark(), accepted, changed, GRACE_SECONDS, WINDOW, ends, int(self._now())]
+        return ("EVAL", CHANGE, len(names), *names, *first, *args)
 
-    @property
-    def mark(self) -> str:
-        """The generation as last read."""
-        return self._known[0].decode()
+    def write(self) -> None:
+        """Return if the server takes changes, and replicas have them."""
+        self.change(self._mark)  # fails where there is no room
 
-    def _vouch(self, found: bytes | None, known: bytes, changes_known: int) -> None:
-        """Take the generation when none is known yet. Raises RedisError when it is another's, or of the past."""
-        if found is None and not known and self._create:
-            new = pack(("SET", GENERATION, f"{secrets.token_hex(16)}.0", "NX"))
-            _, found = self._lines.ask(new + _GENERATION, 2, again=False)
-        if found is None and not known:
+    def _check_history(self, generation: Any, head: Any, since: str) -> None:
+        if since and head == since.encode():
+            known = read_head(since)
+            if generation == f"{known.blacklist}.{known.number}".encode():
+                return
+        if generation is None and not since:
+            generation, head = self._begin()
+        blacklist, _, changes = _text(generation).partition(".")
+        if not blacklist or not changes.isdigit() or (since and not head):
+            raise HistoryLost("the blacklist was emptied, or something else is in its place")
+        if not head or read_head(_text(head)).number < int(changes):
+            # Gateways of older versions have made changes, or nobody of ours was there yet.
+            adopt = pack(self.change_command([], [], accepted="adopt"))
+            _, head = self._connections.ask(adopt + self._ask_head, 2, again=False)
+        found = read_head(_text(head))
+        if found.blacklist != blacklist:
+            raise HistoryLost("the blacklist and its history are not of one store")
+        first = read_head(since).number if since else "-inf"
+        (rows,) = self._connections.ask(pack(("ZRANGEBYSCORE", self.keys.history, first, "+inf")), 1, again=False)
+        self.known.check(str(found), since, {number: text for number, text, _ in map(read_row, rows)})
+
+    def _begin(self) -> tuple[Any, Any]:
+        if not self._create:
             raise NoBlacklist("the Redis server of STORE has no blacklist")
-        name, _, changes = (found if isinstance(found, bytes) else b"").partition(b".")
-        if not name or known not in (b"", name):
-            raise RedisError("the blacklist was emptied or replaced: restore it, or start the gateway anew")
-        if int(changes) < changes_known:
-            self._meet_older(changes_known - int(changes))
-        self._known = (found or b"", name, int(changes))
+        new = pack(("SET", self.keys.generation, f"{secrets.token_hex(16)}.0", "NX"))
+        ask = pack(("GET", self.keys.generation)) + self._ask_head
+        _, generation, head = self._connections.ask(new + ask, 3, again=False)
+        return generation, head
 
-    def _meet_older(self, changes: int) -> None:
-        sentence = f"the blacklist is an older copy that lacks the last {changes} changes"
-        if not self._accept_lossy:
-            raise RedisError(f"{sentence}: restore it, or start the gateway anew")
-        log.warning("%s", sentence)
-
-    def _fail(self, error: Exception) -> None:
-        if not self._failed_until:
-            log.warning("Redis fails, and every request is refused until it answers: %s", error)
-        self._lines.close()
-        self._failed_until = time.monotonic() + PAUSE_SECONDS
+    def _fail(self, error: Exception, *, lookup: bool) -> StoreUnavailable:
+        if str(error).startswith(_FORBIDDEN) and "config" in str(error).lower():
+            return StoreUnavailable("refused")  # `_config_faults` says what follows from it
+        what = LOOKUPS if lookup or not isinstance(error, ReplyError) else CHANGES
+        if what == LOOKUPS:
+            self._connections.close()
+            self._failed_until = time.monotonic() + PAUSE_SECONDS
+        if isinstance(error, HistoryLost | NoBlacklist):
+            cause = "history"
+        elif isinstance(error, ReplyError | AuthenticationError):
+            cause = "refused"
+        else:
+            cause = "unreachable" if isinstance(error, OSError | RedisError) else "damaged"
+        return self.outage.begin(what, cause, error or type(error).__name__)
 
     def check(self) -> None:
         """Raise `StoreRefused` if the server is set up so that it may forget."""
-        (clock,) = self.ask(("TIME",))
+        (clock,) = self._ask(("TIME",))
         faults = [] if int(clock[0]) - self._now() < GRACE_SECONDS / 2 else ["its clock is far ahead"]
         if _UNCHECKED not in self._said:
-            faults += self._config_faults()
+            self._faults = list(self._config_faults())
+            faults += self._faults
         if faults and not self._accept_lossy:
             raise StoreRefused(f"This Redis may forget: {', '.join(faults)}. ACCEPT_LOSSY_STORE takes the risk.")
         for fault in faults:
@@ -154,11 +208,12 @@ class Server:
 
     def _config_faults(self) -> Iterator[str]:
         try:
-            answers = self.ask(("CONFIG", "GET", "maxmemory*"), ("CONFIG", "GET", "append*"), again=False)
+            answers = self._ask(("CONFIG", "GET", "maxmemory*"), ("CONFIG", "GET", "append*"), again=False)
         except StoreUnavailable as unavailable:
-            if not str(unavailable.__cause__).startswith(("NOPERM", "ERR unknown command")):
+            if not str(unavailable.__cause__).startswith(_FORBIDDEN):
                 raise
             return self._say(_UNCHECKED)
+        self._checked = time.monotonic()
         members = [text.decode() for answer in answers for text in answer]
         config = dict(zip(members[::2], members[1::2], strict=True))
         if config["maxmemory"] != "0" and config["maxmemory-policy"] != "noeviction":
@@ -177,4 +232,14 @@ class Server:
 
     def close(self) -> None:
         """Let go of connections; a later question opens new ones."""
-        self._lines.close()
+        self._connections.close()
+
+
+def _text(answer: Any) -> str:
+    return answer.decode("ascii", "replace") if isinstance(answer, bytes) else ""
+
+
+def read_row(row: Any) -> tuple[int, str, str | None]:
+    """Return number, head and changed keys (JSON, None for too many) of a row of the history. Raises `HistoryLost`."""
+    head, _, keys = _text(row).partition(" ")
+    return read_head(head).number, head, None if keys == "*" else keys

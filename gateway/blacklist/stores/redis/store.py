@@ -15,7 +15,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gateway.blacklist.stores.base import LATEST, Added, Entry, check_mark, check_prefix, merge
-from gateway.blacklist.stores.redis.server import COUNT_CHANGE, GRACE_SECONDS, READ_GENERATION, TAG, Server
+from gateway.blacklist.stores.history import changed_keys, number_of, read_head
+from gateway.blacklist.stores.outage import Probe
+from gateway.blacklist.stores.redis.keys import FORGET, GRACE_SECONDS, MATCH
+from gateway.blacklist.stores.redis.server import Server, read_row
 from gateway.http.problems import StoreUnavailable
 
 A = TypeVar("A")
@@ -24,57 +27,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CONTEST_SECONDS = 0.3  # to get a change in while others change the same entry
-PING_SECONDS = 1.0  # no more often do probes, which come without a token, make the server sync
 CHUNK = 100  # entries in one script, 34 µs each: the server does nothing else meanwhile
 
-CREATED, EXPIRES = TAG + "created", TAG + "expires"
-
-# KEYS: a message's mark, and entries'. ARGV: until when the mark lives ("" for no mark), and now; for each entry the
-# text it must replace ("" for none) and that one's name; the new text ("" to remove it), its name, its expires_at or
-# "+inf". Answers 1, or 0 and changes nothing where another text, or a live mark, is there: two nodes that change one
-# entry see each other. SET comes first, for a full server refuses only a script's first write.
-_SWAP = f"""{READ_GENERATION}
-local until_when, now = ARGV[1], ARGV[2]
-if until_when ~= '' and tonumber(redis.call('GET', KEYS[1]) or '0') > tonumber(now) then return 0 end
-for i = 2, #KEYS do
-  if (redis.call('GET', KEYS[i]) or '') ~= ARGV[5 * i - 7] then return 0 end
-end
-for i = 2, #KEYS do
-  local key, old_name, text, name, expires = KEYS[i], unpack(ARGV, 5 * i - 6, 5 * i - 3)
-  if text == '' then redis.call('DEL', key)
-  elseif expires == '+inf' then redis.call('SET', key, text)
-  else redis.call('SET', key, text, 'EXAT', expires + {GRACE_SECONDS}) end
-  redis.call('ZREM', '{CREATED}', old_name)
-  redis.call('ZREM', '{EXPIRES}', old_name)
-  if text ~= '' then
-    redis.call('ZADD', '{CREATED}', 0, name)
-    redis.call('ZADD', '{EXPIRES}', expires, name)
-  end
-end
-if until_when == '+inf' then redis.call('SET', KEYS[1], until_when)
-elseif until_when ~= '' then redis.call('SET', KEYS[1], until_when, 'EXAT', until_when + {GRACE_SECONDS}) end
-{COUNT_CHANGE}
-return 1
-"""
-# Answers the names of entries whose key begins with ARGV[2], among the 10,000 before the name ARGV[1], and the last
-# of these, "" at the end.
-_MATCH = f"""
-local names = redis.call('ZREVRANGEBYLEX', '{CREATED}', ARGV[1], '-', 'LIMIT', 0, 10000)
-local found = {{}}
-for _, name in ipairs(names) do
-  if string.sub(name, 14, 13 + #ARGV[2]) == ARGV[2] then found[#found + 1] = name end
-end
-return {{found, names[#names] or ''}}
-"""
-# Takes off the lists up to ARGV[2] entries that expired by ARGV[1]; the server deletes them by itself.
-_FORGET = f"""
-local names = redis.call('ZRANGEBYSCORE', '{EXPIRES}', '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
-for _, name in ipairs(names) do
-  redis.call('ZREM', '{CREATED}', name)
-  redis.call('ZREM', '{EXPIRES}', name)
-end
-return #names
-"""
 _WHOLE = len("token:") + 64
 _CURSOR = re.compile(r"[0-9]{12}:(token|claim):[0-9a-f]{64}")
 
@@ -98,8 +52,9 @@ class RedisStore:
         create: bool = True,
     ) -> None:
         self._now = now
-        self._pinged = float("-inf")
         self._server = Server(url, now, replicas=replicas, accept_lossy=accept_lossy, create=create)
+        self._takes_changes = Probe(self._server.write, self._server.outage)
+        self._lists = self._server.keys.created, self._server.keys.expires
 
     def find(self, keys: Sequence[str]) -> list[Entry]:
         """Return the live entries among `keys`: one round trip."""
@@ -153,23 +108,21 @@ class RedisStore:
         raise StoreUnavailable
 
     def _texts(self, keys: Collection[str]) -> dict[str, bytes | None]:
-        if not keys:
-            return {}
-        (texts,) = self._server.ask(("MGET", *[TAG + key for key in keys]))
-        return dict(zip(keys, texts, strict=True))
+        return dict(zip(keys, self._server.find(keys), strict=True)) if keys else {}
 
     def _swap(self, texts: dict[str, bytes | None], entries: dict[str, Entry], once: Entry | None = None) -> bool:
         """Replace each text by the entry of its key, or by nothing; return whether all were still there."""
         if not texts and not once:
             self._server.change()
             return True
-        args: list[Any] = _mark(once, self._now())
+        args: list[Any] = []
         for key, text in texts.items():
             args += [text or "", _name(_decode(key, text)) if text else ""]
             args += _written(entries[key]) if key in entries else ["", "", ""]
+        message, ends = (once.key, "+inf" if once.expires_at is None else once.expires_at) if once else ("", "")
         swapped, _ = self._server.change(
-            ("EVAL", _SWAP, 1 + len(texts), TAG + (once.key if once else "seen"), *[TAG + key for key in texts], *args),
-            ("EVAL", _FORGET, 1, EXPIRES, int(self._now()) - GRACE_SECONDS, 100),
+            self._server.change_command(texts.keys(), args, message=message, ends=ends),
+            ("EVAL", FORGET, 2, *self._lists, int(self._now()) - GRACE_SECONDS, 100),
         )
         return bool(swapped)
 
@@ -184,7 +137,7 @@ class RedisStore:
         found: list[Entry] = []
         before = "+"
         while before and len(found) < 2:
-            ((names, last),) = self._server.ask(("EVAL", _MATCH, 1, CREATED, before, prefix))
+            ((names, last),) = self._server.ask(("EVAL", MATCH, 1, self._server.keys.created, before, prefix))
             found += self.find([name.decode()[13:] for name in names])
             before = f"({last.decode()}" if last else ""
         return found[:2]
@@ -201,7 +154,15 @@ class RedisStore:
         entries: list[Entry] = []
         while len(entries) <= limit:
             (names,) = self._server.ask(
-                ("ZREVRANGEBYLEX", CREATED, f"({cursor}" if cursor else "+", "-", "LIMIT", 0, min(limit + 1, CHUNK))
+                (
+                    "ZREVRANGEBYLEX",
+                    self._server.keys.created,
+                    f"({cursor}" if cursor else "+",
+                    "-",
+                    "LIMIT",
+                    0,
+                    min(limit + 1, CHUNK),
+                )
             )
             if not names:
                 return entries, ""
@@ -219,27 +180,34 @@ class RedisStore:
 
     def changes(self, since: str) -> tuple[str, frozenset[str] | None]:
         """Return the newest mark, and the keys changed since the mark `since`, None if that is not known."""
-        self._server.ask()
-        mark = self._server.mark
-        return mark, frozenset() if mark == since else None
+        (rows,) = self._server.ask(("ZRANGEBYSCORE", self._server.keys.history, number_of(since), "+inf"))
+        newest = self._server.known.newest()
+        # A change that came after the rows were read has the next answer.
+        found = [read_row(row) for row in rows]
+        if found and found[-1][1] != newest:
+            newest = found[-1][1]
+        return newest, frozenset() if since == newest else changed_keys(since, found)
 
     def purge(self) -> int:
         """Take expired entries off the lists; return how many. The server deletes the entries themselves."""
         deleted = 0
-        while count := self._server.change(("EVAL", _FORGET, 1, EXPIRES, int(self._now()), CHUNK))[0]:
+        while count := self._server.change(("EVAL", FORGET, 2, *self._lists, int(self._now()), CHUNK))[0]:
             deleted += count
         return deleted
 
     def count(self, later: int = 0) -> int:
         """Return how many entries will still be live in so many seconds, if nobody lifts them."""
-        return int(self._server.ask(("ZCOUNT", EXPIRES, f"({int(self._now()) + later}", "+inf"))[0])
+        return int(self._server.ask(("ZCOUNT", self._server.keys.expires, f"({int(self._now()) + later}", "+inf"))[0])
 
     def ping(self) -> None:
-        """Return if the server answers, takes changes and does not forget."""
-        self._server.ask()
-        if time.monotonic() - self._pinged > PING_SECONDS:
-            self._server.ping()
-            self._pinged = time.monotonic()
+        """Return if the server answers, does not forget, and takes changes, tried once a second."""
+        self._server.check()
+        self._takes_changes()
+
+    def accept(self) -> None:
+        """Take the store as it is, for every gateway that knows of changes it lacks: an operator's decision."""
+        accepted = read_head(self._server.known.newest()).next(accepted=True).accepted
+        self._server.change(self._server.change_command([], [], accepted=str(accepted)))
 
     def close(self) -> None:
         """Let go of connections; a later question opens new ones."""
@@ -253,11 +221,6 @@ class RedisStore:
 def _name(entry: Entry) -> str:
     """Return what the lists call the entry: in the order of its creation, and unlike one that it follows."""
     return f"{max(0, min(int(entry.created_at), LATEST)):012d}:{entry.key}"
-
-
-def _mark(once: Entry | None, now: float) -> list[Any]:
-    """Return the script's first arguments: until when a message's mark lives, and now."""
-    return ["" if once is None else "+inf" if once.expires_at is None else once.expires_at, int(now)]
 
 
 def _written(entry: Entry) -> list[Any]:

@@ -1,0 +1,60 @@
+"""Under which names a blacklist stands in Redis, and the scripts that change it."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+GRACE_SECONDS = 3600  # the server keeps expired entries this long: its clock is not ours
+PREFIX = "jwt-gateway"
+
+CHANGE, FORGET, MATCH = (
+    files("gateway.blacklist.stores.redis").joinpath(f"{name}.lua").read_text()
+    for name in ("change", "forget", "match")
+)
+
+
+class Keys(NamedTuple):
+    """The names of one blacklist. All carry one hash tag, so that a cluster keeps it on one of its shards."""
+
+    tag: str  # before each entry's key
+
+    @property
+    def generation(self) -> str:
+        """Whose blacklist, a dot, and the number of changes: all that gateways of older versions know of."""
+        return self.tag + "generation"
+
+    @property
+    def head(self) -> str:
+        """The newest mark of the history."""
+        return self.tag + "head"
+
+    @property
+    def history(self) -> str:
+        """A sorted set of the last marks with the keys they changed, by number."""
+        return self.tag + "history"
+
+    @property
+    def created(self) -> str:
+        """A sorted set of all entries' names, which begin with the second of their creation."""
+        return self.tag + "created"
+
+    @property
+    def expires(self) -> str:
+        """The same, by expiry."""
+        return self.tag + "expires"
+
+
+def read_prefix(url: str) -> tuple[str, Keys]:
+    """Return a store's URL as redis-py knows it, and the names that its `?prefix=` asks for. Raises ValueError."""
+    url = re.sub(r"\Avalkey", "redis", url)
+    before, mark, query = url.partition("?")
+    members = parse_qsl(query, keep_blank_values=True)
+    prefixes = [value for name, value in members if name == "prefix"] or [PREFIX]
+    if len(prefixes) > 1 or not re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", prefixes[0]):
+        raise ValueError("the prefix is not 1 to 64 letters, digits, dots, colons, lines or underscores")
+    urlsplit(url)
+    rest = urlencode([(name, value) for name, value in members if name != "prefix"])
+    return (before + mark + rest if rest else before), Keys(f"{{{prefixes[0]}}}:")

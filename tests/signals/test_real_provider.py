@@ -1,12 +1,11 @@
 """A certified OpenID provider signs users out, and the gateway, in processes of its own, refuses their tokens."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from openid_provider import OpenIdProvider
 from outer_proxies import free_port
 from recorder import Recorder, ok
 from running import ROOT, Running
@@ -19,49 +18,10 @@ pytestmark = [
 TRIES = 12  # over connections of their own: every worker is asked
 
 
-class Provider:
-    """tests/support/openid_provider.mjs as a process."""
-
-    def __init__(self, port: int, logout_url: str, *flags: str) -> None:
-        script = ROOT / "tests/support/openid_provider.mjs"
-        self._process = subprocess.Popen(
-            ["node", "--no-warnings", str(script), str(port), logout_url, *flags],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.issuer = self._answer()["issuer"]
-
-    def __call__(self, action: str, name: str, **members: str) -> Any:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps({"do": action, "as": name, **members}) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout
-        while True:
-            line = self._process.stdout.readline()
-            if not line:
-                raise AssertionError("the provider has ended")
-            if line.startswith("{"):  # it warns on its standard output
-                answer = json.loads(line)
-                assert "error" not in answer, answer
-                return answer
-
-    def close(self) -> None:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.close()
-        self._process.wait(30)
-        self._process.stdout.close()
-
-
 class World:
     """Provider, gateway with two workers, and upstream."""
 
-    def __init__(self, gateway: Running, provider: Provider) -> None:
+    def __init__(self, gateway: Running, provider: OpenIdProvider) -> None:
         self.gateway, self.provider = gateway, provider
 
     def login(self, name: str, user: str) -> str:
@@ -82,7 +42,7 @@ def worlds(directory: Path, has_sid: bool) -> Iterator[World]:
         "GATEWAY_SIGNALS": json.dumps([sender]),
     }
     with Recorder(ok()) as upstream, Running(directory, upstream.url, "--workers", "2", **environ) as gateway:
-        provider = Provider(port, f"{gateway.url}/-/logout", *(["sid"] if has_sid else []))
+        provider = OpenIdProvider(port, f"{gateway.url}/-/logout", *(["sid"] if has_sid else []))
         try:
             yield World(gateway, provider)
         finally:

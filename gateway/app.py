@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from gateway.auth.issuers import TENANT
 from gateway.auth.keys import KeysRefused
 from gateway.auth.tokens import Issuer, Verifier
 from gateway.blacklist.permissions import Scopes
@@ -19,7 +20,7 @@ from gateway.config.public_secret import refuse_public_secret
 from gateway.config.settings import Settings
 from gateway.gate.annotate import Annotate
 from gateway.gate.cors import Cors
-from gateway.gate.direct import refuse_asgi
+from gateway.gate.direct import Direct, refuse_asgi
 from gateway.gate.gate import Gate
 from gateway.gate.identity import NONE, Identity
 from gateway.gate.public import Public
@@ -122,6 +123,26 @@ class Gateway(_Pipeline):
         super().__init__(app, settings, opened, now)
         for warning in warnings(settings):
             log.warning(warning)
+        only = self._issuers[0].name if len(self._issuers) == 1 and TENANT not in self._issuers[0].name else None
+        self._direct = Direct(self._blacklist, self._verifier, only)
+
+    def blacklist(self, *, by: str = "the application", **members: Any) -> bool:
+        """Take back a token, or every token with a claim; return whether that changed anything.
+
+        The members are those of `POST /blacklist`: `token="…"`, or `sub="1001"` (or `sid`, `jti`, …) with
+        `issued_before`, `until` and, where there are several, `issuer`; and `reason`. `by` is for the audit log.
+        Raises `Problem`, and then nothing was taken back: of a token that does not verify, of members that say
+        nothing clear, and of a store that could not make it last (`store-unavailable`).
+        """
+        return self._direct.add(members, by)
+
+    def restore(self, *, by: str = "the application", **members: Any) -> bool:
+        """Lift the entry of a token or a claim; return whether there was one. Raises `Problem`, as `blacklist` does."""
+        return self._direct.remove(members, by)
+
+    def is_blacklisted(self, **members: Any) -> bool:
+        """Return whether a token is blacklisted, by whatever entry, or a claim by its own. Raises `Problem`."""
+        return self._direct.has(members)
 
 
 def _operators_pages(settings: Settings, blacklist: Blacklist, issuers: Sequence[Issuer]) -> dict[str, App]:

@@ -1,8 +1,72 @@
-"""What an application in the same process may call: which apps can be wrapped."""
+"""What an application in the same process may call: the blacklist without a request, and which apps can be wrapped."""
 
 from __future__ import annotations
 
 import inspect
+from typing import Any
+
+from gateway.auth.tokens import Verifier
+from gateway.blacklist.rules import Actor, Blacklist, ClaimTarget
+from gateway.blacklist.target import Target, read_target
+from gateway.http.problems import Problem
+
+
+class Direct:
+    """Changes and asks the blacklist as an admin may, with the members that `POST /blacklist` has.
+
+    `issuer` is the one that claims are of, where `issuer` does not name one; None: it must.
+    """
+
+    def __init__(self, blacklist: Blacklist, verifier: Verifier, issuer: str | None) -> None:
+        self._blacklist = blacklist
+        self._verifier = verifier
+        self._issuer = issuer
+
+    def add(self, members: dict[str, Any], by: str) -> bool:
+        """Take back what the members name; return whether that changed anything. Raises `Problem`."""
+        target = self._target(members)
+        actor = Actor(by, "", target.reason)
+        if target.claim is None:
+            token = self._verifier.genuine(target.token or "")
+            return not self._verifier.has_expired(token) and self._blacklist.add_token(token, actor)
+        if target.until is not None and self._blacklist.is_past(target.until):
+            raise Problem("invalid-request", "until must lie in the future.")
+        name, values = target.claim
+        cut_off = self._blacklist.cut_off_of(name) if target.cut_off == "by claim" else target.cut_off
+        issuer = self._issuer_of(target)
+        targets = [ClaimTarget(issuer, name, value, cut_off, target.until) for value in values]
+        return any(each.changed for each in self._blacklist.take_back(targets, actor) or ())
+
+    def remove(self, members: dict[str, Any], by: str) -> bool:
+        """Lift the entry of what the members name; return whether there was one. Raises `Problem`."""
+        target = self._target(members)
+        actor = Actor(by, "", target.reason)
+        if target.claim is None:
+            return self._blacklist.remove_token(self._verifier.genuine(target.token or ""), actor)
+        name, values = target.claim
+        return self._blacklist.remove_claims(self._issuer_of(target), name, values, actor)
+
+    def has(self, members: dict[str, Any]) -> bool:
+        """Return whether what the members name is blacklisted: the token by whatever entry, the claim by its own."""
+        target = self._target(members)
+        if target.claim is None:
+            return self._blacklist.has(self._verifier.genuine(target.token or ""))
+        name, values = target.claim
+        return bool(self._blacklist.find_claims(self._issuer_of(target), name, values))
+
+    def _target(self, members: dict[str, Any]) -> Target:
+        target = read_target(members, self._blacklist.claims)
+        if target.is_own or target.fingerprint is not None:
+            raise Problem("invalid-request", f"Name a token or one of {', '.join(self._blacklist.claims)}.")
+        return target
+
+    def _issuer_of(self, target: Target) -> str:
+        if target.issuer is None and self._issuer is not None:
+            return self._issuer
+        name = self._verifier.issuers.name_of(target.issuer) if target.issuer else None
+        if name is None:
+            raise Problem("invalid-request", "issuer must name one of the issuers that are set.")
+        return name
 
 
 def refuse_asgi(app: object) -> None:

@@ -99,6 +99,11 @@ class Problem(Exception):
         self.fields = tuple(fields)
         self.log = log
 
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return int(self.kind.status[:3])
+
     def response(self, resource_metadata: str = "") -> tuple[str, list[tuple[str, str]], bytes]:
         """Return status line, fields and body: problem+json (RFC 9457) and the challenge (RFC 6750).
 

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"http", "auth"},
     "parties": {"auth", "config", "signals"},
     "app": {"parties", "http", "auth", "blacklist", "gate", "signals", "proxy", "ops", "config"},
-    "__init__": {"app", "config", "ops"},
+    "__init__": {"app", "config", "http", "ops"},
     "wsgi": {"app", "config", "ops"},
     "cli": {"http", "auth", "blacklist", "signals", "server", "ops", "config", "parties", "app"},
     "__main__": {"cli"},

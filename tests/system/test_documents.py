@@ -5,13 +5,15 @@ in test_clients.py, the settings of docs/redis.md's server in test_redis_store.p
 The benchmarks that docs/scale.md names take minutes, and are run by who changes its figures.
 """
 
+import io
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,19 +96,29 @@ class TestInProcess:
         exec("import base64, json\n" + read, names)
         assert names["claims"]["sub"] == "1001"
 
-    def test_flask(self, store_url: str) -> None:
-        _, flask, _ = blocks("integrating", "python")
-        flask = flask.replace(
-            'issuer="https://issuer.example/", jwks_url="https://issuer.example/jwks.json"',
-            f'secret="{SECRET}", store="{store_url}"',
-        )
-        names: dict[str, Any] = {"__name__": __name__}
-        exec(flask, names)
-        api = Api(names["app"])
-        assert api("GET", "/me").status_code == 401
-        assert api("GET", "/me", mint(sub="1001")).json == {"sub": "1001"}
+    @pytest.fixture
+    def own(self, store_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], dict[str, Any]]:
+        """Return what runs one of the snippets, as it stands there but for the issuer's address, and the store."""
+        monkeypatch.setenv("GATEWAY_SECRET", SECRET)
+        monkeypatch.setenv("GATEWAY_STORE", store_url)
 
-    def test_django(self, store_url: str) -> None:
+        def run_snippet(number: int, **names: Any) -> dict[str, Any]:
+            snippet = blocks("integrating", "python")[number]
+            snippet = re.sub(r'\s*(jwks_url|store)="[^"]+",?', "", snippet).replace("https://issuer.example/", ISSUER)
+            known: dict[str, Any] = {"__name__": __name__, **names}
+            exec(snippet, known)
+            return known
+
+        return run_snippet
+
+    def test_flask(self, own: Callable[..., dict[str, Any]]) -> None:
+        api, token = Api(own(1)["app"]), mint(sub="1001")
+        assert [api("GET", path).status_code for path in ("/me", "/login")] == [401, 404]
+        assert api("GET", "/me", token).json == {"sub": "1001"}
+        assert api("POST", "/logout", token).status_code == 200
+        assert api("GET", "/me", token).status_code == 401
+
+    def test_django(self, own: Callable[..., dict[str, Any]]) -> None:
         from django.conf import settings
         from django.http import HttpRequest, JsonResponse
         from django.urls import path
@@ -115,14 +127,47 @@ class TestInProcess:
             return JsonResponse({"sub": request.environ["gateway.claims"]["sub"]})  # type: ignore[attr-defined]
 
         settings.configure(ROOT_URLCONF=(path("me", me),), ALLOWED_HOSTS=["localhost"], SECRET_KEY=SECRET)
-        *_, django = blocks("integrating", "python")
-        names: dict[str, Any] = {}
-        django = django.replace("sqlite:////var/lib/app/blacklist.sqlite3", store_url)
-        django = django.replace("https://issuer.example/", ISSUER, 1)
-        exec(django.replace('jwks_url="https://issuer.example/jwks.json"', f'secret="{SECRET}"'), names)
-        api = Api(names["application"])
+        api = Api(own(2)["application"])
         assert api("GET", "/me").status_code == 401
         assert api("GET", "/me", mint(sub="1001")).json == {"sub": "1001"}
+
+    def test_fastapi(self, own: Callable[..., dict[str, Any]]) -> None:
+        for module in ("fastapi", "a2wsgi"):
+            pytest.importorskip(module, reason=f"{module} is not installed")
+        names = own(3)
+        names["app"].get("/me")(lambda: {"me": "here"})
+        api, token = Api(names["application"]), mint(sub="1001")
+        assert api("GET", "/me").status_code == 401
+        assert api("GET", "/me", token).json == {"me": "here"}
+        assert api("GET", "/nowhere", token).status_code == 404
+
+    def test_what_python_calls_does_what_the_table_says(self, own: Callable[..., dict[str, Any]]) -> None:
+        gate, token = own(1)["gate"], mint(sub="1001")
+        calls = re.findall(r"^\| `(gate\.blacklist\(.*)` \|", PAGES["integrating"], re.MULTILINE)
+        assert len(calls) == 3
+        for call in calls:
+            assert eval(call.replace("<jwt>", token), {"gate": gate})
+            assert gate.is_blacklisted(token=token)
+            assert gate.restore(token=token) or gate.restore(sub="1001")
+
+    def test_logs_and_metrics(self, own: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+        import logging
+
+        from prometheus_client import REGISTRY
+
+        monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # it would take pytest's own handlers away
+        shown = io.StringIO()
+        names = own(4, gate=own(1)["gate"])
+        names["handler"].setStream(shown)
+        access = logging.getLogger("gateway.access")
+        access.addHandler(names["handler"])
+        access.setLevel("INFO")
+        try:
+            Api(names["application"])("GET", "/me", mint(sub="1001"))
+        finally:
+            access.removeHandler(names["handler"])
+        assert json.loads(shown.getvalue())["subject"] == "1001"
+        assert REGISTRY.get_sample_value("gateway_requests_total", {"route": "upstream", "outcome": "passed"}) == 1
 
 
 class TestServers:

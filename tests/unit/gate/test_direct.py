@@ -1,0 +1,119 @@
+"""What an application calls in its own process: it takes back, restores and asks, as `/blacklist` does."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from helpers import ISSUER, SECRET, Api, mint
+
+from gateway import Gateway, Problem, observe
+
+TOKEN = mint(sub="1001", jti="a")
+
+
+def inner(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"the app"]
+
+
+@pytest.fixture
+def gate(store_url: str) -> Gateway:
+    return Gateway(inner, secret=SECRET, store=store_url)
+
+
+def status(gate: Gateway, token: str) -> int:
+    return Api(gate)("GET", "/", token).status_code
+
+
+class TestWhatIsTakenBack:
+    @pytest.mark.parametrize("named", [{"token": TOKEN}, {"sub": "1001"}, {"sub": 1001}, {"jti": "a"}])
+    def test_it_is_refused_at_the_next_request_and_passes_when_restored(
+        self, gate: Gateway, named: dict[str, Any]
+    ) -> None:
+        assert (gate.is_blacklisted(**named), status(gate, TOKEN)) == (False, 200)
+        assert gate.blacklist(**named, reason="logged out") is True
+        assert (gate.is_blacklisted(**named), status(gate, TOKEN)) == (True, 401)
+        assert gate.is_blacklisted(token=TOKEN)
+        assert gate.blacklist(**named) is False
+        assert status(gate, mint(sub="1002", jti="b")) == 200
+        assert [gate.restore(**named), gate.restore(**named)] == [True, False]
+        assert status(gate, TOKEN) == 200
+
+    def test_a_token_that_has_expired_is_success_with_nothing_to_do(self, gate: Gateway) -> None:
+        assert gate.blacklist(token=mint(exp=1)) is False
+
+    def test_the_audit_log_says_who_and_why(self, gate: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO, "gateway.audit"):
+            gate.blacklist(sub="1001", reason="password changed", by="support: anna")
+        [record] = caplog.records
+        told: dict[str, Any] = record.__dict__["record"]
+        assert (told["by"], told["reason"], told["claim"]) == ("support: anna", "password changed", {"sub": "1001"})
+
+    def test_of_several_issuers_one_must_be_named(self, store_url: str) -> None:
+        other = "https://other.example/"
+        issuers = [{"issuer": ISSUER, "secret": SECRET}, {"issuer": other, "secret": "s" * 32}]
+        gate = Gateway(inner, issuers=issuers, store=store_url)
+        with pytest.raises(Problem, match="invalid-request"):
+            gate.blacklist(sub="1001")
+        assert gate.blacklist(sub="1001", issuer=other)
+        assert [status(gate, TOKEN), status(gate, mint("s" * 32, iss=other, sub="1001"))] == [200, 401]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{}, {"reason": "why"}, {"token": "no token"}, {"token": mint("forged")}, {"token": None}, {"sub": ""},
+     {"sub": None}, {"sub": True}, {"email": "a@b.test"}, {"sub": "1", "jti": "2"}, {"sub": "1", "issuer": "unknown"},
+     {"token": TOKEN, "issued_before": 1}, {"fingerprint": "a" * 64}],
+)  # fmt: skip
+def test_what_says_nothing_clear_is_refused_and_changes_nothing(gate: Gateway, named: dict[str, Any]) -> None:
+    for call in (gate.blacklist, gate.restore, gate.is_blacklisted):
+        with pytest.raises(Problem):
+            call(**named)
+    assert status(gate, TOKEN) == 200
+
+
+def test_a_store_that_cannot_be_asked_is_a_problem_and_no_success(gate: Gateway, monkeypatch: Any) -> None:
+    from gateway.http.problems import StoreUnavailable
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(gate._store, "add", fails)
+    with pytest.raises(Problem) as refused:
+        gate.blacklist(sub="1001")
+    assert (refused.value.code, refused.value.status) == ("store-unavailable", 503)
+
+
+class TestWhatCanBeWrapped:
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    class AnAsgiApp:
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    @pytest.mark.parametrize("make", [lambda test: test.asgi, lambda test: test.AnAsgiApp()])
+    def test_an_asgi_app_is_refused_with_what_to_do(self, make: Callable[..., Any]) -> None:
+        with pytest.raises(TypeError, match="is an ASGI app: turn it into one"):
+            Gateway(make(self), secret=SECRET)
+
+    def test_what_cannot_be_called_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="str cannot be called"):
+            Gateway("app", secret=SECRET)  # type: ignore[arg-type]
+
+
+def test_each_request_is_a_record_and_counted_in_the_registry_that_is_named(
+    gate: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    from prometheus_client import CollectorRegistry
+
+    registry = CollectorRegistry()
+    api = Api(observe(gate, registry))
+    with caplog.at_level(logging.INFO, "gateway.access"):
+        assert [api("GET", "/", TOKEN).status_code, api("GET", "/").status_code] == [200, 401]
+    records = [record.__dict__["record"] for record in caplog.records]
+    assert [(each["outcome"], each.get("subject")) for each in records] == [
+        ("passed", "1001"),
+        ("missing-credentials", None),
+    ]
+    labels = {"route": "upstream", "outcome": "passed"}
+    assert registry.get_sample_value("gateway_requests_total", labels) == 1

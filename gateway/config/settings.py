@@ -209,7 +209,8 @@ class Settings(BaseSettings):
     @field_validator("cut_off_claims")
     @classmethod
     def _can_be_blacklisted(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if unknown := [name for name in value if name not in info.data.get("blacklist_claims", value)]:
+        known = (*info.data.get("blacklist_claims", value), "sub")  # the default does no harm
+        if unknown := [name for name in value if name not in known]:
             raise ValueError(f"{unknown[0]!r} is not among BLACKLIST_CLAIMS")
         return value
 

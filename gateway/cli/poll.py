@@ -31,11 +31,11 @@ def poll_events(settings: Settings, once: bool) -> None:
     configure_logging(settings.log_format, settings.log_level)
     issuers = build_issuers(settings)
     senders = build_senders(settings, issuers)
-    recorder = Recorder(build_blacklist(settings), senders, settings.leeway, time.time)
+    if not any(sender.poll for sender in senders.all):
+        raise Fault("no sender in GATEWAY_SIGNALS has a poll_url")
+    recorder = Recorder(build_blacklist(settings, create=False), senders, settings.leeway, time.time)
     events = Events(recorder, Issuers(issuers))
     pollers = [Poller(events, sender.poll) for sender in senders.all if sender.poll]
-    if not pollers:
-        raise Fault("no sender in GATEWAY_SIGNALS has a poll_url")
     if once:
         for poller in pollers:
             _drain(poller)

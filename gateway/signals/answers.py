@@ -87,7 +87,8 @@ class Resource:
             "%s refused: %s", self._kind, refusal.why, extra={"record": {"error": refusal.error, "from": about.client}}
         )
         body = json.dumps(dict(zip(self._names, (refusal.error, refusal.why), strict=True))).encode()
-        fields = [("Content-Type", "application/json"), *refusal.fields]
+        # RFC 8935 section 2.3 demands the language; it does no harm elsewhere.
+        fields = [("Content-Type", "application/json"), ("Content-Language", "en"), *refusal.fields]
         return respond(environ, start_response, refusal.status, fields, body)
 
 

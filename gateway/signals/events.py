@@ -24,8 +24,8 @@ LONGEST_SECONDS = 90 * 86_400
 ERRORS = {
     "wrong-issuer": "invalid_issuer",
     "wrong-audience": "invalid_audience",
+    "bad-signature": "authentication_failed",
     "unknown-key": "invalid_key",
-    "bad-signature": "invalid_key",
     "algorithm-not-allowed": "invalid_key",
     "": "invalid_request",
 }

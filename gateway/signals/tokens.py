@@ -65,11 +65,12 @@ class Introspect:
     def _passing(self, text: str, client: Client) -> Token | None:
         try:
             token = self._verifier.verify(text)
+            is_open = client.knows(token.issuer.name) and not self._blacklist.has(token)
         except Problem as problem:
             if problem.kind.status.startswith("503"):
                 raise
             return None
-        return token if client.knows(token.issuer.name) and not self._blacklist.has(token) else None
+        return token if is_open else None
 
 
 def _check_owner(token: Token, client: Client) -> None:

@@ -143,8 +143,9 @@ class TestIntrospecting:
             mint(iss="https://unknown.test/"),
             mint(_header={"typ": "logout+jwt"}),
             mint(_header={"alg": "none"}),
+            mint(sid=list(range(65))),
         ],
-        ids=["opaque", "signature", "expired", "early", "issuer", "kind", "unsigned"],
+        ids=["opaque", "signature", "expired", "early", "issuer", "kind", "unsigned", "members"],
     )
     def test_of_what_would_not_pass_nothing_is_told(self, gate_api: Api, token: str) -> None:
         answer = ask(gate_api, "introspect", token)

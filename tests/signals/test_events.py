@@ -210,7 +210,7 @@ BAD: dict[str, tuple[str, str]] = {
         sign({"alg": "HS512", "typ": "secevent+jwt"}, {"iss": IDP}, SECRET, "sha512"),
         "invalid_key",
     ),
-    "a foreign signature": (event(URI, _secret="foreign"), "invalid_key"),
+    "a foreign signature": (event(URI, _secret="foreign"), "authentication_failed"),
     "no type": (event(URI, _header={"typ": ""}), "invalid_request"),
     "type JWT": (event(URI, _header={"typ": "JWT"}), "invalid_request"),
     "a logout token's type": (event(URI, _header={"typ": "logout+jwt"}), "invalid_request"),
@@ -264,6 +264,7 @@ def test_a_bad_event_is_refused_and_changes_nothing(gate_api: Api, token: str, e
     answer = send(gate_api, token)
     assert (answer.status_code, answer.json["err"]) == (400, error)
     assert answer.json["description"]
+    assert answer.headers["Content-Language"] == "en"
     assert passes(gate_api)
     assert entries(gate_api) == []
 

@@ -99,7 +99,7 @@ def test_a_bad_event_is_reported_and_holds_up_no_other(tmp_path: Path, store: An
         assert poll(tmp_path, transmitter.url).returncode == 0
     assert sessions(store) == {"s-4"}
     errors = {jti: fault["err"] for jti, fault in transmitter.faults.items()}
-    assert errors == {"audience": "invalid_audience", "signature": "invalid_key", "number": "invalid_request"}
+    assert errors == {"audience": "invalid_audience", "signature": "authentication_failed", "number": "invalid_request"}
     assert all(fault["description"] for fault in transmitter.faults.values())
 
 

@@ -203,6 +203,7 @@ def build_upstream(settings: Settings) -> Upstream:
         preserve_host=settings.preserve_host,
         trusted_proxies=settings.trusted_proxies,
         max_body=settings.max_body_bytes,
+        upgrades=settings.upgrades,
         own_fields=[name for name in (settings.claims_field, settings.subject_field) if name != NONE],
     )
 

@@ -132,6 +132,7 @@ class Settings(BaseSettings):
     connect_timeout: Seconds = Field(3, description="seconds to connect to the upstream")
     read_timeout: Seconds = Field(60, description="seconds the upstream may stay silent")
     max_body_bytes: int = Field(1 << 30, ge=0, description="longest request body that is passed on, in bytes")
+    upgrades: Listed = Field(("websocket",), description="protocols to which connections may be upgraded")
     upstream_ca: str | None = Field(None, description="file of CA certificates for an https upstream")
     upstream_cert: str | None = Field(None, description="file with client certificate and key for an https upstream")
 
@@ -161,8 +162,8 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Leave out what is set to nothing, except the secret: a deployment that lost it must not get the example."""
-        return {name: value for name, value in values.items() if value != "" or name == "secret"}
+        """Leave out what is set to nothing: not a lost secret, which must not become the example, nor UPGRADES."""
+        return {name: value for name, value in values.items() if value != "" or name in ("secret", "upgrades")}
 
     @field_validator("*", mode="before")
     @classmethod

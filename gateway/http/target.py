@@ -76,12 +76,6 @@ def is_decision(path: str) -> bool:
     return path == DECISION or path.startswith(DECISION + "/")
 
 
-def refuse_upgrade(environ: Environ) -> None:
-    """Raise `Problem` upgrade-unsupported for a request to leave HTTP (RFC 9110 sections 7.8 and 9.3.6)."""
-    if "HTTP_UPGRADE" in environ or environ["REQUEST_METHOD"] == "CONNECT":
-        raise Problem("upgrade-unsupported")
-
-
 @remembered(1024, longest=256)
 def _in_origin_form(raw: str) -> Target | None:
     return _target(raw) if _ORIGIN_FORM.fullmatch(raw) else None

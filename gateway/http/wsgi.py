@@ -83,6 +83,8 @@ class Context:
     refusal = ""
     refusal_detail = ""
     refusal_log: Mapping[str, str] = MappingProxyType({})
+    # `proxy.tunnel`: return the last bytes for a client that is cut off for that code, b"" where there can be none
+    farewell: Callable[[str], bytes] | None = None
     # `proxy.exchange`
     upstream_status: int | None = None
     cause = ""  # why the upstream gave no (whole) answer, for the log

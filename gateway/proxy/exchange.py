@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Generator, Iterable
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.http.answers import refuse
@@ -14,7 +14,7 @@ from gateway.http.blocking import blocking
 from gateway.http.body import body_length
 from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
-from gateway.http.target import refuse_upgrade, request_target
+from gateway.http.target import request_target
 from gateway.http.wsgi import Context, Environ, StartResponse, context, note_seconds, start_lazily
 from gateway.proxy.answer import Answer
 from gateway.proxy.body import Body
@@ -23,6 +23,7 @@ from gateway.proxy.failures import UpstreamFailed
 from gateway.proxy.fields import RequestFields, check_method, response_fields
 from gateway.proxy.pool import Pool
 from gateway.proxy.prefix import Prefix
+from gateway.proxy.tunnel import Tunnel, wanted_upgrade
 
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
@@ -41,7 +42,8 @@ class Upstream:
     `base_url`'s path is put before the request's. `timeout` is (connect, silence) in seconds;
     `verify` is True, False or a file of CA certificates, `cert` a file with the client's certificate and key;
     `trusted_proxies` how many hops of X-Forwarded-* are believed; `own_fields` names of fields that
-    stages before set, which a client's `Connection` field must not remove; `max_body` in bytes.
+    stages before set, which a client's `Connection` field must not remove; `max_body` in bytes;
+    `upgrades` protocols that connections may be switched to.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own
@@ -56,6 +58,7 @@ class Upstream:
         forward_authorization: bool = True,
         own_fields: Iterable[str] = (),
         max_body: int = 1 << 30,
+        upgrades: Iterable[str] = ("websocket",),
     ) -> None:
         parts = urlsplit(base_url)
         origin = f"{parts.scheme}://{parts.netloc}"
@@ -64,6 +67,7 @@ class Upstream:
         self._peers = origin, timeout[0], verify, cert
         self._pools = {os.getpid(): Pool(*self._peers)}
         self._max_body = max_body
+        self._upgrades = frozenset(name.lower() for name in upgrades)
         self._knows_clients = trusted_proxies == 0
         self._fields = RequestFields(
             parts.netloc,
@@ -79,7 +83,7 @@ class Upstream:
         Raises `Problem` for a request that cannot go on, before `start_response`, and ConnectionError for a client that
         left, at any time.
         """
-        refuse_upgrade(environ)
+        protocol = wanted_upgrade(environ, self._upgrades)
         check_method(environ["REQUEST_METHOD"])
         forwards = _forwards_left(environ)
         if forwards == 0:
@@ -90,6 +94,8 @@ class Upstream:
             fields["Max-Forwards"] = str(forwards - 1)
         method = environ["REQUEST_METHOD"]
         request = Outbound(method, target, fields, is_repeatable=method in _IDEMPOTENT)
+        if protocol:
+            return self._upgrade(request, protocol, environ, start_response)
         length = body_length(environ)
         body = Body(environ, None if length == -1 else length, self._max_body) if length else None
         if length == 0:
@@ -104,6 +110,31 @@ class Upstream:
         # A parent's connections are left alone, and kept: closing one would end its TLS session.
         pool = self._pools.get(os.getpid())
         return pool or self._pools.setdefault(os.getpid(), Pool(*self._peers))
+
+    def _upgrade(
+        self, request: Outbound, protocol: str, environ: Environ, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        if body_length(environ):
+            raise Problem("invalid-request", "A request to switch protocols has a body.")
+        return self._tunnel(Tunnel(request, protocol, environ, self._timeout.silence), environ, start_response)
+
+    def _tunnel(self, tunnel: Tunnel, environ: Environ, start_response: StartResponse) -> Generator[bytes, None, None]:
+        about, has_begun = context(environ), False
+
+        def start(*head: Any) -> Any:
+            nonlocal has_begun
+            has_begun = True
+            return start_response(*head)
+
+        try:
+            pool = self._pool()
+            peer = pool.peer() or (yield from _sleep(about, pool.wait()))
+            yield from tunnel.run(peer, self._timeout.connect, start)
+        except Problem as problem:
+            about.cause = getattr(problem, "cause", "")
+            if has_begun:
+                raise
+            yield from refuse(problem, environ, start_response)
 
     def _exchange(
         self, request: Outbound, body: Body | None, environ: Environ, start_response: StartResponse

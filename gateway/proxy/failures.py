@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import ssl
 
 import pycurl
 
@@ -64,3 +65,10 @@ def _cause(code: int, message: str, error: int) -> str:
         return "connection reset"
     # libcurl's message names the address alone; the system says why.
     return f"connection failed: {os.strerror(error)}" if error else f"connection failed: {message}"
+
+
+def connection_cause(error: OSError) -> str:
+    """Return why a connection of our own failed, in the same words."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS fault: {getattr(error, 'verify_message', '') or error.reason or error}"
+    return _cause(0, str(error), error.errno or 0)

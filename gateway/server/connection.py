@@ -243,6 +243,8 @@ class Connection:
         code, response.cut_code = response.cut_code, ""
         context(self._environ).refusal = code
         if response.has_begun:
+            if response.say_farewell(context(self._environ).farewell, code):
+                return self._proceed()
             self.wire.reset_at_close()
             return None
         response.close()

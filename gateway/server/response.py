@@ -81,6 +81,15 @@ class Response:
         self.body.is_cut = True
         self._notify()
 
+    def say_farewell(self, farewell: Callable[[str], bytes] | None, code: str) -> bool:
+        """End another protocol as it ends itself; return whether it can, and the client takes it at once."""
+        data = farewell(code) if farewell and not self._wire.unsent else b""
+        if data:
+            self.close()
+            self._wire.send(data)
+            self.closes = self.is_over = True
+        return data != b""
+
     def interim(self, status: str, fields: Fields) -> None:
         """Send an interim answer at once, to who understands them (RFC 9110 section 15.2)."""
         if not (self.request.is_http_1_0 or self.has_begun):
@@ -158,6 +167,7 @@ class Response:
         self.body.become_raw()
         self._remaining = None
         self.closes, self.is_framed = True, False
+        self._wire.deadlines.is_quiet_allowed = True
         self._wire.keep_probing()
 
     def _frame(self, promised: str | None, length: int | None) -> list[str]:

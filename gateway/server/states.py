@@ -55,10 +55,11 @@ class Deadlines:
     Times are of `time.monotonic`.
     """
 
-    __slots__ = ("_keep_alive", "heard", "since")
+    __slots__ = ("_keep_alive", "heard", "is_quiet_allowed", "since")
 
     def __init__(self, keep_alive: float, now: float) -> None:
         self._keep_alive = keep_alive
+        self.is_quiet_allowed = False  # whether the client speaks another protocol, and may say nothing for hours
         self.heard = now  # when the client last sent or took a byte
         self.since: float | None = now  # when the head that is coming began, or the lingering; None: no head has begun
 
@@ -72,6 +73,6 @@ class Deadlines:
             return min(self.since + HEAD_SECONDS, self.heard + QUIET_SECONDS)
         if state is LINGER:
             return (self.since or self.heard) + LINGER_SECONDS
-        if state in (SEND, SKIP) or (state is PAUSE and awaits_body):
+        if state in (SEND, SKIP) or (state is PAUSE and awaits_body and not self.is_quiet_allowed):
             return self.heard + QUIET_SECONDS
         return inf

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.problems import Problem
-from gateway.http.target import is_decision, is_own, refuse_upgrade, request_target
+from gateway.http.target import is_decision, is_own, request_target
 
 
 def environ(raw: str | None, method: str = "GET", host: str = "api.test", **more: Any) -> dict[str, Any]:
@@ -168,16 +168,6 @@ def test_a_decision_may_have_the_path_it_is_about_behind_it() -> None:
     assert is_decision("/-/auth")
     assert is_decision("/-/auth/info")
     assert not is_decision("/-/authx")
-
-
-@pytest.mark.parametrize(
-    "more", [{"HTTP_UPGRADE": "websocket"}, {"HTTP_UPGRADE": "h2c"}, {"REQUEST_METHOD": "CONNECT"}]
-)
-def test_a_request_to_leave_http_is_refused(more: Any) -> None:
-    with pytest.raises(Problem) as refused:
-        refuse_upgrade({**environ("/"), **more})
-    assert refused.value.code == "upgrade-unsupported"
-    refuse_upgrade(environ("/"))
 
 
 @given(st.binary(max_size=50).map(lambda raw: raw.decode("latin-1")) | st.text("/.%#?@:\\ ahtp", max_size=20))

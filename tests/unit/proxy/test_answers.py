@@ -190,9 +190,9 @@ def test_a_slow_trickle_is_no_silence() -> None:
     def script(talk: Talk) -> None:
         for byte in ok(b"ok"):
             talk.send(bytes([byte]))
-            time.sleep(0.01)
+            time.sleep(0.03)
 
-    with asking(script, timeout=(5, 0.2)) as (_, app):
+    with asking(script, timeout=(5, 0.9)) as (_, app):
         assert ask(app).body == b"ok"
 
 

@@ -144,7 +144,7 @@ def test_every_method_goes_on(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "fields"), [("GET /", [("Connection", "Upgrade"), ("Upgrade", "websocket")]), ("CONNECT /", [])]
+    ("line", "fields"), [("GET /", [("Connection", "Upgrade"), ("Upgrade", "other")]), ("CONNECT /", [])]
 )
 def test_leaving_http_is_not_supported(line: str, fields: list[tuple[str, str]]) -> None:
     with proxied() as (upstream, port), Client(port, request(line, *fields)) as client:

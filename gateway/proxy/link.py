@@ -1,0 +1,132 @@
+"""A connection to the upstream that carries whatever bytes: for upgrades, where libcurl's framing ends."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+from collections.abc import Generator
+from contextlib import suppress
+from functools import lru_cache
+from time import monotonic
+
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from gateway.proxy.curl import Peer
+from gateway.proxy.failures import UpstreamFailed, connection_cause
+
+PIECE_BYTES = 65536
+_UNDER_WAY = (0, 115, 36, 11)  # EINPROGRESS on Linux and elsewhere, EAGAIN
+
+# What is waited for: seconds at most, and poll's events by descriptor.
+Wait = tuple[float, dict[int, int]]
+
+
+class Link:
+    """A non-blocking socket, with TLS or without."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.events = select.POLLIN  # what TLS waits for
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._socket.fileno()
+
+    def receive(self) -> bytes | None:
+        """Return what has come: b"" at the end, None for nothing yet. Raises OSError."""
+        try:
+            return self._socket.recv(PIECE_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self.events = select.POLLIN
+        except ssl.SSLWantWriteError:
+            self.events = select.POLLOUT
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
+        return None
+
+    def send(self, data: bytes) -> int:
+        """Send what can be sent at once, and return how many bytes that was. Raises OSError."""
+        try:
+            return self._socket.send(data)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    def start_tls(self, peer: Peer, deadline: float) -> Generator[Wait, None, None]:
+        """Shake hands; yield what is waited for. Raises OSError and `UpstreamFailed`."""
+        context = _tls_context(peer.verify, peer.cert, peer.stamp)
+        wrapped = context.wrap_socket(self._socket, server_hostname=peer.host, do_handshake_on_connect=False)
+        self._socket = wrapped
+        while True:
+            try:
+                wrapped.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                event = select.POLLIN
+            except ssl.SSLWantWriteError:
+                event = select.POLLOUT
+            yield _until(deadline), {self.fileno(): event}
+
+    def close(self) -> None:
+        """Close the connection."""
+        with suppress(OSError):
+            self._socket.close()
+
+
+def connect(peer: Peer, seconds: float) -> Generator[Wait, None, Link]:
+    """Return a connection to the first of the peer's addresses that takes one; yield what is waited for.
+
+    Raises `UpstreamFailed`.
+    """
+    deadline = monotonic() + seconds
+    cause = "name does not resolve"
+    for address in peer.addresses:
+        link = Link(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
+        try:
+            yield from _open(link, (address, peer.port), deadline)
+            if peer.origin.startswith("https:"):
+                yield from link.start_tls(peer, deadline)
+            return link
+        except OSError as error:
+            link.close()
+            cause = connection_cause(error)
+        except BaseException:
+            link.close()
+            raise
+    raise UpstreamFailed("upstream-unreachable", cause, was_connected=False)
+
+
+def _open(link: Link, address: tuple[str, int], deadline: float) -> Generator[Wait, None, None]:
+    sock = link._socket
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    error = sock.connect_ex(address)
+    if error not in _UNDER_WAY:
+        raise OSError(error, os.strerror(error))
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    while error and not poll.poll(0):
+        yield _until(deadline), {sock.fileno(): select.POLLOUT}
+    if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(error, os.strerror(error))
+
+
+def _until(deadline: float) -> float:
+    seconds = deadline - monotonic()
+    if seconds <= 0:
+        raise UpstreamFailed("upstream-timeout", "timed out while connecting", was_connected=False)
+    return seconds
+
+
+@lru_cache(4)
+def _tls_context(verify: bool | str, cert: str | None, stamp: tuple[object, ...]) -> ssl.SSLContext:
+    """Return what verifies as libcurl does; `stamp` changes with the files."""
+    context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH)
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if cert:
+        context.load_cert_chain(cert)
+    return context

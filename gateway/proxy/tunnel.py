@@ -1,0 +1,211 @@
+"""Upgraded connections: the handshake goes on, and after 101 bytes pass both ways. Nothing of it holds a thread."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Generator
+from time import monotonic
+from typing import Any
+
+from gateway.http.body import take_body
+from gateway.http.grammar import read_length
+from gateway.http.problems import Problem
+from gateway.http.wsgi import Context, Environ, StartResponse, context
+from gateway.proxy.answer import Head, final_head, parse
+from gateway.proxy.curl import Outbound, Peer
+from gateway.proxy.failures import UpstreamFailed, connection_cause, malformed
+from gateway.proxy.fields import response_fields
+from gateway.proxy.forwarded import elements
+from gateway.proxy.link import PIECE_BYTES, Link, Wait, connect
+from gateway.proxy.websocket import Frames, close_frame
+
+MAX_HEAD = 65_536  # bytes of the answer to a handshake
+LOOK_SECONDS = 60.0  # between two looks at a connection on which nothing passes
+# Other versions of HTTP, or HTTP in TLS: who asks for one of these takes an answer in HTTP/1.1 (RFC 9110 section 7.8).
+_IGNORED = ("h2c", "h2", "http/", "tls/")
+
+
+def wanted_upgrade(environ: Environ, allowed: frozenset[str]) -> str:
+    """Return the protocol that the request is to be upgraded to, "" where it is answered as it is.
+
+    `allowed` are names in lower case. Raises `Problem` upgrade-unsupported for CONNECT, and for other protocols.
+    """
+    if environ["REQUEST_METHOD"] == "CONNECT":
+        raise Problem("upgrade-unsupported")
+    if "HTTP_UPGRADE" not in environ:
+        return ""
+    wanted = elements(environ["HTTP_UPGRADE"].lower())
+    for name in wanted:
+        if name in allowed and "upgrade" in elements(environ.get("HTTP_CONNECTION", "").lower()):
+            # Only where the server gives the connection out of its hands.
+            if context(environ).interim is None or environ["SERVER_PROTOCOL"] != "HTTP/1.1":
+                raise Problem("upgrade-unsupported")
+            return name
+    if not all(name.startswith(_IGNORED) for name in wanted):
+        raise Problem("upgrade-unsupported")
+    return ""
+
+
+class Tunnel:
+    """One request to upgrade, and the connection that comes of it. `silence_seconds` is for the answer's head."""
+
+    def __init__(self, request: Outbound, protocol: str, environ: Environ, silence_seconds: float) -> None:
+        fields = {**request.fields, "Connection": "Upgrade", "Upgrade": protocol}
+        lines = [f"{request.method} {request.target} HTTP/1.1", *(f"{name}: {fields[name]}" for name in fields)]
+        self._head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        self._protocol = protocol
+        self._environ = environ
+        self._about: Context = context(environ)
+        self._silence = silence_seconds
+        self._received = b""  # from the upstream, and not passed on yet
+
+    def run(self, peer: Peer, connect_seconds: float, start_response: StartResponse) -> Generator[bytes, None, None]:
+        """Answer with what the upstream answers; after 101, pass bytes on until either side ends.
+
+        Raises `UpstreamFailed`, before `start_response` or after, and ConnectionError for a client that left.
+        """
+        link = yield from self._pausing(connect(peer, connect_seconds))
+        try:
+            status, reason, fields = yield from self._handshake(link)
+            self._about.upstream_status = status
+            kept = response_fields(fields, status)
+            if status != 101:
+                start_response(f"{status} {reason}", kept)
+                yield from self._rest(link, {name.lower(): value for name, value in fields}, status)
+                return
+            named = [value for name, value in fields if name.lower() == "upgrade"]
+            if [value.lower() for value in named] != [self._protocol]:
+                raise malformed("another protocol than was asked for")
+            start_response("101 Switching Protocols", [*kept, ("Connection", "Upgrade"), ("Upgrade", named[0])])
+            yield b""  # from here on the client's bytes are taken as they are
+            yield from self._relay(link)
+        finally:
+            link.close()
+
+    def _pausing(self, waits: Generator[Wait, None, Any]) -> Generator[bytes, None, Any]:
+        """Have the server wait for what `waits` yields; return what it returns."""
+        while True:
+            try:
+                seconds, descriptors = next(waits)
+            except StopIteration as done:
+                return done.value
+            yield from self._pause(seconds, descriptors)
+
+    def _pause(
+        self, seconds: float, descriptors: dict[int, int], *, body: bool = False
+    ) -> Generator[bytes, None, None]:
+        assert self._about.pause  # noqa: S101 - `wanted_upgrade` has looked
+        self._about.pause(seconds, descriptors, body=body)
+        yield b""
+
+    def _handshake(self, link: Link) -> Generator[bytes, None, Head]:
+        """Send the request, and return the head of the answer."""
+        unsent, deadline = self._head, monotonic() + self._silence
+        while True:
+            unsent = unsent[_sent(link, unsent) :] if unsent else b""
+            if self._receive(link) == b"":
+                raise UpstreamFailed("upstream-unreachable", "closed before the head")
+            head = self._read_head()
+            if head:
+                return head
+            seconds = deadline - monotonic()
+            if seconds <= 0:
+                raise UpstreamFailed("upstream-timeout", "timed out while reading")
+            events = link.events | (select.POLLOUT if unsent else 0)
+            yield from self._pause(seconds, {link.fileno(): events})
+
+    def _read_head(self) -> Head | None:
+        """Return the final head that has come, if it is whole; pass interim ones on."""
+        while b"\r\n\r\n" in self._received:
+            text, _, self._received = self._received.partition(b"\r\n\r\n")
+            lines = [line + b"\r\n" for line in text.split(b"\r\n")]
+            if lines[0][9:10] != b"1" or lines[0][9:12] == b"101":
+                return parse(lines)
+            final_head([*lines, b"\r\n"], self._pass_interim)
+        if len(self._received) > MAX_HEAD:
+            raise malformed("a head without an end")
+        return None
+
+    def _pass_interim(self, head: Head) -> None:
+        if self._about.interim and head[0] != 100:
+            self._about.interim(f"{head[0]} {head[1]}", head[2])
+
+    def _relay(self, link: Link) -> Generator[bytes, None, None]:
+        """Pass bytes both ways, as much at a time as the slower side takes."""
+        frames = Frames()
+        if self._protocol == "websocket":
+            self._about.farewell = lambda code: close_frame(code) if frames.at_boundary else b""
+        unsent = b""
+        while True:
+            taken = b"" if unsent else take_body(self._environ, PIECE_BYTES)
+            if taken == b"" and not unsent:
+                return
+            unsent = unsent or taken or b""
+            sent = _sent(link, unsent) if unsent else 0
+            unsent = unsent[sent:]
+            end = self._receive(link) == b""
+            if self._received:
+                data, self._received = self._received, b""
+                frames.feed(data)
+                yield data
+            elif end:
+                return
+            elif not sent:
+                events = link.events | (select.POLLOUT if unsent else 0)
+                yield from self._pause(LOOK_SECONDS, {link.fileno(): events}, body=not unsent)
+
+    def _rest(self, link: Link, fields: dict[str, str], status: int) -> Generator[bytes, None, None]:
+        """Yield the body of an answer that upgrades nothing, framed as its fields say (RFC 9112 section 6.3)."""
+        if status in (204, 304):
+            return
+        is_chunked = "transfer-encoding" in fields
+        left = None if is_chunked else read_length(fields.get("content-length", ""))
+        while left != 0:
+            piece = self._next_chunk() if is_chunked else self._next_piece(left)
+            if piece:
+                left = None if left is None else left - len(piece)
+                yield piece
+            elif piece == b"":
+                return
+            elif self._receive(link) == b"":
+                if is_chunked or left is not None:
+                    raise UpstreamFailed("upstream-unreachable", "closed within the body")
+                return
+            elif not self._received:
+                yield from self._pause(self._silence, {link.fileno(): link.events})
+
+    def _next_piece(self, left: int | None) -> bytes | None:
+        data = self._received if left is None else self._received[:left]
+        self._received = self._received[len(data) :]
+        return data or None
+
+    def _next_chunk(self) -> bytes | None:
+        """Return the content of a chunk that is whole, None where it has not come yet, b"" at the end."""
+        line, end, rest = self._received.partition(b"\r\n")
+        if not end:
+            return None
+        try:
+            size = int(line.partition(b";")[0].strip(), 16)
+        except ValueError as error:
+            raise malformed("a chunk's size") from error
+        if not 0 <= size <= 1 << 24:
+            raise malformed("a chunk's size")
+        if size and len(rest) < size + 2:
+            return None
+        self._received = rest[size + 2 :]
+        return rest[:size]
+
+    def _receive(self, link: Link) -> bytes | None:
+        try:
+            data = link.receive()
+        except OSError as error:
+            raise UpstreamFailed("upstream-unreachable", connection_cause(error)) from error
+        self._received += data or b""
+        return data
+
+
+def _sent(link: Link, data: bytes) -> int:
+    try:
+        return link.send(data)
+    except OSError as error:
+        raise UpstreamFailed("upstream-unreachable", connection_cause(error)) from error

@@ -1,0 +1,50 @@
+"""Where the frames of a WebSocket end, and the frame that ends one (RFC 6455 section 5)."""
+
+from __future__ import annotations
+
+import struct
+
+POLICY_VIOLATION = 1008
+
+
+class Frames:
+    """Follows what an upstream sends, to know where another frame may be put in."""
+
+    def __init__(self) -> None:
+        self._head = b""  # of a frame, as far as it has come
+        self._remaining = 0  # bytes of the frame's content still to come
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether all frames so far are whole."""
+        return not self._head and not self._remaining
+
+    def feed(self, data: bytes) -> None:
+        """Take note of what passes."""
+        while data:
+            if self._remaining:
+                used = min(self._remaining, len(data))
+                self._remaining -= used
+            else:
+                used = self._feed_head(data)
+            data = data[used:]
+
+    def _feed_head(self, data: bytes) -> int:
+        """Take what belongs to a frame's head, and return how many bytes that was."""
+        known = len(self._head)
+        head = self._head + data[:14]  # the longest one
+        code = head[1] & 0x7F if len(head) > 1 else 0
+        start = 2 + {126: 2, 127: 8}.get(code, 0)
+        size = start + (4 if len(head) > 1 and head[1] & 0x80 else 0)
+        if len(head) < size:
+            self._head = head
+            return len(head) - known
+        self._remaining = int.from_bytes(head[2:start], "big") if code > 125 else code
+        self._head = b""
+        return size - known
+
+
+def close_frame(reason: str, code: int = POLICY_VIOLATION) -> bytes:
+    """Return a server's close frame; `reason` is at most 123 bytes long."""
+    content = struct.pack(">H", code) + reason.encode()[:123]
+    return bytes([0x88, len(content)]) + content

@@ -1,0 +1,155 @@
+"""Upgrades through the running gateway: WebSockets pass, HTTP/2 is not needed, everything else is refused."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from helpers import mint
+from recorder import Client, Recorder, Talk, exchange, ok, request, response, until
+from running import Running
+from websockets import KEY, echo, frame, handshake, switched
+
+BEARER = ("Authorization", f"Bearer {mint()}")
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Recorder]:
+    with Recorder() as recorder:
+        yield recorder
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    flags = ["--workers", "1", "--threads", "2"]
+    with Running(tmp_path_factory.mktemp("upgrades"), upstream.url, *flags) as running:
+        yield running
+
+
+def test_a_websocket_passes_both_ways(upstream: Recorder, gateway: Running) -> None:
+    upstream.answer = echo
+    with Client(gateway.port, handshake("/ws?a=1", BEARER)) as client:
+        head = client.read_until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+        assert b"\r\nUpgrade: websocket\r\n" in head
+        assert b"\r\nConnection: Upgrade\r\n" in head
+        assert b"\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in head
+        assert not any(line.lower().startswith((b"content-length", b"transfer-")) for line in head.split(b"\r\n"))
+        for size in (5, 100_000):
+            sent = frame(b"x" * size, mask=b"mask")
+            client.sock.sendall(sent)
+            client.read_until(sent)
+    seen = upstream.last
+    assert seen.target == "/ws?a=1"
+    assert (seen.field("Connection"), seen.field("Upgrade")) == ("Upgrade", "websocket")
+    assert (seen.field("Sec-WebSocket-Key"), seen.field("X-Forwarded-For")) == (KEY, "127.0.0.1")
+    assert seen.field("X-Token-Claims")
+
+
+def test_bytes_sent_with_the_handshake_are_not_lost(upstream: Recorder, gateway: Running) -> None:
+    upstream.answer = echo
+    sent = frame(b"early", mask=b"mask")
+    with Client(gateway.port, handshake("/ws", BEARER) + sent) as client:
+        client.read_until(sent)
+
+
+def test_either_end_ends_the_other(upstream: Recorder, gateway: Running) -> None:
+    left: list[bool] = []
+
+    def script(talk: Talk) -> None:
+        talk.send(switched())
+        left.append(talk.peer_left())
+
+    upstream.answer = script
+    with Client(gateway.port, handshake("/ws", BEARER)) as client:
+        client.read_until(b"\r\n\r\n")
+    assert until(lambda: left)
+    upstream.answer = lambda talk: (talk.send(switched() + frame(b"bye")), talk.close())
+    assert exchange(gateway.port, handshake("/ws", BEARER)).endswith(frame(b"bye"))
+
+
+def test_many_idle_ones_hold_no_thread(upstream: Recorder, gateway: Running) -> None:
+    upstream.answer = echo
+    clients = [Client(gateway.port, handshake("/ws", BEARER)) for _ in range(20)]
+    for client in clients:
+        client.read_until(b"\r\n\r\n")
+    assert gateway.get("/-/live").status == 200
+    for client in clients:
+        client.sock.sendall(frame(b"hi", mask=b"mask"))
+        client.read_until(frame(b"hi", mask=b"mask"))
+        client.sock.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "end"),
+    [
+        (ok(b"no", status="426 Upgrade Required"), b"\r\n\r\nno"),
+        (response(b"2\r\nno\r\n0\r\n\r\n", ("Transfer-Encoding", "chunked"), status="403 No"), b"2\r\nno\r\n0\r\n\r\n"),
+        (response(status="204 None"), b"\r\n\r\n"),
+    ],
+)
+def test_an_upstream_that_does_not_switch_answers_as_ever(
+    upstream: Recorder, gateway: Running, answer: bytes, end: bytes
+) -> None:
+    upstream.answer = answer
+    received = exchange(gateway.port, handshake("/ws", BEARER, ("Connection", "close")))
+    assert received.split(b" ")[1] == answer.split(b" ")[1]
+    assert received.endswith(end)
+
+
+@pytest.mark.parametrize("answer", [b"nonsense\r\n\r\n", switched().replace(b"websocket", b"other", 1)])
+def test_an_upstream_that_answers_nonsense_is_502(upstream: Recorder, gateway: Running, answer: bytes) -> None:
+    upstream.answer = answer
+    with Client(gateway.port, handshake("/ws", BEARER)) as client:
+        received = client.read_until(b"}")
+    assert received.startswith(b"HTTP/1.1 502 ")
+    assert b"upstream-protocol" in received
+
+
+def test_a_handshake_needs_a_token(upstream: Recorder, gateway: Running) -> None:
+    known = len(upstream.requests)
+    with Client(gateway.port, handshake()) as client:
+        assert b"missing-credentials" in client.read_until(b"}")
+    assert len(upstream.requests) == known
+
+
+H2C = [
+    ("Connection", "Upgrade, HTTP2-Settings, close"),
+    ("Upgrade", "h2c"),
+    ("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA"),
+]
+
+
+@pytest.mark.parametrize("body", [b"", b"hello"])
+def test_http_2_is_not_needed(upstream: Recorder, gateway: Running, body: bytes) -> None:
+    """Java's HttpClient asks for it by default."""
+    upstream.answer = ok()
+    line = "POST /x" if body else "GET /x"
+    assert exchange(gateway.port, request(line, BEARER, *H2C, body=body)).startswith(b"HTTP/1.1 200 ")
+    assert not {"upgrade", "connection", "http2-settings"} & upstream.last.names
+    assert upstream.last.body == body
+
+
+@pytest.mark.parametrize("name", ["other", "websocket2", "h2c, other"])
+def test_other_protocols_are_refused(gateway: Running, name: str) -> None:
+    fields = [("Connection", "Upgrade"), ("Upgrade", name)]
+    with Client(gateway.port, request("GET /x", BEARER, *fields)) as client:
+        assert b"upgrade-unsupported" in client.read_until(b"}")
+
+
+def test_set_to_nothing_no_upgrade_passes(upstream: Recorder, tmp_path: Path) -> None:
+    with (
+        Running(tmp_path, upstream.url, "--workers", "1", GATEWAY_UPGRADES="") as gateway,
+        Client(gateway.port, handshake("/ws", BEARER)) as client,
+    ):
+        assert b"upgrade-unsupported" in client.read_until(b"}")
+
+
+def test_an_upstream_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as unused:
+        port = unused.getsockname()[1]
+    with Running(tmp_path, f"http://127.0.0.1:{port}", "--workers", "1") as gateway:
+        with Client(gateway.port, handshake("/ws", BEARER)) as client:
+            assert b"upstream-unreachable" in client.read_until(b"}")
+        assert until(lambda: any(record.get("cause") == "connection refused" for record in gateway.records))

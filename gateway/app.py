@@ -24,6 +24,7 @@ from gateway.gate.direct import Direct, refuse_asgi
 from gateway.gate.gate import Gate
 from gateway.gate.identity import NONE, Identity
 from gateway.gate.public import Public
+from gateway.gate.streams import Streams
 from gateway.http.draining import is_draining
 from gateway.http.wsgi import App
 from gateway.ops.console import console_pages
@@ -81,6 +82,7 @@ class _Pipeline(Gate):
                 ),
             },
         )
+        self.streams = Streams(verifier, blacklist, settings.stream_check) if settings.stream_check else None
         self.resource_metadata = metadata_url(settings.resource) if settings.resource else ""
         self.client_of = partial(client_address, trusted_proxies=settings.trusted_proxies)
         self._issuers = issuers

@@ -94,10 +94,7 @@ class Blacklist:
 
         Raises `Problem` invalid-claim for a token with too long a list in a claim that can be blacklisted.
         """
-        keys = token.derived.get(self)
-        if keys is None:
-            keys = token.derived[self] = self._lookup_keys(token)
-        entries = self.store.find(keys)
+        entries = self.store.find(self.lookup_keys(token))
         return _distinct(entry for entry in entries if self._applies(entry, token)) if entries else []
 
     def refusal(self, token: Token) -> Problem | None:
@@ -207,6 +204,13 @@ class Blacklist:
         if self._rules.by_auth_time and "auth_time" in token.claims:
             issued_at = token.claims["auth_time"]
         return not is_time(issued_at) or issued_at < entry.issued_before
+
+    def lookup_keys(self, token: Token) -> tuple[str, ...]:
+        """Return the keys of the entries that can blacklist the token."""
+        keys: tuple[str, ...] | None = token.derived.get(self)
+        if keys is None:
+            keys = token.derived[self] = self._lookup_keys(token)
+        return keys
 
     def _lookup_keys(self, token: Token) -> tuple[str, ...]:
         keys = [token_key(token.fingerprint)]

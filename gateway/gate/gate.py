@@ -11,6 +11,7 @@ from gateway.blacklist.rules import Blacklist
 from gateway.gate.cors import Cors
 from gateway.gate.identity import Identity
 from gateway.gate.public import Public
+from gateway.gate.streams import Streams
 from gateway.http.answers import refuse, respond
 from gateway.http.problems import Problem
 from gateway.http.target import BLACKLIST, is_decision, request_target
@@ -25,6 +26,8 @@ class Gate:
     """
 
     resource_metadata = ""  # the address that challenges name (RFC 9728)
+
+    streams: Streams | None = None  # None: streams are left alone
 
     def __init__(  # noqa: PLR0913 - each is a part of its own
         self,
@@ -64,13 +67,19 @@ class Gate:
             if target.is_own:
                 return self._own(environ, start_response, token, blacklisted)
             self._identity.set(environ, token)
-            return self.app(environ, start_response)
+            return self._watched(self.app(environ, start_response), environ, token)
         except Problem as problem:
             return self._refuse(problem, environ, start_response)
 
     def _refuse(self, problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         context(environ).resource_metadata = self.resource_metadata
         return refuse(problem, environ, start_response)
+
+    def _watched(self, body: Iterable[bytes], environ: Environ, token: Token | None) -> Iterable[bytes]:
+        """Return the body; where the server cannot cut a stream off, one that ends with its token."""
+        if token is None or self.streams is None or context(environ).cut or isinstance(body, (list, tuple)):
+            return body
+        return self.streams.checked(body, token)
 
     def _admit(self, environ: Environ, path: str) -> tuple[Token | None, bool]:
         """Return the caller's token (None where none is needed) and whether it is blacklisted."""

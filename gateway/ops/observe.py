@@ -63,6 +63,7 @@ class Observe:
         in_detail: bool = False,
     ) -> None:
         self.app = app
+        self.streams = getattr(app, "streams", None)
         self._client_of = client_of
         self._write, self._write_probe = write, write_probe or write
         self._in_detail = in_detail
@@ -143,6 +144,10 @@ class _Seen:
             self.fail(error)
             raise
 
+    def _outcome(self, refusal: str) -> str:
+        # A response that was cut off looks like one whose client left, but for the refusal.
+        return refusal or self._fault if self._fault == CLIENT_LEFT else self._fault or refusal or "passed"
+
     def close(self) -> None:
         """Close the app's response, and tell."""
         try:
@@ -153,7 +158,7 @@ class _Seen:
             request = Request(
                 _route(about.target),
                 self._status,
-                self._fault or about.refusal or "passed",
+                self._outcome(about.refusal),
                 time.perf_counter() - self._began,
                 about.seconds or {},
                 about.upstream_status,

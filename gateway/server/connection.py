@@ -66,7 +66,7 @@ class Connection:
         self._application = application
         self._notify = partial(notify, self)
         self._base = base_environ(sock.getsockname(), address)
-        self._environ = self._base  # of the request that is being answered, where there is one
+        self.environ = self._base  # of the request that is being answered, where there is one
         self._readable: Awaited = {self.fd: select.POLLIN}
         self._head = HeadReader(room or Room())
         self._response: Response | None = None
@@ -77,7 +77,7 @@ class Connection:
 
         `overloaded` goes into the request's context.
         """
-        context(self._environ).overloaded = overloaded
+        context(self.environ).overloaded = overloaded
         response = self._response
         try:
             if response is not None and response.cut_code:
@@ -149,7 +149,7 @@ class Connection:
     def _finish(self, response: Response) -> Awaited | None:
         """Go on to the next request, or to the connection's end: the response is over, and all of it sent."""
         wire, body = self.wire, response.body
-        self._response, self._environ = None, self._base
+        self._response, self.environ = None, self._base
         self.pause.clear()
         if response.closes:
             if body.ended and not wire.received:
@@ -200,10 +200,10 @@ class Connection:
             return
         about = Context()
         about.received = tuple(request.fields)
-        about.overloaded = context(self._environ).overloaded
+        about.overloaded = context(self.environ).overloaded
         about.client_left, about.pause = self.wire.has_left, self.pause.ask
         about.cut, about.interim = response.cut, response.interim
-        environ = self._environ = request.environ(self._base)
+        environ = self.environ = request.environ(self._base)
         environ["wsgi.input"] = response.body
         give_context(environ, about)
         response.start(self._application, environ)
@@ -241,7 +241,7 @@ class Connection:
     def _cut_off(self, response: Response) -> Awaited | None:
         """End a response that must not go on: its client sees a reset, and nothing of what is unsent, or why."""
         code, response.cut_code = response.cut_code, ""
-        context(self._environ).refusal = code
+        context(self.environ).refusal = code
         if response.has_begun:
             if response.say_farewell(context(self._environ).farewell, code):
                 return self._proceed()

@@ -20,6 +20,7 @@ from threading import Lock, Thread
 
 from gateway.http.blocking import Watchdog, on_blocking
 from gateway.http.draining import is_draining
+from gateway.http.wsgi import Context, context
 from gateway.server.alarms import TICK_SECONDS, Alarms
 from gateway.server.connection import NOTHING, Awaited, Connection
 from gateway.server.delay import QueueingDelay
@@ -177,9 +178,8 @@ class Listener:
                 self._listen()
 
     def _listen(self) -> None:
-        if (
-            not self._is_over and self._fd >= 0 and len(self._connections) < self._limit
-        ):  # else the next tick tries again
+        # Else the next tick tries again.
+        if not self._is_over and self._fd >= 0 and len(self._connections) < self._limit:
             self._poller.arm(self._fd, select.POLLIN)
 
     def _take_one(self) -> bool | None:
@@ -278,6 +278,10 @@ class Listener:
                 if not self._take_one():
                     break
             self._socket.close()
+
+    def contexts(self) -> list[Context]:
+        """Return what is known about the requests that are being answered; of an idle connection, nothing."""
+        return [context(connection.environ) for connection in list(self._connections.values())]
 
     def is_busy(self) -> bool:
         """Return whether there are connections."""

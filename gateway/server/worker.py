@@ -14,6 +14,7 @@ from typing import Any
 from gateway.http.draining import begin_drain
 from gateway.server.listener import Listener
 from gateway.server.response import Application
+from gateway.server.streams import watch_streams
 
 OPEN_FILES = 65536
 FILES_PER_CONNECTION = 5  # at most: itself, its body's file, the upstream's, and two by which libcurl wakes itself
@@ -70,6 +71,7 @@ class Worker:
             queue_timeout=self._options.queue_timeout,
             keep_alive=self._options.keep_alive,
         )
+        watch_streams(self._application, listener.contexts)
         while not self._ending and os.getppid() == self._parent:
             self._watch(listener, 1.0)
         begin_drain()

@@ -43,6 +43,7 @@ class Running:
         self._log = directory / "gateway.log"
         command = [sys.executable, "-m", "gateway", "serve", "--host", "127.0.0.1", "--port", "0"]
         store = f"sqlite:///{directory}/blacklist.sqlite3"
+        self.store = flags[flags.index("--store") + 1] if "--store" in flags else store
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, "--upstream", upstream, "--store", store, *flags],

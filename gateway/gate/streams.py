@@ -1,0 +1,108 @@
+"""Responses under way end when their token is taken back, and when it expires: no stream outlives its token."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+from gateway.auth.tokens import Token, Verifier
+from gateway.blacklist.rules import Blacklist
+from gateway.http.problems import Problem, StoreUnavailable
+from gateway.http.wsgi import Context
+
+log = logging.getLogger("gateway.streams")
+
+KEYS_AT_ONCE = 100  # in one question to the store
+# A store that fails once may be failing over. After the second failure in a row nobody can tell any more which of the
+# streams has been taken back, so all of them end.
+FAILURES_ALLOWED = 1
+
+
+class Streams:
+    """Asks about all streams of a process at once, every `seconds`."""
+
+    def __init__(self, verifier: Verifier, blacklist: Blacklist, seconds: float) -> None:
+        self.seconds = seconds
+        self._verifier = verifier
+        self._blacklist = blacklist
+        self._mark = ""  # of the store's newest change that was looked at
+        self._failures = 0
+
+    def check(self, under_way: Callable[[], Iterable[Context]]) -> None:
+        """Cut off those whose token may not pass any more. For one thread, which may wait.
+
+        The store's changes are read before `under_way` is asked for the requests being answered: one that was let
+        through before a change is among them, one that comes after it has been refused.
+        """
+        try:
+            mark, changed = self._blacklist.store.changes(self._mark)
+            live = [(about, token) for about in under_way() if (token := _token_of(about))]
+            self._cut_expired(live)
+            self._cut_blacklisted(live, changed)
+            self._mark, self._failures = mark, 0
+        except StoreUnavailable:
+            self._failures += 1
+            if self._failures > FAILURES_ALLOWED:
+                self._cut_all(under_way())
+
+    def _cut_expired(self, live: list[tuple[Context, Token]]) -> None:
+        for about, token in live:
+            if self._verifier.has_expired(token):
+                _cut(about, "token-expired")
+
+    def _cut_blacklisted(self, live: list[tuple[Context, Token]], changed: frozenset[str] | None) -> None:
+        """Ask about the streams that one of the changed keys may concern; about all, where those are not known."""
+        if changed is not None and not changed:
+            return
+        concerned: defaultdict[str, list[tuple[Context, Token]]] = defaultdict(list)
+        for stream in live:
+            for key in self._blacklist.lookup_keys(stream[1]):
+                if changed is None or key in changed:
+                    concerned[key].append(stream)
+        for key in self._found(list(concerned)):
+            for about, token in concerned[key]:
+                if self._blacklist.has(token):
+                    _cut(about, "token-blacklisted")
+
+    def _found(self, keys: list[str]) -> Iterator[str]:
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            yield from {entry.key for entry in self._blacklist.store.find(keys[start : start + KEYS_AT_ONCE])}
+
+    def _cut_all(self, under_way: Iterable[Context]) -> None:
+        live = [about for about in under_way if _token_of(about)]
+        if live:
+            log.warning("%d streams are cut off: the blacklist store does not answer", len(live))
+        for about in live:
+            _cut(about, "store-unavailable")
+
+    def checked(self, body: Iterable[bytes], token: Token) -> Iterator[bytes]:
+        """Return the body of an answer, which ends with a `Problem` once the token may not pass any more.
+
+        For servers that cannot cut a response off: looked at between two parts, so not while none comes.
+        """
+        looked = time.monotonic()
+        try:
+            for part in body:
+                if time.monotonic() - looked >= self.seconds:
+                    looked = time.monotonic()
+                    if self._verifier.has_expired(token):
+                        raise Problem("token-expired")
+                    if self._blacklist.has(token):
+                        raise Problem("token-blacklisted")
+                yield part
+        finally:
+            if hasattr(body, "close"):
+                body.close()
+
+
+def _token_of(about: Context) -> Token | None:
+    """Return the token of a request that has been passed on; the gateway's own answers are short."""
+    token = about.token
+    return token if isinstance(token, Token) and about.cut and about.target and not about.target.is_own else None
+
+
+def _cut(about: Context, code: str) -> None:
+    if about.cut:
+        about.cut(code)

@@ -1,0 +1,42 @@
+"""Has the application look after the responses that are under way."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from threading import Thread
+from typing import Protocol
+
+from gateway.http.wsgi import Context
+from gateway.server.response import Application
+
+log = logging.getLogger("gateway.server")
+
+# Of the time between two checks: what is taken back right after one is cut off before the time is over.
+SHARE = 0.8
+
+
+class Streams(Protocol):
+    """What an application has as its attribute `streams`, if it wants to end responses that are under way."""
+
+    seconds: float
+
+    def check(self, under_way: Callable[[], Iterable[Context]]) -> None:
+        """Cut off what must not go on; called every `seconds` at the latest, by a thread that may wait."""
+
+
+def watch_streams(application: Application, under_way: Callable[[], Iterable[Context]]) -> None:
+    """Start the thread that has the application check its streams, if it wants to."""
+    streams: Streams | None = getattr(application, "streams", None)
+    if streams is not None:
+        Thread(target=_watch, args=(streams, under_way), name="gateway-streams", daemon=True).start()
+
+
+def _watch(streams: Streams, under_way: Callable[[], Iterable[Context]]) -> None:
+    while True:
+        time.sleep(streams.seconds * SHARE)
+        try:
+            streams.check(under_way)
+        except Exception:
+            log.exception("the streams could not be checked")

@@ -40,7 +40,8 @@ class Streams:
             mark, changed = self._blacklist.store.changes(self._mark)
             live = [(about, token) for about in under_way() if (token := _token_of(about))]
             self._cut_expired(live)
-            self._cut_blacklisted(live, changed)
+            # At first nobody knows what came before.
+            self._cut_blacklisted(live, changed if self._mark else None)
             self._mark, self._failures = mark, 0
         except StoreUnavailable:
             self._failures += 1

@@ -64,8 +64,8 @@ class Streams:
                     concerned[key].append(stream)
         for key in self._found(list(concerned)):
             for about, token in concerned[key]:
-                if self._blacklist.has(token):
-                    _cut(about, "token-blacklisted")
+                if problem := self._blacklist.refusal(token):
+                    _cut(about, problem.code)
 
     def _found(self, keys: list[str]) -> Iterator[str]:
         for start in range(0, len(keys), KEYS_AT_ONCE):
@@ -90,8 +90,8 @@ class Streams:
                     looked = time.monotonic()
                     if self._verifier.has_expired(token):
                         raise Problem("token-expired")
-                    if self._blacklist.has(token):
-                        raise Problem("token-blacklisted")
+                    if problem := self._blacklist.refusal(token):
+                        raise problem
                 yield part
         finally:
             if hasattr(body, "close"):

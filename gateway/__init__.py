@@ -1,5 +1,10 @@
 """A gateway that lets stateless JWTs be taken back."""
 
+import os
+
+if not hasattr(os, "fork"):
+    raise ImportError("the gateway needs a POSIX system: on Windows, run it in WSL or in Docker")
+
 from gateway.app import Gateway, build_app, observe
 from gateway.config.settings import Settings
 from gateway.http.problems import Problem

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 FUZZ_SECONDS ?= 60
+# A lock whose versions replace others for the tests: .ci/versions names requirements/lowest.lock.
+OLDEST ?=
 PYTEST := $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 # Extras stay: pip 23 takes `coverage[toml]` for another package than `coverage`, unpinned.
@@ -9,10 +11,10 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --no-strip-extras --pytho
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow check lint types cover bench fuzz audit sbom release proxies lock clean
+.PHONY: help run test slow check versions lint types cover bench fuzz audit sbom release proxies lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/run.stamp  ## start the sample upstream and the gateway, and print the story as curl lines
 	@exec $(VENV)/bin/gateway demo
@@ -23,10 +25,14 @@ test: $(VENV)/dev.stamp  ## run every test that needs no extra server
 slow: $(VENV)/dev.stamp  ## run the tests that take long or need a server: redis, nginx, haproxy, caddy, newman (npm ci)
 	$(PYTEST) -m slow
 
-check: lint types test slow  ## all of what CI runs but the containers
+check: lint types test slow versions  ## all of what CI runs but the containers
 
-lint: $(VENV)/dev.stamp  ## ruff
+versions:  ## run the fast tests with every other Python that is here, and with the oldest libraries allowed
+	.ci/versions $(VENV)
+
+lint: $(VENV)/dev.stamp  ## ruff: rules and formatting
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 
 types: $(VENV)/dev.stamp  ## mypy, strict
 	$(VENV)/bin/mypy
@@ -67,6 +73,7 @@ lock: $(VENV)/dev.stamp  ## compile the lock files anew from pyproject.toml
 	$(LOCK) --upgrade pyproject.toml --all-extras --group dev -o requirements/dev.lock
 	$(LOCK) pyproject.toml --all-extras -c requirements/dev.lock -o requirements/runtime.lock
 	$(LOCK) --upgrade requirements/proxies.in -o requirements/proxies.lock
+	$(LOCK) pyproject.toml --all-extras --resolution lowest-direct -o requirements/lowest.lock
 	$(LOCK) upstream/requirements.in -c requirements/dev.lock -o upstream/requirements.txt
 
 clean:  ## remove what the other targets made
@@ -88,9 +95,11 @@ $(VENV)/tools.stamp: | $(VENV)/bin/python
 # The lock holds every package by hash, what builds the source-only ones included: nothing else is fetched.
 $(VENV)/%.stamp: pyproject.toml requirements/build.lock | $(VENV)/bin/python
 	$(PIP) install --require-hashes -r requirements/build.lock
-	$(PIP) install --require-hashes --no-build-isolation $(foreach lock,$(filter-out pyproject.toml requirements/build.lock,$^),-r $(lock))
+	set -e; for lock in $(filter-out pyproject.toml requirements/build.lock,$^); do \
+		$(PIP) install --require-hashes --no-build-isolation -r $$lock; \
+	done
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/run.stamp: requirements/runtime.lock upstream/requirements.txt
-$(VENV)/dev.stamp: requirements/dev.lock
+$(VENV)/dev.stamp: requirements/dev.lock $(OLDEST)

@@ -17,7 +17,7 @@ from benchmarks.bench import HERE, PEERS_BIN
 from benchmarks.processes import LOAD, TESTED
 from benchmarks.tokens import USERS
 
-OWN = ("waitress", "werkzeug", "pycurl", "PyJWT", "cryptography", "requests", "redis")
+OWN = ("werkzeug", "pycurl", "PyJWT", "cryptography", "requests", "redis")
 PEERS = ("Flask", "Flask-JWT-Extended", "gunicorn", "requests", "Werkzeug", "PyJWT")
 PROGRAMS = {
     "node": "--version",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from gateway.auth.fetch import FetchPolicy
 from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import Snapshot
-from gateway.http.blocking import about_to_wait
+from gateway.http.blocking import blocking
 from gateway.http.problems import Problem
 
 
@@ -91,8 +91,7 @@ class WatchedKeys:
         All who wait share one patience: however many tokens that nothing verifies are sent while the
         provider hangs, they hold our threads for one patience per cool-down.
         """
-        about_to_wait()
-        with self._changed:
+        with blocking(), self._changed:
             elapsed = self._now() - self._asked_at
             if not 0 <= elapsed < self._policy.cool_down:
                 elapsed = 0

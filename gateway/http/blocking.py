@@ -74,12 +74,3 @@ class Watchdog:
 
 def _members(stack: str) -> dict[str, dict[str, str]]:
     return {"record": {"stack": stack}}
-
-
-# What they were called before.
-on_waiting = on_blocking
-
-
-def about_to_wait() -> None:
-    """Let another thread work: this one is about to wait."""
-    _blocking.__enter__()

@@ -7,13 +7,13 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import Any
 
 import pytest
 from recorder import Client, exchange, request, served, until
 
-from gateway.http.blocking import about_to_wait
+from gateway.http.blocking import blocking
 from gateway.http.wsgi import context
 from gateway.server import listener as module
 from gateway.server.turns import Turns
@@ -139,12 +139,11 @@ def test_requests_that_came_with_the_one_that_pauses_are_answered_after_it(pipe:
         assert re.findall(rb"(\d) times", client.read_all()) == [b"1", b"0", b"0"]
 
 
-def blocking(released: threading.Event, *, tells: bool) -> App:
+def waiting_for(released: threading.Event, *, tells: bool) -> App:
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/wait":
-            if tells:
-                about_to_wait()
-            released.wait(PATIENCE)
+            with blocking() if tells else nullcontext():
+                released.wait(PATIENCE)
         start("200 OK", [])
         return [b"done"]
 
@@ -157,7 +156,7 @@ def test_while_one_thread_waits_another_works(tells: bool, monkeypatch: pytest.M
     if tells:
         monkeypatch.setattr(module, "TICK_SECONDS", PATIENCE)
     released = threading.Event()
-    with served(blocking(released, tells=tells), threads=3) as port, ExitStack() as stack:
+    with served(waiting_for(released, tells=tells), threads=3) as port, ExitStack() as stack:
         waiting = [stack.enter_context(Client(port, request("GET /wait"))) for _ in range(2)]
         with Client(port, request("GET /")) as other:
             assert other.read_all().endswith(b"done")
@@ -169,7 +168,7 @@ def test_while_one_thread_waits_another_works(tells: bool, monkeypatch: pytest.M
 def test_who_waits_too_long_for_a_thread_counts_as_overload(tells: bool) -> None:
     """Both of the threads there are wait; the timer's stands in, and has the rest answered."""
     released = threading.Event()
-    blocks = blocking(released, tells=tells)
+    blocks = waiting_for(released, tells=tells)
 
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         if context(environ).overloaded:
@@ -207,7 +206,3 @@ def test_the_turn_is_one_threads_and_only_its_own_to_release() -> None:
     turns.revoke()
     turns.acquire()
     assert turns.is_mine()
-
-
-def test_whoever_waits_outside_the_server_has_nothing_to_give() -> None:
-    about_to_wait()

@@ -1,7 +1,7 @@
 """Every command and every snippet of the README and docs/ is run, as it stands there but for places and ports.
 
 Those of docs/operations.md are in test_operations.py, the README's in test_shells.py, the programs of docs/clients.md
-in test_clients.py, the settings of docs/redis.md's server in test_redis_store.py.
+in test_pages_of_clients.py, the settings of docs/redis.md's server in test_redis_store.py.
 The benchmarks that docs/scale.md names take minutes, and are run by who changes its figures.
 """
 

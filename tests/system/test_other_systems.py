@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from signal import SIGTERM
 
-import pytest
 from helpers import SECRET, mint
 from recorder import Recorder, ok, until
 from running import ROOT, fetch
@@ -59,7 +58,6 @@ def test_an_app_is_wrapped(tmp_path: Path) -> None:
     assert done.stdout.split() == ["200", "200", "401"], done.stderr
 
 
-@pytest.mark.xfail(not (ROOT / "gateway/server/poller.py").exists(), reason="the server knows epoll alone")
 def test_the_gateway_serves_counts_and_ends(tmp_path: Path) -> None:
     flags = ["--host", "127.0.0.1", "--port", "0", "--metrics-port", "0", "--workers", "2"]
     log = tmp_path / "log"

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
+from gateway.http.blocking import blocking
 from gateway.http.problems import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,9 @@ class Probe:
         """Return if the last outcome was good. Raises what `ask` raised."""
         if not self._is_fresh():
             # While another thread asks, the outcome before counts: nobody waits for it but whoever is first.
-            if self._lock.acquire(timeout=0 if self._outcome else PATIENCE_SECONDS):
+            with blocking():
+                is_first = self._lock.acquire(timeout=0 if self._outcome else PATIENCE_SECONDS)
+            if is_first:
                 try:
                     if not self._is_fresh():
                         self._outcome = self._new_outcome()

@@ -19,7 +19,7 @@ from gateway.blacklist.stores.outage import Outage
 from gateway.blacklist.stores.redis.client import FAILURES, Connections, pack
 from gateway.blacklist.stores.redis.keys import CHANGE, GRACE_SECONDS, PREFIX, read_prefix
 from gateway.blacklist.stores.redis.primary import primary
-from gateway.http.blocking import about_to_wait
+from gateway.http.blocking import blocking
 from gateway.http.problems import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -74,16 +74,20 @@ class Server:
         """Return the answers, sure that they come from the primary and that the blacklist is the one we know."""
         age = time.monotonic() - self._checked
         if age > CHECK_SECONDS and _UNCHECKED not in self._said:
-            about_to_wait()
-            if self._checking.acquire(blocking=age > LATEST_CHECK_SECONDS):
-                try:
-                    if time.monotonic() - self._checked > CHECK_SECONDS:
-                        self._faults = list(self._config_faults())
-                finally:
-                    self._checking.release()
+            with blocking():
+                self._check_config_once(wait=age > LATEST_CHECK_SECONDS)
         if self._faults and not self._accept_lossy:
             raise self.outage.begin(LOOKUPS, "lossy", f"this Redis may forget: {', '.join(self._faults)}")
         return self._ask(*commands, again=again)
+
+    def _check_config_once(self, *, wait: bool) -> None:
+        """Look at the server's configuration, unless another thread does at this moment; `wait` for that one."""
+        if self._checking.acquire(blocking=wait):
+            try:
+                if time.monotonic() - self._checked > CHECK_SECONDS:
+                    self._faults = list(self._config_faults())
+            finally:
+                self._checking.release()
 
     def find(self, keys: Collection[str]) -> list[Any]:
         """Return the texts of entries."""
@@ -98,9 +102,9 @@ class Server:
         is_lookup = len(commands) == 1 and commands[0][0] == "MGET"
         all_commands = [(*commands[0], self.keys.generation)] if is_lookup else [*commands, generation_only]
         question = b"".join([pack(command) for command in all_commands]) + self._ask_head
-        about_to_wait()
         try:
-            answers = self._exchange(question, 1 + len(all_commands), is_lookup=is_lookup, again=again)
+            with blocking():
+                answers = self._exchange(question, 1 + len(all_commands), is_lookup=is_lookup, again=again)
         except (*FAILURES, HistoryLost) as error:
             raise self._fail(error, lookup=again) from error
         if self._failed_until:

@@ -19,7 +19,7 @@ from gateway.blacklist.stores.history import HistoryLost
 from gateway.blacklist.stores.outage import Outage
 from gateway.blacklist.stores.sqlite.file import FAILURES
 from gateway.blacklist.stores.sqlite.index import Identity, Index, Replaced, join, leave
-from gateway.http.blocking import about_to_wait
+from gateway.http.blocking import blocking
 
 BUSY_SECONDS = 2.0
 LOG_BYTES = 16 << 20  # a longer log is folded into the file: readers in turn would keep it growing for ever
@@ -94,17 +94,17 @@ def begin(conn: Connection) -> None:
     SQLite waits in steps that grow to 100 ms: of 32 writers some had no turn in 2 s. In steps
     this small all had, and made twice as many changes.
     """
-    about_to_wait()  # for others, and for the disk
     last_try = time.monotonic() + BUSY_SECONDS
     conn.execute("PRAGMA busy_timeout=0")
-    while True:
-        try:
-            conn.execute("BEGIN IMMEDIATE")
-            break
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > last_try:
-                raise
-        time.sleep(random.uniform(0, 0.002))  # noqa: S311 - apart from each other is all they must be
+    with blocking():  # for others; and for the disk, as this thread's turn is over until the change is made
+        while True:
+            try:
+                conn.execute("BEGIN IMMEDIATE")
+                break
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > last_try:
+                    raise
+            time.sleep(random.uniform(0, 0.002))  # noqa: S311 - apart from each other is all they must be
     conn.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
 
 
@@ -159,7 +159,8 @@ class Connections:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._open()
+            with blocking():
+                return self._open()
 
     def _open(self) -> Connection:
         if self._inherited:

@@ -195,6 +195,10 @@ class Blacklist:
 
     # How.
 
+    def record_acceptance(self, actor: Actor, **about: object) -> None:
+        """Note in the audit log that an operator took the store as it was."""
+        self._record("accept", actor, **about)
+
     def _applies(self, entry: Entry, token: Token) -> bool:
         if entry.claim is None and self._name_of(entry.issuer) not in (None, token.issuer.name):
             return False  # an admin of another issuer named the fingerprint

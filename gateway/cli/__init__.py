@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import click
 
-from gateway.cli import check, entries, poll, run, tokens, transfer
+from gateway.cli import accept, check, entries, poll, run, tokens, transfer
 from gateway.cli.options import UNAVAILABLE, USAGE, faults
 from gateway.config.announce import misspelled
 from gateway.http.problems import Problem
@@ -35,6 +35,7 @@ for command in (
     entries.status,
     entries.list_entries,
     entries.purge,
+    accept.accept_store,
     transfer.export,
     transfer.import_entries,
 ):

@@ -58,8 +58,8 @@ def revoke(
     if len(reason) > LONGEST_REASON:
         raise click.UsageError(f"--reason may have {LONGEST_REASON} characters")
     target = open_named(settings, **named)
-    _audit_here(settings)
-    _tell(target, _revoke(target, issued_before, whenever, until, _actor(reason)), as_json)
+    audit_here(settings)
+    _tell(target, _revoke(target, issued_before, whenever, until, actor(reason)), as_json)
 
 
 def _revoke(target: Named, issued_before: int | None, whenever: bool, until: int | None, actor: Actor) -> bool:
@@ -86,11 +86,11 @@ def _revoke(target: Named, issued_before: int | None, whenever: bool, until: int
 def restore(settings: Settings, as_json: bool, **named: Any) -> None:
     """Lift the entry of a TOKEN, or of a claim."""
     target = open_named(settings, **named)
-    _audit_here(settings)
+    audit_here(settings)
     if target.claim is not None:
-        changed = target.blacklist.remove_claims(target.issuer, *target.claim, _actor())
+        changed = target.blacklist.remove_claims(target.issuer, *target.claim, actor())
     else:
-        changed = target.blacklist.remove_fingerprint(target.issuer, target.fingerprint, _actor())
+        changed = target.blacklist.remove_fingerprint(target.issuer, target.fingerprint, actor())
     _tell(target, changed, as_json)
 
 
@@ -131,12 +131,13 @@ def purge(settings: Settings, as_json: bool) -> None:
         echo(f"in {store}", err=True)
 
 
-def _audit_here(settings: Settings) -> None:
+def audit_here(settings: Settings) -> None:
     """Have the audit's record go to standard error, in the format of the gateway's log."""
     configure_logging(settings.log_format, "info")
 
 
-def _actor(reason: str = "") -> Actor:
+def actor(reason: str = "") -> Actor:
+    """Return who acts on the command line."""
     # A container's user may have no name.
     return Actor(f"cli:{os.environ.get('USER') or os.getuid()}", "", reason)
 

@@ -191,6 +191,9 @@ class Store(Protocol):
     def count(self, later: int = 0) -> int:
         """Return about how many entries there are that will still be live in so many seconds, if nobody lifts them."""
 
+    def accept(self) -> None:
+        """Take the store as it is, for every gateway that refuses it for want of changes: an operator's decision."""
+
     def ping(self) -> None:
         """Return if the store answers and takes changes now."""
 

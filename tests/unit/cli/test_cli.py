@@ -34,6 +34,7 @@ COMMANDS = [
     "status",
     "list",
     "purge",
+    "accept-store",
     "export",
     "import",
 ]

@@ -1,0 +1,86 @@
+"""gateway accept-store: an operator takes the store as it is, although gateways know of changes that it lacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import IO, Any
+
+import click
+
+from gateway.app import build_blacklist
+from gateway.blacklist.keys import claim_key, token_key
+from gateway.cli.entries import actor, audit_here
+from gateway.cli.options import with_settings
+from gateway.cli.shown import echo, echo_json, store_name
+from gateway.config.settings import Settings
+
+_CHUNK = 100  # keys in one question
+
+Named = tuple[str, dict[str, Any]]  # an entry's key, and what the audit log says of it
+
+
+@click.command("accept-store")
+@with_settings("store")
+@click.option(
+    "--audit", type=click.File("r"), help="a gateway's log in JSON: tells which entries it has and the store lacks"
+)
+@click.option("--yes", is_flag=True, help="do not ask")
+@click.option("--reason", default="", help="for the audit log")
+def accept_store(settings: Settings, audit: IO[str] | None, yes: bool, reason: str) -> None:
+    """Take the store as it is, for all gateways that refuse it.
+
+    They refuse a copy that lacks changes they know of. What it lacks passes from then on: restore it first, with
+    `import` or by hand, if you can.
+    """
+    audit_here(settings)
+    blacklist = build_blacklist(settings, create=False)
+    store = blacklist.store
+    echo(f"{store_name(settings)} has {store.count()} live entries.", err=True)
+    missing: list[dict[str, Any]] = []
+    if audit:
+        named = _blacklisted(audit)
+        keys = list(named)
+        for start in range(0, len(keys), _CHUNK):
+            chunk = keys[start : start + _CHUNK]
+            found = {entry.key for entry in store.find(chunk)}
+            missing += [named[key] for key in chunk if key not in found]
+        for record in missing:
+            echo_json(record)
+        echo(f"It lacks {len(missing)} of the log's {len(named)} entries; some may have expired since.", err=True)
+    else:
+        echo("What it lacks is not known: --audit LOG compares it with a gateway's log.", err=True)
+    if not yes:
+        click.confirm("Whatever it lacks will pass. Take it as it is?", abort=True, err=True)
+    store.accept()
+    blacklist.record_acceptance(actor(reason), missing=len(missing) if audit else None)
+    echo("Accepted: every gateway takes the store at its next request.", err=True)
+
+
+def _blacklisted(log: IO[str]) -> dict[str, dict[str, Any]]:
+    """Return what the log's audit records have added and not removed since, by key."""
+    named: dict[str, dict[str, Any]] = {}
+    for line in log:
+        for key, record in _of_line(line):
+            if record.get("action") == "add":
+                named[key] = record
+            elif record.get("action") == "remove":
+                named.pop(key, None)
+    return named
+
+
+def _of_line(line: str) -> Iterator[Named]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return
+    if not isinstance(record, dict) or record.get("logger") != "gateway.audit":
+        return
+    if isinstance(record.get("fingerprint"), str):
+        yield token_key(record["fingerprint"]), record
+    claim, issuer = record.get("claim"), record.get("issuer")
+    if isinstance(claim, dict) and isinstance(issuer, str):
+        for name, values in claim.items():
+            for value in values if isinstance(values, list) else [values]:
+                if isinstance(value, str):
+                    yield claim_key(issuer, name, value), record

@@ -1,0 +1,146 @@
+"""A store that lost what was acknowledged: every worker of a running gateway refuses it, until an operator takes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from helpers import fingerprint, mint
+from outer_proxies import ROOT, ask, gateway
+from recorder import Recorder
+from redis_servers import SAFE, RedisServer
+from relay import Relay
+
+pytestmark = pytest.mark.slow
+
+COPY = """
+import sqlite3, sys
+source, target = (sqlite3.connect(path) for path in sys.argv[1:])
+source.backup(target)
+"""
+
+
+def bearer(token: str) -> tuple[str, str]:
+    return "Authorization", f"Bearer {token}"
+
+
+def verdicts(port: int, token: str, times: int = 40) -> Counter[str]:
+    told: Counter[str] = Counter()
+    for _ in range(times):
+        with suppress(OSError):  # the worker that had the connection has gone
+            answer = ask(port, "GET /info", bearer(token))
+            told["passed" if answer.status == 200 else answer.code] += 1
+    return told
+
+
+def workers(port: int) -> list[int]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        words = path.read_bytes().split(b"\0")
+        children = path.parent / f"task/{path.parent.name}/children"
+        if str(port).encode() in words and b"serve" in words and (found := children.read_text().split()):
+            return [int(child) for child in found]
+    raise AssertionError("no workers")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "gateway", *arguments]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+
+def copy(source: Path, target: Path) -> None:
+    subprocess.run([sys.executable, "-c", COPY, str(source), str(target)], check=True)
+
+
+def assert_nobody_lets_it_through(port: int, token: str) -> None:
+    assert set(verdicts(port, token)) == {"store-unavailable"}
+    os.kill(workers(port)[0], signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while len(workers(port)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert set(verdicts(port, token)) == {"store-unavailable"}
+    assert {ask(port, "GET /-/ready").status for _ in range(10)} == {503}
+
+
+def test_an_older_copy_of_the_file_is_refused_by_all_workers_until_an_operator_accepts_it(tmp_path: Path) -> None:
+    path = tmp_path / "blacklist.sqlite3"
+    with ExitStack() as stack:
+        api = stack.enter_context(Recorder())
+        port = stack.enter_context(gateway(tmp_path, store=f"sqlite:///{path}", upstream=api.url, workers=2))
+        first, second = mint(jti="first"), mint(jti="second")
+        assert ask(port, "POST /blacklist", bearer(first)).status == 200
+        copy(path, tmp_path / "older")
+        assert ask(port, "POST /blacklist", bearer(second)).status == 200
+        copy(tmp_path / "older", path)
+        assert_nobody_lets_it_through(port, second)
+        log = tmp_path / "log"
+        record = {"logger": "gateway.audit", "action": "add", "fingerprint": fingerprint(second)}
+        kept = {"logger": "gateway.audit", "action": "add", "fingerprint": fingerprint(first)}
+        log.write_text("".join(json.dumps(each) + "\n" for each in (kept, record)) + "no JSON\n")
+        url = f"sqlite:///{path}"
+        refused = run("accept-store", "--store", url)  # nobody says yes
+        assert refused.returncode != 0
+        assert set(verdicts(port, second, 5)) == {"store-unavailable"}
+        accepted = run("accept-store", "--store", url, "--audit", str(log), "--yes", "--reason", "drill")
+        assert accepted.returncode == 0, accepted.stderr
+        assert json.loads(accepted.stdout) == record
+        assert "It lacks 1 of the log's 2 entries" in accepted.stderr
+        assert '"action":"accept"' in accepted.stderr
+        assert set(verdicts(port, second)) == {"passed"}
+        assert set(verdicts(port, first)) == {"token-blacklisted"}
+
+
+def test_a_wiped_table_is_refused_by_all_workers_also_by_those_that_start_later(tmp_path: Path) -> None:
+    path = tmp_path / "blacklist.sqlite3"
+    with ExitStack() as stack:
+        api = stack.enter_context(Recorder())
+        port = stack.enter_context(gateway(tmp_path, store=f"sqlite:///{path}", upstream=api.url, workers=2))
+        token = mint(jti="first")
+        assert ask(port, "POST /blacklist", bearer(token)).status == 200
+        wipe = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None).execute('DELETE FROM unnamed')"
+        subprocess.run([sys.executable, "-c", wipe, str(path)], check=True)
+        assert_nobody_lets_it_through(port, token)
+
+
+def test_a_file_holds_all_that_was_acknowledged_once_the_gateway_has_ended(tmp_path: Path) -> None:
+    path, alone = tmp_path / "blacklist.sqlite3", tmp_path / "alone.sqlite3"
+    tokens = [mint(jti=str(number)) for number in range(20)]
+    with Recorder() as api:
+        with gateway(tmp_path, store=f"sqlite:///{path}", upstream=api.url, workers=2) as port:
+            for token in tokens:
+                assert ask(port, "POST /blacklist", bearer(token)).status == 200
+        alone.write_bytes(path.read_bytes())  # without log and index
+        with gateway(tmp_path, store=f"sqlite:///{alone}", upstream=api.url) as port:
+            assert {verdict for token in tokens for verdict in verdicts(port, token, 1)} == {"token-blacklisted"}
+
+
+def test_a_failover_that_lost_a_change_is_refused_although_the_number_is_level_again(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        api = stack.enter_context(Recorder())
+        primary = stack.enter_context(RedisServer())
+        relay = stack.enter_context(Relay(primary.port))
+        port = stack.enter_context(gateway(tmp_path, store=relay.url, upstream=api.url, workers=2))
+        replica = stack.enter_context(RedisServer(*SAFE, "--replicaof", "127.0.0.1", primary.port))
+        with primary.client() as client:
+            client.set("mark", "1")
+            assert client.wait(1, 20_000) == 1
+        replica.ask("REPLICAOF", "NO", "ONE")
+        token = mint(jti="lost")
+        assert ask(port, "POST /blacklist", bearer(token)).status == 200
+        other = stack.enter_context(gateway(tmp_path, store=replica.url, upstream=api.url))
+        for number in range(3):
+            assert ask(other, "POST /blacklist", bearer(mint(jti=f"{number}"))).status == 200
+        relay.behind = replica.port
+        relay.cut()
+        assert_nobody_lets_it_through(port, token)
+        assert run("accept-store", "--store", replica.url, "--yes").returncode == 0
+        time.sleep(0.3)
+        assert set(verdicts(port, token)) == {"passed"}

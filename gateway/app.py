@@ -153,7 +153,9 @@ def _operators_pages(settings: Settings, blacklist: Blacklist, issuers: Sequence
         "/-/live": live,
         "/-/ready": readiness(_not_draining, blacklist.store.ping, *(issuer.keys.current for issuer in issuers)),
         "/-/openapi.json": description(),
-        **(console_pages() if settings.console else {}),
+        **(
+            console_pages(_claims(settings), settings.cut_off_claims, settings.admin_claims) if settings.console else {}
+        ),
         **(metadata_pages(settings.resource, names) if settings.resource else {}),
     }
 

@@ -79,14 +79,21 @@ class Verifier:
     def verify(self, text: str) -> Token:
         """Return the token if it is genuine and valid now. Raises `Problem` saying why it is not."""
         token = self.genuine(text)
-        if self._max_age is not None and "iat" not in token.claims:
-            raise Problem("missing-claim", "The token lacks the claim iat.")
-        if self.has_expired(token):
-            too_old = self._now() < token.expires_at + self._leeway
-            raise Problem("token-expired", "The token was issued too long ago." if too_old else "")
-        if token.valid_from > self._now() + self._leeway:
-            raise Problem("token-not-yet-valid")
+        code, detail = self._fault(token)
+        if code:
+            raise Problem(code, detail, log={"issuer": token.issuer.name, "fingerprint": token.fingerprint})
         return token
+
+    def _fault(self, token: Token) -> tuple[str, str]:
+        """Return the code and detail of why the token is not valid now, both empty where it is."""
+        if self._max_age is not None and "iat" not in token.claims:
+            return "missing-claim", "The token lacks the claim iat."
+        if self.has_expired(token):
+            is_only_old = self._now() < token.expires_at + self._leeway
+            return "token-expired", "The token was issued too long ago." if is_only_old else ""
+        if token.valid_from > self._now() + self._leeway:
+            return "token-not-yet-valid", ""
+        return "", ""
 
     def genuine(self, text: str) -> Token:
         """Return the token if it is genuine, whatever the time. Raises `Problem` saying why it is not."""

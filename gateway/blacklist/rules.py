@@ -102,13 +102,13 @@ class Blacklist:
         entries = self.entries_against(token)
         if not entries:
             return None
-        cut_offs = [entry.issued_before for entry in entries]
+        cut_offs, log = [entry.issued_before for entry in entries], {"issuer": token.issuer.name}
         if self._rules.by_auth_time and "auth_time" in token.claims and None not in cut_offs:
             latest = max(cut_off for cut_off in cut_offs if cut_off is not None)
             # A new sign-in helps, unless the subject is locked out until later.
             if latest <= self.cut_off_now():
-                return Problem("sign-in-required", max_age=max(0, math.floor(self._now()) - latest))
-        return Problem("token-blacklisted")
+                return Problem("sign-in-required", max_age=max(0, math.floor(self._now()) - latest), log=log)
+        return Problem("token-blacklisted", log=log)
 
     def find_claims(self, issuer: str, name: str, values: Iterable[str]) -> list[Entry]:
         """Return the live entries for the claim with one of these values."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 
 from gateway.http.wsgi import App
@@ -19,11 +21,30 @@ _POLICY = (
 )
 
 
-def console_pages() -> dict[str, App]:
-    """Return the console's resources by path; none needs a token, for none tells anything."""
-    return {path: _page(*described) for path, described in _FILES.items()}
+def console_pages(
+    claims: Sequence[str] = ("sub", "sid", "jti"),
+    cut_off_claims: Collection[str] = ("sub",),
+    admin_claims: Sequence[str] = ("scope", "scp"),
+) -> dict[str, App]:
+    """Return the console's resources by path; none needs a token, for none tells anything but claims' names.
+
+    They are the claims that can be blacklisted, those of them that get a cut-off, and those in which scopes stand.
+    """
+    # What a person is logged out by comes first.
+    ordered = sorted(claims, key=lambda name: name not in cut_off_claims)
+    filled = {
+        "<!-- claims -->": "".join(
+            f"<option{' data-cut-off' if name in cut_off_claims else ''}>{html.escape(name)}</option>"
+            for name in ordered
+        ),
+        "<!-- admin claims -->": html.escape(" ".join(admin_claims)),
+    }
+    return {path: _page(*described, filled) for path, described in _FILES.items()}
 
 
-def _page(name: str, media_type: str) -> App:
-    body = files(__name__).joinpath(name).read_bytes()
-    return page(body, media_type, ("Content-Security-Policy", _POLICY), ("Referrer-Policy", "no-referrer"))
+def _page(name: str, media_type: str, filled: dict[str, str]) -> App:
+    text = files(__name__).joinpath(name).read_text("utf-8")
+    for place, content in filled.items():
+        text = text.replace(place, content)
+    fields = ("Content-Security-Policy", _POLICY), ("Referrer-Policy", "no-referrer")
+    return page(text.encode(), media_type, *fields)

@@ -10,14 +10,20 @@ async function ask(method, path, body) {
   try {
     const answer = await fetch(path, {
       method, cache: "no-store", credentials: "omit", redirect: "error",
-      headers: { Authorization: `Bearer ${token()}`, ...(body && { "Content-Type": "application/json" }) },
-      body: body && JSON.stringify(body),
+      headers: { Authorization: `Bearer ${token()}` },
+      body: body && new URLSearchParams(body), // a form: there a number and its text are the same
     });
     const text = await answer.text();
-    return { ...(text && JSON.parse(text)), ok: answer.ok };
+    return { ...(text && exact(text)), ok: answer.ok };
   } catch {
     return { ok: false, detail: "The gateway cannot be reached." };
   }
+}
+
+// Read JSON, with numbers that JavaScript would round left as text.
+function exact(text) {
+  return JSON.parse(text.replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, (found) =>
+    found.startsWith('"') || String(Number(found)) === found ? found : JSON.stringify(found)));
 }
 
 // The token: what it says, and what the gateway says of it.
@@ -25,19 +31,31 @@ async function ask(method, path, body) {
 async function show() {
   const mine = ++turn, pasted = token();
   const [header, claims] = pasted.split(".").map(decoded);
-  times = claims && { from: claims.iat ?? claims.nbf, to: claims.exp };
+  times = claims && { from: seconds(claims.iat ?? claims.nbf), to: seconds(claims.exp) };
   $("hint").hidden = pasted;
   $("contents").hidden = !header && !claims;
   $("claims").replaceChildren(...rows("Claims", claims), ...rows("Header", header));
   tick();
   const decision = await decide(pasted);
   if (mine !== turn) return;
-  const blacklisted = decision.type === "urn:jwt-gateway:token-blacklisted";
+  const blacklisted = ["token-blacklisted", "sign-in-required"].some((code) => decision.type === `urn:jwt-gateway:${code}`);
   say("verdict", decision.ok, decision.ok ? "The gateway lets this token through." : decision.detail);
   $("actions").hidden = !decision.ok && !blacklisted;
   $("blacklist").disabled = blacklisted;
   $("restore").disabled = !blacklisted;
-  await showAdmin(mine, Boolean(decision.ok && claims?.scope));
+  await explain(mine, blacklisted);
+  const scoped = $("admin").dataset.scopesIn.split(" ").some((name) => claims && (name in claims || name.split(".")[0] in claims));
+  await showAdmin(mine, Boolean(decision.ok && scoped));
+}
+
+// Say which entries blacklist the token: what kind they are, and more where the gateway tells.
+async function explain(mine, blacklisted) {
+  const state = blacklisted ? await ask("GET", "/blacklist") : { ok: false };
+  if (mine !== turn) return;
+  $("against").hidden = !state.ok;
+  $("against").replaceChildren(...(state.entries || []).map((entry) => made("li", entry.kind
+    ? (entry.kind === "token" ? "It was taken back itself." : "All tokens with one of its claims were taken back.")
+    : `${named(entry)}: by ${entry.by}, ${moment(entry.created_at)}${entry.reason && `, ${entry.reason}`}`)));
 }
 
 async function decide(pasted) {
@@ -49,7 +67,7 @@ async function decide(pasted) {
 function decoded(part) {
   try {
     const bytes = Uint8Array.from(atob(part.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
-    const members = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    const members = exact(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
     return typeof members === "object" ? members : null;
   } catch {
     return null;
@@ -62,9 +80,13 @@ function rows(title, members) {
   heading.colSpan = 2;
   return [made("tr", "", heading), ...Object.entries(members).map(([name, value]) => {
     const row = made("tr", "", made("th", name), made("td", typeof value === "string" ? value : JSON.stringify(value)));
-    if (["iat", "nbf", "exp"].includes(name) && typeof value === "number") row.lastChild.append(made("small", moment(value * 1000)));
+    if (["iat", "nbf", "exp", "auth_time"].includes(name) && seconds(value)) row.lastChild.append(made("small", moment(value * 1000)));
     return row;
   })];
+}
+
+function seconds(value) {
+  return value !== "" && isFinite(value) ? Number(value) : undefined;
 }
 
 // Draw the time left: all of it when the token is fresh, none when it has expired.
@@ -109,6 +131,11 @@ async function showAdmin(mine, scoped = true) {
   $("admin").hidden = !page.ok;
   if (!page.ok) return;
   [entries, cursor] = [page.entries, page.next_cursor];
+  $("issuers").replaceChildren(...[...new Set(entries.map((entry) => entry.issuer))].map((issuer) => {
+    const option = made("option", "");
+    option.value = issuer;
+    return option;
+  }));
   list();
   await chart();
 }
@@ -129,37 +156,59 @@ function list() {
 }
 
 function entryRow(entry) {
-  const [[name, value]] = Object.entries(entry.claim || { "": "" });
-  const what = entry.claim ? `${name} ${JSON.stringify(value)}` : `token ${entry.fingerprint.slice(0, 12)}…`;
-  const until = entry.expires_at ? moment(entry.expires_at) : "it is lifted";
-  const cells = { what, since: moment(entry.created_at), until, by: entry.by, for: entry.reason };
+  const what = named(entry), until = entry.expires_at ? moment(entry.expires_at) : "it is lifted";
+  const before = entry.issued_before === null ? (entry.claim ? "any time" : "") : moment(entry.issued_before * 1000);
+  const cells = {
+    what, of: entry.issuer, "issued before": before, since: moment(entry.created_at), until, by: entry.by, for: entry.reason,
+  };
   const row = made("tr", "", ...Object.entries(cells).map(([name, text]) => made("td", text)), made("td", ""));
   Object.keys(cells).forEach((name, place) => (row.cells[place].dataset.name = name));
-  if (entry.claim) {
-    const lift = made("button", "Lift");
-    lift.setAttribute("aria-label", `Lift ${what}`);
-    lift.onclick = async () => { await ask("DELETE", "/blacklist", entry.claim); await showAdmin(turn); };
-    row.lastChild.append(lift);
-  }
+  const lift = made("button", "Lift");
+  lift.setAttribute("aria-label", `Lift ${what}`);
+  lift.onclick = async () => {
+    const place = row.sectionRowIndex;
+    await ask("DELETE", "/blacklist", { ...(entry.claim || { fingerprint: entry.fingerprint }), issuer: entry.issuer });
+    await showAdmin(turn);
+    const left = $("entries").rows;
+    (left[Math.min(place, left.length - 1)]?.querySelector("button") || $("search")).focus();
+  };
+  row.lastChild.append(lift);
   return row;
+}
+
+function named(entry) {
+  const [[name, value]] = Object.entries(entry.claim || { "": "" });
+  return entry.claim ? `${name} ${JSON.stringify(value)}` : `token ${entry.fingerprint.slice(0, 12)}…`;
 }
 
 async function logOut(event) {
   event.preventDefault();
-  const [name, value, reason] = [$("claim").value, $("value").value, $("reason").value];
-  let answer;
-  for (const each of values(value)) {
-    answer = await ask("POST", "/blacklist", { [name]: each, ...(reason && { reason }) });
-    if (!answer.ok) break;
-  }
-  say("logged-out", answer.ok, answer.ok ? `Every token with ${name} ${value} issued until now is blacklisted.` : answer.detail);
-  if (answer.ok) event.target.reset();
+  const [name, value, which] = [$("claim").value, $("value").value, $("which").value];
+  const epoch = (id) => Math.ceil(new Date($(id).value).getTime() / 1000);
+  const before = { all: () => "null", now: () => Math.floor(Date.now() / 1000) + 1, moment: () => epoch("before") }[which];
+  const members = {
+    [name]: value, issued_before: before?.(), until: $("until").value && epoch("until"),
+    issuer: $("issuer").value, reason: $("reason").value,
+  };
+  const answer = await ask("POST", "/blacklist", Object.fromEntries(Object.entries(members).filter(([, text]) => text)));
+  const usual = Math.abs(answer.issued_before - Date.now() / 1000) < 400;
+  const told = answer.issued_before === null ? "" : usual ? " issued until now" : ` issued before ${moment(answer.issued_before * 1000)}`;
+  say("logged-out", answer.ok, answer.ok ? `Every token with ${name} ${value}${told} is blacklisted.` : answer.detail);
+  if (answer.ok) { event.target.reset(); explainWhich(); }
   await show();
 }
 
-// "7001" and 7001 are different claims, and whoever logs 7001 out means both.
-function values(text) {
-  return String(Number(text)) === text && isFinite(text) ? [text, Number(text)] : [text];
+// Say what the choice means for the claim that is chosen.
+function explainWhich() {
+  const usual = $("claim").selectedOptions[0]?.hasAttribute("data-cut-off") ? "now" : "all";
+  const which = $("which").value || usual;
+  $("before-label").hidden = which !== "moment";
+  $("before").required = which === "moment";
+  $("which-note").textContent = {
+    now: "A token that is issued later passes: a person may sign in again.",
+    all: "What has ended does not come back: a token that is issued later is refused, too.",
+    moment: "A moment in the future locks the subject out until then.",
+  }[which];
 }
 
 async function chart() {
@@ -198,6 +247,8 @@ $("clear").addEventListener("click", () => { $("token").value = ""; $("token").f
 $("blacklist").addEventListener("click", () => change("POST"));
 $("restore").addEventListener("click", () => change("DELETE"));
 $("logout").addEventListener("submit", logOut);
+for (const id of ["claim", "which"]) $(id).addEventListener("change", explainWhich);
 $("search").addEventListener("input", list);
 $("more").addEventListener("click", more);
+explainWhich();
 setInterval(tick, 1000);

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 from helpers import ABSENT, ISSUER, NOW, SECRET, Api, Clock, assert_refused, fingerprint, mint, sign
-from redis_servers import RedisServer
+from redis_servers import RedisServer, be_patient
 
 from gateway import Gateway, Settings
 
@@ -27,10 +27,13 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.slow)])
-def make(request: pytest.FixtureRequest, upstream: Any, clock: Clock, store_url: str) -> Iterator[Make]:
+def make(
+    request: pytest.FixtureRequest, upstream: Any, clock: Clock, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Make]:
     """Return a maker of clients of gateways with the given settings, all over one store."""
     url, made = store_url, []
     if request.param == "redis":
+        be_patient(monkeypatch)
         server: RedisServer = request.getfixturevalue("redis_server")
         server.ask("FLUSHALL")
         url = server.url

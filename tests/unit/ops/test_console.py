@@ -12,6 +12,8 @@ from helpers import assert_refused, mint
 from recorder import Recorder, ok
 from running import Running
 
+from gateway.ops.console import console_pages
+
 pytestmark = pytest.mark.slow
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
@@ -192,6 +194,45 @@ def test_an_admin_sees_entries_searches_them_and_lifts_one(page: Page, gateway: 
     page["entries"].find_element(By.TAG_NAME, "button").click()
     page.wait_for(lambda: page.entries == [])
     assert gateway.get("/blacklist?sub=3007", admin).json["blacklisted"] is False
+
+
+def test_a_number_keeps_its_digits_and_what_blacklists_it_is_told(page: Page, gateway: Running) -> None:
+    sub = 12345678901234567890
+    victim, admin = fresh(sub=sub), fresh(sub="root", scope="blacklist:admin")
+    page.paste(admin)
+    page.wait_for(page["admin"].is_displayed)
+    page["value"].send_keys(str(sub))
+    page.driver.execute_script("document.querySelector('details').open = true")
+    page["which"].send_keys("all, for good")
+    page["until"].send_keys("01012099", Keys.TAB, "101010AM")
+    page["logout"].submit()
+    page.sees("logged-out", f"✓ Every token with sub {sub} is blacklisted.")
+    page.wait_for(lambda: any(f'sub "{sub}"' in entry and "any time" in entry for entry in page.entries))
+    assert gateway.get("/", victim).status == 401
+    page.paste(victim)
+    page.sees("verdict", BLACKLISTED)
+    page.sees("against", "All tokens with one of its claims were taken back.")
+    page.sees("claims", str(sub))
+
+
+def test_a_tokens_entry_is_lifted_too_and_the_focus_stays(page: Page, gateway: Running) -> None:
+    token, admin = fresh(sub="3009"), fresh(sub="root", scope="blacklist:admin")
+    gateway.request("POST", "/blacklist", token, {"reason": "unlike others"})
+    page.paste(admin)
+    page.wait_for(lambda: len(page.entries) >= 1)
+    page["search"].send_keys("unlike others")
+    page.wait_for(lambda: len(page.entries) == 1)
+    page["entries"].find_element(By.TAG_NAME, "button").click()
+    page.wait_for(lambda: page.entries == [])
+    page.wait_for(lambda: page.driver.execute_script("return document.activeElement.id") == "search")
+    assert gateway.get("/", token).status == 200
+
+
+def test_the_claims_are_those_that_are_set() -> None:
+    page = console_pages(("a<b", "sub"), ("sub",), ("roles",))["/-/console"]
+    html = b"".join(page({"REQUEST_METHOD": "GET"}, lambda *_: None)).decode()
+    assert "<option data-cut-off>sub</option><option>a&lt;b</option>" in html
+    assert 'data-scopes-in="roles"' in html
 
 
 def test_many_entries_are_loaded_page_by_page(page: Page, gateway: Running) -> None:

@@ -71,6 +71,7 @@ def _built(makers: Iterable[Callable[[], T]]) -> list[T]:
 
 def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer], now: Clock) -> Sender:
     known = next((issuer for issuer in issuers if issuer.name == signal.issuer), None)
+    aliases = (*(known.aliases if known else ()), *signal.aliases)
     if signal.has_keys or known is None:
         known = _issuer(signal, settings, now) if signal.has_keys else Issuer(signal.issuer, *_NO_KEYS)
     return Sender(
@@ -78,7 +79,7 @@ def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer
         known.algorithms,
         frozenset(signal.audience),
         known.keys,
-        aliases=(*known.aliases, *signal.aliases),
+        aliases=aliases,
         tenants=known.tenants,
         about=signal.about,
         takes=signal.kinds,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +42,8 @@ def poll_events(settings: Settings, once: bool) -> None:
         for poller in pollers:
             _drain(poller)
         return
+    # The first process of a container takes no notice of it otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threads = [threading.Thread(target=_follow, args=(poller, time.sleep), daemon=True) for poller in pollers]
     for thread in threads:
         thread.start()
@@ -66,6 +70,9 @@ def _follow(poller: Poller, sleep: Callable[[float], None]) -> None:
             has_more, fault = False, str(failure)
         except Problem as problem:
             has_more, fault = False, problem.detail
+        except Exception as error:  # noqa: BLE001 - a thread that ends would be missed by nobody
+            log.exception("events of %s", poller.poll.url)
+            has_more, fault = False, type(error).__name__
         if fault != before:
             log.warning("events of %s: %s", poller.poll.url, fault or "they come again")
         pause = min(pause * 2, LONGEST_RETRY) if fault else SHORTEST_RETRY

@@ -51,6 +51,8 @@ class Metrics:
         self._signals = Counter(
             "gateway_signals", "Messages and questions of others", ["kind", "outcome"], registry=own
         )
+        for kind in ("events", "revocation"):
+            self._signals.labels(kind, "unmatched")
         self._errors = Counter("gateway_store_errors", "Requests refused for want of the blacklist", registry=own)
         self._pruned = Counter("gateway_entries_pruned", "Expired entries deleted", registry=own)
         self._age = Gauge(

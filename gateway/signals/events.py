@@ -63,14 +63,14 @@ class Events:
             cut_off=self._cut_off(events, message),
             reason=_reason(events),
             jti=message.text("jti"),
-            remembered_until=self._recorder.now() + LONGEST_SECONDS,
+            remembered_until=message.time("iat") + LONGEST_SECONDS,
         )
         self._recorder.record(notice, about)
 
     def _check(self, sender: Sender, message: Message) -> None:
         """Check what RFC 8417 section 2.2 and SSF 1.0 section 4.1 say of every event."""
         claims, now = message.claims, self._recorder.now()
-        message.check(sender.audience, now + self._recorder.leeway)
+        message.check(sender.audience, self._recorder.latest())
         if message.time("iat") < now - LONGEST_SECONDS:
             raise Refusal("invalid_request", "The event is too old.")
         for name in ("sub", "exp"):
@@ -99,14 +99,16 @@ class Events:
 
     def _cut_off(self, events: dict[str, Any], message: Message) -> int:
         """Return the first second after the event: when it happened, if that is told, not when we hear of it."""
-        latest = self._recorder.cut_off()
-        told = [event["event_timestamp"] for event in events.values() if "event_timestamp" in event]
+        told: list[Any] = [event["event_timestamp"] for event in events.values() if "event_timestamp" in event]
         if not told and "toe" in message.claims:
             told = [message.claims["toe"]]
         if not all(is_time(each) for each in told):
             raise Refusal("invalid_request", "The time of the event must be a number.")
+        if not told:
+            return max(self._recorder.cut_off(), math.ceil(message.time("iat")))
         # One that lies ahead would lock the user out.
-        return min(latest, math.floor(max(told)) + 1) if told else latest
+        happened: float = min(max(*told, 0), self._recorder.latest())
+        return math.floor(happened) + 1
 
 
 def _reason(events: dict[str, Any]) -> str:

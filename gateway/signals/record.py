@@ -37,9 +37,16 @@ class Notice:
 class Recorder:
     """Takes back what senders name. `leeway` is in seconds, `now` returns epoch seconds."""
 
+    # A message comes once: one that is refused because its sender's clock is ahead would be lost.
+    AHEAD_SECONDS = 30
+
     def __init__(self, blacklist: Blacklist, senders: Senders, leeway: float, now: Callable[[], float]) -> None:
         self.senders, self.leeway, self.now = senders, leeway, now
         self._blacklist = blacklist
+
+    def latest(self) -> float:
+        """Return the latest time of issue that a message may have."""
+        return self.now() + max(self.leeway, self.AHEAD_SECONDS)
 
     def cut_off(self) -> int:
         """Return the cut-off that takes back whatever passes at this moment."""

@@ -54,12 +54,11 @@ class Revocation:
             raise Refusal(refusal.error, refusal.why, FORBIDDEN) from refusal
 
     def _check(self, environ: Environ, sender: Sender, message: Message) -> float:
-        now, leeway = self._recorder.now(), self._recorder.leeway
         # Okta names this very URL, as it was given there, and in `sub` the client that we are to it.
         accepted = sender.audience | (_own_urls(environ) if message.claims.get("sub") in sender.audience else set())
-        message.check(accepted, now + leeway)
+        message.check(accepted, self._recorder.latest())
         expires_at = message.time("exp")
-        if now >= expires_at + leeway:
+        if self._recorder.now() >= expires_at + self._recorder.leeway:
             raise Problem("token-expired")
         return expires_at
 

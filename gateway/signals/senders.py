@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import cast
 
 from gateway.auth.issuers import TENANT, Issuer, Issuers
 from gateway.auth.secrets import is_same_secret
@@ -14,11 +14,12 @@ from gateway.signals.answers import Refusal
 LOGOUT, REVOCATION, EVENTS = KINDS = ("logout", "revocation", "events")
 
 
-class Poll(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Poll:
     """Where a sender's events are fetched (RFC 8936), the Authorization field for it, and its CA's file, if any."""
 
     url: str
-    authorization: str = ""
+    authorization: str = field(default="", repr=False)
     ca_file: str | None = None
 
 

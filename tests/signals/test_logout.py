@@ -84,6 +84,13 @@ def test_sessions_can_stand_for_their_subject_where_tokens_have_none(make_api: M
     assert passes(api, sub="1002", sid="s-3")
 
 
+def test_a_provider_whose_clock_is_ahead_is_heard_and_covered(gate_api: Api, clock: Clock) -> None:
+    assert send(gate_api, logout_token(iat=int(NOW) + 20, sid=ABSENT)).status_code == 200
+    clock.advance(60)
+    assert not passes(gate_api, iat=int(NOW) + 19)
+    assert passes(gate_api, iat=int(NOW) + 20)
+
+
 @pytest.mark.parametrize("typ", ["logout+jwt", "application/logout+jwt", "LOGOUT+JWT", "JWT", "jwt", None])
 def test_the_type_may_be_logout_jwt_or_what_older_makers_say(gate_api: Api, typ: str | None) -> None:
     header: dict[str, Any] = {"alg": "HS256"} if typ is None else {"alg": "HS256", "typ": typ}

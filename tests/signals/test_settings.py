@@ -1,0 +1,103 @@
+"""SIGNALS, CLIENTS and RESOURCE: what cannot work is told at the start, and no secret is shown."""
+
+import json
+from typing import Any
+
+import pytest
+from helpers import ISSUER
+from pydantic import ValidationError
+
+from gateway import Settings
+from gateway.auth.keys import KeysRefused
+from gateway.config.announce import in_force
+from gateway.parties import build_issuers, build_senders
+
+OTHER = "https://other.test/"
+
+BAD_SENDERS: dict[str, Any] = {
+    "no issuer": [{"audience": "api"}],
+    "no audience": [{"issuer": ISSUER}],
+    "a member that is none": [{"issuer": ISSUER, "audience": "api", "audiance": "x"}],
+    "a member of ISSUERS": [{"issuer": ISSUER, "audience": "api", "administers": "*"}],
+    "no keys": [{"issuer": OTHER, "audience": "api", "about": ISSUER}],
+    "about nobody": [{"issuer": OTHER, "audience": "api", "secret": "s"}],
+    "about somebody unknown": [{"issuer": ISSUER, "audience": "api", "about": OTHER}],
+    "twice": [{"issuer": ISSUER, "audience": "a"}, {"issuer": ISSUER, "audience": "b"}],
+    "a kind that is none": [{"issuer": ISSUER, "audience": "api", "takes": ["everything"]}],
+    "logout without an audience": [{"issuer": ISSUER, "authorization": "Bearer x", "takes": ["logout"]}],
+    "one field for two": [
+        {"issuer": ISSUER, "authorization": "Bearer x"},
+        {"issuer": OTHER, "about": ISSUER, "authorization": "Bearer x"},
+    ],
+    "an empty field": [{"issuer": ISSUER, "authorization": ""}],
+    "sessions that are neither": [{"issuer": ISSUER, "audience": "api", "sessions": "none"}],
+    "an event that is always on": [{"issuer": ISSUER, "audience": "api", "extra_events": ["session-revoked"]}],
+    "polling in clear": [{"issuer": ISSUER, "audience": "api", "poll_url": "http://idp.test/poll"}],
+    "polling with a password": [{"issuer": ISSUER, "audience": "api", "poll_url": "https://a:b@idp.test/poll"}],
+    "an hour and more without exp": [{"issuer": ISSUER, "audience": "api", "without_exp": 3601}],
+    "no list": {"issuer": ISSUER, "audience": "api"},
+}
+
+
+@pytest.mark.parametrize("signals", BAD_SENDERS.values(), ids=BAD_SENDERS)
+def test_a_sender_that_cannot_work_is_refused(signals: Any) -> None:
+    with pytest.raises(ValidationError, match="signals"):
+        Settings(signals=json.dumps(signals))
+
+
+BAD_CLIENTS: dict[str, Any] = {
+    "no name": [{"secret": "s"}],
+    "no secret": [{"client_id": "a"}],
+    "an empty secret": [{"client_id": "a", "secret": ""}],
+    "no secrets": [{"client_id": "a", "secret": []}],
+    "twice": [{"client_id": "a", "secret": "s"}, {"client_id": "a", "secret": "t"}],
+    "what nobody may": [{"client_id": "a", "secret": "s", "may": ["list"]}],
+    "an unknown issuer": [{"client_id": "a", "secret": "s", "issuers": OTHER}],
+}
+
+
+@pytest.mark.parametrize("clients", BAD_CLIENTS.values(), ids=BAD_CLIENTS)
+def test_a_client_that_cannot_work_is_refused(clients: Any) -> None:
+    with pytest.raises(ValidationError, match="clients"):
+        Settings(clients=json.dumps(clients))
+
+
+@pytest.mark.parametrize("resource", ["api", "/v1", "ftp://api.test", "https://a:b@api.test", "https://api.test/#x"])
+def test_a_resource_is_a_url(resource: str) -> None:
+    with pytest.raises(ValidationError, match="resource"):
+        Settings(resource=resource)
+
+
+def test_names_may_be_aliases_and_messages_may_have_them() -> None:
+    issuers = [{"issuer": OTHER, "secret": "s", "aliases": "other"}, {"issuer": ISSUER, "secret": "t"}]
+    signals = [
+        {"issuer": "other", "audience": "api"},
+        {"issuer": "soc", "authorization": "x", "about": ["other", ISSUER]},
+    ]
+    settings = Settings(issuers=json.dumps(issuers), signals=json.dumps(signals))
+    other, soc = build_senders(settings, build_issuers(settings)).all
+    assert (other.name, other.aliases, other.about) == (OTHER, ("other",), (OTHER,))
+    assert (soc.name, soc.about, soc.takes) == ("soc", (OTHER, ISSUER), frozenset(["revocation"]))
+
+
+def test_keys_that_cannot_be_used_are_told_of_with_their_sender() -> None:
+    sender = {"issuer": OTHER, "audience": "api", "about": ISSUER, "public_key": "/nowhere.pem"}
+    settings = Settings(signals=json.dumps([sender]))
+    with pytest.raises(KeysRefused, match=OTHER):
+        build_senders(settings, build_issuers(settings))
+
+
+def test_no_secret_is_shown() -> None:
+    sender = {
+        "issuer": ISSUER,
+        "audience": "api",
+        "secret": "s3cret-1",
+        "authorization": "s3cret-2",
+        "poll_url": "https://idp.test/poll",
+        "poll_authorization": "s3cret-3",
+    }
+    settings = Settings(
+        signals=json.dumps([sender]), clients=json.dumps([{"client_id": "a", "secret": ["s3cret-4", "s3cret-5"]}])
+    )
+    assert "s3cret" not in str(in_force(settings)) + repr(settings)
+    assert "s3cret" not in repr(build_senders(settings, build_issuers(settings)).all)

@@ -7,6 +7,7 @@ local function question(txn, url)
     local fields = {
         ["x-forwarded-method"] = { txn.f:method() },
         ["x-forwarded-uri"] = { txn.f:pathq() },
+        ["x-forwarded-for"] = { txn.f:src() },
     }
     for _, name in ipairs(FIELDS) do
         fields[name] = given[name] -- every line of it: two Authorization fields are for the gateway to refuse

@@ -98,7 +98,7 @@ class Answer:
         self._since = self._since or monotonic()
         if about.pause is not None:
             self._is_awaited = True
-            about.pause(seconds, dict(handle.watched()), body=handle.is_starved)
+            about.pause(seconds, handle.watched(), body=handle.is_starved)
             return True
         with blocking():
             has_moved = handle.turn(seconds)

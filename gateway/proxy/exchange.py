@@ -220,8 +220,9 @@ class Upstream:
         """Return who may use a connection that has carried a body of this request, None for nobody."""
         if about.token is not None:
             return about.token.fingerprint
-        # A proxy's connection is shared by its clients.
-        return f"{environ.get('REMOTE_ADDR')} {environ.get('REMOTE_PORT')}" if self._knows_clients else None
+        # A proxy's connection, and one over a Unix socket, is shared by its clients.
+        port = environ.get("REMOTE_PORT") if self._knows_clients else None
+        return f"{environ.get('REMOTE_ADDR')} {port}" if port else None
 
 
 def _with_body(request: Outbound, body: Body) -> Generator[bytes, None, Outbound]:

@@ -15,7 +15,7 @@ import jwt
 import pytest
 from helpers import NOW, Api, assert_refused, sign
 from keysets import SHAPES, key_set
-from provider import Provider, Signer, content, jwks, signer
+from provider import Provider, Signer, content, signer
 
 from gateway.auth.keyset import ASYMMETRIC
 from gateway.auth.keytext import read_keys
@@ -231,59 +231,3 @@ def test_the_table_has_a_row_for_each_page_and_says_what_the_page_says() -> None
         assert administrator.split("`")[1].split(".")[0] in json.dumps(Page(name).admin)
         assert quote(name) in table
         assert "What a refresh does" in page
-
-
-# How a provider tells the gateway
-
-LOGOUT = "http://schemas.openid.net/event/backchannel-logout"
-KEY = signer("RS256", "2026-a")
-
-
-@pytest.fixture
-def telling(request: pytest.FixtureRequest, make_api: Callable[..., Api]) -> Iterator[Desk]:
-    with Provider(plain=True) as provider:
-        page = Page(request.param)
-        told = json.loads(Page(request.param, 1).settings["signals"])
-        senders = [{**each, **({"jwks_url": provider.jwks_url} if "jwks_url" in each else {})} for each in told]
-        page.settings["signals"] = json.dumps(senders)
-        desk = Desk(page, provider, make_api)
-        provider.answer = content(jwks(KEY))
-        yield desk
-
-
-def message(desk: Desk, typ: str, **claims: Any) -> str:
-    """Return a message of the page's sender."""
-    [sender] = json.loads(desk.page.settings["signals"])
-    times = {"iat": int(NOW), "exp": int(NOW) + 120, "jti": "1"}
-    payload = {"iss": sender["issuer"], "aud": sender["audience"], **times, **claims}
-    return jwt.encode(payload, KEY.key, KEY.algorithm, headers={"kid": KEY.kid, "typ": typ})
-
-
-@pytest.mark.parametrize("telling", ["keycloak", "auth0"], indirect=True)
-def test_a_logout_ends_the_session_with_what_is_refreshed(telling: Desk) -> None:
-    desk = telling
-    token, session = desk.page.token, desk.page.claims["session"]
-    assert desk.status(desk.mint()) == 200
-    told = message(desk, "logout+jwt", sub=token["sub"], sid=token[session], events={LOGOUT: {}})
-    assert desk.api("POST", "/-/logout", data={"logout_token": told}).status_code == 200
-    assert [desk.status(desk.mint()), desk.status(desk.mint(jti="refreshed"))] == [401, 401]
-    assert desk.status(desk.mint(**{session: "another"})) == 200
-
-
-@pytest.mark.filterwarnings("ignore:204 responses must have an empty content length")
-@pytest.mark.parametrize("telling", ["okta"], indirect=True)
-@pytest.mark.parametrize("format_", ["iss_sub", "email"])
-def test_universal_logout_ends_the_persons_tokens(telling: Desk, format_: str) -> None:
-    desk = telling
-    token = desk.page.token
-    subjects = {
-        "iss_sub": {"format": "iss_sub", "iss": "https://shop.okta.com", "sub": token["uid"]},
-        "email": {"format": "email", "email": token["sub"]},
-    }
-    assert desk.status(desk.mint(-10)) == 200
-    url = "http://localhost/-/global-token-revocation"
-    told = message(desk, "global-token-revocation+jwt", sub="0oa8k3v9q2ZxTnY1p5d7", aud=url)
-    answer = desk.api("POST", "/-/global-token-revocation", told, json={"sub_id": subjects[format_]})
-    assert answer.status_code == 204, answer.data
-    assert desk.status(desk.mint(-10)) == 401
-    assert desk.status(desk.mint(-10, uid="another", sub="another@example.com")) == 200

@@ -209,6 +209,31 @@ def test_without_a_gateway_nothing_passes(outer: str, tmp_path: Path, token: str
             stage.assert_untouched()
 
 
+SAID_OF_ITSELF = [
+    ("X-Forwarded-For", "6.6.6.6"),
+    ("Forwarded", "for=6.6.6.6;proto=gopher;host=evil.test"),
+    ("X-Forwarded-Proto", "gopher"),
+]
+
+
+@pytest.mark.parametrize("outer", PROXIES)
+def test_who_asks_is_the_peer_whatever_a_client_says_of_itself(outer: str, tmp_path: Path, token: str) -> None:
+    admitted = response(b"", ("Content-Length", "0"), ("X-Token-Claims", "e30"), ("X-Token-Subject", "1"))
+    with (
+        Recorder(admitted) as decision,
+        Recorder() as api,
+        proxy(outer, tmp_path, gateway=decision.port, api=api.port) as port,
+    ):
+        decision.requests.clear()
+        for line in ("GET /info", "POST /blacklist", "GET /blacklist/entries"):
+            Stage(port, api).ask(line, *SAID_OF_ITSELF, token=token)
+        assert len(decision.requests) == 3
+        for request in (*decision.requests, *api.requests):
+            assert request.field("X-Forwarded-For") == "127.0.0.1"
+            assert "6.6.6.6" not in str(request.fields)
+            assert "gopher" not in str(request.fields)
+
+
 def hang_up(talk: Talk) -> None:
     talk.close()
 

@@ -32,7 +32,10 @@ from gateway.cli import gateway as commands
 
 pytestmark = pytest.mark.slow
 
-PAGES = {path.stem: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+# docs/README.md, which leads to all others, goes by the name of index.
+PAGES = {path.stem.replace("README", "index"): path.read_text() for path in DOCS}
+PAGES["README"] = (ROOT / "README.md").read_text()
 GATEWAY = f'"{sys.executable}" -m gateway'
 ADMIN = mint(sub="admin", scope="blacklist:admin")
 
@@ -285,6 +288,12 @@ def test_every_program_in_a_sentence_is_one_that_there_is(tmp_path: Path) -> Non
             assert find_spec(words[words.index("-m") + 1]), command
         elif "-c" in words:
             run(command)
+
+
+def test_the_index_leads_to_every_page_and_the_readme_to_it() -> None:
+    linked = {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", PAGES["index"])}
+    assert {path.name for path in DOCS} - {"README.md"} <= linked
+    assert "(docs/README.md)" in PAGES["README"]
 
 
 @pytest.mark.parametrize("page", PAGES)

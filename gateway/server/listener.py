@@ -133,7 +133,7 @@ class Listener:
             if connection.state is PAUSE:
                 self._forget(connection)
             awaited = connection.serve(self._delay.is_too_long())
-            if awaited is None:
+            if awaited is None or self._is_over:
                 self._close(connection)
             elif awaited is not NOTHING:
                 self._await(connection, awaited)
@@ -288,13 +288,16 @@ class Listener:
         return bool(self._connections)
 
     def reset_remaining(self) -> None:
-        """End the threads, and have what is left reset when the process ends: nothing shall look complete."""
+        """End the threads, and reset what is left: nothing shall look complete."""
         with self._accepting:
             self._is_over = True
         self._poller.wake()
         for connection in list(self._connections.values()):
             with suppress(OSError):  # closed just now
                 connection.reset_at_close()
+            # One that is being served right now is closed by who serves it.
+            if connection.lock.acquire(blocking=False):
+                self._close(connection)
 
 
 def _first(ready: deque[Connection]) -> Connection | None:

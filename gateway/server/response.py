@@ -103,6 +103,8 @@ class Response:
         if self._head is not None and not exc_info:
             raise AssertionError("start_response called twice")
         self._head = (status, list(fields))
+        if status.startswith("1"):
+            self._switch(status)
         return self._write_at_once
 
     def _write_at_once(self, data: bytes) -> None:
@@ -141,9 +143,8 @@ class Response:
             lines.append("Date: " + _http_date())
         if status.startswith(("1", "204")):
             lines = [line for line in lines if not line.lower().startswith("content-length:")]
-            self._remaining = 0
-            if status.startswith("1"):
-                self._switch(status)
+            self._remaining = None if self.body.is_raw else 0
+            if self.body.is_raw:
                 return _joined(lines)
         elif status.startswith("304") or self.request.is_head:
             self._remaining = 0
@@ -165,7 +166,6 @@ class Response:
         if not status.startswith("101") or self.request.is_http_1_0:
             raise AssertionError("an interim status is no answer")
         self.body.become_raw()
-        self._remaining = None
         self.closes, self.is_framed = True, False
         self._wire.deadlines.is_quiet_allowed = True
         self._wire.keep_probing()

@@ -314,3 +314,4 @@ def served(
             yield sock.getsockname()[1]
         finally:
             listener.reset_remaining()
+            until(lambda: not listener.is_busy())

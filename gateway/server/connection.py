@@ -243,7 +243,7 @@ class Connection:
         code, response.cut_code = response.cut_code, ""
         context(self.environ).refusal = code
         if response.has_begun:
-            if response.say_farewell(context(self._environ).farewell, code):
+            if response.say_farewell(context(self.environ).farewell, code):
                 return self._proceed()
             self.wire.reset_at_close()
             return None

@@ -7,7 +7,6 @@ with 32 connections a request takes 28 % less CPU than where each connection is 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import select
@@ -16,18 +15,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Lock, Thread
+from threading import Thread
+from typing import Any
 
 from gateway.http.blocking import Watchdog, on_blocking
 from gateway.http.draining import is_draining
 from gateway.http.wsgi import Context, context
+from gateway.server.acceptor import Acceptor
 from gateway.server.alarms import TICK_SECONDS, Alarms
 from gateway.server.connection import NOTHING, Awaited, Connection
 from gateway.server.delay import QueueingDelay
 from gateway.server.head import Room
 from gateway.server.poller import open_poller
 from gateway.server.response import Application
-from gateway.server.sockets import BACKLOG
 from gateway.server.states import HEAD, PAUSE, QUIET_SECONDS, STAGE, STAGES
 from gateway.server.turns import Turns
 from gateway.server.wire import seconds_since_data
@@ -56,12 +56,9 @@ class Listener:
         keep_alive: float = QUIET_SECONDS,
     ) -> None:
         self._application = application
-        self._socket = sock
-        self._fd = sock.fileno()
         self._limit = connections
         self._keep_alive = keep_alive
         self._room = Room()
-        self._accepting = Lock()
         self._connections: dict[int, Connection] = {}
         self._pausing: dict[int, Connection] = {}  # by the descriptors that their responses wait for
         self._alarms = Alarms(time.monotonic())
@@ -72,7 +69,7 @@ class Listener:
         self._next: deque[Connection] = deque()  # those that have had their turn, and go on after the others
         self._is_over = False
         self._poller = open_poller()
-        self._poller.arm(self._fd, select.POLLIN)
+        self._acceptor = Acceptor(sock, self._poller, self._take, self._has_room)
         for number in range(threads):
             Thread(target=self._serve, args=(self._turn,), name=f"gateway-{number}", daemon=True).start()
         Thread(target=self._serve, args=(self._tick,), name="gateway-timer", daemon=True).start()
@@ -106,8 +103,8 @@ class Listener:
             if fd == self._poller.wake_up:
                 self._delay.take()
                 was_woken = True
-            elif fd == self._fd:
-                self._accept()
+            elif fd == self._acceptor.fd:
+                self._acceptor.accept()
             elif connection := self._connections.get(fd) or self._pausing.pop(fd, None):
                 self._ready[STAGE[connection.state]].append(connection)
         while connection := _first(self._next):
@@ -172,38 +169,20 @@ class Listener:
 
     # Who connects, and who goes
 
-    def _accept(self) -> None:
-        with self._accepting:
-            if not is_draining() and self._take_one() is not None:
-                self._listen()
-
-    def _listen(self) -> None:
-        # Else the next tick tries again.
-        if not self._is_over and self._fd >= 0 and len(self._connections) < self._limit:
-            self._poller.arm(self._fd, select.POLLIN)
-
-    def _take_one(self) -> bool | None:
-        """Accept a connection; return False where none came about, None where there are no descriptors for one."""
+    def _take(self, sock: socket.socket, address: Any) -> None:
+        self._delay.note(seconds_since_data(sock))
+        connection = Connection(
+            sock, address, self._application, keep_alive=self._keep_alive, room=self._room, notify=self._notify
+        )
+        self._connections[connection.fd] = connection
         try:
-            sock, address = self._socket.accept()
-        except OSError as error:  # mostly, another process was faster, or the client has left
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                return False
-            log.warning("out of file descriptors: connections wait")  # the next tick tries again; at once would spin
-            return None
-        try:
-            self._delay.note(seconds_since_data(sock))
-            connection = Connection(
-                sock, address, self._application, keep_alive=self._keep_alive, room=self._room, notify=self._notify
-            )
-            self._connections[connection.fd] = connection
             self._await(connection, {connection.fd: select.POLLIN})
-        except Exception:  # whatever it is, it must not keep the other events from being attended to
-            log.exception("a connection could not be taken")
-            self._connections.pop(sock.fileno(), None)
-            sock.close()
-            return False
-        return True
+        except OSError:
+            self._connections.pop(connection.fd, None)
+            raise
+
+    def _has_room(self) -> bool:
+        return not is_draining() and len(self._connections) < self._limit
 
     def _close(self, connection: Connection) -> None:
         if self._connections.pop(connection.fd, None):  # before the number can be another's
@@ -228,9 +207,7 @@ class Listener:
         for connection in list(self._connections.values()) if is_draining() else self._alarms.take(now):
             self._look_after(connection, now)
         self._refuse(time.monotonic() + TICK_SECONDS)
-        with self._accepting:
-            if not is_draining():
-                self._listen()
+        self._acceptor.listen()
 
     def _look_after(self, connection: Connection, now: float) -> None:
         if not connection.lock.acquire(blocking=False):  # it is being served
@@ -271,13 +248,7 @@ class Listener:
 
     def close(self) -> None:
         """Accept who has already connected, and no one after; to be called once the drain has begun."""
-        with self._accepting:
-            self._poller.disarm(self._fd)
-            self._fd = -1  # the number is soon another's
-            for _ in range(BACKLOG):  # under load, others connect meanwhile
-                if not self._take_one():
-                    break
-            self._socket.close()
+        self._acceptor.close()
 
     def contexts(self) -> list[Context]:
         """Return what is known about the requests that are being answered; of an idle connection, nothing."""
@@ -289,8 +260,8 @@ class Listener:
 
     def reset_remaining(self) -> None:
         """End the threads, and reset what is left: nothing shall look complete."""
-        with self._accepting:
-            self._is_over = True
+        self._is_over = True
+        self._acceptor.stop()
         self._poller.wake()
         for connection in list(self._connections.values()):
             with suppress(OSError):  # closed just now

@@ -110,50 +110,6 @@ def test_a_head_may_come_byte_by_byte(port: int) -> None:
 
 # What it refuses to read
 
-HOST = b"Host: api.test\r\n"
-BAD = {
-    "no version": b"GET /\r\n" + HOST,
-    "HTTP/2 line": b"PRI * HTTP/2.0\r\n",
-    "two spaces": b"GET  / HTTP/1.1\r\n" + HOST,
-    "a control in the target": b"GET /\x01 HTTP/1.1\r\n" + HOST,
-    "a bad method": b"G(T / HTTP/1.1\r\n" + HOST,
-    "no Host": b"GET / HTTP/1.1\r\n",
-    "two Hosts": b"GET / HTTP/1.1\r\n" + HOST + HOST,
-    "a Host with a path": b"GET / HTTP/1.1\r\nHost: a/b\r\n",
-    "a Host with a user": b"GET / HTTP/1.1\r\nHost: a@b\r\n",
-    "a list of Hosts": b"GET / HTTP/1.1\r\nHost: a, b\r\n",
-    "two lengths": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nContent-Length: 3\r\n",
-    "a list of lengths": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3, 3\r\n",
-    "a signed length": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: +3\r\n",
-    "an endless length": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: " + b"9" * 5000 + b"\r\n",
-    "length and chunks": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
-    "chunked twice": b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-    "chunks in HTTP/1.0": b"POST / HTTP/1.0\r\n" + HOST + b"Transfer-Encoding: chunked\r\n",
-    "a folded field": b"GET / HTTP/1.1\r\n" + HOST + b"X: a\r\n b\r\n",
-    "a space before the colon": b"GET / HTTP/1.1\r\n" + HOST + b"X : a\r\n",
-    "a field without a colon": b"GET / HTTP/1.1\r\n" + HOST + b"X\r\n",
-    "a field without a name": b"GET / HTTP/1.1\r\n" + HOST + b": a\r\n",
-    "a NUL in a value": b"GET / HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n",
-    "a bare LF": b"GET / HTTP/1.1\r\n" + HOST + b"X: a\nY: b\r\n",
-    "a bare CR": b"GET / HTTP/1.1\r\n" + HOST + b"X: a\rY: b\r\n",
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_an_ambiguous_head_is_refused(port: int, name: str) -> None:
-    assert_refused(exchange(port, BAD[name] + b"\r\n"), 400, "invalid-request")
-
-
-@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\nHost: a\n\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
-def test_what_will_never_be_a_head_is_refused_at_once(port: int, sent: bytes) -> None:
-    assert_refused(exchange(port, sent), 400, "invalid-request")
-
-
-@pytest.mark.parametrize("coding", ["gzip", "gzip, chunked", "chunked, identity"])
-def test_other_transfer_codings_are_not_implemented(port: int, coding: str) -> None:
-    assert_refused(exchange(port, request("POST /echo", ("Transfer-Encoding", coding))), 501, "not-implemented")
-
-
 @pytest.mark.parametrize("fields", [[("X", "a" * 300_000)], [(f"X-{number}", "a") for number in range(1001)]])
 def test_too_much_of_a_head_is_refused(port: int, fields: list[tuple[str, str]]) -> None:
     assert_refused(exchange(port, request("GET /echo", *fields)), 431, "fields-too-large")

@@ -110,6 +110,7 @@ def test_a_head_may_come_byte_by_byte(port: int) -> None:
 
 # What it refuses to read
 
+
 @pytest.mark.parametrize("fields", [[("X", "a" * 300_000)], [(f"X-{number}", "a") for number in range(1001)]])
 def test_too_much_of_a_head_is_refused(port: int, fields: list[tuple[str, str]]) -> None:
     assert_refused(exchange(port, request("GET /echo", *fields)), 431, "fields-too-large")

@@ -1,4 +1,4 @@
-"""Heads as data: `heads/valid` is answered, `heads/invalid` refused as each file's name says, whole and byte by byte."""
+"""Heads as data: those of `heads/valid` are answered, of `heads/invalid` refused as the file's name says."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator

@@ -150,7 +150,8 @@ class Connection:
         """Go on to the next request, or to the connection's end: the response is over, and all of it sent."""
         wire, body = self.wire, response.body
         self._response, self.environ = None, self._base
-        self.pause.clear()
+        if self.pause.awaited is not None:
+            self.pause.clear()
         if response.closes:
             if body.ended and not wire.received:
                 return None
@@ -211,8 +212,10 @@ class Connection:
     def _advance(self, response: Response) -> None:
         """Ask for something to send, up to a pause or the response's end."""
         pause = self.pause
-        pause.clear()
-        while not (response.is_over or pause.awaited is not None or self.wire.unsent):
+        if pause.awaited is not None:
+            pause.clear()
+        # What is sent last goes with what ends the response: one step less, for most.
+        while not (response.is_over or pause.awaited is not None or (self.wire.unsent and not response.is_complete())):
             if not response.advance():
                 pause.awaited = None  # it asked for a pause, and had something to send after all
         if response.is_over:

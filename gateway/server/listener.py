@@ -23,7 +23,7 @@ from gateway.http.draining import is_draining
 from gateway.http.wsgi import Context, context
 from gateway.server.acceptor import Acceptor
 from gateway.server.alarms import TICK_SECONDS, Alarms
-from gateway.server.connection import NOTHING, Awaited, Connection
+from gateway.server.connection import NEVER, NOTHING, Awaited, Connection
 from gateway.server.delay import QueueingDelay
 from gateway.server.head import Room
 from gateway.server.poller import open_poller
@@ -154,7 +154,8 @@ class Listener:
             if fd != connection.fd:
                 self._pausing[fd] = connection
             self._poller.arm(fd, events)
-        self._alarms.set(connection, connection.look_at(connection.wire.deadlines.heard))
+        if connection.alarm == NEVER or connection.state is PAUSE:  # else there is one that is early enough
+            self._alarms.set(connection, connection.look_at(connection.wire.deadlines.heard))
 
     def _forget(self, connection: Connection) -> None:
         """Forget what a connection waited for: the descriptors may soon be another's."""

@@ -27,22 +27,23 @@ _date = (0, "")
 class Response:
     """The response to one request, whose body is `body`. `notify` is called when it is to be cut off."""
 
+    cut_code = ""  # why it must not go on, if so
+    has_begun = False  # whether its head is given to send
+    is_over = False
+    is_framed = True  # whether its end shows otherwise than by the close
+    _head: tuple[str, Fields] | None = None
+    _chunked = False
+    _content: Iterable[bytes] = ()
+    _parts: Iterator[bytes] = iter(())
+    _is_whole = False  # whether the content is one part
+    _remaining: int | None = None  # bytes that Content-Length still promises
+
     def __init__(self, request: Request, body: Body, wire: Wire, notify: Callable[[], None]) -> None:
-        self.cut_code = ""  # why it must not go on, if so
         self.closes = request.closes
-        self.has_begun = False  # whether its head is given to send
-        self.is_over = False
-        self.is_framed = True  # whether its end shows otherwise than by the close
         self.request = request
         self.body = body
         self._wire = wire
         self._notify = notify
-        self._head: tuple[str, Fields] | None = None
-        self._chunked = False
-        self._content: Iterable[bytes] = ()
-        self._parts: Iterator[bytes] = iter(())
-        self._is_whole = False  # whether the content is one part
-        self._remaining: int | None = None  # bytes that Content-Length still promises
 
     def start(self, application: Application, environ: Environ) -> None:
         """Have the application answer; what it raises, here and later, goes to the caller."""
@@ -60,6 +61,10 @@ class Response:
         elif self._head and not self.has_begun:
             self._write(b"")  # it pauses, and the client may wait for the fields
         return part == b""
+
+    def is_complete(self) -> bool:
+        """Return whether all bytes of the content are given to send, so that nothing but its end is to be asked for."""
+        return self._remaining == 0
 
     def close(self) -> None:
         """Let the application clean up."""

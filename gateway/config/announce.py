@@ -14,6 +14,7 @@ from dotenv import dotenv_values
 from gateway.auth.keys import allowed_algorithms, weak_secrets
 from gateway.auth.keyset import HMAC
 from gateway.auth.keytext import is_key_text
+from gateway.config.files import env_file
 from gateway.config.settings import (
     OF_ONE_ISSUER,
     PREFIX,
@@ -21,7 +22,6 @@ from gateway.config.settings import (
     SECRETS_DIR,
     IssuerSettings,
     Settings,
-    env_file,
     issuer_settings,
 )
 

@@ -74,3 +74,8 @@ def _content(name: str, path: Path, named_by: str = "") -> str | list[str] | Unr
 def lines_of(text: str) -> list[str]:
     """Return the lines of a text that are not blank, without blanks around."""
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def env_file() -> Path:
+    """Return where the env file is, or would be."""
+    return Path(os.environ.get("GATEWAY_ENV_FILE") or ".env")

@@ -17,7 +17,7 @@ from dotenv import dotenv_values
 from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.config.files import DockerSecrets, NamedFiles, Unreadable
+from gateway.config.files import DockerSecrets, NamedFiles, Unreadable, env_file
 from gateway.config.signals import Clients, Signals, check_clients, check_signals
 from gateway.config.values import (
     ClaimNames,
@@ -295,8 +295,3 @@ def given_by(settings: Settings) -> dict[str, str]:
         else:
             found[name] = places.get(variable, f"set in {SECRETS_DIR}")
     return found
-
-
-def env_file() -> Path:
-    """Return where the env file is, or would be."""
-    return Path(os.environ.get("GATEWAY_ENV_FILE") or ".env")

@@ -36,10 +36,6 @@ NEVER = sys.maxsize
 LOOK_SECONDS = 5.0  # at most, between two looks at a connection, whether its time is over
 
 
-def _ignore(connection: Connection) -> None:
-    pass
-
-
 class Connection:
     """One client's connection. Whoever calls `serve`, `is_expired` or `close` holds its lock.
 
@@ -54,7 +50,7 @@ class Connection:
         *,
         keep_alive: float = QUIET_SECONDS,
         room: Room | None = None,
-        notify: Callable[[Connection], None] = _ignore,
+        notify: Callable[[Connection], None],
     ) -> None:
         self.wire = Wire(sock, keep_alive)
         self.fd = self.wire.fd

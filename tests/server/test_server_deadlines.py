@@ -43,7 +43,7 @@ class Talk:
     def __init__(self, app: Callable[..., Any] = hello) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.client = socket.create_connection(listener.getsockname())
-            self.connection = Connection(*listener.accept(), app)
+            self.connection = Connection(*listener.accept(), app, notify=lambda connection: None)
         self.began = time.monotonic()
 
     def __enter__(self) -> "Talk":

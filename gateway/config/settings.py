@@ -35,6 +35,7 @@ from gateway.config.values import (
     Scope,
     Seconds,
     Secrets,
+    cores,
 )
 
 __all__ = ["IssuerSettings", "Settings", "issuer_settings"]
@@ -45,13 +46,6 @@ PUBLIC_SECRET = "discogs"  # noqa: S105 - the assignment's, printed in its own t
 NONE = "none"  # as the name of a field: it is not sent
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 OF_ONE_ISSUER = ("issuer", "secret", "algorithms", "public_key", "jwks_url", "audience")
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Settings(BaseSettings):

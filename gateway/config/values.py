@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -210,3 +211,10 @@ def _known_issuers(issuers: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings,
 
 
 Issuers = Annotated[tuple[IssuerSettings, ...], NoDecode, BeforeValidator(listed), AfterValidator(_known_issuers)]
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

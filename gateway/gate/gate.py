@@ -15,7 +15,7 @@ from gateway.gate.streams import Streams
 from gateway.http.answers import refuse, respond
 from gateway.http.problems import Problem
 from gateway.http.target import BLACKLIST, is_decision, request_target
-from gateway.http.wsgi import App, Environ, StartResponse, context, measure, start_lazily
+from gateway.http.wsgi import App, Context, Environ, StartResponse, context, measure, start_lazily
 
 
 class Gate:
@@ -61,13 +61,14 @@ class Gate:
             path = target.path
             if path in self._pages:
                 return self._pages[path](environ, start_response)
-            if context(environ).overloaded:
+            about = context(environ)
+            if about.overloaded:
                 raise Problem("overloaded")
-            token, blacklisted = self._admit(environ, path)
+            token, blacklisted = self._admit(environ, path, about)
             if target.is_own:
                 return self._own(environ, start_response, token, blacklisted)
             self._identity.set(environ, token)
-            return self._watched(self.app(environ, start_response), environ, token)
+            return self._watched(self.app(environ, start_response), about, token)
         except Problem as problem:
             return self._refuse(problem, environ, start_response)
 
@@ -75,24 +76,24 @@ class Gate:
         context(environ).resource_metadata = self.resource_metadata
         return refuse(problem, environ, start_response)
 
-    def _watched(self, body: Iterable[bytes], environ: Environ, token: Token | None) -> Iterable[bytes]:
+    def _watched(self, body: Iterable[bytes], about: Context, token: Token | None) -> Iterable[bytes]:
         """Return the body; where the server cannot cut a stream off, one that ends with its token."""
-        if token is None or self.streams is None or context(environ).cut or isinstance(body, (list, tuple)):
+        if about.cut or token is None or self.streams is None or isinstance(body, (list, tuple)):
             return body
         return self.streams.checked(body, token)
 
-    def _admit(self, environ: Environ, path: str) -> tuple[Token | None, bool]:
+    def _admit(self, environ: Environ, path: str, about: Context) -> tuple[Token | None, bool]:
         """Return the caller's token (None where none is needed) and whether it is blacklisted."""
         if self._public.admits(environ, path):
             return None, False
-        token = measure(environ, "auth", self._verified, environ, environ.get("HTTP_AUTHORIZATION", ""))
-        refusal = measure(environ, "store", self._blacklist.refusal, token)
+        token = measure(about, "auth", self._verified, environ.get("HTTP_AUTHORIZATION", ""), about)
+        refusal = measure(about, "store", self._blacklist.refusal, token)
         if refusal and path != BLACKLIST:
             raise refusal
         return token, refusal is not None
 
-    def _verified(self, environ: Environ, authorization: str) -> Token:
-        text, about = bearer_token(authorization), context(environ)
+    def _verified(self, authorization: str, about: Context) -> Token:
+        text = bearer_token(authorization)
         about.is_cached = self._verifier.remembers(text)
         token = about.token = self._verifier.verify(text)
         return token

@@ -42,8 +42,10 @@ class Public:
 
         A preflight that passes is made one: without a body, cookies, and what would make another request of it.
         """
+        if not (self._exact or self._prefixes or self._pass_preflight):
+            return False
         is_bearer, has_credentials = _credentials(environ)
-        if is_bearer or not (self._exact or self._prefixes or self._pass_preflight):
+        if is_bearer:
             return False
         method = environ["REQUEST_METHOD"]
         is_asked = is_decision(path)

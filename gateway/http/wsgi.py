@@ -114,17 +114,17 @@ def start_lazily(environ: Environ, body: Generator[bytes, None, None]) -> Iterab
     return ClosingIterator(body if first is None else chain([first], body), body.close)
 
 
-def measure(environ: Environ, part: str, work: Callable[[*Ts], T], *args: *Ts) -> T:
+def measure(about: Context, part: str, work: Callable[[*Ts], T], *args: *Ts) -> T:
     """Return what `work` returns, and note how long it took, also when it raises."""
     began = perf_counter()
     try:
         return work(*args)
     finally:
-        note_seconds(environ, part, began)
+        if about.seconds is not None:
+            about.seconds[part] = perf_counter() - began
 
 
-def note_seconds(environ: Environ, part: str, began: float) -> None:
+def note_seconds(about: Context, part: str, began: float) -> None:
     """Note how long a part took that began at that time of `perf_counter`, if somebody asks for it."""
-    seconds = context(environ).seconds
-    if seconds is not None:
-        seconds[part] = perf_counter() - began
+    if about.seconds is not None:
+        about.seconds[part] = perf_counter() - began

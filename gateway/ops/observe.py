@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from gateway.http.problems import Problem
 from gateway.http.target import OPERATORS, PROBES, is_decision
-from gateway.http.wsgi import App, Environ, Fields, StartResponse, context
+from gateway.http.wsgi import App, Context, Environ, Fields, StartResponse, context
 
 CLIENT_LEFT = "client-left"
 _CLIENT_LEFT_STATUS = 499  # nginx's; no client ever sees it
@@ -79,7 +79,7 @@ class Observe:
         about.seconds = {}
         if self._metrics:
             self._metrics.started()
-        seen = _Seen(environ, start_response, self._tell)
+        seen = _Seen(environ, about, start_response, self._tell)
         try:
             body = self.app(environ, seen.start_response)
         except BaseException as error:
@@ -102,12 +102,16 @@ class Observe:
 class _Seen:
     """One request as it is seen: it stands between app and server, and tells at the end."""
 
-    __slots__ = ("_began", "_body", "_environ", "_fault", "_start_response", "_status", "_tell")
+    __slots__ = ("_about", "_began", "_body", "_environ", "_fault", "_start_response", "_status", "_tell")
 
     def __init__(
-        self, environ: Environ, start_response: StartResponse, tell: Callable[[Environ, Request], None]
+        self,
+        environ: Environ,
+        about: Context,
+        start_response: StartResponse,
+        tell: Callable[[Environ, Request], None],
     ) -> None:
-        self._environ, self._start_response, self._tell = environ, start_response, tell
+        self._environ, self._about, self._start_response, self._tell = environ, about, start_response, tell
         self._began = time.perf_counter()
         self._status = 500
         self._fault = ""
@@ -120,7 +124,7 @@ class _Seen:
             if len(name) == 12 and name.lower() == "x-request-id":
                 break
         else:
-            fields = [*fields, ("X-Request-Id", context(self._environ).request_id)]
+            fields = [*fields, ("X-Request-Id", self._about.request_id)]
         return self._start_response(status, fields, *rest)
 
     def response(self, body: Iterable[bytes]) -> Iterable[bytes]:
@@ -157,7 +161,7 @@ class _Seen:
             if hasattr(self._body, "close"):
                 self._body.close()
         finally:
-            about = context(self._environ)
+            about = self._about
             request = Request(
                 _route(about.target),
                 self._status,

@@ -154,7 +154,7 @@ class Upstream:
                 request = yield from _with_body(request, body)
                 began = perf_counter()
             answer = yield from self._answer(request, about, self._user(environ, about))
-            note_seconds(environ, "upstream", began)
+            note_seconds(about, "upstream", began)
             about.upstream_status = answer.status
             fields = self._prefix.strip(response_fields(answer.fields, answer.status), environ.get("HTTP_HOST", ""))
             start_response(f"{answer.status} {answer.reason}", fields)
@@ -162,7 +162,7 @@ class Upstream:
             if answer:
                 answer.close()
             about.cause = getattr(problem, "cause", "")
-            note_seconds(environ, "upstream", began)
+            note_seconds(about, "upstream", began)
             yield from refuse(problem, environ, start_response)
             return
         try:

@@ -123,7 +123,7 @@ def test_a_subject_that_is_no_name_is_left_out(observed: Api, record: Any) -> No
 
 def test_the_upstreams_part_is_told(record: Any, answer: Any) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
-        measure(environ, "upstream", setattr, context(environ), "upstream_status", 503)
+        measure(context(environ), "upstream", setattr, context(environ), "upstream_status", 503)
         start_response("503 Service Unavailable", [])
         return [b"down"]
 
@@ -138,7 +138,7 @@ def test_the_time_of_a_part_that_fails_counts(record: Any, answer: Any) -> None:
         raise Problem("store-unavailable")
 
     def app(environ: Any, start_response: Any) -> None:
-        measure(environ, "store", fail)
+        measure(context(environ), "store", fail)
 
     with pytest.raises(Problem):
         answer(app)

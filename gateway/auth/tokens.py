@@ -62,7 +62,7 @@ class Verifier:
         leeway: float = 0,
         max_bytes: int = 8192,
         max_age: int | None = None,
-        remembered: int = 10_000,
+        remembered: int = 16_384,
         now: Callable[[], float] = time.time,
     ) -> None:
         known = list(issuers)

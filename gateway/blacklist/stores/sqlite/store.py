@@ -32,7 +32,7 @@ PRUNED_PER_CHANGE = 100
 PURGED_PER_CHANGE = 1000
 REST_SECONDS = 0.005  # another's `begin` tries at least twice in it
 SPARE_PAGES = 1000  # kept for new entries
-REMEMBERED = 10_000  # answers
+REMEMBERED = 16_384  # answers
 
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
 

@@ -106,9 +106,9 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def test_every_problem_is_explained_where_it_is_looked_up() -> None:
-    """With its status, and in the README's table."""
+    """With its status, and in the reference's table."""
     page = (ROOT / "docs/problems.md").read_text()
     explained = dict(re.findall(r"^### `([a-z-]+)`, (\d{3})$", page, re.MULTILINE))
     assert explained == {code: kind.status[:3] for code, kind in KINDS.items()}
-    readme = (ROOT / "README.md").read_text()
-    assert [code for code in KINDS if f"`{code}`" not in readme] == []
+    reference = (ROOT / "docs/reference.md").read_text()
+    assert [code for code in KINDS if f"`{code}`" not in reference] == []

@@ -125,9 +125,7 @@ class Settings(BaseSettings):
     preserve_host: bool = Field(True, description="send the client's Host on")
     connect_timeout: Seconds = Field(3, description="seconds to connect to the upstream")
     read_timeout: Seconds = Field(60, description="seconds the upstream may stay silent")
-    stream_check: float = Field(
-        1, ge=0, le=3600, description="seconds between two looks at the tokens of responses under way; 0: none"
-    )
+    stream_check: float = Field(1, ge=0, le=3600, description="seconds between two looks at streams' tokens; 0: none")
     max_body_bytes: int = Field(1 << 30, ge=0, description="longest request body that is passed on, in bytes")
     upgrades: Listed = Field(("websocket",), description="protocols to which connections may be upgraded")
     upstream_ca: str | None = Field(None, description="file of CA certificates for an https upstream")

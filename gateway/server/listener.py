@@ -82,8 +82,6 @@ class Listener:
             except Exception:
                 log.exception("a thread's turn failed")  # a thread that ended would be missed by nobody
 
-    # The threads that serve
-
     def _turn(self) -> None:
         self._turns.acquire()
         try:
@@ -244,8 +242,6 @@ class Listener:
         finally:
             if took_probe:
                 self._poller.wake()
-
-    # The end
 
     def close(self) -> None:
         """Accept who has already connected, and no one after; to be called once the drain has begun."""

@@ -11,6 +11,8 @@ from recorder import Client, Recorder, Talk, exchange, ok, request, response, un
 from running import Running
 from websockets import KEY, echo, frame, handshake, switched
 
+from gateway.proxy.websocket import close_frame
+
 BEARER = ("Authorization", f"Bearer {mint()}")
 
 
@@ -153,3 +155,23 @@ def test_an_upstream_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
         with Client(gateway.port, handshake("/ws", BEARER)) as client:
             assert b"upstream-unreachable" in client.read_until(b"}")
         assert until(lambda: any(record.get("cause") == "connection refused" for record in gateway.records))
+
+
+@pytest.mark.parametrize("is_amid_a_frame", [False, True])
+def test_a_websocket_ends_with_its_token(upstream: Recorder, tmp_path: Path, is_amid_a_frame: bool) -> None:
+    left: list[bool] = []
+
+    def script(talk: Talk) -> None:
+        talk.send(switched() + (frame(b"whole")[:-2] if is_amid_a_frame else frame(b"whole")))
+        left.append(talk.peer_left())
+
+    upstream.answer = script
+    token = mint(jti="of-a-websocket")
+    with Running(tmp_path, upstream.url, "--workers", "1", GATEWAY_STREAM_CHECK="0.1") as gateway:
+        with Client(gateway.port, handshake("/ws", ("Authorization", f"Bearer {token}"))) as client:
+            client.read_until(b"who")
+            assert gateway.request("POST", "/blacklist", token).status == 200
+            received = client.read_all()
+        assert until(lambda: left)
+        assert received.endswith(b"who" if is_amid_a_frame else close_frame("token-blacklisted"))
+        assert until(lambda: any(record.get("outcome") == "token-blacklisted" for record in gateway.records))

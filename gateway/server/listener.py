@@ -116,8 +116,8 @@ class Listener:
             try:
                 connection.is_ready = False
                 self._work_on(connection)
-            except OSError:  # a descriptor that it awaits is closed, or there are too many
-                log.exception("a connection cannot be waited for")
+            except Exception:  # such as a descriptor that cannot be waited for
+                log.exception("a connection failed")
                 self._close(connection)
             finally:
                 connection.lock.release()

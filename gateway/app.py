@@ -241,7 +241,7 @@ def build_blacklist(
 
 def _claims(settings: Settings) -> tuple[str, ...]:
     """Return the claims that can be blacklisted, those that signals name included."""
-    named = [claim for sender in settings.signals for claim in (*sender.claims.values(), "jti")]
+    named = [claim for sender in settings.signals for claim in (*sender.claims.values(), *sender.joined, "jti")]
     return tuple(dict.fromkeys((*settings.blacklist_claims, *named)))
 
 

@@ -84,6 +84,7 @@ def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer
         about=signal.about,
         takes=signal.kinds,
         claims=signal.claims,
+        joined=frozenset(signal.joined),
         by_subject=signal.sessions == "subject",
         without_exp=signal.without_exp,
         authorization=_text(signal.authorization),

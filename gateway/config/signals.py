@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -12,6 +13,7 @@ from gateway.auth.fetch import checked_url
 from gateway.auth.issuers import TENANT
 from gateway.auth.keys import KeysRefused
 from gateway.config.values import IssuerSettings, Members, listed
+from gateway.http.values import JOIN
 
 # What an issuer of access tokens has, and a sender of signals has not.
 _OF_TOKENS = ("administers", "required_claims", "client_ids")
@@ -34,6 +36,7 @@ class SignalSettings(IssuerSettings):
     session_claim: Claim = "sid"
     email_claim: Claim | None = None
     device_claim: Claim | None = None
+    tenant_claim: Claim | None = None
     tenant: Members = ()
     without_exp: int = Field(0, ge=0, le=3600)
     extra_events: tuple[Literal["assurance-level-change", "device-compliance-change", "risk-level-change"], ...] = ()
@@ -80,8 +83,17 @@ class SignalSettings(IssuerSettings):
             "session": self.session_claim,
             "email": self.email_claim,
             "device": self.device_claim,
+            "tenant": self.tenant_claim,
         }
         return {part: claim for part, claim in named.items() if claim}
+
+    @property
+    def joined(self) -> list[str]:
+        """The claims that are looked up together: a person, or nobody, and a device, a tenant or both."""
+        people = [(), (self.subject_claim,), *([(self.email_claim,)] if self.email_claim else [])]
+        places = [claim for claim in (self.device_claim, self.tenant_claim) if claim]
+        chosen = [(*who, *where) for who in people for count in (1, 2) for where in combinations(places, count)]
+        return [JOIN.join(names) for names in chosen if len(names) > 1]
 
 
 class ClientSettings(BaseModel):

@@ -6,19 +6,30 @@ subject. All digits count, however many there are. Other text is compared as it 
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 from gateway.http.strict_json import LONGEST_NUMBER, Number
+
+JOIN = " & "  # between the names of claims that count together
 
 # A number as JSON spells it (RFC 8259 section 6): sign, whole part, fraction, exponent.
 _NUMBER = re.compile(r"(-?)(0|[1-9]\d*)(?:\.(\d+))?(?:[eE]([+-]?\d{1,9}))?", re.ASCII)
 
 
 def find_claim(claims: dict[str, Any], name: str) -> Any:
-    """Return the claim of that name; where there is none, what the name leads to as a path with dots, or None."""
+    """Return the claim of that name; where there is none, what the name leads to as a path with dots, or None.
+
+    Of names that are joined (`sub & device`), the values are joined, too: it takes all of them to be the same.
+    """
     if name in claims:
         return claims[name]
+    if JOIN in name:
+        texts = [value_texts(find_claim(claims, each)) for each in name.split(JOIN)]
+        return [join_texts(each) for each in product(*texts)]
     for end in (place for place, letter in enumerate(name) if letter == "."):
         if (
             isinstance(inner := claims.get(name[:end]), dict)
@@ -26,6 +37,11 @@ def find_claim(claims: dict[str, Any], name: str) -> Any:
         ):
             return found
     return None
+
+
+def join_texts(texts: Iterable[str]) -> str:
+    """Return the value of joined claims."""
+    return json.dumps(list(texts), ensure_ascii=False)
 
 
 def value_texts(value: object) -> list[str]:

@@ -27,15 +27,17 @@ class Poll:
 class Sender(Issuer):
     """An issuer of messages: `audience` is what it calls us, `about` names the issuers whose tokens it speaks about.
 
-    `claims` says which claim of those tokens has a user, a session, an email or a device; what is not there cannot be
-    matched. `takes` are the kinds of message taken from it, `extra_events` the optional events acted on, `within` the
-    tenants that all those tokens are of. `by_subject` takes back a session's user as well. `without_exp` is how many
-    seconds a logout token without `exp` is good; 0: none is taken. `state` is what a verification must say, if set.
+    `claims` says which claim of those tokens has a user, a session, an email, a device or a tenant; what is not there
+    cannot be matched. `joined` are those that are looked up together, `within` the tenants that all those tokens are of.
+    `takes` are the kinds of message taken from it, `extra_events` the optional events acted on. `by_subject` takes back
+    a session's user as well. `without_exp` is how many seconds a logout token without `exp` is good; 0: none is taken.
+    `state` is what a verification must say, if set.
     """
 
     about: tuple[str, ...] = ()
     takes: frozenset[str] = frozenset(KINDS)
     claims: Mapping[str, str] = field(default_factory=lambda: {"user": "sub", "session": "sid"})
+    joined: frozenset[str] = frozenset()
     by_subject: bool = False
     without_exp: int = 0
     authorization: str = field(default="", repr=False)

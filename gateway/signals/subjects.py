@@ -1,22 +1,25 @@
 """Whom a message is about (RFC 9493, and complex subjects of SSF 1.0): exactly those tokens, or a refusal.
 
-The blacklist takes back what has one claim. So a subject of several parts, all of which must hold, is taken back by the
-part that the others follow from, and is refused where there is none: never more than was asked for, and never less.
+All parts of a subject must hold. A session has one user, one device and one tenant, so it alone is looked for; other
+parts are looked for together, by one entry for joined claims. What no claim tells is refused: never more than was asked
+for, and never less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 from gateway.auth.issuers import Issuers
+from gateway.http.values import JOIN, join_texts
 from gateway.signals.answers import Refusal
 from gateway.signals.senders import Sender
 
 Members = Mapping[str, Any]
 
-# The parts of a complex subject that can be expressed. `application`, `group` and `org_unit` cannot.
-_PARTS = {"user", "session", "device", "tenant"}
+# The parts of a complex subject that can be expressed, in the order in which they are joined.
+_PARTS = ("user", "session", "device", "tenant")
 
 
 class Subject(NamedTuple):
@@ -118,17 +121,31 @@ def _complex(members: Members, sender: Sender, issuers: Issuers) -> list[Subject
     parts = {name: _members(part) for name, part in members.items() if name != "format"}
     if not parts:
         raise _malformed("a complex subject must have a part.")
-    if unknown := sorted(parts.keys() - _PARTS):
+    if unknown := sorted(parts.keys() - set(_PARTS)):
         raise Unmatched(f"a part named {unknown[0][:32]!r} cannot be told from a token.")
-    if "tenant" in parts and (sender.within or "session" not in parts):
-        _check_tenant(parts["tenant"], sender)
     if "session" in parts:
+        if "tenant" in parts and sender.within:
+            _check_tenant(parts["tenant"], sender)
         return _session(parts, sender, issuers)
-    named = parts.keys() - {"tenant"}
-    if len(named) != 1:
-        raise Unmatched("no one claim tells all of its parts.")
-    (name,) = named
-    return _part(parts[name], sender, issuers, name)
+    if "tenant" in parts and "tenant" not in sender.claims:
+        _check_tenant(parts.pop("tenant"), sender)
+    return _join([_part(parts[name], sender, issuers, name) for name in _PARTS if name in parts], sender)
+
+
+def _join(parts: list[list[Subject]], sender: Sender) -> list[Subject]:
+    """Return subjects that must have all parts: of one issuer, by claims that are looked up together."""
+    if not parts:
+        raise Unmatched("a tenant that all are of tells nobody apart.")
+    if len(parts) == 1:
+        return parts[0]
+    found = []
+    for each in product(*parts):
+        claim = JOIN.join(part.claim for part in each)
+        if claim in sender.joined and len({part.issuer for part in each}) == 1:
+            found.append(Subject(each[0].issuer, claim, join_texts(part.value for part in each)))
+    if not found:
+        raise Unmatched("no claims tell all of its parts.")
+    return found
 
 
 def _session(parts: Mapping[str, Members], sender: Sender, issuers: Issuers) -> list[Subject]:

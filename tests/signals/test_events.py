@@ -129,6 +129,7 @@ def test_optional_events_are_acknowledged_alone_until_they_are_set(make_api: Mak
 
 
 COMPLIANCE = {"previous_status": "compliant", "current_status": "not-compliant"}
+URI = CAEP + "session-revoked"
 TENANT = {"format": "opaque", "id": "123456789"}
 SUBJECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "an opaque session": (SESSION, {"sid": "s-1"}),
@@ -165,6 +166,40 @@ def test_a_subject_is_found_by_the_claim_that_tells_it(gate_api: Api, subject: A
     assert passes(gate_api, iat=THEN + 50) != for_good
 
 
+TOGETHER: dict[str, tuple[Any, dict[str, str]]] = {
+    "a user on a device": ({"user": ISS_SUB, "device": {"format": "opaque", "id": "d-1"}}, {"device": "d-2"}),
+    "a user of a tenant": ({"user": ISS_SUB, "tenant": TENANT}, {"tid": "another"}),
+    "an email on a device": (
+        {"user": {"format": "email", "email": "a@example.test"}, "device": {"format": "opaque", "id": "d-1"}},
+        {"email": "b@example.test"},
+    ),
+    "a device of a tenant": ({"tenant": TENANT, "device": {"format": "opaque", "id": "d-1"}}, {"device": "d-2"}),
+    "all of it": ({"user": ISS_SUB, "device": {"format": "opaque", "id": "d-1"}, "tenant": TENANT}, {"sub": "1002"}),
+    "a whole tenant": ({"tenant": TENANT}, {"tid": "another"}),
+}
+
+
+@pytest.mark.parametrize(("parts", "another"), TOGETHER.values(), ids=TOGETHER)
+def test_parts_that_claims_tell_must_all_hold(make_api: Make, parts: Any, another: dict[str, str]) -> None:
+    api = make_api(signals=json.dumps([{**SENDER, "tenant_claim": "tid"}]))
+    assert send(api, event(URI, {"format": "complex", **parts})).status_code == 202
+    assert not passes(api, tid="123456789")
+    assert passes(api, **{"tid": "123456789", **another})
+    assert passes(api, tid="123456789", iat=THEN + 1)
+    [entry] = entries(api)
+    lifted = api("DELETE", "/blacklist", ADMIN, json=entry["claim"])
+    assert lifted.json["changed"], lifted.data
+    assert passes(api, tid="123456789")
+
+
+def test_parts_that_no_claims_tell_are_refused(make_api: Make) -> None:
+    sender = {name: value for name, value in SENDER.items() if name not in ("device_claim", "tenant")}
+    api = make_api(signals=json.dumps([sender]))
+    for parts in (TOGETHER["a user on a device"][0], TOGETHER["a user of a tenant"][0]):
+        assert "cannot be matched" in send(api, event(URI, {"format": "complex", **parts})).json["description"]
+    assert entries(api) == []
+
+
 UNMATCHED: dict[str, Any] = {
     "a group": {"format": "complex", "user": ISS_SUB, "group": SESSION},
     "an application": {"format": "complex", "session": SESSION, "application": SESSION},
@@ -173,7 +208,6 @@ UNMATCHED: dict[str, Any] = {
     "a whole tenant": {"format": "complex", "tenant": TENANT},
     "another tenant": {"format": "complex", "user": ISS_SUB, "tenant": {"format": "opaque", "id": "987"}},
     "another tenant's session": {"format": "complex", "session": SESSION, "tenant": {"format": "opaque", "id": "987"}},
-    "a user on a device": {"format": "complex", "user": ISS_SUB, "device": SESSION},
     "a session of another issuer's user": {
         "format": "complex",
         "session": SESSION,
@@ -200,7 +234,6 @@ def test_what_cannot_be_told_exactly_is_refused_and_never_guessed(
     assert entries(gate_api) == []
 
 
-URI = CAEP + "session-revoked"
 BAD: dict[str, tuple[str, str]] = {
     "nothing": ("", "invalid_request"),
     "no JWT": ("garbage", "invalid_request"),

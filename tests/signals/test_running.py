@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import pytest
 from helpers import ISSUER, mint, sign
 from recorder import Recorder, ok, until
+from redis_servers import RedisServer
 from running import Answer, Running, fetch
 
 pytestmark = pytest.mark.slow
@@ -147,3 +148,30 @@ def test_messages_are_counted_by_kind_and_outcome(tmp_path: Path) -> None:
         'gateway_signals_total{kind="logout",outcome="repeated"}': 1,
         'gateway_signals_total{kind="logout",outcome="taken"}': 1,
     }
+
+
+def test_another_node_knows_that_a_message_came_and_goes_by_it(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    token, pushed = logout_token("s-1"), event("s-2")
+    with RedisServer() as redis, Recorder(ok()) as upstream:
+        flags = ("--workers", "2", "--store", redis.url)
+        with (
+            Running(tmp_path / "one", upstream.url, *flags, **ENVIRON) as one,
+            Running(tmp_path / "two", upstream.url, *flags, **ENVIRON) as two,
+        ):
+            assert log_out(one.port, token).status == 200
+            assert {log_out(two.port, token).status for _ in range(4)} == {400}
+            assert push(two.port, pushed).status == 202
+            assert {push(one.port, pushed).status for _ in range(4)} == {202}
+            for node in (one, two):
+                assert {node.get("/", mint(sid=sid)).status for sid in ("s-1", "s-2") for _ in range(4)} == {401}
+                assert node.get("/", mint(sid="s-3")).status == 200
+            # While the store is away nothing is taken; the same message is, once it is back.
+            again = logout_token("s-3")
+            redis.kill()
+            answer = log_out(two.port, again)
+            assert (answer.status, answer.fields["Retry-After"]) == (503, "1")
+            redis.start()
+            assert until(lambda: log_out(two.port, again).status == 200, 30)
+            assert one.get("/", mint(sid="s-3")).status == 401

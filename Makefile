@@ -101,5 +101,5 @@ $(VENV)/%.stamp: pyproject.toml requirements/build.lock | $(VENV)/bin/python
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/run.stamp: requirements/runtime.lock upstream/requirements.txt
+$(VENV)/run.stamp: requirements/runtime.lock
 $(VENV)/dev.stamp: requirements/dev.lock $(OLDEST)

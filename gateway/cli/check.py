@@ -22,7 +22,7 @@ DEFAULT = "by default"
 @click.command("check-config")
 @with_settings()
 def check_config(settings: Settings) -> None:
-    """Check every setting, ask the key sets and the store; print what is in force, and where it was set."""
+    """Check every setting, the keys and the store. What is in force is printed, and where it was set."""
     places, values = given_by(settings), in_force(settings)
     for place in (*sorted(set(places.values())), DEFAULT):
         click.echo(f"# {place}:")

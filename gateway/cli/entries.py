@@ -45,7 +45,7 @@ def revoke(
     reason: str,
     **named: Any,
 ) -> None:
-    """Blacklist a TOKEN (`-` reads it from standard input), or every token with a claim."""
+    """Take back a TOKEN, or every token with a claim. `-` reads the token from standard input."""
     if whenever and issued_before is not None:
         raise click.UsageError("--all means that there is no cut-off: leave --issued-before out")
     if named["claim"] is None and not any(named[name] for name in ("jti", "sub", "sid")):
@@ -98,7 +98,7 @@ def restore(settings: Settings, as_json: bool, **named: Any) -> None:
 @targeted
 @as_json
 def status(settings: Settings, as_json: bool, **named: Any) -> None:
-    """Tell whether a TOKEN or a claim is blacklisted, by whom, when and why: exit code 1 if it is, 0 if not."""
+    """Say whether a TOKEN or a claim is blacklisted. If it is: by whom, when and why, and the exit code is 1, not 0."""
     sys.exit(int(_tell(open_named(settings, **named), None, as_json)))
 
 
@@ -122,7 +122,7 @@ def list_entries(settings: Settings, limit: int, issuer: str | None, claim: str 
 @with_settings("store")
 @as_json
 def purge(settings: Settings, as_json: bool) -> None:
-    """Delete entries whose tokens have expired; the gateway does so by itself, this does it now."""
+    """Delete entries whose tokens have expired. The gateway does so by itself; this does it now."""
     count, store = build_blacklist(settings, create=False).store.purge(), store_name(settings)
     if as_json:
         echo_json({"deleted": count, "store": store})

@@ -68,7 +68,7 @@ def serve(settings: Settings) -> None:
 @click.command()
 @with_settings()
 def demo(settings: Settings) -> None:
-    """Run a sample API and the gateway together, on this machine alone, and print the whole story as curl lines."""
+    """Run the gateway in front of a sample API. On this machine alone; the whole story is printed as lines to paste."""
     if "host" not in settings.model_fields_set:  # its secret is public
         settings = settings.model_copy(update={"host": "127.0.0.1"})
     with _listening(settings) as sock, _sample_upstream(settings.upstream):

@@ -42,7 +42,7 @@ def token(  # noqa: PLR0913 - one for each option
     kid: str | None,
     header: bool,
 ) -> None:
-    """Mint a test token with the first secret and algorithm, and print it."""
+    """Mint a token to try things with. It is signed with the first secret and algorithm."""
     named = {"sub": sub, **({"scope": scope} if scope else {}), **dict(read_claim(claim) for claim in claims)}
     text = minted(settings, named, lifetime=lifetime, key=key and Path(key).read_text(), kid=kid)
     click.echo(f"Authorization: Bearer {text}" if header else text)

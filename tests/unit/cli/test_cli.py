@@ -21,6 +21,7 @@ from provider import Provider, content, private_key, private_pem, signer, status
 from gateway import Gateway, Settings
 from gateway.blacklist.keys import claim_key, legacy_claim_keys
 from gateway.blacklist.stores import open_store
+from gateway.cli import gateway as commands
 from gateway.cli import main
 
 TOKEN = mint(sub="1001", jti="a", iat=1000)
@@ -831,6 +832,12 @@ def test_a_port_that_is_taken_is_told_at_once(command: Command, name: str) -> No
         if name == "demo":
             ended = command(name, "--host", "127.0.0.1", "--port", 0, "--upstream", f"http://127.0.0.1:{port}")
             assert (ended.code, ended.out) == (USAGE, "")
+
+
+def test_the_first_sentence_of_every_command_fits_into_the_list_of_commands(command: Command) -> None:
+    listed = command("--help").out
+    assert "..." not in listed
+    assert all(f"\n  {name} " in listed for name in commands.commands)
 
 
 # As real processes.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from certificates import Certificates
 from redis_servers import PATIENCE, SAFE, RedisServer, Sentinel, be_patient, free_port
 from relay import Relay
@@ -428,6 +429,65 @@ def test_sentinels_lead_to_the_new_primary(
         server.start()  # as the primary that it was: sentinels make it a replica
         await_added(store, token(2))
         assert outcome(store) == "found"
+
+
+def test_a_planned_failover_by_sentinels_without_changes_meanwhile_loses_nothing(
+    server: RedisServer, replica: RedisServer, opened: Callable[..., Store]
+) -> None:
+    """The runbook of docs/redis.md."""
+    with Sentinel(server.port, 1) as sentinel:
+        store = opened(f"redis+sentinel://127.0.0.1:{sentinel.port}/blacklist/0")
+        await_added(store, REVOKED)
+        sentinel.await_knowing(others=0, replicas=1)
+        await_replica(server)
+        before = store.changes("")[0]
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                sentinel.ask("SENTINEL", "FAILOVER", "blacklist")
+                break
+            except redis.ResponseError:  # NOGOODSLAVE: it has not heard of the replica for a moment
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        while replica.ask("ROLE")[0] != "master":  # type: ignore[index]
+            assert outcome(store) != "passed"
+            assert time.monotonic() < deadline
+        await_outcome(store, "found")
+        assert store.changes(before) == (before, frozenset())
+        await_added(store, token(2))
+
+
+def test_a_planned_failover_to_a_replica_under_changes_loses_none_that_was_answered(
+    server: RedisServer, replica: RedisServer, relay: Relay, opened: Callable[..., Store]
+) -> None:
+    """FAILOVER pauses writes until the replica has them all."""
+    store, over, added = opened(relay.url), threading.Event(), []
+    await_added(store, REVOKED)
+
+    def change() -> None:
+        number = 1000
+        while not over.is_set():
+            number += 1
+            with contextlib.suppress(StoreUnavailable):
+                store.add([token(number)])
+                added.append(number)
+
+    with ThreadPoolExecutor(2) as threads:
+        changing = [threads.submit(change) for _ in range(2)]
+        time.sleep(0.3)
+        server.ask("FAILOVER", "TO", "127.0.0.1", replica.port, "TIMEOUT", 5000)
+        deadline = time.monotonic() + PATIENCE
+        while replica.ask("ROLE")[0] != "master":  # type: ignore[index]
+            assert time.monotonic() < deadline
+        relay.behind = replica.port
+        relay.cut()
+        await_outcome(store, "found")
+        time.sleep(0.3)
+        over.set()
+        for each in changing:
+            each.result()
+    await_outcome(store, "found")
+    assert all(store.find([token(number).key]) for number in added)
 
 
 def test_a_cluster_keeps_the_blacklist_on_one_shard(opened: Callable[..., Store]) -> None:

@@ -142,6 +142,13 @@ def check_mark(once: Entry) -> None:
 class Store(Protocol):
     """Where entries live. Absent is not broken: every method answers truly or raises `StoreUnavailable`.
 
+    The order that makes it so, in every store: *stamp, then ask; check, then believe.*
+    - What is known (the history's newest head, the stamp of a remembered answer) is taken before the question, so that
+      the answer knows at least as much: what was learned while it was asked must not make it look newer than it is.
+    - An answer is believed after it has been checked, on the same connection, that the store's history continues what
+      was known (`history.Known.check`); else it is thrown away and nothing passes.
+    - A change is synced, then known to all workers of the machine, then answered.
+
     One store serves all threads of a process and survives fork. A change that was answered is
     synced and seen by every other thread, process and node at their next question.
 

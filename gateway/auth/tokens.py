@@ -104,7 +104,7 @@ class Verifier:
         return token
 
     def remembers(self, text: str) -> bool:
-        """Tell whether the token has been verified before, and not been forgotten since."""
+        """Return whether the token has been verified before, and not been forgotten since."""
         return text in self._remembered
 
     def has_expired(self, token: Token) -> bool:

@@ -20,7 +20,7 @@ def gateway() -> None:
 
     Every setting is an environment variable GATEWAY_<NAME>, or a flag of the same name.
     Exit codes: 0 done, 1 "it is blacklisted" (status), 2 wrong usage or settings, 3 the
-    blacklist cannot be asked.
+    blacklist store is unavailable.
     """
 
 

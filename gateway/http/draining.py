@@ -6,7 +6,7 @@ _begun = False
 
 
 def is_draining() -> bool:
-    """Tell whether this process takes no more connections, and ends those it has: it is not ready for more."""
+    """Return whether this process takes no more connections, and ends those it has: it is not ready for more."""
     return _begun
 
 

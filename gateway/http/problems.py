@@ -67,8 +67,8 @@ KINDS: dict[str, Kind] = {
     "upstream-protocol": Kind("502 Bad Gateway", "The upstream's answer is not valid HTTP."),
     "upstream-timeout": Kind("504 Gateway Timeout", "The upstream did not answer in time."),
     "overloaded": Kind("503 Service Unavailable", "The gateway has more requests than it can answer in time."),
-    "store-unavailable": Kind("503 Service Unavailable", "The blacklist cannot be asked."),
-    "keys-unavailable": Kind("503 Service Unavailable", "The issuer's keys cannot be had."),
+    "store-unavailable": Kind("503 Service Unavailable", "The blacklist store is unavailable."),
+    "keys-unavailable": Kind("503 Service Unavailable", "The issuer's keys are unavailable."),
 }
 
 

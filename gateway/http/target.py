@@ -67,12 +67,12 @@ def request_target(environ: Environ) -> Target:
 
 
 def is_own(path: str) -> bool:
-    """Tell whether the gateway answers for the path itself."""
+    """Return whether the gateway answers for the path itself."""
     return path == BLACKLIST or path.startswith(_OWN)
 
 
 def is_decision(path: str) -> bool:
-    """Tell whether the path asks for the decision alone: Envoy appends the path it asks about."""
+    """Return whether the path asks for the decision alone: Envoy appends the path it asks about."""
     return path == DECISION or path.startswith(DECISION + "/")
 
 

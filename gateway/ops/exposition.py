@@ -44,7 +44,7 @@ def served(
 
     Without a port, do nothing. They are served by a process of its own, which no worker's load can starve and which
     ends with this one. It closes `not_ours`, which it inherits: else clients could connect when nobody accepts any
-    more. Raises OSError when the port cannot be had.
+    more. Raises OSError where nothing can listen there.
     """
     if port is None:
         yield

@@ -53,7 +53,7 @@ class Metrics:
         )
         for kind in ("events", "revocation"):
             self._signals.labels(kind, "unmatched")
-        self._errors = Counter("gateway_store_errors", "Requests refused for want of the blacklist", registry=own)
+        self._errors = Counter("gateway_store_errors", "Requests refused as the store is unavailable", registry=own)
         self._pruned = Counter("gateway_entries_pruned", "Expired entries deleted", registry=own)
         self._age = Gauge(
             "gateway_key_age_seconds", "Age of the oldest keys", multiprocess_mode="livemax", registry=own
@@ -98,7 +98,7 @@ class Metrics:
 
 
 def are_shared() -> bool:
-    """Tell whether the processes' figures can be added up."""
+    """Return whether the processes' figures can be added up."""
     return DIRECTORY in os.environ
 
 

@@ -27,7 +27,7 @@ def timed(kind: str, act: Callable[[], bool | None]) -> Operation:
 
 
 def is_linearizable(clients: Sequence[Sequence[Operation]], present: bool = False) -> bool:
-    """Tell whether each operation can have happened at one moment between its begin and its end.
+    """Return whether each operation can have happened at one moment between its begin and its end.
 
     `clients` holds the operations of each in its own order (Wing and Gong's search, remembering
     where it has been).

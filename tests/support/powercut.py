@@ -27,7 +27,7 @@ Change = Callable[[Bytes], None]
 
 @cache
 def can_trace() -> bool:
-    """Tell whether there is strace, and may be used."""
+    """Return whether there is strace, and may be used."""
     strace = shutil.which("strace")
     return bool(strace) and subprocess.run([strace, "-o", "/dev/null", "true"], check=False).returncode == 0
 

@@ -51,7 +51,7 @@ def outcome(answer: Any) -> tuple[bool, bool]:
 
 
 def passes(api: Api, token: str) -> bool:
-    """Tell whether a request with the token gets to the upstream; if not, because it is blacklisted."""
+    """Return whether a request with the token gets to the upstream; if not, because it is blacklisted."""
     answer = api("GET", "/info", token)
     if answer.status_code != 200:
         assert_refused(answer, "token-blacklisted")

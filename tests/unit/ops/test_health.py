@@ -111,7 +111,7 @@ def test_a_balancer_sees_the_drain_while_requests_finish(tmp_path: Path, gate_of
 
 
 def is_told(connection: http.client.HTTPConnection) -> bool:
-    """Tell whether the connection is told to go elsewhere; a drain that begins within a request shows first in this."""
+    """Return whether the client is told to go elsewhere; a drain that begins within a request shows here first."""
     connection.request("GET", "/-/ready")
     response = connection.getresponse()
     response.read()

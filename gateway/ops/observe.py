@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from random import getrandbits  # reseeded in every forked process; os.urandom is a system call
 from typing import Any, NamedTuple, Protocol
 
 from gateway.http.problems import Problem
@@ -74,8 +75,10 @@ class Observe:
         about = context(environ)
         about.client = self._client_of(environ)
         inbound = environ.get("HTTP_X_REQUEST_ID")
-        about.request_id = inbound if inbound and _SANE_ID.fullmatch(inbound) else os.urandom(8).hex()
+        about.request_id = inbound if inbound and _SANE_ID.fullmatch(inbound) else f"{getrandbits(64):016x}"
         environ["HTTP_X_REQUEST_ID"] = about.request_id
+        if not (self._write or self._metrics):
+            return self.app(environ, partial(_start_with_id, about, start_response))
         about.seconds = {}
         if self._metrics:
             self._metrics.started()
@@ -118,14 +121,9 @@ class _Seen:
         self._body: Iterable[bytes] = ()
 
     def start_response(self, status: str, fields: Fields, *rest: Any) -> Any:
-        """PEP 3333's start_response; the answer names the request's id, unless it names one itself."""
+        """PEP 3333's start_response."""
         self._status = int(status[:3])
-        for name, _ in fields:  # as a generator it would cost 1 % of a request
-            if len(name) == 12 and name.lower() == "x-request-id":
-                break
-        else:
-            fields = [*fields, ("X-Request-Id", self._about.request_id)]
-        return self._start_response(status, fields, *rest)
+        return _start_with_id(self._about, self._start_response, status, fields, *rest)
 
     def response(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return what the server shall send: a list is over here, anything else when the server closes it."""
@@ -171,6 +169,19 @@ class _Seen:
                 about.upstream_status,
             )
             self._tell(self._environ, request)
+
+
+def _start_with_id(
+    about: Context, start_response: StartResponse, status: str, fields: Fields, *rest: Any
+) -> Callable[[bytes], object]:
+    """Start the response; it names the request's id, unless it names one itself."""
+    for name, _ in fields:  # as a generator it would cost 1 % of a request
+        if len(name) == 12 and name.lower() == "x-request-id":
+            break
+    else:
+        fields = [*fields, ("X-Request-Id", about.request_id)]
+    write: Callable[[bytes], object] = start_response(status, fields, *rest)
+    return write
 
 
 def _route(target: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from gateway.http.cache import remembered
 from gateway.http.grammar import TOKEN, field_name
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ
@@ -111,6 +112,7 @@ def _read_node(element: str) -> Node:
     return node
 
 
+@remembered(1024, longest=64)
 def _plain(address: str) -> str:
     return address[7:] if address[:7].lower() == "::ffff:" and "." in address else address
 

@@ -38,4 +38,6 @@ class PauseNote:
 
     def next_look(self, now: float, usual: float) -> float:
         """Return when something is to be done about it: to watch it, to end it, or after `usual` seconds."""
-        return min(self.resume_at, now + usual if self.is_watched or self.body else self.since + WATCH_SECONDS)
+        if self.is_watched:  # it costs nothing any more, however long it is
+            return self.resume_at
+        return min(self.resume_at, now + usual if self.body else self.since + WATCH_SECONDS)

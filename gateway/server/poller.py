@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Iterable
+from contextlib import suppress
 from threading import Lock
 from typing import Protocol
 
@@ -51,8 +52,9 @@ class EpollPoller:
             self._epoll.register(fd, events | self._once)
 
     def disarm(self, fd: int) -> None:
-        """Forget a descriptor."""
-        self._epoll.unregister(fd)
+        """Forget a descriptor, armed before or not."""
+        with suppress(FileNotFoundError):
+            self._epoll.unregister(fd)
 
     def wake(self) -> None:
         """Have `wait` return."""

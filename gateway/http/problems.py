@@ -147,5 +147,5 @@ class StoreUnavailable(Problem):
     """
 
     def __init__(self, cause: str = "") -> None:
-        super().__init__("store-unavailable")
+        super().__init__("store-unavailable", log={"cause": cause} if cause else {})
         self.cause = cause

@@ -54,6 +54,7 @@ class Metrics:
         for kind in ("events", "revocation"):
             self._signals.labels(kind, "unmatched")
         self._errors = Counter("gateway_store_errors", "Requests refused as the store is unavailable", registry=own)
+        self._causes = Counter("gateway_store_unavailable", "The same, by cause", ["cause"], registry=own)
         self._pruned = Counter("gateway_entries_pruned", "Expired entries deleted", registry=own)
         self._age = Gauge(
             "gateway_key_age_seconds", "Age of the oldest keys", multiprocess_mode="livemax", registry=own
@@ -85,6 +86,7 @@ class Metrics:
             self._tokens[is_cached].inc()
         if request.outcome == "store-unavailable":
             self._errors.inc()
+            self._causes.labels(context(environ).refusal_log.get("cause", "unknown")).inc()
         self._poll()
 
     def _poll(self) -> None:

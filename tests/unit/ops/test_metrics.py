@@ -142,6 +142,7 @@ def test_a_store_that_fails_shows_in_every_figure_it_should(tmp_path: Path) -> N
             file.unlink()
         assert set(send(gateway, 4)) == {503}
         assert gateway.figure("gateway_store_errors_total") == 4
+        assert gateway.figure("gateway_store_unavailable_total", cause="replaced") == 4
         assert gateway.figure("gateway_entries") is None
         assert gateway.figure("gateway_build_info") == 1
 

@@ -56,7 +56,7 @@ def _drain(poller: Poller) -> None:
         while poller.fetch(wait=False):
             pass
     except PollFailed as failure:
-        raise Fault(f"{poller.poll.url}: {failure}") from failure
+        raise Fault(f"{poller.place}: {failure}") from failure
 
 
 def _follow(poller: Poller, sleep: Callable[[float], None]) -> None:
@@ -71,10 +71,10 @@ def _follow(poller: Poller, sleep: Callable[[float], None]) -> None:
         except Problem as problem:
             has_more, fault = False, problem.detail
         except Exception as error:  # noqa: BLE001 - a thread that ends would be missed by nobody
-            log.exception("events of %s", poller.poll.url)
+            log.exception("events of %s", poller.place)
             has_more, fault = False, type(error).__name__
         if fault != before:
-            log.warning("events of %s: %s", poller.poll.url, fault or "they come again")
+            log.warning("events of %s: %s", poller.place, fault or "they come again")
         pause = min(pause * 2, LONGEST_RETRY) if fault else SHORTEST_RETRY
         if fault or (not has_more and time.monotonic() - began < IDLE_SECONDS):
             sleep(pause if fault else IDLE_SECONDS)

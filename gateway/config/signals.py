@@ -30,7 +30,11 @@ class SignalSettings(IssuerSettings):
     """One member of SIGNALS: who sends messages, signed with which keys, and about whose tokens."""
 
     about: Members = ()
-    takes: tuple[Literal["logout", "revocation", "events"], ...] = ("logout", "revocation", "events")
+    takes: Annotated[tuple[Literal["logout", "revocation", "events"], ...], BeforeValidator(listed)] = (
+        "logout",
+        "revocation",
+        "events",
+    )
     sessions: Literal["session", "subject"] = "session"
     subject_claim: Claim = "sub"
     session_claim: Claim = "sid"
@@ -39,7 +43,10 @@ class SignalSettings(IssuerSettings):
     tenant_claim: Claim | None = None
     tenant: Members = ()
     without_exp: int = Field(0, ge=0, le=3600)
-    extra_events: tuple[Literal["assurance-level-change", "device-compliance-change", "risk-level-change"], ...] = ()
+    extra_events: Annotated[
+        tuple[Literal["assurance-level-change", "device-compliance-change", "risk-level-change"], ...],
+        BeforeValidator(listed),
+    ] = ()
     state: str = ""
     authorization: SecretStr | None = None
     poll_url: str | None = None
@@ -103,7 +110,7 @@ class ClientSettings(BaseModel):
 
     client_id: Annotated[str, Field(min_length=1)]
     secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_secrets), Field(min_length=1, max_length=16)]
-    may: tuple[Literal["revoke", "introspect"], ...] = ("revoke", "introspect")
+    may: Annotated[tuple[Literal["revoke", "introspect"], ...], BeforeValidator(listed)] = ("revoke", "introspect")
     issuers: Members = ()
     per_minute: int = Field(6000, ge=1)
 

@@ -51,7 +51,7 @@ class Events:
     def take(self, text: str, about: Context, authorization: str | None) -> None:
         """Have what the token says last. `authorization` is the field it was pushed with, None where it was fetched."""
         sender, message = self._recorder.senders.read(text, TYPES, EVENTS)
-        if authorization is not None and not sender.is_authorized(authorization):
+        if authorization is not None and sender.authorization and not sender.is_authorized(authorization):
             raise Refusal("authentication_failed", "The Authorization field is not the one that was agreed on.")
         self._check(sender, message)
         events = message.claims["events"]

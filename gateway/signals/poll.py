@@ -9,6 +9,7 @@ from typing import Any
 
 import requests
 
+from gateway.auth.fetch import shown
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object
 from gateway.http.wsgi import Context
@@ -35,6 +36,11 @@ class Poller:
     poll: Poll
     _acks: list[str] = field(default_factory=list)
     _faults: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Where the events come from, as the log may have it."""
+        return shown(self.poll.url)
 
     def fetch(self, *, wait: bool) -> bool:
         """Fetch and take events once; return whether there may be more, or something to acknowledge.
@@ -76,7 +82,7 @@ class Poller:
             self._fault(jti, ERRORS.get(problem.code, ERRORS[""]), problem.detail)
 
     def _fault(self, jti: str, error: str, why: str) -> None:
-        log.warning("event refused: %s", why, extra={"record": {"error": error, "from": self.poll.url}})
+        log.warning("event refused: %s", why, extra={"record": {"error": error, "from": self.place}})
         self._faults[jti] = {"err": error, "description": why}
 
     def _ask(self, members: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,8 @@ class Recorder:
     def record(self, notice: Notice, about: Context) -> bool:
         """Take back what the notice says, and return whether it comes for the first time: else nothing changes.
 
-        Raises `StoreUnavailable`; then the same message can come again.
+        One that takes nothing back is not kept: streams of sign-ins would fill the store. Raises `StoreUnavailable`;
+        then the same message can come again.
         """
         latest = self.cut_off() if notice.cut_off is None else notice.cut_off
         targets = [
@@ -63,7 +64,7 @@ class Recorder:
             for each in notice.subjects
         ]
         actor = Actor(f"{notice.kind}:{notice.sender.name}", about.client, notice.reason or notice.kind)
-        added = self._blacklist.take_back(targets, actor, once=self._mark(notice))
+        added = self._blacklist.take_back(targets, actor, once=self._mark(notice)) if targets else []
         outcome = "repeated" if added is None else "taken" if targets else "nothing-to-do"
         about.signals += ((notice.kind, outcome),)
         record = {"signal": notice.kind, "sender": notice.sender.name, "what": notice.reason, "subjects": len(targets)}

@@ -52,8 +52,9 @@ class Sender(Issuer):
         return (self.name,) if any(TENANT in name for name in self.about) else self.about
 
     def is_authorized(self, value: str) -> bool:
-        """Return whether an Authorization field is the one that was agreed on, if one was."""
-        return not self.authorization or is_same_secret(self.authorization, value)
+        """Return whether an Authorization field is the one that was agreed on, or has it as its Bearer token."""
+        ours = self.authorization
+        return bool(ours) and any([is_same_secret(ours, value), is_same_secret(f"Bearer {ours}", value)])
 
 
 class Senders:
@@ -77,5 +78,5 @@ class Senders:
 
     def by_authorization(self, value: str, kind: str) -> Sender | None:
         """Return the sender whose Authorization field it is; every one is compared, in constant time."""
-        found = [sender for sender in self.all if is_same_secret(sender.authorization, value)]
-        return next((sender for sender in found if sender.authorization and kind in sender.takes), None)
+        found = [sender for sender in self.all if sender.is_authorized(value)]
+        return next((sender for sender in found if kind in sender.takes), None)

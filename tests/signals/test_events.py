@@ -308,6 +308,15 @@ def test_the_body_is_one_event_and_says_so(gate_api: Api, media_type: str) -> No
     assert passes(gate_api)
 
 
+def test_an_event_that_takes_nothing_back_asks_nothing_of_the_store(
+    gate_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gateway.blacklist.stores.sqlite.store import SqliteStore
+
+    monkeypatch.delattr(SqliteStore, "add")
+    assert send(gate_api, event(CAEP + "session-presented")).status_code == 202
+
+
 def test_an_event_that_comes_again_is_acknowledged_and_does_not_count_twice(gate_api: Api) -> None:
     token = event(URI)
     assert send(gate_api, token).status_code == 202

@@ -31,6 +31,9 @@ WORKDIR /app
 CMD ["python", "-m", "upstream", "--host", "0.0.0.0"]
 
 FROM base AS gateway
+LABEL org.opencontainers.image.title="jwt-blacklist-gateway" \
+    org.opencontainers.image.description="A gateway that lets stateless JWTs be taken back" \
+    org.opencontainers.image.licenses="MIT"
 COPY --from=build-gateway /venv /venv
 VOLUME /data
 # Alive: who restarts what is unhealthy must not do so for want of the store. The compose files ask whether it is ready.

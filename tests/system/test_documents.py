@@ -290,6 +290,12 @@ def test_every_program_in_a_sentence_is_one_that_there_is(tmp_path: Path) -> Non
             run(command)
 
 
+def test_nobody_is_told_to_install_from_an_index_what_no_index_has() -> None:
+    """Whoever takes the name there would be run by our readers."""
+    texts = [*PAGES.items(), *((str(path), path.read_text()) for path in (ROOT / "gateway").rglob("*.py"))]
+    assert [name for name, text in texts if re.search(r"pip install [^`\n]*jwt-blacklist-gateway", text)] == []
+
+
 def test_the_index_leads_to_every_page_and_the_readme_to_it() -> None:
     linked = {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", PAGES["index"])}
     assert {path.name for path in DOCS} - {"README.md"} <= linked

@@ -37,7 +37,7 @@ def open_store(
         try:
             from gateway.blacklist.stores.redis.store import RedisStore
         except ImportError as error:
-            raise StoreRefused("A Redis store needs the extra: pip install 'jwt-blacklist-gateway[redis]'.") from error
+            raise StoreRefused("A Redis store needs two more packages: pip install redis hiredis") from error
         return RedisStore(url, now, replicas=replicas, accept_lossy=accept_lossy, create=create)
     named = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)", url)
     raise StoreRefused(

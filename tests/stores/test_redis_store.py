@@ -507,6 +507,36 @@ def test_a_cluster_keeps_the_blacklist_on_one_shard(opened: Callable[..., Store]
         assert sorted(int(str(node.ask("DBSIZE"))) for node in (one, two)) == [0, 6]
 
 
+def test_look_ups_follow_the_blacklist_while_its_slot_migrates(opened: Callable[..., Store]) -> None:
+    cluster = (*SAFE, "--cluster-enabled", "yes")
+    with RedisServer(*cluster) as one, RedisServer(*cluster) as two:
+        one.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        one.ask("CLUSTER", "MEET", "127.0.0.1", two.port)
+        for node in (one, two):
+            await_cluster(node)
+        store = opened(f"redis+cluster://127.0.0.1:{one.port}")
+        await_added(store, REVOKED)
+        slot, source, target = (
+            one.ask("CLUSTER", "KEYSLOT", TAG),
+            one.ask("CLUSTER", "MYID"),
+            two.ask("CLUSTER", "MYID"),
+        )
+        two.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source)
+        one.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target)
+        for key in sorted(one.ask("KEYS", "*")):  # type: ignore[type-var, arg-type]
+            assert outcome(store) == "found"
+            assert not store.find([token(2).key])
+            with pytest.raises(StoreUnavailable):
+                store.add([token(2)])
+            await_outcome(store, "found")
+            one.ask("MIGRATE", "127.0.0.1", two.port, key, 0, 5000)
+        assert outcome(store) == "found"
+        for node in (two, one):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", target)
+        await_outcome(store, "found")
+        await_added(store, token(2))
+
+
 def await_cluster(node: RedisServer) -> None:
     deadline = time.monotonic() + PATIENCE
     while "cluster_state:ok" not in str(node.ask("CLUSTER", "INFO")):

@@ -46,6 +46,14 @@ def primary(url: str, key: str) -> Callable[[], RedisConnection]:
     raise ValueError("neither redis+sentinel://host/service nor redis+cluster://host")
 
 
+def node_of(url: str, host: str, port: int) -> Callable[[], RedisConnection]:
+    """Return what opens a connection to another node of the URL's cluster."""
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    options = _parsed(f"{parts.scheme.partition('+')[0]}://{user}{at}node?{parts.query}")
+    return partial(_connect, options, host, port)
+
+
 def _parsed(url: str) -> dict[str, Any]:
     options = dict(parse_url(url))  # type: ignore[no-untyped-call]
     own = {name: value for name, value in options.items() if not name.startswith("sentinel_")}
@@ -86,6 +94,8 @@ def _owner(key: str, addresses: Sequence[tuple[str, int]], options: dict[str, An
             return connection
         except ReplyError as error:
             word, *_, place = str(error).split()  # MOVED 3999 127.0.0.1:6381
+            if word == "ASK":
+                return _connect(options, host, port)  # its slot migrates: this node says of each key where it is
             if word == "MOVED":
                 owner, _, owners_port = place.rpartition(":")
                 return _connect(options, owner or host, int(owners_port))

@@ -18,7 +18,7 @@ from gateway.blacklist.stores.history import MOST_KEYS, WINDOW, HistoryLost, Kno
 from gateway.blacklist.stores.outage import Outage
 from gateway.blacklist.stores.redis.client import FAILURES, Connections, pack
 from gateway.blacklist.stores.redis.keys import CHANGE, GRACE_SECONDS, PREFIX, read_prefix
-from gateway.blacklist.stores.redis.primary import primary
+from gateway.blacklist.stores.redis.primary import node_of, primary
 from gateway.http.blocking import blocking
 from gateway.http.problems import StoreUnavailable
 
@@ -45,6 +45,8 @@ class Server:
         try:
             url, self.keys = read_prefix(url)
             self._connections = Connections(primary(url, self.keys.generation))
+            self._url = url
+            self._nodes: dict[str, Connections] = {}  # of a cluster, to which a slot migrates
         except (ValueError, RedisError) as error:
             raise StoreRefused("STORE is not a URL of a Redis server.") from error
         self._now = now
@@ -101,10 +103,11 @@ class Server:
         # With a look-up the generation costs no command of its own.
         is_lookup = len(commands) == 1 and commands[0][0] == "MGET"
         all_commands = [(*commands[0], self.keys.generation)] if is_lookup else [*commands, generation_only]
+        keys = all_commands[0][1:] if is_lookup else ()
         question = b"".join([pack(command) for command in all_commands]) + self._ask_head
         try:
             with blocking():
-                answers = self._exchange(question, 1 + len(all_commands), is_lookup=is_lookup, again=again)
+                answers = self._exchange(question, 1 + len(all_commands), keys=keys, again=again)
         except (*FAILURES, HistoryLost) as error:
             raise self._fail(error, lookup=again) from error
         if self._failed_until:
@@ -115,14 +118,34 @@ class Server:
                 self.outage.end(CHANGES)
         return answers
 
-    def _exchange(self, question: bytes, answers: int, *, is_lookup: bool = False, again: bool = False) -> list[Any]:
+    def _exchange(self, question: bytes, answers: int, *, keys: tuple[Any, ...] = (), again: bool = False) -> list[Any]:
         since = self.known.newest()  # taken before the question: the answer must know this much
-        *found, head = self._connections.ask(question, answers, again=again)
-        if is_lookup and not isinstance(found[0], list):
+        try:
+            *found, head = self._connections.ask(question, answers, again=again)
+        except ReplyError as error:
+            if not keys or not str(error).startswith(("ASK ", "TRYAGAIN")):
+                raise
+            # The slot migrates: each key is either here or there, and both say so when they are asked for one.
+            found = [[self._ask_one(pack(("GET", key))) for key in keys]]
+            head = self._ask_one(self._ask_head)
+        if keys and not isinstance(found[0], list):
             raise RedisError("the answer to a look-up is no list")
-        generation = found[0].pop() if is_lookup else found.pop()
+        generation = found[0].pop() if keys else found.pop()
         self._check_history(generation, head, since)
         return found
+
+    def _ask_one(self, command: bytes) -> Any:
+        """Return the answer to a command about one key, from the node of a cluster that has it."""
+        try:
+            return self._connections.ask(command, 1, again=True)[0]
+        except ReplyError as error:
+            word, *_, place = str(error).split()
+            if word != "ASK":
+                raise
+            if place not in self._nodes:
+                host, _, port = place.rpartition(":")
+                self._nodes[place] = Connections(node_of(self._url, host, int(port)))
+            return self._nodes[place].ask(pack(("ASKING",)) + command, 2, again=True)[1]
 
     def change(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Run commands that change something; with REPLICAS return only when so many replicas have them."""
@@ -236,7 +259,8 @@ class Server:
 
     def close(self) -> None:
         """Let go of connections; a later question opens new ones."""
-        self._connections.close()
+        for connections in [self._connections, *self._nodes.values()]:
+            connections.close()
 
 
 def _text(answer: Any) -> str:

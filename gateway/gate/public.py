@@ -35,6 +35,7 @@ class Public:
         self._exact = frozenset(path for path in paths if not path.endswith("/*"))
         self._prefixes = tuple(path[:-1] for path in paths if path.endswith("/*"))
         self._pass_preflight = pass_preflight
+        self._is_any = bool(paths) or pass_preflight
         self._trusts_outer = trusts_outer
 
     def admits(self, environ: Environ, path: str) -> bool:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 from helpers import ISSUER, mint, sign
-from recorder import Recorder, ok, until
+from recorder import Client, Recorder, Talk, ok, request, response, until
 from redis_servers import RedisServer
 from running import Answer, Running, fetch
 
@@ -175,3 +175,27 @@ def test_another_node_knows_that_a_message_came_and_goes_by_it(tmp_path: Path) -
             redis.start()
             assert until(lambda: log_out(two.port, again).status == 200, 30)
             assert one.get("/", mint(sid="s-3")).status == 401
+
+
+def endless(talk: Talk) -> None:
+    """Answer with events, and never end."""
+    head = response(b"", ("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"))
+    talk.send(head + b"c\r\ndata: tick\n\n\r\n")
+    talk.peer_left(30)
+    talk.close()
+
+
+@pytest.mark.parametrize("kind", ["logout", "event"])
+def test_a_stream_that_is_under_way_ends_with_its_session(tmp_path: Path, kind: str) -> None:
+    send, make = (log_out, logout_token) if kind == "logout" else (push, event)
+    now = int(time.time()) - 10
+    with Recorder(endless) as upstream, Running(tmp_path, upstream.url, "--workers", "2", **ENVIRON) as gateway:
+        asked = [request("GET /events", ("Authorization", f"Bearer {mint(sid=s, iat=now)}")) for s in ("s-1", "s-2")]
+        with Client(gateway.port, asked[0]) as ends, Client(gateway.port, asked[1]) as goes_on:
+            for client in (ends, goes_on):
+                client.read_until(b"tick\n\n\r\n")
+            assert send(gateway.port, make("s-1")).status in (200, 202)
+            assert not ends.read_all().endswith(b"0\r\n\r\n")
+            goes_on.sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                goes_on.sock.recv(1)

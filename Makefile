@@ -11,7 +11,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --no-strip-extras --pytho
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow check versions lint types cover bench fuzz audit sbom release proxies lock clean
+.PHONY: help run test slow again check versions lint types cover bench fuzz audit sbom release proxies lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: $(VENV)/dev.stamp  ## run every test that needs no extra server
 
 slow: $(VENV)/dev.stamp  ## run the tests that take long or need a server: redis, nginx, haproxy, caddy, newman (npm ci)
 	$(PYTEST) -m slow
+
+again: $(VENV)/dev.stamp  ## run what failed once more, one test at a time: a busy machine makes some wait too long
+	$(VENV)/bin/python -m pytest -q --last-failed --last-failed-no-failures none
 
 check: lint types test slow versions  ## all of what CI runs but the containers
 

@@ -22,6 +22,7 @@ from recorder import Recorder
 from redis_servers import RedisServer
 from relay import Relay
 
+from gateway.blacklist.keys import claim_key
 from gateway.blacklist.stores import Entry, open_store
 
 pytestmark = pytest.mark.slow
@@ -149,7 +150,7 @@ def test_a_blacklist_moves_to_redis_and_back_without_loss_while_it_serves(server
     entries = [
         Entry(f"token:{digest}", "i", start + number // 1000, start + 10**8 + number, by="é", reason="\ud800")
         if number % 2
-        else Entry(f"claim:{digest}", "i", start, None, ("sub", str(number)), start + number)
+        else Entry(claim_key("i", "sub", str(number)), "i", start, None, ("sub", str(number)), start + number)
         for number in range(count)
         for digest in [hashlib.sha256(str(number).encode()).hexdigest()]
     ]

@@ -134,6 +134,16 @@ class TestInProcess:
         assert api("GET", "/me").status_code == 401
         assert api("GET", "/me", mint(sub="1001")).json == {"sub": "1001"}
 
+    @pytest.mark.parametrize("number", [1, 2, 3])
+    def test_none_of_them_opens_a_door_where_somebody_forgot_the_keys(
+        self, number: int, own: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in ("fastapi", "a2wsgi"):
+            pytest.importorskip(module, reason=f"{module} is not installed")
+        monkeypatch.delenv("GATEWAY_SECRET")
+        with pytest.raises(ValueError, match="no secret is set"):
+            own(number)
+
     def test_fastapi(self, own: Callable[..., dict[str, Any]]) -> None:
         for module in ("fastapi", "a2wsgi"):
             pytest.importorskip(module, reason=f"{module} is not installed")

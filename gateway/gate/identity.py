@@ -33,13 +33,10 @@ class Identity:
         subject_field: str = SUBJECT_FIELD,
         forward_authorization: bool = True,
     ) -> None:
-        self._claims_field = "" if claims_field == NONE else claims_field
-        self._subject_field = "" if subject_field == NONE else subject_field
-        self._claims_key, self._subject_key = map(environ_key, (claims_field, subject_field))
-        self._removed = {
-            environ_key(self._claims_field or CLAIMS_FIELD),
-            environ_key(self._subject_field or SUBJECT_FIELD),
-        }
+        named = {"claims": claims_field, "subject": subject_field}
+        self._names = {kind: name for kind, name in named.items() if name != NONE}
+        defaults = {"claims": CLAIMS_FIELD, "subject": SUBJECT_FIELD}
+        self._removed = frozenset(environ_key(name) for name in (defaults | self._names).values())
         self._forward_authorization = forward_authorization
         self._spellings_in = remembered(256, longest=64)(self._spellings)
 
@@ -52,27 +49,24 @@ class Identity:
             return
         if not self._forward_authorization:
             environ.pop("HTTP_AUTHORIZATION", None)
-        environ["gateway.claims"] = token.claims
-        if self._claims_field:
-            environ[self._claims_key] = _payload(token)
-        if self._subject_field and (subject := self._subject(token)):
-            environ[self._subject_key] = subject
+        environ.update(self._trusted(token)[0])
 
     def fields(self, token: Token | None) -> Fields:
         """Return the trusted fields as response fields: all of them, empty where there is nothing to say.
 
         An outer proxy that copies a field which is not there keeps the client's (CVE-2026-30851).
         """
-        values = ("", "") if token is None else (_payload(token), self._subject(token))
-        named = zip((self._claims_field, self._subject_field), values, strict=True)
-        return tuple((name, value) for name, value in named if name)
+        return tuple((name, "") for name in self._names.values()) if token is None else self._trusted(token)[1]
 
-    def _subject(self, token: Token) -> str:
-        """Return what the subject's field holds: worked out once for a token that is remembered."""
-        subject: str | None = token.derived.get(self)
-        if subject is None:
-            subject = token.derived[self] = _subject(token.claims.get("sub"))
-        return subject
+    def _trusted(self, token: Token) -> tuple[Environ, Fields]:
+        """Return what a request's environ gains, and the response fields: worked out once for a remembered token."""
+        known: tuple[Environ, Fields] | None = token.derived.get(self)
+        if known is None:
+            values = {"claims": token.text.split(".", 2)[1], "subject": _subject(token.claims.get("sub"))}
+            gained = {environ_key(name): values[kind] for kind, name in self._names.items() if values[kind]}
+            fields = tuple((name, values[kind]) for kind, name in self._names.items())
+            known = token.derived[self] = {"gateway.claims": token.claims, **gained}, fields
+        return known
 
     def _spellings(self, keys: tuple[str, ...]) -> list[str]:
         return [key for key in keys if _folded(key) in self._removed]
@@ -81,11 +75,6 @@ class Identity:
 @remembered(1024)
 def _folded(key: str) -> str:
     return _PUNCTUATION.sub("_", key.upper()) if key.startswith("HTTP_") else ""
-
-
-def _payload(token: Token) -> str:
-    # Cut out each time: kept, it would double what a remembered token takes.
-    return token.text[token.text.index(".") + 1 : token.text.rindex(".")]
 
 
 def _subject(sub: object) -> str:

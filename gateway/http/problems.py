@@ -1,7 +1,7 @@
 """Every refusal the gateway can give: its code, its status, its title and its challenge.
 
 A refusal travels as an exception from wherever it is decided to the one place that
-answers it (`middleware.Gate`). Its text is fixed or made of names only: a token, a
+answers it (`gate.gate.Gate`). Its text is fixed or made of names only: a token, a
 secret or a claim's value never becomes part of one.
 """
 

@@ -92,8 +92,9 @@ class Context:
 
 def context(environ: Environ) -> Context:
     """Return the request's context."""
-    found: Context | None = environ.get(_KEY)
-    if found is None:
+    try:
+        found: Context = environ[_KEY]
+    except KeyError:
         found = environ[_KEY] = Context()
     return found
 

@@ -174,13 +174,16 @@ class Handle:
         for descriptor, event in events:
             if descriptor in self._watched:
                 self._act(descriptor, _TO_CURL[event])
-        if not self.is_done and self._multi.timeout() == 0:
+        if self.is_done:
+            return True
+        if self._multi.timeout() == 0:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
-        return self.is_done or bool(self.body) or len(self.head) > known or self._writes(events)
-
-    @staticmethod
-    def _writes(events: list[tuple[int, int]]) -> bool:
-        return any(event & select.POLLOUT for _, event in events)
+        return (
+            self.is_done
+            or bool(self.body)
+            or len(self.head) > known
+            or any(event & select.POLLOUT for _, event in events)
+        )
 
     def is_answered_early(self) -> bool:
         """Return whether the answer is complete although the request's body is not sent."""

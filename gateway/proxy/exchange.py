@@ -108,8 +108,9 @@ class Upstream:
 
     def _pool(self) -> Pool:
         # A parent's connections are left alone, and kept: closing one would end its TLS session.
-        pool = self._pools.get(os.getpid())
-        return pool or self._pools.setdefault(os.getpid(), Pool(*self._peers))
+        pid = os.getpid()
+        pool = self._pools.get(pid)
+        return pool or self._pools.setdefault(pid, Pool(*self._peers))
 
     def _upgrade(
         self, request: Outbound, protocol: str, environ: Environ, start_response: StartResponse

@@ -19,7 +19,7 @@ from typing import Any
 from gateway.http.body import ClientDisconnected
 from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
-from gateway.http.wsgi import Context, context, give_context
+from gateway.http.wsgi import Context, give_context
 from gateway.server.body import Body
 from gateway.server.head import HeadReader, Room
 from gateway.server.pause import PauseNote
@@ -62,7 +62,7 @@ class Connection:
         self._application = application
         self._notify = partial(notify, self)
         self._base = base_environ(sock.getsockname(), address)
-        self.environ = self._base  # of the request that is being answered, where there is one
+        self.about = self._nobody = Context()  # of the request that is being answered; between two, of none
         self._readable: Awaited = {self.fd: select.POLLIN}
         self._head = HeadReader(room or Room())
         self._response: Response | None = None
@@ -73,7 +73,7 @@ class Connection:
 
         `overloaded` goes into the request's context.
         """
-        context(self.environ).overloaded = overloaded
+        self.about.overloaded = overloaded
         response = self._response
         try:
             if response is not None and response.cut_code:
@@ -145,7 +145,7 @@ class Connection:
     def _finish(self, response: Response) -> Awaited | None:
         """Go on to the next request, or to the connection's end: the response is over, and all of it sent."""
         wire, body = self.wire, response.body
-        self._response, self.environ = None, self._base
+        self._response, self.about = None, self._nobody
         if self.pause.awaited is not None:
             self.pause.clear()
         if response.closes:
@@ -197,10 +197,11 @@ class Connection:
             return
         about = Context()
         about.received = tuple(request.fields)
-        about.overloaded = context(self.environ).overloaded
+        about.overloaded = self.about.overloaded
         about.client_left, about.pause = self.wire.has_left, self.pause.ask
         about.cut, about.interim = response.cut, response.interim
-        environ = self.environ = request.environ(self._base)
+        self.about = about
+        environ = request.environ(self._base)
         environ["wsgi.input"] = response.body
         give_context(environ, about)
         response.start(self._application, environ)
@@ -240,9 +241,9 @@ class Connection:
     def _cut_off(self, response: Response) -> Awaited | None:
         """End a response that must not go on: its client sees a reset, and nothing of what is unsent, or why."""
         code, response.cut_code = response.cut_code, ""
-        context(self.environ).refusal = code
+        self.about.refusal = code
         if response.has_begun:
-            if response.say_farewell(context(self.environ).farewell, code):
+            if response.say_farewell(self.about.farewell, code):
                 return self._proceed()
             self.wire.reset_at_close()
             return None

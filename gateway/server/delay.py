@@ -37,5 +37,4 @@ class QueueingDelay:
     def is_too_long(self) -> bool:
         """Return whether requests wait longer than they may."""
         sent = self._sent  # once: a thread may come for it now
-        waits = time.monotonic() - sent if sent else 0.0
-        return max(self._waited, waits) > self._limit
+        return self._waited > self._limit or (sent > 0 and time.monotonic() - sent > self._limit)

@@ -20,7 +20,7 @@ from typing import Any
 
 from gateway.http.blocking import Watchdog, on_blocking
 from gateway.http.draining import is_draining
-from gateway.http.wsgi import Context, context
+from gateway.http.wsgi import Context
 from gateway.server.acceptor import Acceptor
 from gateway.server.alarms import TICK_SECONDS, Alarms
 from gateway.server.connection import NEVER, NOTHING, Awaited, Connection
@@ -249,7 +249,7 @@ class Listener:
 
     def contexts(self) -> list[Context]:
         """Return what is known about the requests that are being answered; of an idle connection, nothing."""
-        return [context(connection.environ) for connection in list(self._connections.values())]
+        return [connection.about for connection in list(self._connections.values())]
 
     def is_busy(self) -> bool:
         """Return whether there are connections."""

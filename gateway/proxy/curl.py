@@ -178,12 +178,8 @@ class Handle:
             return True
         if self._multi.timeout() == 0:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
-        return (
-            self.is_done
-            or bool(self.body)
-            or len(self.head) > known
-            or any(event & select.POLLOUT for _, event in events)
-        )
+        has_written = any(event & select.POLLOUT for _, event in events)
+        return self.is_done or bool(self.body) or len(self.head) > known or has_written
 
     def is_answered_early(self) -> bool:
         """Return whether the answer is complete although the request's body is not sent."""

@@ -5,7 +5,7 @@
 --   gateways of older versions made without a mark; the changed keys as JSON, "*" for too many; the seconds that the
 --   server keeps an expired entry; how many marks are kept; until when the message's mark lives, "" for no message; now;
 --   then for each entry the text it must replace ("" for none) and that one's name, the new text ("" to remove it), its
---   name and its expires_at or "+inf".
+--   name ("" for one that is not listed) and its expires_at or "+inf".
 -- Answers 1; or 0, and changes nothing, where another text or a live message's mark is there: two nodes that change
 -- one entry see each other. SET comes first, for a full server refuses only a script's first write.
 local name, changes = string.match(redis.call('GET', KEYS[1]) or '', '^(%x+)%.(%d+)$')
@@ -26,7 +26,7 @@ for i = 7, #KEYS do
   else redis.call('SET', KEYS[i], text, 'EXAT', string.format('%.0f', expires + grace)) end
   redis.call('ZREM', KEYS[4], old_name)
   redis.call('ZREM', KEYS[5], old_name)
-  if text ~= '' then
+  if text ~= '' and new_name ~= '' then
     redis.call('ZADD', KEYS[4], 0, new_name)
     redis.call('ZADD', KEYS[5], expires, new_name)
   end

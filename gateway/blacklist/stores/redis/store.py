@@ -18,6 +18,7 @@ from gateway.blacklist.stores.base import LATEST, Added, Entry, check_mark, chec
 from gateway.blacklist.stores.history import changed_keys, number_of, read_head
 from gateway.blacklist.stores.outage import Probe
 from gateway.blacklist.stores.redis.keys import FORGET, GRACE_SECONDS, MATCH
+from gateway.blacklist.stores.redis.older import from_stored, is_twin, to_stored, with_twins
 from gateway.blacklist.stores.redis.server import Server, read_row
 from gateway.http.problems import StoreUnavailable
 
@@ -75,11 +76,12 @@ class RedisStore:
         return [added for chunk in _chunks(entries) for added in self._contest(self._add, chunk)]
 
     def _add(self, entries: Sequence[Entry], once: Entry | None = None) -> list[Added] | None:
-        texts = self._texts({entry.key for entry in entries})
+        everywhere = with_twins(entries)
+        texts = self._texts({entry.key for entry in everywhere})
         live = {entry.key: entry for entry in self._live(texts)}
-        added = merge(entries, live, self._now())
+        added = merge(everywhere, live, self._now())
         changed = {entry.key: live[entry.key] for entry, changed in added if changed}
-        return added if self._swap({key: texts[key] for key in changed}, changed, once) else None
+        return added[: len(entries)] if self._swap({key: texts[key] for key in changed}, changed, once) else None
 
     def _add_once(self, once: Entry, entries: Sequence[Entry]) -> tuple[list[Added] | None] | None:
         text = self._texts([once.key])[once.key]
@@ -173,6 +175,7 @@ class RedisStore:
                 entry
                 for entry in self._live(texts)
                 if _name(entry).encode() in listed
+                and not is_twin(entry)
                 and (issuer is None or entry.issuer == issuer)
                 and (claim is None or (entry.claim is not None and entry.claim[0] == claim))
             ]
@@ -224,13 +227,13 @@ def _name(entry: Entry) -> str:
 
 
 def _written(entry: Entry) -> list[Any]:
-    text = json.dumps(entry.to_json(), separators=(",", ":"), allow_nan=False)
-    return [text, _name(entry), "+inf" if entry.expires_at is None else entry.expires_at]
+    text = json.dumps(to_stored(entry).to_json(), separators=(",", ":"), allow_nan=False)
+    return [text, "" if is_twin(entry) else _name(entry), "+inf" if entry.expires_at is None else entry.expires_at]
 
 
 def _decode(key: str, text: bytes) -> Entry:
     try:
-        return Entry.from_json(key, json.loads(text))
+        return from_stored(Entry.from_json(key, json.loads(text)))
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise StoreUnavailable from error
 

@@ -27,7 +27,7 @@ def with_twins(entries: Sequence[Entry]) -> list[Entry]:
 def is_twin(entry: Entry) -> bool:
     """Return whether the entry stands under another key, too, where it is listed and counted."""
     claim = entry.claim
-    return claim is not None and isinstance(claim[1], str) and entry.key != claim_key(entry.issuer, *claim)
+    return claim is not None and isinstance(claim[1], str) and entry.key in legacy_claim_keys(entry.issuer, *claim)
 
 
 def to_stored(entry: Entry) -> Entry:

@@ -9,7 +9,7 @@ import pytest
 from helpers import mint
 from recorder import Client, Recorder, Talk, exchange, ok, request, response, until
 from running import Running
-from websockets import KEY, echo, frame, handshake, switched
+from websocket_bytes import KEY, echo, frame, handshake, switched
 
 from gateway.proxy.websocket import close_frame
 

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from websockets import frame
+from websocket_bytes import frame
 
 from gateway.proxy.websocket import Frames, close_frame
 

@@ -40,7 +40,7 @@ def answer(connection: ServerConnection) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
-    with serve(answer, "127.0.0.1", 0, max_size=None, select_subprotocol=choose) as listening:  # type: ignore[list-item]
+    with serve(answer, "127.0.0.1", 0, max_size=None, select_subprotocol=choose) as listening:
         thread = threading.Thread(target=listening.serve_forever)
         thread.start()
         yield listening.socket.getsockname()[1]

@@ -86,8 +86,8 @@ class Listener:
         self._turns.acquire()
         try:
             while self._turns.is_mine() and not self._is_over:
-                if not any(self._ready):
-                    self._gather(None)
+                if not any(self._ready) and self._gather(None):
+                    self._delay.take()
                 for ready in self._ready:
                     while self._turns.is_mine() and (connection := _first(ready)):
                         self._attend(connection)
@@ -95,11 +95,10 @@ class Listener:
             self._turns.release()
 
     def _gather(self, seconds: float | None) -> bool:
-        """Note whose turn it is; wait for something to happen, at most so long. Return whether the probe was taken."""
+        """Note whose turn it is; wait for something to happen, at most so long. Return whether the probe has come."""
         was_woken = False
         for fd in self._poller.wait(0 if self._next else seconds):
             if fd == self._poller.wake_up:
-                self._delay.take()
                 was_woken = True
             elif fd == self._acceptor.fd:
                 self._acceptor.accept()
@@ -230,17 +229,20 @@ class Listener:
             self._notify(connection)
 
     def _refuse(self, until: float) -> None:
-        """Serve what has come, as overload, as long as no other thread does; the probe is left to the others."""
-        took_probe = False
+        """Serve what has come, as overload, as long as no other thread does; the probe is left to the others.
+
+        Taken here it would say that nobody waits, and the next request would hold this thread as well.
+        """
+        has_probe = False
         try:
             while self._delay.is_too_long() and time.monotonic() < until:
                 if not any(self._ready):
-                    took_probe |= self._gather(0)
+                    has_probe |= self._gather(0)
                 if not (connection := next(filter(None, map(_first, self._ready)), None)):
                     break
                 self._attend(connection)
         finally:
-            if took_probe:
+            if has_probe:
                 self._poller.wake()
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import re
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext, suppress
 from typing import Any
@@ -180,6 +181,9 @@ def test_who_waits_too_long_for_a_thread_counts_as_overload(tells: bool) -> None
         held = [stack.enter_context(Client(port, request("GET /wait"))) for _ in range(2)]
         others = [stack.enter_context(Client(port, request("GET /"))) for _ in range(20)]
         assert all(client.read_all().endswith(b"late") for client in others[1:])
+        for _ in range(4):  # as long as it lasts, also for who comes later
+            time.sleep(1.5 * module.TICK_SECONDS)
+            assert exchange(port, request("GET /")).endswith(b"late")
         released.set()
         assert all(client.read_all().endswith(b"done") for client in held)
         assert until(lambda: exchange(port, request("GET /")).endswith(b"done"))

@@ -72,7 +72,7 @@ def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message
         raise Problem("malformed-token", "The header names another kind of message.")
     issuer = issuers.of(claims)
     if issuer is None:
-        raise Problem("wrong-issuer")
+        raise Problem("wrong-issuer", log={"found_issuer": str(claims.get("iss")), "expected_issuer": issuers.names})
     if not isinstance(algorithm, str) or algorithm not in issuer.algorithms:
         raise Problem("algorithm-not-allowed")
     check_signature(issuer, kid, algorithm, text[: parts.end(2)].encode(), decode_part(parts[3]))

@@ -67,7 +67,6 @@ class Verifier:
     ) -> None:
         known = list(issuers)
         self.issuers = Issuers(known)
-        self._names = ", ".join(issuer.name for issuer in known)  # for the log
         self._algorithms = frozenset[str]().union(*(issuer.algorithms for issuer in known))
         self._leeway = leeway
         self._max_bytes = max_bytes
@@ -157,7 +156,9 @@ class Verifier:
             raise Problem("missing-claim", "The token lacks the claim iss.")
         issuer = self.issuers.of(claims)
         if issuer is None:
-            raise Problem("wrong-issuer", log={"found_issuer": str(claims["iss"]), "expected_issuer": self._names})
+            raise Problem(
+                "wrong-issuer", log={"found_issuer": str(claims["iss"]), "expected_issuer": self.issuers.names}
+            )
         return issuer
 
 

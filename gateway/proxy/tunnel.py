@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 from collections.abc import Generator
 from time import monotonic
@@ -21,6 +22,8 @@ from gateway.proxy.websocket import Frames, close_frame
 
 MAX_HEAD = 65_536  # bytes of the answer to a handshake
 LOOK_SECONDS = 60.0  # between two looks at a connection on which nothing passes
+LARGEST_CHUNK = 1 << 24  # bytes, of a chunk that is held as a whole
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*")
 # Other versions of HTTP, or HTTP in TLS: who asks for one of these takes an answer in HTTP/1.1 (RFC 9110 section 7.8).
 _IGNORED = ("h2c", "h2", "http/", "tls/")
 
@@ -108,11 +111,8 @@ class Tunnel:
             head = self._read_head()
             if head:
                 return head
-            seconds = deadline - monotonic()
-            if seconds <= 0:
-                raise UpstreamFailed("upstream-timeout", "timed out while reading")
             events = link.events | (select.POLLOUT if unsent else 0)
-            yield from self._pause(seconds, {link.fileno(): events})
+            yield from self._pause(_left_until(deadline), {link.fileno(): events})
 
     def _read_head(self) -> Head | None:
         """Return the final head that has come, if it is whole; pass interim ones on."""
@@ -156,13 +156,18 @@ class Tunnel:
 
     def _rest(self, link: Link, fields: dict[str, str], status: int) -> Generator[bytes, None, None]:
         """Yield the body of an answer that upgrades nothing, framed as its fields say (RFC 9112 section 6.3)."""
-        if status in (204, 304):
+        if status in (204, 304) or self._environ["REQUEST_METHOD"] == "HEAD":
             return
-        is_chunked = "transfer-encoding" in fields
+        coding = fields.get("transfer-encoding")
+        if coding is not None and coding.lower() != "chunked":
+            raise malformed("an unknown transfer coding")
+        is_chunked, deadline = coding is not None, 0.0  # no deadline but while the upstream is waited for
         left = None if is_chunked else read_length(fields.get("content-length", ""))
         while left != 0:
+            known = len(self._received)
             piece = self._next_chunk() if is_chunked else self._next_piece(left)
             if piece:
+                deadline = 0.0
                 left = None if left is None else left - len(piece)
                 yield piece
             elif piece == b"":
@@ -171,8 +176,11 @@ class Tunnel:
                 if is_chunked or left is not None:
                     raise UpstreamFailed("upstream-unreachable", "closed within the body")
                 return
-            elif not self._received:
-                yield from self._pause(self._silence, {link.fileno(): link.events})
+            elif len(self._received) > known:
+                deadline = 0.0
+            else:
+                deadline = deadline or monotonic() + self._silence
+                yield from self._pause(_left_until(deadline), {link.fileno(): link.events})
 
     def _next_piece(self, left: int | None) -> bytes | None:
         data = self._received if left is None else self._received[:left]
@@ -184,14 +192,13 @@ class Tunnel:
         line, end, rest = self._received.partition(b"\r\n")
         if not end:
             return None
-        try:
-            size = int(line.partition(b";")[0].strip(), 16)
-        except ValueError as error:
-            raise malformed("a chunk's size") from error
-        if not 0 <= size <= 1 << 24:
+        digits = _CHUNK_SIZE.fullmatch(line.partition(b";")[0])
+        if not digits or (size := int(digits[1], 16)) > LARGEST_CHUNK:
             raise malformed("a chunk's size")
         if size and len(rest) < size + 2:
             return None
+        if size and rest[size : size + 2] != b"\r\n":
+            raise malformed("a chunk's end")
         self._received = rest[size + 2 :]
         return rest[:size]
 
@@ -202,6 +209,13 @@ class Tunnel:
             raise UpstreamFailed("upstream-unreachable", connection_cause(error)) from error
         self._received += data or b""
         return data
+
+
+def _left_until(deadline: float) -> float:
+    seconds = deadline - monotonic()
+    if seconds <= 0:
+        raise UpstreamFailed("upstream-timeout", "timed out while reading")
+    return seconds
 
 
 def _sent(link: Link, data: bytes) -> int:

@@ -75,6 +75,7 @@ class Resource:
                 yield from refuse(problem, environ, start_response)
             else:  # of a message, not of the caller's own token
                 error = self._errors.get(problem.code, self._errors[""])
+                context(environ).refusal_log = problem.log
                 yield from self._refuse(Refusal(error, problem.detail), environ, start_response)
         else:
             yield from _send(answer, environ, start_response)
@@ -83,9 +84,8 @@ class Resource:
         about = context(environ)
         about.refusal, about.refusal_detail = "signal-refused", refusal.why
         about.signals = about.signals or ((self._kind, refusal.outcome),)
-        log.warning(
-            "%s refused: %s", self._kind, refusal.why, extra={"record": {"error": refusal.error, "from": about.client}}
-        )
+        record = {"error": refusal.error, "from": about.client, **about.refusal_log}
+        log.warning("%s refused: %s", self._kind, refusal.why, extra={"record": record})
         body = json.dumps(dict(zip(self._names, (refusal.error, refusal.why), strict=True))).encode()
         # RFC 8935 section 2.3 demands the language; it does no harm elsewhere.
         fields = [("Content-Type", "application/json"), ("Content-Language", "en"), *refusal.fields]

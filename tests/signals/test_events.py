@@ -292,6 +292,12 @@ BAD: dict[str, tuple[str, str]] = {
 }
 
 
+def test_the_log_names_both_issuers_of_an_event_of_another(gate_api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    send(gate_api, event(URI, _claims={"iss": "https://typo.test"}))
+    [record] = [each.record for each in caplog.records if each.name == "gateway.signals"]  # type: ignore[attr-defined]
+    assert (record["found_issuer"], record["expected_issuer"]) == ("https://typo.test", IDP)
+
+
 @pytest.mark.parametrize(("token", "error"), BAD.values(), ids=BAD)
 def test_a_bad_event_is_refused_and_changes_nothing(gate_api: Api, token: str, error: str) -> None:
     answer = send(gate_api, token)

@@ -100,7 +100,34 @@ def test_an_upstream_that_does_not_switch_answers_as_ever(
     assert received.endswith(end)
 
 
-@pytest.mark.parametrize("answer", [b"nonsense\r\n\r\n", switched().replace(b"websocket", b"other", 1)])
+def test_an_answer_in_place_of_an_upgrade_ends_where_get_would_and_is_not_waited_for_for_ever(
+    upstream: Recorder, tmp_path: Path
+) -> None:
+    def script(talk: Talk) -> None:
+        if talk.request.method == "HEAD":
+            talk.send(response(b"", ("Content-Length", "5")))
+        else:
+            talk.send(response(b"he", ("Content-Length", "5")))
+        talk.peer_left(60)
+
+    upstream.answer = script
+    with Running(tmp_path, upstream.url, "--workers", "1", "--read-timeout", "1") as gateway:
+        close = ("Connection", "close")
+        head = exchange(gateway.port, handshake("/ws", BEARER, close).replace(b"GET", b"HEAD", 1))
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert exchange(gateway.port, handshake("/ws", BEARER, close)).endswith(b"\r\n\r\nhe")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"nonsense\r\n\r\n",
+        switched().replace(b"websocket", b"other", 1),
+        response(b"0x2\r\nno\r\n0\r\n\r\n", ("Transfer-Encoding", "chunked"), status="403 No"),
+        response(b"2\r\nno??0\r\n\r\n", ("Transfer-Encoding", "chunked"), status="403 No"),
+        response(b"no", ("Transfer-Encoding", "gzip"), status="403 No"),
+    ],
+)
 def test_an_upstream_that_answers_nonsense_is_502(upstream: Recorder, gateway: Running, answer: bytes) -> None:
     upstream.answer = answer
     with Client(gateway.port, handshake("/ws", BEARER)) as client:

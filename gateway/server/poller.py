@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from threading import Lock
@@ -42,6 +43,7 @@ class EpollPoller:
         self._epoll = select.epoll()
         self._once = select.EPOLLONESHOT
         self.wake_up, self._writer = _always_readable()
+        weakref.finalize(self, _close, self.wake_up, self._writer)
         self._epoll.register(self.wake_up, 0)
 
     def arm(self, fd: int, events: int) -> None:
@@ -73,6 +75,7 @@ class PollPoller:
         self._armed: dict[int, int] = {}
         self._is_woken = self._is_interrupted = False
         self.wake_up, self._writer = os.pipe()
+        weakref.finalize(self, _close, self.wake_up, self._writer)
         for end in (self.wake_up, self._writer):
             os.set_blocking(end, False)
 
@@ -115,6 +118,12 @@ class PollPoller:
                 found.append(self.wake_up)
                 self._is_woken = False
         return found
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _always_readable() -> tuple[int, int]:

@@ -219,7 +219,9 @@ def test_a_loop_is_detected() -> None:
         with closing(Upstream(f"http://127.0.0.1:{port}")) as app:
             import waitress
 
-            server = waitress.create_server(answering_problems(app), sockets=[listener], threads=2)
+            server = waitress.create_server(
+                answering_problems(app), sockets=[listener], threads=2, asyncore_use_poll=True
+            )
             thread = threading.Thread(target=server.run, daemon=True)
             thread.start()
             assert exchange(port, request("GET /")).startswith(b"HTTP/1.1 508 ")

@@ -127,6 +127,9 @@ class Connections:
         self._inherited: list[Connection] = []
         self._replaced: Replaced | None = None  # what was done to the files; from then on nothing can be trusted
         _pools.add(self)
+        # For who forgets to close: Python warns of connections that it has to close itself. Not at exit, for by then
+        # the files may have been replaced (`_discard`).
+        weakref.finalize(self, _close_all, self._idle).atexit = False
 
     def run(self, work: Callable[..., T], *args: Any, what: str = LOOKUPS) -> T:
         """Return what `work` makes of a connection and the arguments. Raises `StoreUnavailable`."""
@@ -259,8 +262,13 @@ class Connections:
     def forget(self) -> None:
         """Give up in a child process what the parent was using; unclosed, for its locks are the parent's."""
         self._inherited = list(self._opened)
-        self._idle = deque()
+        self._idle.clear()
         self.index = Index()
+
+
+def _close_all(connections: deque[Connection]) -> None:
+    while connections:
+        connections.pop().close()
 
 
 # No connection may cross a fork: SQLite in the child would believe that it holds locks which it does not

@@ -88,6 +88,7 @@ class Answer:
         """Wait for something to happen, by telling the server if that is possible: then the caller has to yield b""."""
         handle, about = self._handle, self._about
         assert handle  # noqa: S101 - what is complete does not wait
+        self._since = self._since or monotonic()
         due = handle.due()
         if due == 0:
             self._is_awaited = True
@@ -95,7 +96,6 @@ class Answer:
         seconds = min(POLL_SECONDS, self._silence)
         if due > 0:
             seconds = min(seconds, due)
-        self._since = self._since or monotonic()
         if about.pause is not None:
             self._is_awaited = True
             about.pause(seconds, handle.watched(), body=handle.is_starved)

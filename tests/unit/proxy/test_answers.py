@@ -15,7 +15,7 @@ from recorder import Recorder, Talk, chunked, ok, response, until
 
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Context
-from gateway.proxy.answer import ClientLeft
+from gateway.proxy.answer import Answer, ClientLeft
 from gateway.proxy.exchange import Upstream
 
 
@@ -275,3 +275,29 @@ def test_a_client_that_left_ends_the_wait() -> None:
             ask(app, **{"gateway.context": about})
         assert until(lambda: left)
         assert left == [True]
+
+
+class BusyHandle:
+    """A handle whose libcurl has something to do at once, of which nothing comes."""
+
+    def __init__(self) -> None:
+        self.head: list[bytes] = []
+        self.body: list[bytes] = []
+        self.is_done = self.is_starved = False
+        self.error = None
+
+    def due(self) -> float:
+        return 0
+
+    def turn(self) -> bool:
+        return False
+
+    def is_connected(self) -> bool:
+        return True
+
+
+def test_an_upstream_that_is_worked_on_has_all_of_its_time_to_answer() -> None:
+    answer = Answer(BusyHandle(), lambda handle: None, Context(), 60, ends_with_head=False)  # type: ignore[arg-type]
+    for _ in range(3):
+        assert not answer.take_head()
+        assert not answer.waits()

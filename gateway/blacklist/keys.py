@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 
 from gateway.http.strict_json import LONGEST_NUMBER
 from gateway.http.values import number_text
@@ -32,7 +31,8 @@ def legacy_claim_keys(issuer: str, name: str, text: str) -> tuple[str, ...]:
     if len(text) > LONGEST_NUMBER or "e" in text or number_text(text) != text:
         return ()
     spellings = [float(text), *([] if "." in text else [int(text)])]
-    return tuple(_claim_key(issuer, name, each) for each in spellings if abs(each) != math.inf)
+    # A float that stands for other numbers, too, would take their tokens back.
+    return tuple(_claim_key(issuer, name, each) for each in spellings if number_text(repr(each)) == text)
 
 
 def _claim_key(issuer: str, name: str, value: object) -> str:

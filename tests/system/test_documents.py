@@ -87,6 +87,19 @@ def test_logging_out_by_curl_is_one_request(tmp_path: Path, gateway: Running) ->
     assert gateway.get("/", mint(sub="1001")).status == 401
 
 
+def configure_django() -> None:
+    """Give Django its settings, once in a process, with a page that tells who is calling."""
+    from django.conf import settings
+    from django.http import HttpRequest, JsonResponse
+    from django.urls import path
+
+    def me(request: HttpRequest) -> JsonResponse:
+        return JsonResponse({"sub": request.environ["gateway.claims"]["sub"]})  # type: ignore[attr-defined]
+
+    if not settings.configured:
+        settings.configure(ROOT_URLCONF=(path("me", me),), ALLOWED_HOSTS=["localhost"], SECRET_KEY=SECRET)
+
+
 class TestInProcess:
     """The snippets of docs/integrating.md."""
 
@@ -122,14 +135,7 @@ class TestInProcess:
         assert api("GET", "/me", token).status_code == 401
 
     def test_django(self, own: Callable[..., dict[str, Any]]) -> None:
-        from django.conf import settings
-        from django.http import HttpRequest, JsonResponse
-        from django.urls import path
-
-        def me(request: HttpRequest) -> JsonResponse:
-            return JsonResponse({"sub": request.environ["gateway.claims"]["sub"]})  # type: ignore[attr-defined]
-
-        settings.configure(ROOT_URLCONF=(path("me", me),), ALLOWED_HOSTS=["localhost"], SECRET_KEY=SECRET)
+        configure_django()
         api = Api(own(2)["application"])
         assert api("GET", "/me").status_code == 401
         assert api("GET", "/me", mint(sub="1001")).json == {"sub": "1001"}
@@ -140,6 +146,7 @@ class TestInProcess:
     ) -> None:
         for module in ("fastapi", "a2wsgi"):
             pytest.importorskip(module, reason=f"{module} is not installed")
+        configure_django()
         monkeypatch.delenv("GATEWAY_SECRET")
         with pytest.raises(ValueError, match="no secret is set"):
             own(number)

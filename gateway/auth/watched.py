@@ -94,7 +94,7 @@ class WatchedKeys:
         with blocking(), self._changed:
             elapsed = self._now() - self._asked_at
             if not 0 <= elapsed < self._policy.cool_down:
-                elapsed = 0
+                elapsed = 0.0
                 self._asked, self._asked_at = self._asked + 1, self._now()
                 self._changed.notify_all()
             ticket = self._asked

@@ -11,10 +11,6 @@ from gateway.http.wsgi import Environ, context
 WAIT_SECONDS = 60.0  # between two looks; the server wakes whoever waits for a body as soon as more has come
 
 
-class ClientDisconnected(ConnectionAbortedError):
-    """The client has left, or stopped reading: nothing can be sent to it, nor the rest of its body be had."""
-
-
 def body_length(environ: Environ) -> int | None:
     """Return the length of the request's body in bytes, None where there is no body, -1 where only its end will tell.
 

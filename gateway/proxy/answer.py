@@ -8,6 +8,7 @@ from time import monotonic
 
 from gateway.http.blocking import blocking
 from gateway.http.cache import remembered
+from gateway.http.disconnected import ClientDisconnected
 from gateway.http.wsgi import Context, Fields
 from gateway.proxy.curl import Handle
 from gateway.proxy.failures import UpstreamFailed, malformed
@@ -21,15 +22,11 @@ _END_OF_HEAD = b"\r\n"
 Head = tuple[int, str, Fields]  # status, reason and field lines in the order they came
 
 
-class ClientLeft(ConnectionAbortedError):
-    """The client went away before its request, or the answer to it, was complete."""
-
-
 class Answer:
     """The answer to the request that a handle has sent. Where there is nothing to take yet, `waits`.
 
-    `give_back` takes the handle when the answer is complete. All but `close` raise `UpstreamFailed`, `ClientLeft`,
-    and what the taking of the request's body raises.
+    `give_back` takes the handle when the answer is complete. All but `close` raise `UpstreamFailed`,
+    `ClientDisconnected`, and what the taking of the request's body raises.
     """
 
     def __init__(
@@ -141,7 +138,7 @@ class Answer:
         if silent >= self._silence and handle and handle.is_connected():
             raise UpstreamFailed("upstream-timeout", "timed out while reading")
         if silent >= POLL_SECONDS and self._about.client_left and self._about.client_left():
-            raise ClientLeft
+            raise ClientDisconnected
 
 
 def final_head(lines: list[bytes], interim: Callable[[Head], None]) -> list[bytes]:

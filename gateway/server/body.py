@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from gateway.http.blocking import blocking
-from gateway.http.body import ClientDisconnected
+from gateway.http.disconnected import ClientDisconnected
 from gateway.http.problems import Problem
 from gateway.server.chunks import Framing, Raw
 from gateway.server.states import QUIET_SECONDS

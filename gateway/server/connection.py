@@ -16,7 +16,7 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-from gateway.http.body import ClientDisconnected
+from gateway.http.disconnected import ClientDisconnected
 from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Context, give_context

@@ -8,7 +8,7 @@ import struct
 import sys
 import time
 
-from gateway.http.body import ClientDisconnected
+from gateway.http.disconnected import ClientDisconnected
 from gateway.server.states import Deadlines
 
 RECEIVE_BYTES = 65536  # at a time: no more of what a client sends is ever held for one connection, but for a head

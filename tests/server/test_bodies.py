@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from recorder import Client, exchange, request, served, until
 
-from gateway.http.body import ClientDisconnected, await_body, read_whole, take_body
+from gateway.http.body import await_body, read_whole, take_body
+from gateway.http.disconnected import ClientDisconnected
 from gateway.http.problems import Problem
 from gateway.http.wsgi import context
 from gateway.server import head as head_module

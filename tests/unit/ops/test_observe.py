@@ -9,10 +9,10 @@ from wsgiref.validate import validator
 import pytest
 from helpers import Api, fingerprint, mint
 
+from gateway.http.disconnected import ClientDisconnected
 from gateway.http.problems import Problem
 from gateway.http.wsgi import context, measure
 from gateway.ops.observe import Observe
-from gateway.proxy.answer import ClientLeft
 
 TOKEN = mint(sub="1001", jti="a")
 
@@ -187,7 +187,7 @@ def test_a_client_that_leaves_amid_the_answer_is_no_error(record: Any, answer: A
     ("error", "outcome"),
     [
         (Problem("upstream-timeout"), "upstream-timeout"),
-        (ClientLeft(), "client-left"),
+        (ClientDisconnected(), "client-left"),
         (RuntimeError("a bug"), "internal-error"),
     ],
 )
@@ -200,7 +200,8 @@ def test_an_answer_that_is_cut_off_says_why(record: Any, error: Exception, outco
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "outcome"), [(ClientLeft(), 499, "client-left"), (KeyError("a bug"), 500, "internal-error")]
+    ("error", "status", "outcome"),
+    [(ClientDisconnected(), 499, "client-left"), (KeyError("a bug"), 500, "internal-error")],
 )
 def test_what_the_app_raises_is_told_and_raised(
     answer: Any, record: Any, error: Exception, status: int, outcome: str

@@ -13,9 +13,10 @@ from asking import Asked, ask
 from certificates import Certificates
 from recorder import Recorder, Talk, chunked, ok, response, until
 
+from gateway.http.disconnected import ClientDisconnected
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Context
-from gateway.proxy.answer import Answer, ClientLeft
+from gateway.proxy.answer import Answer
 from gateway.proxy.exchange import Upstream
 
 
@@ -271,7 +272,7 @@ def test_a_client_that_left_ends_the_wait() -> None:
         left.append(talk.peer_left())
 
     with asking(script) as (_, app):
-        with pytest.raises(ClientLeft):
+        with pytest.raises(ClientDisconnected):
             ask(app, **{"gateway.context": about})
         assert until(lambda: left)
         assert left == [True]

@@ -1,0 +1,7 @@
+"""What is raised when nobody is there any more to be answered."""
+
+from __future__ import annotations
+
+
+class ClientDisconnected(ConnectionAbortedError):
+    """The client has left, or stopped reading: nothing can be sent to it, nor the rest of its body be had."""

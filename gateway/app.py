@@ -53,7 +53,7 @@ class _Pipeline(Gate):
         verifier = Verifier(
             issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes, max_age=settings.max_token_age, now=now
         )
-        blacklist = build_blacklist(settings, opened, now, name_of=verifier.issuers.name_of)
+        blacklist = build_blacklist(settings, opened, now, may_act=verifier.issuers.may_act)
         super().__init__(
             Annotate(app, settings.annotate),
             verifier=verifier,
@@ -154,7 +154,9 @@ def _operators_pages(settings: Settings, blacklist: Blacklist, issuers: Sequence
         "/-/ready": readiness(_not_draining, blacklist.store.ping, *(issuer.keys.current for issuer in issuers)),
         "/-/openapi.json": description(),
         **(
-            console_pages(_claims(settings), settings.cut_off_claims, settings.admin_claims) if settings.console else {}
+            console_pages(claims_of(settings), settings.cut_off_claims, settings.admin_claims)
+            if settings.console
+            else {}
         ),
         **(metadata_pages(settings.resource, names) if settings.resource else {}),
     }
@@ -217,7 +219,7 @@ def build_blacklist(
     store: Store | None = None,
     now: Clock = time.time,
     *,
-    name_of: Callable[[str], str | None] = lambda spelling: None,
+    may_act: Callable[[str, str], bool] = lambda spelling, name: True,
     create: bool = True,
 ) -> Blacklist:
     """Return the blacklist on the store that the settings name. Raises StoreRefused, also for none unless `create`."""
@@ -230,16 +232,16 @@ def build_blacklist(
             create=create,
         )
     rules = Rules(
-        _claims(settings),
+        claims_of(settings),
         settings.cut_off_claims,
         settings.auth_time,
         settings.leeway,
         settings.max_token_age,
     )
-    return Blacklist(store, rules, name_of=name_of, now=now)
+    return Blacklist(store, rules, may_act=may_act, now=now)
 
 
-def _claims(settings: Settings) -> tuple[str, ...]:
+def claims_of(settings: Settings) -> tuple[str, ...]:
     """Return the claims that can be blacklisted, those that signals name included."""
     named = [claim for sender in settings.signals for claim in (*sender.claims.values(), *sender.joined, "jti")]
     return tuple(dict.fromkeys((*settings.blacklist_claims, *named)))

@@ -33,7 +33,13 @@ def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
 def name_issuers(settings: Settings) -> Issuers:
     """Return the issuers by their names alone, for what needs none of their keys."""
     return Issuers(
-        Issuer(each.issuer, *_NO_KEYS, aliases=each.aliases, tenants=frozenset(each.tenants))
+        Issuer(
+            each.issuer,
+            *_NO_KEYS,
+            aliases=each.aliases,
+            tenants=frozenset(each.tenants),
+            administers=frozenset(each.administers),
+        )
         for each in issuer_settings(settings)
     )
 

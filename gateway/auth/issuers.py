@@ -69,12 +69,21 @@ class Issuers:
         issuer, _ = self._find(spelling)
         return issuer.name if issuer else None
 
+    def may_act(self, spelling: str, name: str) -> bool:
+        """Return whether admins of the issuer spelled so may act within the issuer of that name.
+
+        Who is no issuer any more may have been one that did.
+        """
+        issuer, _ = self._find(spelling)
+        return issuer is None or issuer.may_administer(name)
+
     def _find(self, spelling: str) -> tuple[Issuer | None, str | None]:
         if issuer := self._whole.get(spelling):
             return issuer, None
         for pattern, issuer in self._of_tenants:
             if (match := pattern.fullmatch(spelling)) and (not issuer.tenants or match[1].lower() in issuer.tenants):
-                return replace(issuer, name=issuer.name.replace(TENANT, match[1])), match[1]
+                # A tenant's id is a UUID, and one tenant in either case (RFC 9562 section 4).
+                return replace(issuer, name=issuer.name.replace(TENANT, match[1].lower())), match[1]
         return None, None
 
 

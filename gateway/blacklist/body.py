@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl
 
 from gateway.http.body import read_whole
 from gateway.http.problems import Problem
-from gateway.http.strict_json import json_object, unique_members
+from gateway.http.strict_json import Number, json_object, unique_members
+from gateway.http.values import number_text, value_text
 from gateway.http.wsgi import Environ
 
 LARGEST_BODY = 64 * 1024  # bytes
@@ -42,6 +43,16 @@ def body_members(environ: Environ) -> Generator[bytes, None, Members]:
     if not members.keys() - {"token_type_hint"}:
         raise _invalid("The body names nothing.")  # a hint is ignored, and then nothing is left
     return members
+
+
+def restate(value: Any) -> Any:
+    """Return a request's member as it can be written again without losing a digit: else as text."""
+    if not isinstance(value, Number):
+        return value
+    text = value_text(value)
+    if text and "." not in text and "e" not in text:
+        return int(text)
+    return value if text == number_text(repr(float(value))) else text
 
 
 def _json(body: bytes) -> Members:

@@ -21,35 +21,42 @@ def list_entries(
     """Return a page of entries, newest first, and the next one's cursor, "" at the end.
 
     They are of `issuer`, or else of all issuers that the reader administers; a page may have fewer than asked for
-    where others' entries stand between them. Raises `Problem` invalid-request.
+    where others' entries stand between them. A claim's name leaves only its entries, and with a value that value's.
+    Raises `Problem` invalid-request.
     """
     limit, cursor = _limit(params.get("limit", str(DEFAULT_PAGE))), str(params.get("cursor", ""))
     named = [name for name in blacklist.claims if name in params]
     if len(named) > 1 or (named and "claim" in params):
         raise Problem("invalid-request", "Only one claim can be named.")
+    claim, values = params.get("claim"), None
     if named:
-        value = params[named[0]]
-        values = read_values(Typed(value) if isinstance(value, str) else value)
-        return blacklist.find_claims(issuer or reader.name, named[0], values), ""
-    claim = params.get("claim")
+        claim, value = named[0], params[named[0]]
+        values = read_values(claim, Typed(value) if isinstance(value, str) else value)
     if not isinstance(claim, str | None) or claim == "":
         raise Problem("invalid-request", "claim must be the name of one claim.")
     only = issuer if issuer or reader.administers else reader.name
+    if only is not None and claim is not None and values is not None:
+        return blacklist.find_claims(only, claim, values), ""
     try:
-        if only is not None or ANY in reader.administers:
+        if values is None and (only is not None or ANY in reader.administers):
             return blacklist.store.page(limit, cursor, issuer=only, claim=claim)
-        return _administered(blacklist, reader, limit, cursor, claim)
+        return _administered(blacklist, reader, limit, cursor, claim, values)
     except ValueError as error:
         raise Problem("invalid-request", "cursor must be one that a page gave.") from error
 
 
 def _administered(
-    blacklist: Blacklist, reader: Issuer, limit: int, cursor: str, claim: str | None
+    blacklist: Blacklist, reader: Issuer, limit: int, cursor: str, claim: str | None, values: tuple[str, ...] | None
 ) -> tuple[list[Entry], str]:
     found: list[Entry] = []
     for _ in range(MOST_PAGES):
         entries, cursor = blacklist.store.page(limit - len(found), cursor, claim=claim)
-        found += [entry for entry in entries if reader.may_administer(entry.issuer)]
+        found += [
+            entry
+            for entry in entries
+            if reader.may_administer(entry.issuer)
+            and (values is None or (entry.claim is not None and entry.claim[1] in values))
+        ]
         if not cursor or len(found) == limit:
             break
     return found, cursor

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from gateway.auth.issuers import ANY
 from gateway.auth.tokens import Claims, Token, Verifier
-from gateway.blacklist.body import body_members
+from gateway.blacklist.body import body_members, restate
 from gateway.blacklist.entries import entry_kind, entry_to_json, timestamp
 from gateway.blacklist.listing import list_entries
 from gateway.blacklist.permissions import Scopes
@@ -17,7 +17,6 @@ from gateway.blacklist.stores.base import LATEST, Entry
 from gateway.blacklist.target import Target, read_target, with_query
 from gateway.http.body import body_length
 from gateway.http.problems import Problem
-from gateway.http.strict_json import Number
 from gateway.http.target import BLACKLIST, request_target
 from gateway.http.values import value_text
 from gateway.http.wsgi import Environ, context
@@ -101,7 +100,7 @@ class Resource:
         target = read_target(with_query(members, params, claims), claims)
         if caller.blacklisted and not _is_self(caller.token, target):
             raise Problem("token-blacklisted")
-        restated = {name: _restate(value) for name, value in {**params, **members}.items()}
+        restated = {name: restate(value) for name, value in {**params, **members}.items()}
         request = {"method": environ["REQUEST_METHOD"], "path": query.path, "params": restated}
         return {"request": request, **act(caller, target)}
 
@@ -179,11 +178,14 @@ class Resource:
         if target.token is None:
             return caller.token
         try:
-            return self._verifier.genuine(target.token)
+            token = self._verifier.genuine(target.token)
+            self._blacklist.lookup_keys(token)
         except Problem as problem:
             if problem.code == "keys-unavailable":
                 raise
+            # Of the caller's own it would be said by a 401.
             raise Problem("invalid-request", "The token in the request does not verify.") from problem
+        return token
 
     def _by_fingerprint(self, caller: Caller, target: Target, digits: str) -> tuple[str, str, list[Entry]]:
         """Return the issuer, the whole fingerprint and the live entry, if there is one, that digits name."""
@@ -247,8 +249,10 @@ class Resource:
     def _fingerprint_answer(
         self, caller: Caller, issuer: str, fingerprint: str, entries: Sequence[Entry], changed: bool
     ) -> Answer:
-        named = {"fingerprint": fingerprint}
-        return {"message": _message("token", entries), **named, **self._named(caller, issuer, entries, changed)}
+        message = _message("token", entries)
+        if not entries:  # its claims are not known
+            message = "The token has no entry of its own; one for a claim of it may still blacklist it."
+        return {"message": message, "fingerprint": fingerprint, **self._named(caller, issuer, entries, changed)}
 
     def _named(self, caller: Caller, issuer: str, entries: Sequence[Entry], changed: bool) -> Answer:
         entry = entries[0] if entries else None
@@ -274,12 +278,6 @@ class Resource:
 def success(members: Answer) -> bytes:
     """Return the body of a success answer."""
     return (json.dumps({"success": True, **members}) + "\n").encode()
-
-
-def _restate(value: Any) -> Any:
-    """Return a request's member as it can be written again without losing a digit."""
-    text = value_text(value) if isinstance(value, Number) else None
-    return int(text) if text and "." not in text and "e" not in text else value
 
 
 def _message(what: str, entries: Sequence[Entry]) -> str:

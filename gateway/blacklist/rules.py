@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from gateway.auth.tokens import Token, is_time
 from gateway.blacklist.keys import claim_key, legacy_claim_keys, token_key
@@ -18,6 +19,9 @@ audit = logging.getLogger("gateway.audit")
 
 LARGEST_LEEWAY = 300  # seconds, of any gateway that shares the store
 MOST_MEMBERS = 64  # of a claim that is a list
+NOW: Final = "now"  # as a cut-off: whatever passes at this moment was issued before it
+
+CutOff = int | Literal["now"] | None
 
 
 class Actor(NamedTuple):
@@ -31,13 +35,13 @@ class Actor(NamedTuple):
 class ClaimTarget(NamedTuple):
     """The tokens of an issuer with a claim of this value (`values.value_text`), issued before a cut-off; None: all.
 
-    `until` ends that; None: as long as it may strike. Both are in epoch seconds.
+    `until` ends that; None: as long as it may strike. Both are in epoch seconds, but for the cut-off `NOW`.
     """
 
     issuer: str
     name: str
     value: str
-    issued_before: int | None
+    issued_before: CutOff
     until: int | None = None
 
 
@@ -65,8 +69,8 @@ class Blacklist:
     whenever it was issued, by one with a cut-off if its `iat` lies before it; without `iat` it counts as issued before
     anything. Of a claim that is a list every member counts; a name with dots that is no claim of the token's is a path.
 
-    `name_of` returns the name of an issuer by any of its spellings, None for nobody's. Whatever fails raises
-    `StoreUnavailable`.
+    `may_act` returns whether an admin of the issuer spelled like the first may act in the issuer named second. Whatever
+    fails raises `StoreUnavailable`.
     """
 
     def __init__(
@@ -74,13 +78,13 @@ class Blacklist:
         store: Store,
         rules: Rules = DEFAULTS,
         *,
-        name_of: Callable[[str], str | None] = lambda spelling: None,
+        may_act: Callable[[str, str], bool] = lambda spelling, name: True,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
         self.claims = rules.claims
         self._rules = rules
-        self._name_of = name_of
+        self._may_act = may_act
         self._now = now
 
     # What is asked.
@@ -95,7 +99,9 @@ class Blacklist:
         Raises `Problem` invalid-claim for a token with too long a list in a claim that can be blacklisted.
         """
         entries = self.store.find(self.lookup_keys(token))
-        return _distinct(entry for entry in entries if self._applies(entry, token)) if entries else []
+        return (
+            _distinct(entry for entry in map(self._as_here, entries) if self._applies(entry, token)) if entries else []
+        )
 
     def refusal(self, token: Token) -> Problem | None:
         """Return why a token must not pass, None where it may."""
@@ -112,7 +118,7 @@ class Blacklist:
 
     def find_claims(self, issuer: str, name: str, values: Iterable[str]) -> list[Entry]:
         """Return the live entries for the claim with one of these values."""
-        return _distinct(self.store.find(self._claim_keys(issuer, name, values)))
+        return _distinct(map(self._as_here, self.store.find(self._claim_keys(issuer, name, values))))
 
     def find_fingerprint(self, digits: str) -> list[Entry]:
         """Return up to two live entries of tokens whose fingerprint begins so, with 12 digits or more."""
@@ -127,11 +133,11 @@ class Blacklist:
 
         With `iat` in whole seconds, a cut-off of now would spare a token stolen within this second.
         """
-        return math.floor(self._now()) + 1 + math.ceil(self._rules.leeway)
+        return self._next_second() + math.ceil(self._rules.leeway)
 
-    def cut_off_of(self, name: str) -> int | None:
+    def cut_off_of(self, name: str) -> CutOff:
         """Return the cut-off of a claim where none is named: a person signs in again, what has ended does not."""
-        return self.cut_off_now() if name in self._rules.cut_off_claims else None
+        return NOW if name in self._rules.cut_off_claims else None
 
     # What is changed.
 
@@ -200,7 +206,7 @@ class Blacklist:
         self._record("accept", actor, **about)
 
     def _applies(self, entry: Entry, token: Token) -> bool:
-        if entry.claim is None and self._name_of(entry.issuer) not in (None, token.issuer.name):
+        if entry.claim is None and not self._may_act(entry.issuer, token.issuer.name):
             return False  # an admin of another issuer named the fingerprint
         if entry.issued_before is None:
             return True
@@ -235,23 +241,38 @@ class Blacklist:
 
     def _claim_entry(self, target: ClaimTarget, actor: Actor) -> Entry:
         issuer, name, value, cut_off, until = target
+        as_of = self._next_second() if cut_off == NOW else None
+        issued_before = self.cut_off_now() if cut_off == NOW else cut_off
         return self._entry(
             claim_key(issuer, name, value),
             issuer,
-            self._end(cut_off) if until is None else until,
+            self._end(issued_before) if until is None else until,
             actor,
             claim=(name, value),
-            issued_before=cut_off,
+            issued_before=issued_before,
+            as_of=as_of,
         )
+
+    def _next_second(self) -> int:
+        return math.floor(self._now()) + 1
+
+    def _as_here(self, entry: Entry) -> Entry:
+        """Return the entry with the cut-off that it has here: a larger LEEWAY than its writer's lets more pass."""
+        if entry.as_of is None or entry.issued_before is None:
+            return entry
+        here = entry.as_of + math.ceil(self._rules.leeway)
+        return entry if here <= entry.issued_before else dataclasses.replace(entry, issued_before=here)
 
     def _end(self, cut_off: int | None) -> int | None:
         """Return when an entry with this cut-off may be forgotten: when whatever it refuses is refused for its age.
 
-        What has no cut-off is never forgotten: a session may go on for longer than any token of it.
+        What has no cut-off is never forgotten: a session may go on for longer than any token of it. Nor is one that
+        counts for the sign-in, from which tokens are refreshed for as long.
         """
-        if self._rules.max_token_age is None or cut_off is None:
+        if self._rules.max_token_age is None or cut_off is None or self._rules.by_auth_time:
             return None
-        return min(max(cut_off, self.cut_off_now()) + self._rules.max_token_age + LARGEST_LEEWAY, LATEST)
+        latest = max(cut_off, self._next_second() + LARGEST_LEEWAY)
+        return min(latest + self._rules.max_token_age + LARGEST_LEEWAY, LATEST)
 
     def _entry(self, key: str, issuer: str, ends: int | None, actor: Actor, **claim: Any) -> Entry:
         return Entry(key, issuer, int(self._now()), ends, by=actor.by, reason=actor.reason, **claim)

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 from gateway.blacklist.body import Members, Typed
 from gateway.blacklist.stores.base import LATEST
 from gateway.http.problems import Problem
-from gateway.http.values import number_text, value_text
+from gateway.http.strict_json import json_list
+from gateway.http.values import JOIN, join_texts, number_text, value_text
 
 LONGEST_REASON = 1000  # characters
 # Members beside a token or a claim: no claim that can be blacklisted may have one of these names.
@@ -16,6 +17,8 @@ BESIDE = ("fingerprint", "issuer", "issued_before", "until", "reason")
 
 CutOff = int | Literal["by claim"] | None
 
+# What stands for bytes that are no UTF-8: in a query U+FFFD, on a command line a lone surrogate.
+_UNREADABLE = re.compile("[\ufffd\ud800-\udfff]")
 _FINGERPRINT = re.compile(r"[0-9a-f]{12,64}", re.ASCII)
 
 
@@ -71,7 +74,7 @@ def read_target(members: Members, claims: tuple[str, ...]) -> Target:
         raise _invalid(f"{found[0]} goes with a claim.")
     return Target(
         token=read_text(members, "token") if what == "token" else None,
-        claim=(what, read_values(members[what])) if what in claims else None,
+        claim=(what, read_values(what, members[what])) if what in claims else None,
         fingerprint=read_fingerprint(members[what]) if what == "fingerprint" else None,
         issuer=read_text(members, "issuer") if "issuer" in members else None,
         cut_off=_cut_off(members["issued_before"]) if "issued_before" in members else "by claim",
@@ -80,7 +83,7 @@ def read_target(members: Members, claims: tuple[str, ...]) -> Target:
     )
 
 
-def read_values(value: object) -> tuple[str, ...]:
+def read_values(name: str, value: object) -> tuple[str, ...]:
     """Return the texts that a claim's value may mean: where there is nothing but text, `1e3` may be a number, too.
 
     Raises `Problem` invalid-request for what is no value.
@@ -88,8 +91,25 @@ def read_values(value: object) -> tuple[str, ...]:
     text = value_text(value)
     if text is None:
         raise _invalid("A claim must be a string that is not empty, or a number.")
+    if JOIN in name:
+        return (_joined(name, text),)
+    if isinstance(value, Typed) and _UNREADABLE.search(text):
+        # What cannot be told from other bytes that are no UTF-8 would strike nobody, or somebody else.
+        raise _invalid("The claim's value is not UTF-8: in JSON every text can be named.")
     number = number_text(text) if isinstance(value, Typed) else None
     return (text,) if number in (None, text) else (str(number), str(text))
+
+
+def _joined(name: str, text: str) -> str:
+    """Return the value of joined claims, which is named by a JSON list of their values."""
+    try:
+        values = [value_text(each) for each in json_list(text)]
+    except ValueError:
+        values = []
+    texts = [each for each in values if each is not None]
+    if len(texts) != len(values) or len(texts) != len(name.split(JOIN)):
+        raise _invalid("Claims that are joined are named by a JSON list with a value for each.")
+    return join_texts(texts)
 
 
 def read_fingerprint(value: object) -> str:

@@ -11,7 +11,7 @@ import click
 
 from gateway.app import build_blacklist
 from gateway.blacklist.entries import entry_to_json
-from gateway.blacklist.rules import LARGEST_LEEWAY, Actor, ClaimTarget
+from gateway.blacklist.rules import LARGEST_LEEWAY, Actor, ClaimTarget, CutOff
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.target import LONGEST_REASON
 from gateway.cli.moments import Moment
@@ -20,6 +20,7 @@ from gateway.cli.options import with_settings
 from gateway.cli.shown import cells, echo, echo_details, echo_json, echo_table, store_name
 from gateway.config.settings import Settings
 from gateway.ops.logs import configure_logging
+from gateway.parties import name_issuers
 
 as_json = click.option("--json", "as_json", is_flag=True, help="print JSON, for scripts")
 
@@ -73,7 +74,7 @@ def _revoke(target: Named, issued_before: int | None, whenever: bool, until: int
             return False
         return blacklist.add_fingerprint(target.issuer, target.fingerprint, actor, until).changed
     name, values = target.claim
-    cut_off = issued_before
+    cut_off: CutOff = issued_before
     if cut_off is None and not whenever:
         cut_off = blacklist.cut_off_of(name)
     targets = [ClaimTarget(target.issuer, name, value, cut_off, until) for value in values]
@@ -110,11 +111,13 @@ def status(settings: Settings, as_json: bool, **named: Any) -> None:
 @as_json
 def list_entries(settings: Settings, limit: int, issuer: str | None, claim: str | None, as_json: bool) -> None:
     """List the live entries, newest first."""
-    entries, _ = build_blacklist(settings, create=False).store.page(limit, issuer=issuer, claim=claim)
+    whose = issuer and (name_issuers(settings).name_of(issuer) or issuer)
+    entries, more = build_blacklist(settings, create=False).store.page(limit, issuer=whose, claim=claim)
     if as_json:
         echo_json([entry_to_json(entry) for entry in entries], indent=2)
         return
     echo_table(entries)
+    echo(f"the newest {len(entries)}, there are more: see --limit" if more else f"{len(entries)} in all", err=True)
     echo(f"in {store_name(settings)}", err=True)
 
 
@@ -157,6 +160,8 @@ def _tell(target: Named, changed: bool | None, as_json: bool) -> bool:
         echo_json({**target.to_json(), **state})
         return bool(entries)
     told = "blacklisted" if entries else "not blacklisted"
+    if not entries and target.token is None and target.claim is None:
+        told += " by an entry of its own; one for a claim of it still may"
     told += ": the token has expired" if target.has_expired else ""
     echo(told + ("" if changed is None else " (changed)" if changed else " (nothing to change)"))
     echo_details([("target", str(target)), ("issuer", target.issuer), ("store", store)])

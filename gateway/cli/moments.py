@@ -12,7 +12,8 @@ import click
 
 from gateway.blacklist.stores.base import LATEST
 
-_SPAN = re.compile(r"(?:in )?(\d{1,9}) ?(s|sec|m|min|h|d|w)[a-z]*( ago)?", re.ASCII | re.IGNORECASE)
+# Whole words: `2months` must not be two minutes.
+_SPAN = re.compile(r"(?:in )?(\d{1,9}) ?(s|m|h|d|w|(?:sec|min|second|minute|hour|hr|day|week)s?)( ago)?", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -28,7 +29,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # not generic before c
         """Return epoch seconds, rounded up."""
         try:
             moment = math.ceil(self._seconds(str(value).strip()))
-        except ValueError:
+        except (ValueError, OverflowError):
             moment = -1
         if not 0 <= moment <= LATEST:
             self.fail("must be epoch seconds, an ISO date such as 2026-01-31T12:00Z, or a time such as 2h", param, ctx)
@@ -36,11 +37,13 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # not generic before c
 
     def _seconds(self, text: str) -> float:
         if text.isascii() and text.isdigit():
+            if len(text) == len("20260131"):  # a date as well, and hardly a second of the year 1970
+                raise ValueError
             return int(text)
         if text == "now":
             return time.time()
         if found := _SPAN.fullmatch(text):
             direction = -1 if found[3] else 1 if text.startswith("in ") else self._direction
-            return time.time() + direction * int(found[1]) * _SECONDS[found[2][0].lower()]
+            return time.time() + direction * int(found[1]) * _SECONDS[found[2][0]]
         # Without a zone it is local time, as `date` writes it.
         return datetime.fromisoformat(text).timestamp()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from gateway.app import build_blacklist
+from gateway.app import build_blacklist, claims_of
 from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.body import Typed
 from gateway.blacklist.rules import Blacklist
@@ -19,7 +19,7 @@ from gateway.blacklist.target import read_fingerprint, read_values
 from gateway.cli.options import with_settings
 from gateway.cli.tokens import split_claim
 from gateway.config.settings import Settings, issuer_settings
-from gateway.http.values import value_text
+from gateway.http.values import JOIN, value_text
 from gateway.parties import build_issuers, name_issuers
 
 _KEYS = (
@@ -30,6 +30,7 @@ _KEYS = (
     "jwks_url",
     "issuers",
     "blacklist_claims",
+    "signals",
     "cut_off_claims",
     "auth_time",
     "leeway",
@@ -96,20 +97,19 @@ def open_named(
     named += [_read_claim(claim)] if claim else []
     if len(named) + (token is not None) + (fingerprint is not None) != 1:
         raise click.UsageError("name one thing: a token, --jti, --sub, --sid, --claim or --fingerprint")
-    name_of = name_issuers(settings).name_of
-    names = [each.issuer for each in issuer_settings(settings)]
-    whose = name_of(issuer or (names[0] if len(names) == 1 else ""))
+    issuers, names = name_issuers(settings), [each.issuer for each in issuer_settings(settings)]
+    whose = issuers.name_of(issuer or (names[0] if len(names) == 1 else ""))
     if whose is None and (named or issuer is not None):
         raise click.UsageError(f"--issuer must be one of those set: {', '.join(names)}")
-    opened = partial(build_blacklist, settings, name_of=name_of, create=False)
+    opened = partial(build_blacklist, settings, may_act=issuers.may_act, create=False)
     if token is not None:
         return _by_token(settings, opened, token, issuer and whose)
     if fingerprint is not None:
         return _by_fingerprint(settings, opened(), read_fingerprint(fingerprint), issuer and whose, whose)
     name, value = named[0]
-    if name not in settings.blacklist_claims:
-        raise click.UsageError(f"a claim is one of {', '.join(settings.blacklist_claims)}")
-    values = read_values(value)
+    if name not in (known := claims_of(settings)):
+        raise click.UsageError(f"a claim is one of {', '.join(known)}")
+    values = read_values(name, value)
     return Named(settings, opened(), str(whose), claim=(name, values))
 
 
@@ -123,9 +123,11 @@ def _by_token(settings: Settings, opened: Callable[[], Blacklist], text: str, wa
     token = verifier.genuine(sys.stdin.read().strip() if text == "-" else text)
     if wanted not in (None, token.issuer.name):
         raise click.UsageError("the token is of another issuer")
+    blacklist = opened()
+    blacklist.lookup_keys(token)  # raises for a token that never passes
     return Named(
         settings,
-        opened(),
+        blacklist,
         token.issuer.name,
         token,
         fingerprint=token.fingerprint,
@@ -153,6 +155,8 @@ def _by_fingerprint(
 def _read_claim(text: str) -> tuple[str, object]:
     """Return name and value: text in JSON's quotes is text alone, any other may be a number."""
     name, value = split_claim(text)
+    if JOIN in name:
+        return name, value
     try:
         read = json.loads(value)
     except (ValueError, RecursionError):

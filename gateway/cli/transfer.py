@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import IO
 
@@ -40,12 +40,28 @@ _KEY = re.compile(r"(token|claim):[0-9a-f]{64}")
 @click.argument("file", type=click.File("w"), default="-")
 def export(settings: Settings, file: IO[str]) -> None:
     """Write the live entries as JSON lines."""
-    store, cursor, more = build_blacklist(settings, create=False).store, "", True
+    store = build_blacklist(settings, create=False).store
+    mark, _ = store.changes("")
+    _write_all(store, file)
+    # What has changed since may stand on a page that was read before. An import takes an entry twice as once.
+    _, changed = store.changes(mark)
+    if changed is None:
+        _write_all(store, file)
+    else:
+        _write(store.find([key for key in sorted(changed) if _KEY.fullmatch(key)]), file)
+    echo(f"in {store_name(settings)}", err=True)
+
+
+def _write_all(store: Store, file: IO[str]) -> None:
+    cursor, more = "", True
     while more:
         page, cursor = store.page(BATCH, cursor)
-        file.writelines(json.dumps({"key": entry.key, **entry.to_json()}) + "\n" for entry in page)
+        _write(page, file)
         more = bool(cursor)
-    echo(f"in {store_name(settings)}", err=True)
+
+
+def _write(entries: Sequence[Entry], file: IO[str]) -> None:
+    file.writelines(json.dumps({"key": entry.key, **entry.to_json()}) + "\n" for entry in entries)
 
 
 @click.command("import")
@@ -54,15 +70,16 @@ def export(settings: Settings, file: IO[str]) -> None:
 @as_json
 def import_entries(settings: Settings, file: IO[str], as_json: bool) -> None:
     """Add entries that `export` wrote. Nothing is lowered or lifted; a bad line stops it, by number."""
-    store, count = build_blacklist(settings).store, 0
+    store, count, over = build_blacklist(settings).store, 0, 0
     with click.progressbar(_batches(file), label="importing", file=sys.stderr) as batches:
         for batch in batches:
             _add(store, batch)
-            count += len(batch)
+            live = sum(entry.is_live(time.time()) for entry in batch)
+            count, over = count + live, over + len(batch) - live
     if as_json:
-        echo_json({"imported": count, "store": store_name(settings)})
+        echo_json({"imported": count, "expired": over, "store": store_name(settings)})
     else:
-        echo(f"{count} entries imported")
+        echo(f"{count} entries imported" + (f", {over} have expired" if over else ""))
         echo(f"in {store_name(settings)}", err=True)
 
 
@@ -95,13 +112,15 @@ def _batches(file: IO[str]) -> Iterator[list[Entry]]:
 def _entry(line: str) -> Entry:
     members = json_object(line.encode())
     entry = Entry.from_json(members.pop("key"), members)
-    times = (entry.created_at, entry.expires_at or 0, entry.issued_before or 0)
+    times = [entry.created_at]
+    times += [time for time in (entry.expires_at, entry.issued_before, entry.as_of) if time is not None]
     texts = (entry.issuer, entry.by, entry.reason)
     # What a store cannot read it takes for damage, and nothing passes any more.
     if (
         not _KEY.fullmatch(entry.key)
         or entry.key.startswith("claim:") != (entry.claim is not None)
         or (entry.claim is None and entry.issued_before is not None)
+        or (entry.as_of or 0) > (entry.issued_before or 0)
         or not all(type(time) is int and 0 <= time <= LATEST for time in times)
         or not all(isinstance(text, str) for text in texts)
     ):

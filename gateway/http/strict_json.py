@@ -32,15 +32,25 @@ def json_object(data: bytes) -> dict[str, Any]:
     Two readers of a duplicate member may take different ones; Python's own takes the last.
     Raises ValueError for anything else, also for nesting too deep to read.
     """
-    try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=unique_members, parse_constant=_refuse, parse_float=Number
-        )
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    value = _read(data.decode("utf-8"))
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value
+
+
+def json_list(text: str) -> list[Any]:
+    """Return the JSON list in `text`, as strictly as `json_object` reads. Raises ValueError for anything else."""
+    value = _read(text)
+    if not isinstance(value, list):
+        raise ValueError("not a list")
+    return value
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=unique_members, parse_constant=_refuse, parse_float=Number)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.blacklist.rules import Actor, Blacklist, ClaimTarget
+from gateway.blacklist.rules import NOW, Actor, Blacklist, ClaimTarget, CutOff
 from gateway.blacklist.stores.base import LATEST, Entry
 from gateway.http.wsgi import Context
 from gateway.signals.senders import Sender, Senders
@@ -58,7 +58,7 @@ class Recorder:
         One that takes nothing back is not kept: streams of sign-ins would fill the store. Raises `StoreUnavailable`;
         then the same message can come again.
         """
-        latest = self.cut_off() if notice.cut_off is None else notice.cut_off
+        latest: CutOff = NOW if notice.cut_off is None else notice.cut_off
         targets = [
             ClaimTarget(each.issuer, each.claim, each.value, None if each.for_good else latest)
             for each in notice.subjects

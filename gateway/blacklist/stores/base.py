@@ -20,8 +20,9 @@ class Entry:
 
     `key` is what the store looks up: `token:` or `claim:` and 64 hexadecimal digits, see gateway.blacklist.keys.
     `claim` is a name and the value's text. Times are whole epoch seconds. `issued_before` is the cut-off of a claim
-    entry, None for every token, whenever issued; `expires_at` is None for an entry that lives until it is lifted. An
-    entry is live while now < expires_at.
+    entry, None for every token, whenever issued; of a cut-off "now", `as_of` is the next whole second, without the
+    LEEWAY of the gateway that wrote it. `expires_at` is None for an entry that lives until it is lifted. An entry is
+    live while now < expires_at.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Entry:
     issued_before: int | None = None
     by: str = ""
     reason: str = ""
+    as_of: int | None = None
 
     def is_live(self, now: float) -> bool:
         """Return whether the entry still counts at `now` (epoch seconds)."""
@@ -41,7 +43,11 @@ class Entry:
         """Return whether adding `other`, an entry with the same key, would change nothing."""
         return (
             self.issued_before is None
-            or (other.issued_before is not None and self.issued_before >= other.issued_before)
+            or (
+                other.issued_before is not None
+                and self.issued_before >= other.issued_before
+                and (self.as_of or 0) >= (other.as_of or 0)
+            )
         ) and (self.expires_at is None or (other.expires_at is not None and self.expires_at >= other.expires_at))
 
     def merged(self, newer: Entry) -> Entry:
@@ -52,9 +58,11 @@ class Entry:
         """
         if self.issuer != newer.issuer or self.covers(newer):
             return self
+        cut_off = _later(self.issued_before, newer.issued_before)
         return dataclasses.replace(
             newer,
-            issued_before=_later(self.issued_before, newer.issued_before),
+            issued_before=cut_off,
+            as_of=None if cut_off is None else max(self.as_of or 0, newer.as_of or 0) or None,
             expires_at=_later(self.expires_at, newer.expires_at),
             reason=newer.reason or self.reason,
         )
@@ -72,7 +80,7 @@ class Entry:
         if claim is not None:
             ((name, value),) = claim.items()
             claim = (name, _text(value))
-        times = (members.get("expires_at"), members.get("issued_before"))
+        times = [members.get(name) for name in ("expires_at", "issued_before", "as_of")]
         if not isinstance(members["created_at"], int) or not all(isinstance(time, int | None) for time in times):
             raise TypeError("a time is not in whole seconds")
         return cls(
@@ -84,6 +92,7 @@ class Entry:
             issued_before=members.get("issued_before"),
             by=members.get("by", ""),
             reason=members.get("reason", ""),
+            as_of=members.get("as_of"),
         )
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 
@@ -175,6 +176,52 @@ def test_an_expired_token_is_said_to_be_expired(make: Make, clock: Clock) -> Non
     assert answer["message"] == "The token has expired."
 
 
+@pytest.mark.parametrize("writer", [0, 0.5, 30])
+@pytest.mark.parametrize("reader", [0, 30, 300])
+def test_now_covers_what_passes_on_gateways_with_more_leeway_too(
+    make: Make, clock: Clock, writer: float, reader: float
+) -> None:
+    writing, reading = make(leeway=writer), make(leeway=reader)
+    tokens = {iat: mint(sub="1001", iat=int(NOW) + iat) for iat in (0, reader, reader + 1, 500)}
+    assert passes(reading, tokens[reader])
+    take_back(writing, sub="1001")
+    assert [passes(reading, tokens[iat]) for iat in (0, reader)] == [False, False]
+    assert done(reading("GET", "/blacklist?sub=1001", ADMIN))["issued_before"] == NOW + 1 + max(reader, -(-writer // 1))
+    clock.advance(500)
+    assert passes(reading, tokens[500])
+    assert [passes(reading, tokens[iat]) for iat in (0, reader)] == [False, False]
+    take_back(reading, sub="1001")
+    assert not passes(reading, mint(sub="1001", iat=int(NOW) + 500 + reader))
+
+
+def test_a_cut_off_that_is_named_is_the_same_on_every_gateway(make: Make) -> None:
+    take_back(make(), sub="1001", issued_before=int(NOW) + 2)
+    assert passes(make(leeway=30), mint(sub="1001", iat=int(NOW) + 2))
+
+
+def test_a_later_now_is_kept_beside_a_later_cut_off(make: Make, clock: Clock) -> None:
+    far, near, reading = make(leeway=300), make(), make(leeway=300)
+    take_back(far, sub="1001")
+    clock.advance(100)
+    take_back(near, sub="1001")
+    assert not passes(reading, mint(sub="1001", iat=int(NOW) + 400))
+    clock.advance(1)
+    assert passes(reading, mint(sub="1001", iat=int(NOW) + 401))
+
+
+@pytest.mark.parametrize("name", ["sub", "sid"])
+def test_what_counts_for_the_sign_in_is_not_forgotten_with_the_age_of_tokens(
+    make: Make, clock: Clock, name: str
+) -> None:
+    """From a sign-in of before, tokens are refreshed for as long as its session lasts."""
+    api = make(auth_time=True, max_token_age=100, cut_off_claims="sub,sid")
+    take_back(api, mint(sub="admin", scope="blacklist:admin", iat=int(NOW)), **{name: "a"})
+    clock.advance(10_000)
+    refreshed = mint(**{name: "a"}, iat=int(NOW) + 10_000, auth_time=int(NOW) - 5)
+    assert not passes(api, refreshed, "sign-in-required")
+    assert passes(api, mint(**{name: "a"}, iat=int(NOW) + 10_000, auth_time=int(NOW) + 5000))
+
+
 # Values.
 
 SPELLINGS = ["7001", "7001.0", "7.001e3", "70010e-1", '"7001"']
@@ -225,6 +272,42 @@ def test_no_digit_is_lost(make: Make, spelling: str, text: str) -> None:
     assert done(api("GET", "/blacklist/entries", ADMIN))["entries"][0]["claim"] == {"sub": text}
 
 
+@pytest.mark.parametrize("number", ["0.12345678901234567890123", "1e-30", "-0.5", "1.5", "9007199254740993.5"])
+def test_no_digit_of_a_fraction_is_lost_either(make: Make, number: str) -> None:
+    api = make()
+    answer = done(api("POST", "/blacklist", ADMIN, data=f'{{"sub": {number}}}', content_type="application/json"))
+    assert Decimal(answer["claim"]["sub"]) == Decimal(str(answer["request"]["params"]["sub"])) == Decimal(number)
+    assert not passes(api, spelled(sub=number))
+    assert passes(api, spelled(sub=f"{number[:-1]}7"))
+
+
+@pytest.mark.parametrize("query", ["sub=M%FCller", "sub=%ff", "sub=a%80b", "sub=%EF%BF%BD"])
+def test_what_is_not_utf_8_names_nobody(make: Make, query: str) -> None:
+    """Latin-1's Müller is not the one whom anybody else writes so, nor is whatever else cannot be read."""
+    api = make()
+    for method in ("GET", "POST", "DELETE"):
+        assert_refused(api(method, f"/blacklist?{query}", ADMIN), "invalid-request")
+    assert_refused(api("GET", f"/blacklist/entries?{query}", ADMIN), "invalid-request")
+    assert_refused(api("POST", "/blacklist", ADMIN, data=query, content_type=FORM), "invalid-request")
+    assert passes(api, mint(sub="M\ufffdller"))
+    take_back(api, sub="\ufffd")
+    assert not passes(api, mint(sub="\ufffd"))
+
+
+def test_claims_that_are_joined_are_named_by_a_list_of_their_values(make: Make) -> None:
+    api, name = (
+        make(signals=json.dumps([{"issuer": ISSUER, "audience": "a", "device_claim": "device"}])),
+        "sub & device",
+    )
+    for value in ("1001", '["1001"]', '["1001", "d", "e"]', '["1001", null]', '["1001", ["d"]]', "[1001, 2", "{}"):
+        assert_refused(api("POST", "/blacklist", ADMIN, json={name: value}), "invalid-request")
+    for value in ('["1001","d"]', ' [1001.0,  "d"] ', '["1001", "\\u0064"]'):
+        assert take_back(api, **{name: value})["claim"] == {name: '["1001", "d"]'}
+    assert [passes(api, mint(sub=1001, device=device)) for device in ("d", "e")] == [False, True]
+    assert done(api("DELETE", "/blacklist?" + urlencode({name: '["1001","d"]'}), ADMIN))["changed"]
+    assert passes(api, mint(sub=1001, device="d"))
+
+
 def test_each_member_of_a_list_counts(make: Make) -> None:
     api = make(blacklist_claims="groups,sub")
     take_back(api, groups="staff")
@@ -247,6 +330,12 @@ def test_a_list_of_too_many_members_is_refused(make: Make) -> None:
     assert passes(api, mint(other=names))
     take_back(api, groups="g63")
     assert not passes(api, mint(groups=names[:64]))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_of_a_token_in_the_request_no_fault_is_told_as_the_callers_own(make: Make, method: str) -> None:
+    answer = make(blacklist_claims="groups")(method, "/blacklist", ADMIN, json={"token": mint(groups=[*range(65)])})
+    assert_refused(answer, "invalid-request")
 
 
 def test_a_name_with_dots_is_a_claim_or_else_a_path(make: Make) -> None:
@@ -290,6 +379,15 @@ def test_an_entry_is_named_by_the_beginning_of_its_fingerprint(make: Make) -> No
     assert done(api("GET", "/blacklist", ADMIN, json=beginning))["fingerprint"] == fingerprint(token)
     assert done(api("DELETE", "/blacklist", ADMIN, json=beginning))["changed"] is True
     assert passes(api, token)
+
+
+def test_of_a_fingerprint_nothing_is_said_that_its_claims_may_belie(make: Make) -> None:
+    api, token = make(), mint(sub="1001", iat=int(NOW))
+    take_back(api, sub="1001")
+    for method in ("GET", "DELETE"):
+        answer = done(api(method, "/blacklist", ADMIN, json={"fingerprint": fingerprint(token)}))
+        assert (answer["blacklisted"], answer["changed"], answer["entries"]) == (False, False, [])
+        assert answer["message"] == ("The token has no entry of its own; one for a claim of it may still blacklist it.")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
@@ -386,6 +484,43 @@ def test_a_fingerprint_of_anothers_token_takes_back_nothing_of_theirs(several: A
         several("DELETE", "/blacklist", ADMIN, json={"fingerprint": fingerprint(victim)}), "insufficient-scope"
     )
     assert not passes(several, victim)
+
+
+@pytest.mark.parametrize(("admin", "strikes"), [(ADMIN, False), (THIRDS_ADMIN, True), (OPS, True)])
+def test_a_fingerprint_takes_back_a_token_of_an_issuer_that_is_administered_too(
+    several: Api, admin: str, strikes: bool
+) -> None:
+    """Whose token it is, the digits do not tell."""
+    victim = other(jti="x", iat=int(NOW))
+    take_back(several, admin, fingerprint=fingerprint(victim))
+    assert passes(several, victim) is not strikes
+    assert passes(several, other(jti="y", iat=int(NOW)))
+
+
+def test_the_entries_of_one_value_are_of_all_issuers_that_the_reader_administers(several: Api, clock: Clock) -> None:
+    for admin in (ADMIN, OTHERS_ADMIN, OPS):
+        take_back(several, admin, sub=1001)
+        take_back(several, admin, sub="else")
+        clock.advance(1)
+    found = [(name, {"sub": "1001"}) for name in ("ops", OTHER, ISSUER)]
+    assert listed(several, OPS, "?sub=1001") == listed(several, OPS, "?sub=1.001e3") == found
+    assert listed(several, THIRDS_ADMIN, "?sub=1001") == [found[1]]
+    assert listed(several, OPS, f"?sub=1001&issuer={ISSUER}") == listed(several, ADMIN, "?sub=1001") == [found[2]]
+    first = done(several("GET", "/blacklist/entries?sub=1001&limit=1", OPS))
+    rest = done(several("GET", f"/blacklist/entries?sub=1001&cursor={first['next_cursor']}", OPS))
+    assert [each["issuer"] for each in (*first["entries"], *rest["entries"])] == ["ops", OTHER, ISSUER]
+
+
+def test_a_tenants_id_is_one_in_either_case(make: Make) -> None:
+    issuers = [
+        {"issuer": "https://e.test/{tenantid}/", "secret": "e"},
+        {"issuer": "ops", "secret": "ops", "administers": "*"},
+    ]
+    api = make(issuers=json.dumps(issuers))
+    token = mint("e", iss="https://e.test/ab-c/", tid="ab-c", sub="1", iat=int(NOW))
+    neighbour = mint("e", iss="https://e.test/ab-d/", tid="ab-d", sub="1", iat=int(NOW))
+    assert take_back(api, OPS, sub="1", issuer="https://e.test/AB-C/")["issuer"] == "https://e.test/ab-c/"
+    assert (passes(api, token), passes(api, neighbour)) == (False, True)
 
 
 def test_what_lacks_the_scope_is_noted_too(make: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,8 +19,11 @@ from helpers import EXPIRES, ISSUER, Api, assert_refused, fingerprint, mint
 from provider import Provider, content, private_key, private_pem, signer, status
 
 from gateway import Gateway, Settings
+from gateway.app import build_blacklist
 from gateway.blacklist.keys import claim_key, legacy_claim_keys
+from gateway.blacklist.rules import Actor, ClaimTarget
 from gateway.blacklist.stores import open_store
+from gateway.blacklist.stores.sqlite.store import SqliteStore
 from gateway.cli import gateway as commands
 from gateway.cli import main
 
@@ -304,6 +307,41 @@ def test_one_thing_must_be_named(command: Command, name: str, named: list[str]) 
     assert json.loads(command("list", "--json").out) == []
 
 
+@pytest.mark.parametrize("name", ["revoke", "restore", "status"])
+def test_an_argument_that_is_not_utf_8_names_nobody(command: Command, name: str) -> None:
+    for named in (("--sub", "M\udcfcller"), ("--claim", "sub=\udcff")):
+        assert command(name, *named)[:2] == (USAGE, "")
+    assert json.loads(command("list", "--json").out) == []
+
+
+def test_a_token_that_never_passes_is_not_said_to_be_taken_back(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_BLACKLIST_CLAIMS", "groups")
+    assert command("revoke", mint(groups=[*range(65)]))[:2] == (USAGE, "")
+    assert json.loads(command("list", "--json").out) == []
+
+
+def test_what_signals_take_back_is_looked_up_and_lifted_too(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = {"issuer": ISSUER, "audience": "a", "email_claim": "mail", "device_claim": "device"}
+    monkeypatch.setenv("GATEWAY_SIGNALS", json.dumps([sender]))
+    for named in (("--claim", "mail=a@b.test"), ("--claim", 'mail & device=["a@b.test", "d"]')):
+        assert command("revoke", *named).code == DONE
+        assert command("status", *named).code == BLACKLISTED
+        assert command("restore", *named).code == DONE
+    told = command("revoke", "--claim", "email=a")
+    assert (told.code, told.out) == (USAGE, "")
+    assert "mail & device" in told.err
+    assert command("revoke", "--claim", "mail & device=a").code == USAGE
+
+
+def test_of_a_fingerprint_nothing_is_said_that_its_claims_may_belie(command: Command) -> None:
+    command("revoke", "--sub", "1001")
+    told = command("status", "--fingerprint", fingerprint(TOKEN))
+    assert told.code == DONE
+    assert told.out.startswith("not blacklisted by an entry of its own; one for a claim of it still may")
+
+
 def test_a_cut_off_goes_with_a_claim(command: Command) -> None:
     assert command("revoke", TOKEN, "--issued-before", "1").code == USAGE
     assert command("status", TOKEN).code == DONE
@@ -317,6 +355,17 @@ def test_among_several_issuers_one_must_be_named(command: Command, monkeypatch: 
     assert command("status", "--sub", "1001", "--issuer", ISSUER).code == DONE
     assert command("status", "--sub", "1001", "--issuer", "https://other.test/").code == BLACKLISTED
     assert command("revoke", TOKEN).code == DONE
+    assert len(json.loads(command("list", "--json", "--issuer", "https://other.test/").out)) == 1
+
+
+def test_an_issuers_entries_are_listed_by_any_of_its_spellings(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("revoke", "--sub", "1001")
+    issuers = [{"issuer": ISSUER, "secret": "discogs", "aliases": ["https://www.discogs.com"]}]
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps(issuers))
+    assert len(json.loads(command("list", "--json", "--issuer", "https://www.discogs.com").out)) == 1
+    assert json.loads(command("list", "--json", "--issuer", "https://other.test/").out) == []
 
 
 def test_who_did_it_and_why_is_kept(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +389,7 @@ def test_only_what_fills_a_store_makes_one(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("when", "ago"), [("2h", 7200), ("90 min ago", 5400), ("3d", 259_200), ("1w", 604_800)])
+@pytest.mark.parametrize(("when", "ago"), [("2h", 7200), ("90 min ago", 5400), ("3days", 259_200), ("1w", 604_800)])
 def test_a_cut_off_is_a_time_ago(command: Command, when: str, ago: int) -> None:
     command("revoke", "--sub", "1001", "--issued-before", when)
     (entry,) = json.loads(command("list", "--json").out)
@@ -357,7 +406,11 @@ def test_a_cut_off_is_a_date(command: Command, when: str, seconds: int) -> None:
     assert entry["issued_before"] == seconds
 
 
-@pytest.mark.parametrize("when", ["", "yesterday", "2h3", "-5", "1e9", "2026-13-01", "99999999999999"])
+@pytest.mark.parametrize(
+    "when",
+    ["", "yesterday", "2h3", "-5", "1e9", "2026-13-01", "99999999999999", "2months", "3 mo", "1M", "5ms", "2 hairs",
+     "1y", "20260131", "0001-01-01"],
+)  # fmt: skip
 def test_what_is_no_moment_is_wrong_usage(command: Command, when: str) -> None:
     ended = command("revoke", "--sub", "1001", "--issued-before", when)
     assert (ended.code, ended.out) == (USAGE, "")
@@ -429,7 +482,10 @@ def test_list_shows_entries_newest_first(command: Command) -> None:
     assert fingerprint(TOKEN)[:16] in second
     assert "2035-01-24T02:40:52Z" in second
     assert TOKEN not in first + second
-    assert len(command("list", "--limit", "1").out.splitlines()) == 1
+    page = command("list", "--limit", "1")
+    assert len(page.out.splitlines()) == 1
+    assert "there are more" in page.err
+    assert "2 in all" in command("list").err
     claim, token = json.loads(command("list", "--json").out)
     assert (claim["claim"], claim["issued_before"]) == ({"sub": "1001"}, 1000)
     assert token["fingerprint"] == fingerprint(TOKEN)
@@ -462,6 +518,8 @@ def test_what_is_exported_can_be_imported_elsewhere(command: Command, tmp_path: 
     assert command("status", "--claim", "sub=7001", *elsewhere).code == BLACKLISTED
     assert sorted(command("export", *elsewhere).out.splitlines()) == sorted(exported.out.splitlines())
     assert command("export", "-").out == exported.out
+    ended = {**GOOD, "expires_at": 1001}
+    assert command("import", stdin=json.dumps(ended)).out == "0 entries imported, 1 have expired\n"
 
 
 @pytest.mark.parametrize("value", [7001, 7001.0, "7001"])
@@ -525,6 +583,11 @@ GOOD = {"key": KEY, "issuer": ISSUER, "created_at": 1000, "expires_at": EXPIRES}
         json.dumps({**GOOD, "created_at": True}),
         json.dumps({**GOOD, "expires_at": "never"}),
         json.dumps({**GOOD, "expires_at": 1e12}),
+        json.dumps({**GOOD, "expires_at": False}),
+        json.dumps({**GOOD, "as_of": 1000}),
+        json.dumps(
+            {**GOOD, "key": claim_key(ISSUER, "sub", "a"), "claim": {"sub": "a"}, "as_of": 9, "issued_before": 8}
+        ),
         json.dumps({**GOOD, "expires_at": 2**63}),
         json.dumps({**GOOD, "issued_before": "x"}),
         json.dumps({**GOOD, "issued_before": 1000}),
@@ -552,6 +615,29 @@ def test_a_large_import_and_export_goes_in_batches(
     lines = [json.dumps({**GOOD, "key": f"token:{number:064x}"}) for number in range(250)]
     assert command("import", stdin="\n".join(lines)).out == "250 entries imported\n"
     assert sorted(command("export").out.splitlines()) == sorted(lines)
+
+
+def test_an_export_has_what_is_changed_while_it_is_written(
+    command: Command, monkeypatch: pytest.MonkeyPatch, store_url: str
+) -> None:
+    """An entry that is changed moves to the first page, which was read before."""
+    monkeypatch.setattr("gateway.cli.transfer.BATCH", 2)
+    for number in range(5):
+        command("revoke", "--sub", str(number), "--issued-before", "1000")
+    blacklist = build_blacklist(Settings(store=store_url))
+    page, oldest = SqliteStore.page, ClaimTarget(ISSUER, "sub", "0", 2000)
+
+    def changing(store: SqliteStore, limit: int, cursor: str = "", **only: Any) -> Any:
+        found = page(store, limit, cursor, **only)
+        if not cursor:
+            blacklist.take_back([oldest], Actor())
+        return found
+
+    monkeypatch.setattr(SqliteStore, "page", changing)
+    lines = [json.loads(line) for line in command("export").out.splitlines()]
+    assert {line["claim"]["sub"]: line["issued_before"] for line in lines} == {
+        "0": 2000, "1": 1000, "2": 1000, "3": 1000, "4": 1000
+    }  # fmt: skip
 
 
 # check-config

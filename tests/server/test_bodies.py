@@ -287,7 +287,7 @@ def test_a_response_that_is_cut_ends_visibly_and_its_app_is_closed(version: str,
         try:
             yield b"part"
             while True:
-                about[0].pause(3600)
+                about[-1].pause(3600)
                 yield b""
         finally:
             closed.set()

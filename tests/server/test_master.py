@@ -86,6 +86,7 @@ def test_a_renewal_is_told_in_a_line_whether_it_works_or_not(start: Callable[...
     ]
 
 
+@pytest.mark.slow
 def test_every_one_of_many_renewals_leaves_as_many_workers(start: Callable[..., Bundled]) -> None:
     server = start(workers=2)
     first = set(server.workers)

@@ -103,6 +103,7 @@ def test_a_bad_event_is_reported_and_holds_up_no_other(tmp_path: Path, store: An
     assert all(fault["description"] for fault in transmitter.faults.values())
 
 
+@pytest.mark.slow
 def test_an_event_that_comes_again_is_acknowledged_and_does_not_count_twice(tmp_path: Path, store: Any) -> None:
     sets = {"e-1": event("e-1", "s-1")}
     for lifted in (False, True):
@@ -114,7 +115,7 @@ def test_an_event_that_comes_again_is_acknowledged_and_does_not_count_twice(tmp_
             store.store.remove(entry.key)
 
 
-@pytest.mark.parametrize("status", [302, 401, 500])
+@pytest.mark.parametrize("status", [401, *(pytest.param(status, marks=pytest.mark.slow) for status in (302, 500))])
 def test_a_transmitter_that_refuses_is_told_of(tmp_path: Path, store: Any, status: int) -> None:
     with Transmitter({"e-1": event("e-1", "s-1")}) as transmitter:
         transmitter.status = status
@@ -157,6 +158,7 @@ def test_killed_at_any_moment_it_loses_nothing_and_acknowledges_nothing_that_is_
     assert sessions(store) == {f"s-{number}" for number in range(count)}
 
 
+@pytest.mark.slow
 def test_it_waits_at_the_transmitter_and_takes_what_comes(tmp_path: Path, store: Any) -> None:
     with Transmitter({}) as transmitter:
         with subprocess.Popen(

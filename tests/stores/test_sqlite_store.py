@@ -585,6 +585,7 @@ def test_whoever_ends_last_folds_the_log_into_the_file(path: Path, clock: Clock)
         assert db.execute("SELECT count(*) FROM unnamed WHERE key LIKE 'token:%'").fetchone() == (10,)
 
 
+@pytest.mark.slow
 def test_the_log_stays_short_although_somebody_always_reads(store: SqliteStore, path: Path) -> None:
     over = threading.Event()
 

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -242,6 +243,10 @@ PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
 
 
 def main() -> None:
+    # Without the rest of the package, which the server does not need, and which takes most of a start.
+    alone = ModuleType("gateway")
+    alone.__path__ = [str(ROOT / "gateway")]
+    sys.modules["gateway"] = alone
     from gateway.server import listening, master, serve
 
     settings_file, options = Path(sys.argv[1]), json.loads(sys.argv[2])

@@ -95,9 +95,18 @@ def admin() -> str:
     return mint(sub="admin", scope="blacklist:admin", iat=int(time.time()) - 10)
 
 
-@pytest.mark.parametrize("path", ["/events", "/download"])
-@pytest.mark.parametrize("way", ["token", "sub", "sid"])
-def test_a_stream_ends_when_its_token_is_taken_back(gateway: Running, upstream: Streaming, path: str, way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "path"),
+    [
+        ("sub", "/events"),
+        ("token", "/download"),
+        *(
+            pytest.param(*ways, marks=pytest.mark.slow)
+            for ways in [("sub", "/download"), ("token", "/events"), ("sid", "/events"), ("sid", "/download")]
+        ),
+    ],
+)
+def test_a_stream_ends_when_its_token_is_taken_back(gateway: Running, upstream: Streaming, way: str, path: str) -> None:
     claims = {"sub": "1001", "sid": "s1", "iat": int(time.time()) - 10}
     taken, other = mint(**claims, jti="1"), mint(sub="1002", sid="s2", jti="2", iat=claims["iat"])
     with stream(gateway.port, taken, path) as ends, stream(gateway.port, other, path) as goes_on:
@@ -121,6 +130,7 @@ def test_a_stream_ends_when_its_token_expires(gateway: Running) -> None:
     assert until(lambda: outcomes(gateway) == ["token-expired"])
 
 
+@pytest.mark.slow
 def test_what_is_taken_back_by_the_command_ends_streams_too(gateway: Running) -> None:
     token = mint(sub="1001", iat=int(time.time()) - 10)
     with stream(gateway.port, token) as client:
@@ -129,6 +139,7 @@ def test_what_is_taken_back_by_the_command_ends_streams_too(gateway: Running) ->
         assert is_cut_off(client)
 
 
+@pytest.mark.slow
 def test_many_streams_of_one_subject_end_together(gateway: Running) -> None:
     token = [mint(sub="1001", jti=str(number), iat=int(time.time()) - 10) for number in range(40)]
     with ExitStack() as stack:
@@ -147,6 +158,7 @@ def test_more_changes_than_a_store_keeps_hide_none(gateway: Running) -> None:
         assert is_cut_off(client)
 
 
+@pytest.mark.slow
 def test_a_stream_that_was_restored_in_time_goes_on_at_the_next_request(gateway: Running) -> None:
     token = mint(sub="1001", iat=int(time.time()) - 10)
     with stream(gateway.port, token) as client:
@@ -180,6 +192,7 @@ def test_streams_outlast_a_store_that_is_away_for_a_moment(tmp_path: Path, upstr
         assert is_open(client)
 
 
+@pytest.mark.slow
 def test_streams_are_left_alone_where_that_is_set(tmp_path: Path, upstream: Streaming) -> None:
     token = mint()
     with (

@@ -167,6 +167,7 @@ def test_other_protocols_are_refused(gateway: Running, name: str) -> None:
         assert b"upgrade-unsupported" in client.read_until(b"}")
 
 
+@pytest.mark.slow
 def test_set_to_nothing_no_upgrade_passes(upstream: Recorder, tmp_path: Path) -> None:
     with (
         Running(tmp_path, upstream.url, "--workers", "1", GATEWAY_UPGRADES="") as gateway,
@@ -175,6 +176,7 @@ def test_set_to_nothing_no_upgrade_passes(upstream: Recorder, tmp_path: Path) ->
         assert b"upgrade-unsupported" in client.read_until(b"}")
 
 
+@pytest.mark.slow
 def test_an_upstream_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as unused:
         port = unused.getsockname()[1]

@@ -18,6 +18,7 @@ from gateway.blacklist.stores import Store, open_store
 from gateway.config.announce import misspelled, warnings
 from gateway.config.public_secret import refuse_public_secret
 from gateway.config.settings import Settings
+from gateway.config.tracing import traces_endpoint
 from gateway.gate.annotate import Annotate
 from gateway.gate.cors import Cors
 from gateway.gate.direct import Direct, refuse_asgi
@@ -183,7 +184,14 @@ def observe(gateway: Gateway, registry: Any = None) -> Observe:
 def build_app(settings: Settings | None = None, store: Store | None = None) -> Observe:
     """Return the gateway in front of the upstream that the settings name (default: the environment's)."""
     settings = settings or Settings()
-    gateway = _Pipeline(build_upstream(settings), settings, store)
+    upstream: App = build_upstream(settings)
+    traces = None
+    if traces_endpoint():
+        from gateway.ops.traces import Traced, Traces
+
+        traces = Traces(settings.upstream)
+        upstream = Traced(upstream, traces)
+    gateway = _Pipeline(upstream, settings, store)
     is_debug = settings.log_level == "debug"
     return Observe(
         gateway,
@@ -192,6 +200,7 @@ def build_app(settings: Settings | None = None, store: Store | None = None) -> O
         write_probe=line_writer(settings.log_format, "gateway.access", "debug") if is_debug else _ignore,
         in_detail=is_debug,
         metrics=Metrics(gateway.key_age, gateway.pruned) if are_shared() else None,
+        traces=traces,
     )
 
 

@@ -29,16 +29,17 @@ EVERY_SCOPE = Scopes()
 
 
 class Caller(NamedTuple):
-    """Who asks: the token presented, whether it is itself blacklisted, and from where."""
+    """Who asks: the token presented, whether it is itself blacklisted, from where, and in which trace."""
 
     token: Token
     blacklisted: bool
     address: str
+    trace: str
 
     def actor(self, reason: str = "") -> Actor:
         """Return the caller as the author of a change: by `sub`, or by the fingerprint's beginning."""
         by = value_text(self.token.claims.get("sub")) or self.token.fingerprint[:16]
-        return Actor(by, self.address, reason)
+        return Actor(by, self.address, reason, self.trace)
 
 
 class Resource:
@@ -74,7 +75,8 @@ class Resource:
 
         To be called with `yield from`.
         """
-        caller = Caller(token, blacklisted, context(environ).client or environ.get("REMOTE_ADDR", ""))
+        about = context(environ)
+        caller = Caller(token, blacklisted, about.client or environ.get("REMOTE_ADDR", ""), about.trace)
         path = request_target(environ).path
         if path == BLACKLIST:
             return (yield from self._blacklist_answer(environ, caller))

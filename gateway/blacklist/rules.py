@@ -25,11 +25,12 @@ CutOff = int | Literal["now"] | None
 
 
 class Actor(NamedTuple):
-    """Who changes something, for the entry and the audit record: a name, an address, a reason given."""
+    """Who changes something, for the entry and the audit record: a name, an address, a reason given, the trace's id."""
 
     by: str = ""
     address: str = ""
     reason: str = ""
+    trace: str = ""
 
 
 class ClaimTarget(NamedTuple):
@@ -282,6 +283,8 @@ class Blacklist:
 
     def _record(self, action: str, actor: Actor, **about: object) -> None:
         record = {"action": action, **about, "by": actor.by, "from": actor.address, "reason": actor.reason}
+        if actor.trace:
+            record["trace"] = actor.trace
         audit.info("blacklist %s", action, extra={"record": record})
 
 

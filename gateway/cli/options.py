@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from gateway.app import build_blacklist
 from gateway.config.files import lines_of
 from gateway.config.settings import PREFIX, Settings
+from gateway.config.tracing import traces_endpoint
 from gateway.http.problems import Problem
 from gateway.parties import build_issuers, build_senders
 
@@ -64,6 +65,7 @@ def checked(given: dict[str, Any]) -> Settings:
             fields = Settings.model_fields
             sound |= {name: fields[name].get_default(call_default_factory=True) for name in wrong}
     found += _certificate_faults(settings)
+    found += _faults_of(lambda _: traces_endpoint(), settings)
     found += _faults_of(_build_parties, settings)
     if found:  # else the command opens the store itself, once
         found += _faults_of(_open_store, settings)

@@ -24,6 +24,7 @@ from gateway.config.settings import (
     Settings,
     issuer_settings,
 )
+from gateway.config.tracing import traces_endpoint
 
 log = logging.getLogger("gateway")
 
@@ -38,6 +39,8 @@ def announce(settings: Settings) -> None:
         version("jwt-blacklist-gateway"),
         extra={"record": {"settings": was_set}},
     )
+    if endpoint := traces_endpoint():
+        log.info("traces go to %s", _masked(endpoint))
 
 
 def warnings(settings: Settings) -> list[str]:

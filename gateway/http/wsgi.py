@@ -72,7 +72,11 @@ class Context:
     # `ops.observe`
     client: str = ""  # the client's address by the rules of trust
     request_id = ""  # the client's own where it is a sane one; it goes upstream, back, and into the log
+    trace = ""  # the trace's id (W3C Trace Context), for the log
     seconds: dict[str, float] | None = None  # how long each part took; None: nobody asks
+    # `ops.traces`, OpenTelemetry's; None: it is off, or there is none
+    span: Any = None
+    upstream_span: Any = None
     # `gate.gate`
     token: Credential | None = None
     is_cached: bool | None = None  # whether the token was verified before; None: there is no token

@@ -45,6 +45,19 @@ class Metrics(Protocol):
         """Count a finished request."""
 
 
+class Traces(Protocol):
+    """What makes a span of each request."""
+
+    def begin(self, environ: Environ, about: Context) -> None:
+        """Begin a request's span, and note the trace's id."""
+
+    def finished(self, environ: Environ, request: Request) -> None:
+        """End a request's spans."""
+
+    def close(self) -> None:
+        """Deliver what waits, within a second."""
+
+
 class Observe:
     """Passes every request on under an id, and tells the log and the metrics what became of it.
 
@@ -61,6 +74,7 @@ class Observe:
         write: Write | None = None,
         write_probe: Write | None = None,
         metrics: Metrics | None = None,
+        traces: Traces | None = None,
         in_detail: bool = False,
     ) -> None:
         self.app = app
@@ -69,6 +83,7 @@ class Observe:
         self._write, self._write_probe = write, write_probe or write
         self._in_detail = in_detail
         self._metrics = metrics
+        self._traces = traces
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer as the app does; the request is observed when its response is closed."""
@@ -77,7 +92,11 @@ class Observe:
         inbound = environ.get("HTTP_X_REQUEST_ID")
         about.request_id = inbound if inbound and _SANE_ID.fullmatch(inbound) else f"{getrandbits(64):016x}"
         environ["HTTP_X_REQUEST_ID"] = about.request_id
-        if not (self._write or self._metrics):
+        if self._traces:
+            self._traces.begin(environ, about)
+        elif "HTTP_TRACEPARENT" in environ and (trace := _TRACE.fullmatch(environ["HTTP_TRACEPARENT"])):
+            about.trace = trace[1]
+        if not (self._write or self._metrics or self._traces):
             return self.app(environ, partial(_start_with_id, about, start_response))
         about.seconds = {}
         if self._metrics:
@@ -91,10 +110,17 @@ class Observe:
             raise
         return seen.response(body)
 
+    def close(self) -> None:
+        """Deliver what is known of requests, within a second: for the server, at its end."""
+        if self._traces:
+            self._traces.close()
+
     def _tell(self, environ: Environ, request: Request) -> None:
         if self._metrics:
             self._metrics.finished(environ, request)
-        write = self._write_probe if _is_good_probe(environ, request) else self._write
+        if self._traces:
+            self._traces.finished(environ, request)
+        write = self._write_probe if is_good_probe(environ, request) else self._write
         if write:
             members = _members(environ, request)
             if self._in_detail:
@@ -195,7 +221,7 @@ def _route(target: Any) -> str:
     return "operators" if target.path.startswith(OPERATORS) else "blacklist"
 
 
-def _is_good_probe(environ: Environ, request: Request) -> bool:
+def is_good_probe(environ: Environ, request: Request) -> bool:
     """Return whether a machine asked whether all is well, and it is: thousands of times a day."""
     return request.route == "operators" and request.status == 200 and context(environ).target.path in PROBES
 
@@ -230,8 +256,8 @@ def _members(environ: Environ, request: Request) -> dict[str, Any]:
         members["upstream_status"] = request.upstream_status
     if about.cause:
         members["cause"] = about.cause
-    if trace := _TRACE.fullmatch(environ.get("HTTP_TRACEPARENT", "")):
-        members["trace"] = trace[1]
+    if about.trace:
+        members["trace"] = about.trace
     for name, value in about.refusal_log.items():
         members[name] = value[:256]
     token = about.token

@@ -29,7 +29,8 @@ def serve(
     `queue_timeout` seconds for a thread comes with `Context.overloaded` true.
     `drain_timeout`, in seconds, is what requests in flight have at the end, `keep_alive` how long a connection may be
     idle. The app may have an attribute `refuses(environ) -> bool`: it is asked about a request whose body is still to
-    come, and one that it refuses is answered without its body.
+    come, and one that it refuses is answered without its body. If it has a method `close`, each worker calls it after
+    the drain; it should take a second at most.
     """
     from gateway.server.master import Master
     from gateway.server.worker import Options

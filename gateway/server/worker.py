@@ -84,6 +84,8 @@ class Worker:
         while listener.is_busy() and time.monotonic() - began < self._drain_seconds:
             self._watch(listener, 0.1)
         listener.reset_remaining()
+        if close := getattr(self._application, "close", None):
+            close()
 
     def _watch(self, listener: Listener, seconds: float) -> None:
         beat(self._pulse)

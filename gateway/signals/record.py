@@ -63,7 +63,7 @@ class Recorder:
             ClaimTarget(each.issuer, each.claim, each.value, None if each.for_good else latest)
             for each in notice.subjects
         ]
-        actor = Actor(f"{notice.kind}:{notice.sender.name}", about.client, notice.reason or notice.kind)
+        actor = Actor(f"{notice.kind}:{notice.sender.name}", about.client, notice.reason or notice.kind, about.trace)
         added = self._blacklist.take_back(targets, actor, once=self._mark(notice)) if targets else []
         outcome = "repeated" if added is None else "taken" if targets else "nothing-to-do"
         about.signals += ((notice.kind, outcome),)

@@ -27,7 +27,8 @@ class Revoke:
         outcome = "nothing-to-do"
         if token and not self._verifier.has_expired(token):
             _check_owner(token, client)
-            self._blacklist.add_token(token, Actor(f"client:{client.name}", context(environ).client, REVOKE))
+            about = context(environ)
+            self._blacklist.add_token(token, Actor(f"client:{client.name}", about.client, REVOKE, about.trace))
             outcome = "taken"
         context(environ).signals += ((REVOKE, outcome),)
         return Answer()

@@ -75,9 +75,8 @@ class Resource:
 
         To be called with `yield from`.
         """
-        about = context(environ)
+        about, path = context(environ), request_target(environ).path
         caller = Caller(token, blacklisted, about.client or environ.get("REMOTE_ADDR", ""), about.trace)
-        path = request_target(environ).path
         if path == BLACKLIST:
             return (yield from self._blacklist_answer(environ, caller))
         if path != ENTRIES and path not in self._reports:

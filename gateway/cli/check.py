@@ -12,8 +12,9 @@ from gateway.auth.issuers import Issuer
 from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import fault_of
 from gateway.cli.options import with_settings
-from gateway.config.announce import in_force, warnings
+from gateway.config.announce import in_force, masked, warnings
 from gateway.config.settings import Settings, given_by
+from gateway.config.tracing import traces_endpoint
 from gateway.parties import build_issuers, build_senders
 
 DEFAULT = "by default"
@@ -30,6 +31,8 @@ def check_config(settings: Settings) -> None:
             click.echo(f"GATEWAY_{name.upper()}={values[name]}")
     for warning in warnings(settings):
         click.echo(f"warning: {warning}", err=True)
+    if endpoint := traces_endpoint():
+        click.echo(f"# traces go to {masked(endpoint)}")
     issuers = build_issuers(settings)
     senders = [sender for sender in build_senders(settings, issuers).all if sender.has_own_keys]
     faults = [fault for issuer in (*issuers, *senders) for fault in _ask(issuer)]

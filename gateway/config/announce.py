@@ -40,7 +40,7 @@ def announce(settings: Settings) -> None:
         extra={"record": {"settings": was_set}},
     )
     if endpoint := traces_endpoint():
-        log.info("traces go to %s", _masked(endpoint))
+        log.info("traces go to %s", masked(endpoint))
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -57,13 +57,13 @@ def warnings(settings: Settings) -> list[str]:
 
 def in_force(settings: Settings) -> dict[str, str]:
     """Return every setting as text, as it is really in force: secrets masked, and only where they are used."""
-    shown = {name: _masked(_shown(value)) for name, value in settings.model_dump(mode="json").items()}
+    shown = {name: masked(_shown(value)) for name, value in settings.model_dump(mode="json").items()}
     issuers = [_used(issuer) for issuer in issuer_settings(settings)]
     if settings.issuers:
         dumped = [issuer.model_dump(mode="json").items() for issuer in issuers]
         members = [{name: value for name, value in each if value not in (None, [])} for each in dumped]
         # Of the settings of one issuer none is in force.
-        return {**shown, **dict.fromkeys(OF_ONE_ISSUER, ""), "issuers": _masked(json.dumps(members))}
+        return {**shown, **dict.fromkeys(OF_ONE_ISSUER, ""), "issuers": masked(json.dumps(members))}
     secrets = ",".join("**********" for _ in issuers[0].secret)
     return {**shown, "secret": secrets, "algorithms": ",".join(issuers[0].algorithms)}
 
@@ -88,7 +88,8 @@ def _shown(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
+    """Return a text in which the credentials of URLs are hidden."""
     return re.sub(r"(?s)(?<=://).+(?=@)|(?<=password=)[^&]*", "**********", text)  # a store's URL may hold a password
 
 

@@ -60,7 +60,8 @@ def _json(body: bytes) -> Members:
         return json_object(body)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise _invalid(f"The body is not JSON: {error.msg} at {place}.") from error
+        what = error.msg.removesuffix(" at")  # of "Unterminated string starting at"
+        raise _invalid(f"The body is not JSON: {what} at {place}.") from error
     except UnicodeDecodeError as error:
         raise _invalid("The body is not UTF-8.") from error
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any, Literal, NamedTuple
 
@@ -55,6 +56,8 @@ def with_query(members: Members, params: Members, claims: tuple[str, ...]) -> Me
         for name in (*claims, *BESIDE)
         if name in params
     }
+    if repeated := [name for name, value in named.items() if isinstance(value, list)]:
+        raise _invalid(f"{repeated[0]} is there more than once.")
     if named.keys() & members.keys():
         raise _invalid("Only one target can be named, and nothing twice.")
     return named | members
@@ -62,9 +65,11 @@ def with_query(members: Members, params: Members, claims: tuple[str, ...]) -> Me
 
 def read_target(members: Members, claims: tuple[str, ...]) -> Target:
     """Return what the members name. Raises `Problem` invalid-request for anything unknown, mistyped or double."""
-    unknown = members.keys() - {"token", "token_type_hint", *BESIDE, *claims}
-    if unknown:
-        raise _invalid(f"Only token, {', '.join((*claims, *BESIDE))} can be named.")
+    known = ("token", *claims, *BESIDE)
+    if unknown := sorted(members.keys() - {"token_type_hint", *known}):
+        nearest = difflib.get_close_matches(unknown[0][:64], known, 1)  # its own text may be a token
+        hint = "".join(f"; did you mean {name}?" for name in nearest) or "."
+        raise _invalid(f"Only {', '.join(known)} can be named{hint}")
     named = [name for name in ("token", "fingerprint", *claims) if name in members]
     if len(named) > 1:
         raise _invalid("Only one target can be named.")

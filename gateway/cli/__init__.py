@@ -8,8 +8,9 @@ from importlib.metadata import version
 import click
 
 from gateway.cli import accept, check, entries, poll, run, tokens, transfer
-from gateway.cli.options import UNAVAILABLE, USAGE, faults
+from gateway.cli.options import UNAVAILABLE, USAGE
 from gateway.config.announce import misspelled
+from gateway.config.faults import faults
 from gateway.http.problems import Problem
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import click
 
-from gateway.app import build_blacklist
 from gateway.auth.issuers import Issuer
 from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import fault_of
-from gateway.cli.options import with_settings
-from gateway.config.announce import in_force, masked, warnings
+from gateway.cli.options import existing_store, with_settings
+from gateway.cli.shown import echo, store_name
+from gateway.config.announce import exposed, in_force, masked, warnings
 from gateway.config.settings import Settings, given_by
 from gateway.config.tracing import traces_endpoint
 from gateway.parties import build_issuers, build_senders
@@ -29,16 +29,18 @@ def check_config(settings: Settings) -> None:
         click.echo(f"# {place}:")
         for name in (name for name in values if places.get(name, DEFAULT) == place):
             click.echo(f"GATEWAY_{name.upper()}={values[name]}")
-    for warning in warnings(settings):
+    for warning in (*warnings(settings), *exposed(settings)):
         click.echo(f"warning: {warning}", err=True)
     if endpoint := traces_endpoint():
         click.echo(f"# traces go to {masked(endpoint)}")
     issuers = build_issuers(settings)
     senders = [sender for sender in build_senders(settings, issuers).all if sender.has_own_keys]
     faults = [fault for issuer in (*issuers, *senders) for fault in _ask(issuer)]
-    store = build_blacklist(settings).store
-    store.ping()
-    click.echo(f"# store: {store.count()} live entries")
+    if store := existing_store(settings):
+        store.ping()
+        click.echo(f"# store: {store.count()} live entries")
+    else:
+        echo(f"# store: none yet; serve makes {store_name(settings)}")
     if faults:
         raise ValueError("\n".join(faults))
 

@@ -13,6 +13,8 @@ import click
 from pydantic import ValidationError
 
 from gateway.app import build_blacklist
+from gateway.blacklist.stores import Store, StoreMissing
+from gateway.config.faults import faults
 from gateway.config.files import lines_of
 from gateway.config.settings import PREFIX, Settings
 from gateway.config.tracing import traces_endpoint
@@ -68,7 +70,7 @@ def checked(given: dict[str, Any]) -> Settings:
     found += _faults_of(lambda _: traces_endpoint(), settings)
     found += _faults_of(_build_parties, settings)
     if found:  # else the command opens the store itself, once
-        found += _faults_of(_open_store, settings)
+        found += _faults_of(_look_at_store, settings)
         raise ValueError("\n".join(found))
     return settings
 
@@ -86,8 +88,19 @@ def _build_parties(settings: Settings) -> None:
     build_senders(settings, build_issuers(settings))
 
 
-def _open_store(settings: Settings) -> None:
-    build_blacklist(settings).store.close()
+def _look_at_store(settings: Settings) -> None:
+    if store := existing_store(settings):
+        store.close()
+
+
+def existing_store(settings: Settings) -> Store | None:
+    """Return the store; None where there is none yet, and `serve` would make it. Raises StoreRefused."""
+    try:
+        return build_blacklist(settings, create=False).store
+    except StoreMissing as missing:
+        if missing.can_be_made:
+            return None
+        raise
 
 
 def _certificate_faults(settings: Settings) -> Iterator[str]:
@@ -143,13 +156,3 @@ def _read_secrets(context: click.Context, option: click.Parameter, value: str | 
             "--secret takes no value, which every list of processes would show: give --secret-file, or --secret -"
         )
     return lines_of(sys.stdin.read()) or ""
-
-
-def faults(error: ValueError) -> Iterator[str]:
-    """Yield one sentence for each fault in the error, naming settings as they are set, never their values."""
-    if not isinstance(error, ValidationError):
-        yield from str(error).splitlines()
-        return
-    for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        place = ".".join(str(part) for part in fault["loc"])
-        yield f"{(PREFIX + place.upper()) if place else 'settings'}: {fault['msg'].removeprefix('Value error, ')}"

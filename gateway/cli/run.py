@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 import click
 
 from gateway.app import build_app, build_blacklist
-from gateway.cli.options import Fault, faults, with_settings
-from gateway.cli.tokens import minted
+from gateway.cli.options import Fault, with_settings
+from gateway.cli.tokens import mint
 from gateway.config.announce import announce
+from gateway.config.faults import faults
 from gateway.config.settings import Settings
 from gateway.ops.exposition import Figure, served
 from gateway.ops.logs import configure_logging
@@ -73,8 +74,8 @@ def demo(settings: Settings) -> None:
         settings = settings.model_copy(update={"host": "127.0.0.1"})
     with _listening(settings) as sock, _sample_upstream(settings.upstream):
         host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-        token = minted(settings, {"sub": "1001"}, lifetime=3600)
-        admin = minted(settings, {"sub": "admin", "scope": settings.admin_scope}, lifetime=3600)
+        token = mint(settings, {"sub": "1001"}, lifetime=3600)
+        admin = mint(settings, {"sub": "admin", "scope": settings.admin_scope}, lifetime=3600)
         url = f"http://{host}:{settings.port}"
         click.echo(STORY.format(url=url, upstream=settings.upstream, token=token, admin=admin))
         # The console's chart needs the metrics, on whatever port.

@@ -55,7 +55,7 @@ def cells(entry: Entry) -> tuple[str, ...]:
         entry.issuer,
         cut_off,
         timestamp(entry.created_at) or "",
-        timestamp(entry.expires_at) or "lifted",
+        timestamp(entry.expires_at) or "it is lifted",
         entry.by,
         entry.reason,
     )

@@ -11,11 +11,20 @@ from typing import Any
 
 import click
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from gateway.auth.jwk import public_key
+from gateway.auth.keyset import ALGORITHMS, ASYMMETRIC, CURVES, HMAC, KeysRefused
 from gateway.auth.secrets import secret_bytes
 from gateway.cli.options import with_settings
 from gateway.config.public_secret import refuse_public_secret
-from gateway.config.settings import Settings
+from gateway.config.settings import IssuerSettings, Settings, issuer_settings
+
+_USUAL = ("RS256", "EdDSA")
+_SIGNER = jwt.PyJWS()
+for _name in CURVES:  # RFC 9864's names, which PyJWT does not know
+    _SIGNER.register_algorithm(_name, ALGORITHMS[_name])
 
 
 @click.command()
@@ -44,32 +53,52 @@ def token(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Mint a token to try things with. It is signed with the first secret and algorithm."""
     named = {"sub": sub, **({"scope": scope} if scope else {}), **dict(read_claim(claim) for claim in claims)}
-    text = minted(settings, named, lifetime=lifetime, key=key and Path(key).read_text(), kid=kid)
+    text = mint(settings, named, lifetime=lifetime, key=Path(key).read_bytes() if key else None, kid=kid)
     click.echo(f"Authorization: Bearer {text}" if header else text)
 
 
-def minted(
-    settings: Settings, claims: dict[str, Any], *, lifetime: int, key: str | None = None, kid: str | None = None
+def mint(
+    settings: Settings, claims: dict[str, Any], *, lifetime: int, key: bytes | None = None, kid: str | None = None
 ) -> str:
-    """Return a token of the first issuer with these claims, valid from now for `lifetime` seconds."""
+    """Return a token of the first issuer with these claims, valid from now for `lifetime` seconds.
+
+    `key` is a private key in PEM; without one the first secret signs. Raises click's UsageError where neither can.
+    """
     now = int(time.time())
-    issuer = settings.issuers[0] if settings.issuers else settings
+    issuer = next(iter(issuer_settings(settings)))
     payload = {"iss": issuer.issuer, "iat": now, "exp": now + lifetime, "jti": uuid.uuid4().hex}
     if issuer.audience:
         payload["aud"] = issuer.audience[0]
     if key is None:
         refuse_public_secret(settings)
-    signing_key = key or (secret_bytes(issuer.secret[0].get_secret_value()) if issuer.secret else None)
-    if signing_key is None:
-        raise click.UsageError("this issuer has no shared secret: give a private key with --key")
-    algorithm = issuer.algorithms[0] if issuer.algorithms else "HS256"
+    signing_key, algorithm = _by_secret(issuer) if key is None else _by_private_key(issuer, key)
+    text = json.dumps(payload | claims, separators=(",", ":")).encode()
+    with warnings.catch_warnings(action="ignore"):  # a weak secret is warned of by the gateway
+        return _SIGNER.encode(text, signing_key, algorithm, headers={"kid": kid} if kid else None)
+
+
+def _by_secret(issuer: IssuerSettings) -> tuple[bytes, str]:
+    """Return the newest secret and the first algorithm that goes with it."""
+    algorithm = next((name for name in issuer.algorithms or ("HS256",) if name in HMAC), None)
+    if not issuer.secret or algorithm is None:
+        raise click.UsageError(f"no shared secret signs for {issuer.issuer}: give a private key with --key")
+    return secret_bytes(issuer.secret[0].get_secret_value()), algorithm
+
+
+def _by_private_key(issuer: IssuerSettings, pem: bytes) -> tuple[Any, str]:
+    """Return the key and the issuer's first algorithm that fits it; of an issuer that names none, the usual one."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # a weak secret is warned of by the gateway
-            return jwt.encode(payload | claims, signing_key, algorithm, headers={"kid": kid} if kid else None)
-    except (jwt.PyJWTError, TypeError, ValueError) as error:
-        raise click.UsageError(
-            f"cannot sign with {algorithm}: {type(error).__name__}; give a private key with --key"
-        ) from error
+        private: Any = load_pem_private_key(pem, None)
+    except TypeError as error:
+        raise click.UsageError("the key of --key has a password: decrypt it first, `openssl pkey -in KEY`") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise click.UsageError("the file of --key is no private key in PEM") from error
+    named = [name for name in issuer.algorithms if name in ASYMMETRIC]
+    try:
+        fitting = public_key(None, private.public_key(), named or ASYMMETRIC).algorithms
+    except (KeysRefused, AttributeError) as error:  # AttributeError: a key for encryption alone
+        raise click.UsageError(f"the key of --key {error}") from error
+    return private, next(name for name in (*named, *_USUAL, *sorted(fitting)) if name in fitting)
 
 
 def read_claim(text: str) -> tuple[str, Any]:

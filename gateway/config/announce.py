@@ -16,12 +16,14 @@ from gateway.auth.keyset import HMAC
 from gateway.auth.keytext import is_key_text
 from gateway.config.files import env_file
 from gateway.config.settings import (
+    BY_FLAGS,
     OF_ONE_ISSUER,
     PREFIX,
     PUBLIC_SECRET,
     SECRETS_DIR,
     IssuerSettings,
     Settings,
+    given_by,
     issuer_settings,
 )
 from gateway.config.tracing import traces_endpoint
@@ -31,7 +33,7 @@ log = logging.getLogger("gateway")
 
 def announce(settings: Settings) -> None:
     """Log at the start what an operator should know, and what was set."""
-    for warning in warnings(settings):
+    for warning in (*warnings(settings), *exposed(settings)):
         log.warning(warning)
     was_set = {name: text for name, text in in_force(settings).items() if name in settings.model_fields_set}
     log.info(
@@ -53,6 +55,22 @@ def warnings(settings: Settings) -> list[str]:
         elif weak_secrets(secrets, issuer.algorithms or ("HS256",)):
             found.append(f"a secret of {issuer.issuer} is shorter than its hash (RFC 7518, 3.2): 32 random bytes")
     return found
+
+
+def exposed(settings: Settings) -> list[str]:
+    """Return a sentence for each flag that holds a secret, where every user of the machine can read it."""
+    holds = {
+        "store": masked(settings.store) != settings.store,
+        "issuers": any(issuer.secret for issuer in settings.issuers),
+        "clients": bool(settings.clients),
+        "signals": any(sender.secret or sender.authorization for sender in settings.signals),
+    }
+    flags = [name for name, place in given_by(settings).items() if place == BY_FLAGS and holds.get(name)]
+    return [
+        f"--{name} holds a secret, which every list of processes shows: put it in a file that "
+        f"{PREFIX}{name.upper()}_FILE names"
+        for name in sorted(flags)
+    ]
 
 
 def in_force(settings: Settings) -> dict[str, str]:

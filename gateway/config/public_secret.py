@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dotenv import dotenv_values
+
 from gateway.auth.keys import KeysRefused, weak_secrets
-from gateway.config.settings import PUBLIC_SECRET, IssuerSettings, Settings
+from gateway.config.files import env_file
+from gateway.config.settings import PREFIX, PUBLIC_SECRET, SECRETS_DIR, IssuerSettings, Settings
 from gateway.config.values import Part
 
 
@@ -17,8 +20,16 @@ def refuse_public_secret(settings: Settings, *, in_process: bool = False) -> Non
     if uses_default and is_own and "secret" not in settings.model_fields_set:
         raise KeysRefused(
             f"issuer {settings.issuer!r}: no secret is set, and the default one is public, so that anybody could sign "
-            "tokens: set GATEWAY_SECRET, 32 random bytes, or the issuer's public keys"
+            "tokens: set GATEWAY_SECRET, 32 random bytes, or the issuer's public keys" + _named_without_prefix()
         )
+
+
+def _named_without_prefix() -> str:
+    """Return a hint at what stands in the env file, or among the Docker secrets, under half of its name."""
+    files = [path.name for path in SECRETS_DIR.iterdir()] if SECRETS_DIR.is_dir() else []
+    given = {name.upper(): name for name in (*dotenv_values(env_file()), *files)}
+    meant = [given[name] for name in ("SECRET", "SECRET_FILE", "PUBLIC_KEY", "JWKS_URL", "ISSUERS") if name in given]
+    return f" ({meant[0]} sets nothing; did you mean {PREFIX}{meant[0].upper()}?)" if meant else ""
 
 
 def refuse_weak_parts(issuer: IssuerSettings) -> None:

@@ -45,6 +45,7 @@ SECRETS_DIR = Path("/run/secrets")
 PUBLIC_SECRET = "discogs"  # noqa: S105 - the assignment's, printed in its own text
 NONE = "none"  # as the name of a field: it is not sent
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+BY_FLAGS = "set by flags"
 OF_ONE_ISSUER = ("issuer", "secret", "algorithms", "public_key", "jwks_url", "audience")
 
 
@@ -281,7 +282,7 @@ def given_by(settings: Settings) -> dict[str, str]:
     for name in settings.model_fields_set:
         variable = (PREFIX + name).upper()
         if name in settings._arguments:
-            found[name] = "set by flags"
+            found[name] = BY_FLAGS
         elif f"{variable}_FILE" in places:
             found[name] = f"set by {variable}_FILE"
         else:

@@ -12,7 +12,7 @@ from pydantic_settings import NoDecode
 from gateway.auth.fetch import checked_url
 from gateway.auth.issuers import TENANT
 from gateway.auth.keys import KeysRefused
-from gateway.config.values import IssuerSettings, Members, listed
+from gateway.config.values import IssuerSettings, Members, json_list, listed
 from gateway.http.values import JOIN
 
 # What an issuer of access tokens has, and a sender of signals has not.
@@ -122,8 +122,8 @@ class ClientSettings(BaseModel):
         return value
 
 
-Signals = Annotated[tuple[SignalSettings, ...], NoDecode, BeforeValidator(listed)]
-Clients = Annotated[tuple[ClientSettings, ...], NoDecode, BeforeValidator(listed)]
+Signals = Annotated[tuple[SignalSettings, ...], NoDecode, BeforeValidator(json_list)]
+Clients = Annotated[tuple[ClientSettings, ...], NoDecode, BeforeValidator(json_list)]
 
 
 def check_signals(signals: tuple[SignalSettings, ...], issuers: Iterable[IssuerSettings]) -> tuple[SignalSettings, ...]:

@@ -33,11 +33,27 @@ def listed(value: object) -> object:
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except RecursionError as error:
-            raise ValueError("is nested too deeply") from error
+        return _read_json(value)
     return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
+
+
+def json_list(value: object) -> object:
+    """Read a JSON list of objects; null is an empty one."""
+    if isinstance(value, str) and value.strip():
+        value = _read_json(value)
+    if value is not None and not isinstance(value, list | tuple):
+        raise ValueError('must be a JSON list of objects: [{"…": "…"}]')
+    return value or ()
+
+
+def _read_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        what = error.msg.removesuffix(" at")  # of "Unterminated string starting at"
+        raise ValueError(f"is not JSON: {what} at line {error.lineno}, column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
 
 
 def _http_url(value: str) -> str:
@@ -210,7 +226,7 @@ def _known_issuers(issuers: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings,
     )
 
 
-Issuers = Annotated[tuple[IssuerSettings, ...], NoDecode, BeforeValidator(listed), AfterValidator(_known_issuers)]
+Issuers = Annotated[tuple[IssuerSettings, ...], NoDecode, BeforeValidator(json_list), AfterValidator(_known_issuers)]
 
 
 def cores() -> int:

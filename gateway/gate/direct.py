@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from gateway.auth.tokens import Verifier
@@ -71,10 +72,26 @@ class Direct:
 
 def refuse_asgi(app: object) -> None:
     """Raise TypeError for what is no WSGI app: an ASGI app would fail at its first request, and pass nothing on."""
+    name = getattr(app, "__name__", type(app).__name__)
     if not callable(app):
-        raise TypeError(f"Gateway wraps a WSGI app; {type(app).__name__} cannot be called")
-    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__):
+        raise TypeError(f"Gateway wraps a WSGI app; {name} cannot be called")
+    is_async = inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__)
+    if not is_async and _takes(app, 2):
+        return
+    if is_async or _takes(app, 3) or _takes(app, 1):  # one argument: ASGI 2
         raise TypeError(
-            f"Gateway wraps WSGI apps, and {type(app).__name__} is an ASGI app: turn it into one, "
+            f"Gateway wraps WSGI apps, and {name} is an ASGI app: turn it into one, "
             "Gateway(a2wsgi.ASGIMiddleware(app), ...), or put `gateway serve` in front of its server"
         )
+    raise TypeError(f"Gateway wraps a WSGI app; {name} does not take environ and start_response")
+
+
+def _takes(app: Callable[..., object], count: int) -> bool:
+    """Return whether the app can be called with so many arguments, as far as that can be known."""
+    try:
+        inspect.signature(app).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # written in C: nothing is known
+    return True

@@ -16,7 +16,7 @@ from helpers import ISSUER, mint
 from recorder import Recorder, ok, until
 from running import Running
 
-from gateway.cli.tokens import minted
+from gateway.cli import tokens
 from gateway.config.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -136,7 +136,7 @@ def test_a_file_of_public_keys_needs_no_signal(tmp_path: Path) -> None:
     keys = tmp_path / "keys.pem"
     keys.write_bytes(first_public)
     settings: Any = Settings(issuer=ISSUER, algorithms="EdDSA")
-    old, new = (minted(settings, {"sub": "1"}, lifetime=600, key=key) for key in (first, second))
+    old, new = (tokens.mint(settings, {"sub": "1"}, lifetime=600, key=key.encode()) for key in (first, second))
     with started(tmp_path, GATEWAY_PUBLIC_KEY=str(keys), GATEWAY_ALGORITHMS="EdDSA") as gateway:
         assert (gateway.get("/", old).status, gateway.get("/", new).status) == (200, 401)
         with Load(gateway, old) as load:

@@ -553,6 +553,25 @@ def test_only_its_owner_reads_the_file_its_log_and_its_index(path: Path, clock: 
         assert modes(path) == {0o600}
 
 
+@pytest.mark.parametrize("kind", ["folder", "text", "database", "nothing"])
+def test_what_is_no_blacklist_is_refused_and_left_as_it_is(path: Path, clock: Clock, kind: str) -> None:
+    """Whoever writes STORE=sqlite:////tmp must not find /tmp closed to everybody else."""
+    path.parent.mkdir(exist_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "database":
+        with closing(sqlite3.connect(path)) as conn:
+            conn.execute("CREATE TABLE other (it)")
+    else:
+        path.write_text({"text": "of somebody else", "nothing": ""}[kind])
+    path.chmod(0o755)
+    before = path.stat()
+    with pytest.raises(StoreRefused):
+        SqliteStore(str(path), clock)
+    after = path.stat()
+    assert (after.st_mode, after.st_size) == (before.st_mode, before.st_size)
+
+
 MOUNTED = """
 import subprocess, sys
 from gateway.blacklist.stores import StoreRefused, open_store

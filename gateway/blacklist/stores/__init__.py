@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from gateway.blacklist.stores.base import Added, Entry, Store, StoreRefused
+from gateway.blacklist.stores.base import Added, Entry, Store, StoreMissing, StoreRefused
 
-__all__ = ["Added", "Entry", "Store", "StoreRefused", "open_store"]
+__all__ = ["Added", "Entry", "Store", "StoreMissing", "StoreRefused", "open_store"]
 
 
 def open_store(
@@ -22,8 +22,8 @@ def open_store(
 ) -> Store:
     """Open the store a URL names: `sqlite:///relative`, `sqlite:////absolute`, or any of Redis's schemes.
 
-    Raises StoreRefused with one sentence when the store must not be used as it is, or is not there and `create` is
-    False.
+    Raises StoreRefused with one sentence when the store must not be used as it is; StoreMissing when there is none, and
+    `create` is False.
     """
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/") and rest != "/":
@@ -39,7 +39,14 @@ def open_store(
         except ImportError as error:
             raise StoreRefused("A Redis store needs two more packages: pip install redis hiredis") from error
         return RedisStore(url, now, replicas=replicas, accept_lossy=accept_lossy, create=create)
+    raise StoreRefused(_no_store(url))
+
+
+def _no_store(url: str) -> str:
+    """Return why the URL names no store, without quoting it: it may hold a password."""
     named = re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)", url)
-    raise StoreRefused(
-        f"No store has the scheme {named[0] if named else 'missing'}: use sqlite:///, redis://, rediss://, valkey:// or unix://."
-    )
+    if named and named[0] == "sqlite":
+        return "STORE names no file: it is sqlite:///blacklist.sqlite3, and with an absolute path has four slashes."
+    if named is None:
+        return "STORE is no URL: a file is sqlite:///blacklist.sqlite3, a server redis://host:6379/0."
+    return f"No store has the scheme {named[0]}: use sqlite:///, redis://, rediss://, valkey:// or unix://."

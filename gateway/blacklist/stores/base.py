@@ -112,6 +112,14 @@ class StoreRefused(ValueError):
     """The store must not be used as it is; the text is one sentence for the operator."""
 
 
+class StoreMissing(StoreRefused):
+    """There is no store, and none was to be made, though one `can_be_made` there."""
+
+    def __init__(self, fault: str, *, can_be_made: bool = True) -> None:
+        super().__init__(fault)
+        self.can_be_made = can_be_made
+
+
 class Added(NamedTuple):
     """What came of adding an entry: the one now in force, and whether anything changed."""
 

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from helpers import finish
+from helpers import finish, mint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +23,19 @@ def members(body: bytes | str, media_type: str = JSON, **environ: Any) -> Any:
     data = body.encode() if isinstance(body, str) else body
     whole = {"CONTENT_LENGTH": str(len(data)), "CONTENT_TYPE": media_type, "wsgi.input": io.BytesIO(data), **environ}
     return finish(body_members({key: value for key, value in whole.items() if value is not None}))
+
+
+def detail(read: Any, *arguments: Any) -> str:
+    """Return what a client is told of a request that is refused."""
+    with pytest.raises(Problem) as refused:
+        read(*arguments)
+    return refused.value.detail
+
+
+def test_what_is_misspelt_or_repeated_is_told_but_not_repeated() -> None:
+    assert detail(read_target, {"sub": "1", "resaon": "x"}, CLAIMS).endswith("can be named; did you mean reason?")
+    assert detail(read_target, {mint(): "x"}, CLAIMS).endswith("can be named.")
+    assert detail(with_query, {}, {"sub": ["1", "2"]}, CLAIMS) == "sub is there more than once."
 
 
 def refusal(function: Any, *arguments: Any, **options: Any) -> str:

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from helpers import EXPIRES, ISSUER, Api, assert_refused, fingerprint, mint
-from provider import Provider, content, private_key, private_pem, signer, status
+from provider import Provider, content, pem, private_key, private_pem, signer, status
 
 from gateway import Gateway, Settings
 from gateway.app import build_blacklist
@@ -185,6 +185,50 @@ def test_token_takes_a_private_key(command: Command, tmp_path: Path) -> None:
     assert jwt.decode(token, key.public_key(), ["EdDSA"])["sub"] == "1001"
     refused = command("token", "--algorithms", "EdDSA")
     assert (refused.code, refused.out) == (USAGE, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "named", "algorithm"),
+    [
+        ("RS256", "", "RS256"),
+        ("RS256", "ES256,PS384", "PS384"),
+        ("ES256", "", "ES256"),
+        ("ES384", "", "ES384"),
+        ("EdDSA", "", "EdDSA"),
+        ("EdDSA", "Ed25519", "Ed25519"),
+    ],
+)
+def test_a_private_key_signs_with_what_fits_it(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, named: str, algorithm: str
+) -> None:
+    monkeypatch.setenv("GATEWAY_ALGORITHMS", named)
+    private = private_key(key)
+    (tmp_path / "key.pem").write_bytes(private_pem(private))
+    token = command("token", "--key", tmp_path / "key.pem").out.strip()
+    assert jwt.get_unverified_header(token)["alg"] == algorithm
+    gateway = Gateway(
+        lambda *_: [], public_key=pem(private).decode(), algorithms=algorithm, store="sqlite:///x.sqlite3"
+    )
+    assert Api(gateway)("GET", "/blacklist", token).status_code == 200
+
+
+def test_what_cannot_sign_is_told(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encrypted = private_key("ES256").private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"x")
+    )
+    for text, told in (
+        (encrypted, "has a password"),
+        (pem(private_key("ES256")), "no private key in PEM"),
+        (b"any text", "no private key in PEM"),
+        (b"", "no private key in PEM"),
+    ):
+        (tmp_path / "key.pem").write_bytes(text)
+        ended = command("token", "--key", tmp_path / "key.pem")
+        assert (ended.code, ended.out) == (USAGE, "")
+        assert told in ended.err
+    # The public secret would sign what no gateway with these settings accepts.
+    monkeypatch.setenv("GATEWAY_PUBLIC_KEY", pem(private_key("ES256")).decode())
+    assert "give a private key with --key" in command("token").err
 
 
 # revoke, restore, status
@@ -686,6 +730,28 @@ def test_check_config_says_where_each_setting_was_set(
         "GATEWAY_PORT=8080",
         f"GATEWAY_STORE={os.environ['GATEWAY_STORE']}",
     ]
+
+
+def test_check_config_makes_no_store_and_says_where_it_will_be(command: Command, tmp_path: Path) -> None:
+    checked = command("check-config", "--store", "sqlite:///new.sqlite3")
+    assert checked.code == DONE
+    assert f"# store: none yet; serve makes sqlite:///{tmp_path}/new.sqlite3" in checked.out.splitlines()
+    assert not (tmp_path / "new.sqlite3").exists()
+    refused = command("check-config", "--store", "sqlite:///none/new.sqlite3")
+    assert refused.code == USAGE
+    assert f"There is no store: {tmp_path}/none/new.sqlite3 does not exist" in refused.err
+
+
+def test_a_flag_that_holds_a_secret_is_warned_of(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    issuers = json.dumps([{"issuer": "https://a.test/", "secret": "hush" * 8}])
+    clients = json.dumps([{"client_id": "a", "secret": "hush" * 8}])
+    warned = command("check-config", "--issuers", issuers, "--clients", clients).err
+    assert [line.partition(" holds a secret")[0] for line in warned.splitlines()] == [
+        "warning: --clients",
+        "warning: --issuers",
+    ]
+    monkeypatch.setenv("GATEWAY_ISSUERS", issuers)
+    assert command("check-config").err == ""
 
 
 def test_check_config_prints_issuers_as_they_are_in_force(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

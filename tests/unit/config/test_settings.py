@@ -123,6 +123,20 @@ def test_the_first_record_has_what_was_set_alone(caplog: pytest.LogCaptureFixtur
     assert record == {"settings": {"issuer": "https://own.test/", "secret": "**********", "port": "8080"}}
 
 
+def test_a_secret_without_its_prefix_is_hinted_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store_url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(f"SECRET={'x' * 32}\n")
+    with pytest.raises(KeysRefused, match=r"SECRET sets nothing; did you mean GATEWAY_SECRET\?"):
+        in_process(issuer="https://own.test/", store=store_url)
+    (tmp_path / ".env").unlink()
+    (tmp_path / "jwks_url").write_text("https://own.test/jwks")
+    monkeypatch.setattr("gateway.config.public_secret.SECRETS_DIR", tmp_path)
+    with pytest.raises(KeysRefused, match=r"jwks_url sets nothing; did you mean GATEWAY_JWKS_URL\?"):
+        in_process(issuer="https://own.test/", store=store_url)
+
+
 def in_process(**values: Any) -> Gateway:
     return Gateway(lambda *_: [], **values)
 

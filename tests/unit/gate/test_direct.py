@@ -1,8 +1,10 @@
 """What an application calls in its own process: it takes back, restores and asks, as `/blacklist` does."""
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from helpers import ISSUER, SECRET, Api, mint
@@ -95,6 +97,27 @@ class TestWhatCanBeWrapped:
     def test_an_asgi_app_is_refused_with_what_to_do(self, make: Callable[..., Any]) -> None:
         with pytest.raises(TypeError, match="is an ASGI app: turn it into one"):
             Gateway(make(self), secret=SECRET)
+
+    def test_other_shapes_of_asgi_apps_are_known_by_their_arguments(self) -> None:
+        def factory(scope: Any, receive: Any, send: Any) -> Any: ...
+
+        def asgi_2(scope: Any) -> Any: ...
+
+        for app in (factory, asgi_2, functools.partial(self.AnAsgiApp())):
+            with pytest.raises(TypeError, match="is an ASGI app: turn it into one"):
+                Gateway(app, secret=SECRET)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="AnAsgiApp does not take environ and start_response"):
+            Gateway(self.AnAsgiApp, secret=SECRET)  # type: ignore[arg-type]
+
+    def test_wsgi_apps_of_every_shape_are_taken(self, store_url: str) -> None:
+        class AsClass:
+            def __init__(self, environ: Any, start_response: Any) -> None: ...
+
+        class AsObject:
+            def __call__(self, environ: Any, start_response: Any, more: int = 0) -> Any: ...
+
+        for app in (AsClass, AsObject(), functools.partial(AsObject(), more=1), lambda *_: [], Mock()):
+            Gateway(app, secret=SECRET, store=store_url)  # type: ignore[arg-type]
 
     def test_what_cannot_be_called_is_refused(self) -> None:
         with pytest.raises(TypeError, match="str cannot be called"):

@@ -13,7 +13,7 @@ from typing import Any
 from hiredis import ReplyError
 from redis.exceptions import AuthenticationError, RedisError
 
-from gateway.blacklist.stores.base import StoreRefused
+from gateway.blacklist.stores.base import StoreMissing, StoreRefused
 from gateway.blacklist.stores.history import MOST_KEYS, WINDOW, HistoryLost, Known, new_mark, read_head
 from gateway.blacklist.stores.outage import Outage
 from gateway.blacklist.stores.redis.client import FAILURES, Connections, pack
@@ -69,7 +69,7 @@ class Server:
             self.check()
         except StoreUnavailable as error:
             if not create and isinstance(error.__cause__, NoBlacklist):
-                raise StoreRefused(f"There is no store: {error.__cause__}.") from error
+                raise StoreMissing(f"There is no store: {error.__cause__}.") from error
             log.warning("Redis does not answer at the start; until it does, every request is refused")
 
     def ask(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:

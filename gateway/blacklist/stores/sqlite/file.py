@@ -10,7 +10,7 @@ import uuid
 from contextlib import closing, suppress
 from pathlib import Path
 
-from gateway.blacklist.stores.base import StoreRefused
+from gateway.blacklist.stores.base import StoreMissing, StoreRefused
 from gateway.blacklist.stores.sqlite.statements import WRITE
 from gateway.blacklist.stores.sqlite.upgrade import VERSION, upgrade
 
@@ -37,12 +37,14 @@ def prepare(path: Path, *, create: bool = True) -> None:
             )
         if not path.exists():
             if not create:
-                raise StoreRefused(f"There is no store: {path} does not exist.")
+                can_be_made = os.access(path.parent, os.W_OK | os.X_OK)
+                raise StoreMissing(f"There is no store: {path} does not exist.", can_be_made=can_be_made)
             _create(path)
+        if not path.is_file():
+            raise StoreRefused(f"{path} cannot hold the blacklist: unable to open it, for it is no file.")
         size = path.stat().st_size
         if not size:
             raise StoreRefused(_emptied(path))
-        _keep_private(path)
         with closing(_connect(f"{path.as_uri()}?mode=rw")) as conn:
             _check(path, conn, thoroughly=size <= CHECKED_BYTES)
     except FAILURES as error:
@@ -113,6 +115,7 @@ def _check_mount(path: Path) -> None:
 def _check(path: Path, conn: sqlite3.Connection, *, thoroughly: bool) -> None:
     if not conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'unnamed' AND type = 'table'").fetchone():
         raise StoreRefused(f"{path} is a database, but not a blacklist.")
+    _keep_private(path)  # not before: the path may name a file of somebody else's by mistake
     (version,) = conn.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise StoreRefused(f"{path} was written by a newer version of the gateway.")

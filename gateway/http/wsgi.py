@@ -63,6 +63,8 @@ class Context:
     # End the response visibly, never as if it were complete, for a refusal's code; callable from any thread. Before the
     # response's head was sent, the refusal is the answer.
     cut: Callable[[str], None] | None = None
+    # The client does not read what it was sent. Only a response that `is_duplex` is asked then: for b"", or its end.
+    is_unread = False
     # Send an interim answer at once: status ("103 Early Hints") and fields. HTTP/1.0 clients get none.
     interim: Callable[[str, Fields], None] | None = None
     # `http.body`, on servers that cannot pause
@@ -89,6 +91,8 @@ class Context:
     refusal_log: Mapping[str, str] = MappingProxyType({})
     # `proxy.tunnel`: return the last bytes for a client that is cut off for that code, b"" where there can be none
     farewell: Callable[[str], bytes] | None = None
+    # `proxy`: whether the response goes on with the request's body while its client does not read
+    is_duplex = False
     # `proxy.exchange`
     upstream_status: int | None = None
     cause = ""  # why the upstream gave no (whole) answer, for the log

@@ -65,11 +65,19 @@ class Answer:
         return True
 
     def take(self) -> bytes | None:
-        """Return what has come of the body: None for nothing yet, b"" for the end."""
-        self._turn()
-        handle = self._handle
+        """Return what has come of the body: None for nothing yet, b"" for the end.
+
+        While the client reads nothing it takes nothing either, and only the request's body goes on.
+        """
+        handle, about = self._handle, self._about
         if handle is None:
             return b""
+        if handle.is_held != about.is_unread:
+            handle.hold(about.is_unread)
+        self._turn()
+        if handle.is_held and not handle.error:
+            about.is_duplex = handle.is_sending()
+            return None
         if handle.body:
             data = b"".join(handle.body)
             handle.body.clear()
@@ -131,7 +139,8 @@ class Answer:
     def _heed(self, has_moved: bool) -> None:
         """Note that something has happened, or raise if nobody waits for the answer any more."""
         handle = self._handle
-        if has_moved or (handle and handle.is_starved):  # the client's silence is not the upstream's
+        # The client's silence is not the upstream's.
+        if has_moved or (handle and handle.is_starved) or self._about.is_unread:
             self._since = 0.0
             return
         silent = monotonic() - self._since

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import select
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import pycurl
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from gateway.proxy.failures import UpstreamFailed, failure
+from gateway.proxy.outbound import Outbound, Peer, Take
 
 _WEB = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
 _OPTIONS: dict[int, Any] = {
@@ -39,36 +39,6 @@ _TO_CURL = [  # by what poll has told
     for event in range(2 * select.POLLNVAL)
 ]
 
-Take = Callable[[int], bytes | None]
-
-
-class Peer(NamedTuple):
-    """Whom a connection goes to, and by which certificates. `stamp` is what the files with them were last like."""
-
-    origin: str
-    host: str
-    port: int
-    addresses: tuple[str, ...]
-    verify: bool | str
-    cert: str | None
-    stamp: tuple[object, ...]
-
-
-class Outbound(NamedTuple):
-    """A request that goes out as it is: `target` and `fields` are Latin-1 text, and nothing is added.
-
-    `body` is the whole, or takes the next part (b"": the end; None: nothing yet); `length` is what Content-Length
-    says of one that is taken, None where it goes out in chunks.
-    """
-
-    method: str
-    target: str
-    fields: dict[str, str]
-    body: bytes | Take | None = None
-    length: int | None = None
-    # Whether it may be sent again when a kept connection turns out to be dead (RFC 9110 section 9.2.2).
-    is_repeatable: bool = True
-
 
 class Handle:
     """A libcurl handle with one kept connection to a peer.
@@ -89,6 +59,7 @@ class Handle:
         self._kept = -1  # the socket of the kept connection, below 0 for none
         self._may_connect = True
         self._is_fresh = False
+        self.is_held = False
         self._take: Take | None = None
         self._shape: tuple[str, str] | None = None  # method and target as last set for a request without a body
         self._multi = pycurl.CurlMulti()
@@ -143,6 +114,7 @@ class Handle:
             easy.setopt(pycurl.POSTFIELDS, body)
         else:
             self._take = body
+            easy.setopt(pycurl.WRITEFUNCTION, self._write)
             easy.setopt(pycurl.UPLOAD, 1)
             easy.setopt(pycurl.INFILESIZE_LARGE, -1 if request.length is None else request.length)
             easy.setopt(pycurl.READFUNCTION, self._read)
@@ -197,9 +169,21 @@ class Handle:
         """End the exchange; unless the answer is complete, its connection is closed."""
         self._kept = self._easy.getinfo(pycurl.ACTIVESOCKET)
         self._multi.remove_handle(self._easy)
-        self._take = None
+        if self._take:
+            self._take = None
+            self._easy.setopt(pycurl.WRITEFUNCTION, self.body.append)
         if self._shape is None:
             self._easy.setopt(pycurl.POSTFIELDS, b"")  # an idle connection holds nobody's body
+
+    def hold(self, is_held: bool) -> None:
+        """Take no more of the answer in, or go on with it: while a body that is taken part by part is sent."""
+        self.is_held = is_held
+        if not is_held:
+            self._feed()
+
+    def is_sending(self) -> bool:
+        """Return whether there may be more of the request's body to send."""
+        return self.is_starved or any(event & select.POLLOUT for event in self._watched.values())
 
     def close(self) -> None:
         """Close the handle and its connection, whatever their state."""
@@ -226,8 +210,14 @@ class Handle:
             return pycurl.READFUNC_PAUSE
         return data
 
+    def _write(self, data: bytes) -> int | None:
+        if self.is_held:
+            return int(pycurl.WRITEFUNC_PAUSE)
+        self.body.append(data)
+        return None
+
     def _feed(self) -> None:
-        """Have libcurl ask for the request's body again."""
+        """Have libcurl ask for the request's body again, and go on with the answer."""
         self.is_starved = False
         self._easy.pause(pycurl.PAUSE_CONT)
         self._act(pycurl.SOCKET_TIMEOUT, 0)
@@ -254,18 +244,6 @@ class Handle:
             self._watched.pop(descriptor, None)
         elif descriptor in self._sockets:  # libcurl has one of its own beside them, for its resolver
             self._watched[descriptor] = _TO_POLL.get(what, 0)
-
-
-def stamp(peer_files: tuple[str | None, ...]) -> tuple[object, ...]:
-    """Return what changes whenever one of the files does."""
-    found: list[object] = []
-    for path in peer_files:
-        try:
-            known = os.stat(path) if path else None
-        except OSError:
-            known = None
-        found.append(known and (known.st_ino, known.st_size, known.st_mtime_ns))
-    return tuple(found)
 
 
 def _tls(peer: Peer) -> dict[int, Any]:

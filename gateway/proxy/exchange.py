@@ -18,9 +18,9 @@ from gateway.http.target import request_target
 from gateway.http.wsgi import Context, Environ, StartResponse, context, note_seconds, start_lazily
 from gateway.proxy.answer import Answer
 from gateway.proxy.body import Body
-from gateway.proxy.curl import Outbound, Peer
 from gateway.proxy.failures import UpstreamFailed
 from gateway.proxy.fields import RequestFields, check_method, response_fields
+from gateway.proxy.outbound import Outbound, Peer
 from gateway.proxy.pool import Pool
 from gateway.proxy.prefix import Prefix
 from gateway.proxy.tunnel import Tunnel, wanted_upgrade
@@ -152,7 +152,7 @@ class Upstream:
         began = perf_counter()
         try:
             if body is not None:
-                request = yield from _with_body(request, body)
+                request = yield from _with_body(request, body, about)
                 began = perf_counter()
             answer = yield from self._answer(request, about, self._user(environ, about))
             note_seconds(about, "upstream", began)
@@ -226,13 +226,14 @@ class Upstream:
         return f"{environ.get('REMOTE_ADDR')} {port}" if port else None
 
 
-def _with_body(request: Outbound, body: Body) -> Generator[bytes, None, Outbound]:
+def _with_body(request: Outbound, body: Body, about: Context) -> Generator[bytes, None, Outbound]:
     """Return the request with its body: whole where it is small."""
     whole = yield from body.collect()
     if whole == b"":
         return request._replace(fields={**request.fields, "Content-Length": "0"})
     if whole is not None:
         return request._replace(body=whole)
+    about.is_duplex = True
     return request._replace(body=body.take, length=body.length, is_repeatable=False)
 
 

@@ -13,8 +13,8 @@ from time import monotonic
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from gateway.proxy.curl import Peer
 from gateway.proxy.failures import UpstreamFailed, connection_cause
+from gateway.proxy.outbound import Peer
 
 PIECE_BYTES = 65536
 _UNDER_WAY = (0, 115, 36, 11)  # EINPROGRESS on Linux and elsewhere, EAGAIN

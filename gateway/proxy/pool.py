@@ -8,7 +8,8 @@ from threading import Lock
 from time import monotonic
 from urllib.parse import urlsplit
 
-from gateway.proxy.curl import Handle, Peer, stamp
+from gateway.proxy.curl import Handle
+from gateway.proxy.outbound import Peer
 from gateway.proxy.resolve import Resolver
 
 KEPT = 100  # idle connections
@@ -135,5 +136,17 @@ class Pool:
             self._resolver.addresses,
             self._verify,
             self._cert,
-            stamp(self._files),
+            _stamp(self._files),
         )
+
+
+def _stamp(files: tuple[str | None, ...]) -> tuple[object, ...]:
+    """Return what changes whenever one of the files does."""
+    found: list[object] = []
+    for path in files:
+        try:
+            known = os.stat(path) if path else None
+        except OSError:
+            known = None
+        found.append(known and (known.st_ino, known.st_size, known.st_mtime_ns))
+    return tuple(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import select
 from collections.abc import Generator
 from time import monotonic
@@ -13,17 +12,16 @@ from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Context, Environ, StartResponse, context
 from gateway.proxy.answer import Head, final_head, parse
-from gateway.proxy.curl import Outbound, Peer
+from gateway.proxy.chunks import Chunks, Length
 from gateway.proxy.failures import UpstreamFailed, connection_cause, malformed
 from gateway.proxy.fields import response_fields
 from gateway.proxy.forwarded import elements
 from gateway.proxy.link import PIECE_BYTES, Link, Wait, connect
+from gateway.proxy.outbound import Outbound, Peer
 from gateway.proxy.websocket import Frames, close_frame
 
 MAX_HEAD = 65_536  # bytes of the answer to a handshake
 LOOK_SECONDS = 60.0  # between two looks at a connection on which nothing passes
-LARGEST_CHUNK = 1 << 24  # bytes, of a chunk that is held as a whole
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*")
 # Other versions of HTTP, or HTTP in TLS: who asks for one of these takes an answer in HTTP/1.1 (RFC 9110 section 7.8).
 _IGNORED = ("h2c", "h2", "http/", "tls/")
 
@@ -60,7 +58,8 @@ class Tunnel:
         self._environ = environ
         self._about: Context = context(environ)
         self._silence = silence_seconds
-        self._received = b""  # from the upstream, and not passed on yet
+        self._received = bytearray()  # from the upstream, and not passed on yet
+        self._searched = 0  # bytes of it in which no head ends
 
     def run(self, peer: Peer, connect_seconds: float, start_response: StartResponse) -> Generator[bytes, None, None]:
         """Answer with what the upstream answers; after 101, pass bytes on until either side ends.
@@ -116,13 +115,15 @@ class Tunnel:
 
     def _read_head(self) -> Head | None:
         """Return the final head that has come, if it is whole; pass interim ones on."""
-        while b"\r\n\r\n" in self._received:
-            text, _, self._received = self._received.partition(b"\r\n\r\n")
-            lines = [line + b"\r\n" for line in text.split(b"\r\n")]
+        while (end := self._received.find(b"\r\n\r\n", self._searched)) >= 0:
+            lines = [line + b"\r\n" for line in bytes(self._received[:end]).split(b"\r\n")]
+            del self._received[: end + 4]
+            self._searched = 0
             if lines[0][9:10] != b"1" or lines[0][9:12] == b"101":
                 return parse(lines)
             final_head([*lines, b"\r\n"], self._pass_interim)
-        if len(self._received) > MAX_HEAD:
+        self._searched = max(len(self._received) - 3, 0)
+        if self._searched > MAX_HEAD:
             raise malformed("a head without an end")
         return None
 
@@ -131,10 +132,11 @@ class Tunnel:
             self._about.interim(f"{head[0]} {head[1]}", head[2])
 
     def _relay(self, link: Link) -> Generator[bytes, None, None]:
-        """Pass bytes both ways, as much at a time as the slower side takes."""
-        frames = Frames()
+        """Pass bytes both ways, each at the pace of who reads them."""
+        frames, about = Frames(), self._about
         if self._protocol == "websocket":
-            self._about.farewell = lambda code: close_frame(code) if frames.at_boundary else b""
+            about.farewell = lambda code: close_frame(code) if frames.at_boundary else b""
+        about.is_duplex = True
         unsent = b""
         while True:
             taken = b"" if unsent else take_body(self._environ, PIECE_BYTES)
@@ -143,16 +145,18 @@ class Tunnel:
             unsent = unsent or taken or b""
             sent = _sent(link, unsent) if unsent else 0
             unsent = unsent[sent:]
-            end = self._receive(link) == b""
+            end = not about.is_unread and self._receive(link) == b""
             if self._received:
-                data, self._received = self._received, b""
+                data = self._take_received()
                 frames.feed(data)
                 yield data
             elif end:
                 return
             elif not sent:
-                events = link.events | (select.POLLOUT if unsent else 0)
-                yield from self._pause(LOOK_SECONDS, {link.fileno(): events}, body=not unsent)
+                events = (0 if about.is_unread else link.events) | (select.POLLOUT if unsent else 0)
+                yield from self._pause(LOOK_SECONDS, {link.fileno(): events} if events else {}, body=not unsent)
+            elif about.is_unread:
+                yield b""  # so that the server sees whether it is read again
 
     def _rest(self, link: Link, fields: dict[str, str], status: int) -> Generator[bytes, None, None]:
         """Yield the body of an answer that upgrades nothing, framed as its fields say (RFC 9112 section 6.3)."""
@@ -161,46 +165,27 @@ class Tunnel:
         coding = fields.get("transfer-encoding")
         if coding is not None and coding.lower() != "chunked":
             raise malformed("an unknown transfer coding")
-        is_chunked, deadline = coding is not None, 0.0  # no deadline but while the upstream is waited for
-        left = None if is_chunked else read_length(fields.get("content-length", ""))
-        while left != 0:
-            known = len(self._received)
-            piece = self._next_chunk() if is_chunked else self._next_piece(left)
-            if piece:
-                deadline = 0.0
-                left = None if left is None else left - len(piece)
+        framing: Chunks | Length = Chunks() if coding else Length(read_length(fields.get("content-length", "")))
+        deadline = 0.0  # none but while the upstream is waited for
+        while True:
+            if piece := framing.feed(self._take_received()):
                 yield piece
-            elif piece == b"":
+            if framing.ended:
                 return
-            elif self._receive(link) == b"":
-                if is_chunked or left is not None:
+            if data := self._receive(link):
+                deadline = 0.0
+            elif data == b"":
+                if framing.has_end:
                     raise UpstreamFailed("upstream-unreachable", "closed within the body")
                 return
-            elif len(self._received) > known:
-                deadline = 0.0
             else:
                 deadline = deadline or monotonic() + self._silence
                 yield from self._pause(_left_until(deadline), {link.fileno(): link.events})
 
-    def _next_piece(self, left: int | None) -> bytes | None:
-        data = self._received if left is None else self._received[:left]
-        self._received = self._received[len(data) :]
-        return data or None
-
-    def _next_chunk(self) -> bytes | None:
-        """Return the content of a chunk that is whole, None where it has not come yet, b"" at the end."""
-        line, end, rest = self._received.partition(b"\r\n")
-        if not end:
-            return None
-        digits = _CHUNK_SIZE.fullmatch(line.partition(b";")[0])
-        if not digits or (size := int(digits[1], 16)) > LARGEST_CHUNK:
-            raise malformed("a chunk's size")
-        if size and len(rest) < size + 2:
-            return None
-        if size and rest[size : size + 2] != b"\r\n":
-            raise malformed("a chunk's end")
-        self._received = rest[size + 2 :]
-        return rest[:size]
+    def _take_received(self) -> bytes:
+        data = bytes(self._received)
+        self._received.clear()
+        return data
 
     def _receive(self, link: Link) -> bytes | None:
         try:

@@ -21,24 +21,25 @@ class Frames:
 
     def feed(self, data: bytes) -> None:
         """Take note of what passes."""
-        while data:
+        at, end = 0, len(data)
+        while at < end:
             if self._remaining:
-                used = min(self._remaining, len(data))
+                used = min(self._remaining, end - at)
                 self._remaining -= used
             else:
-                used = self._feed_head(data)
-            data = data[used:]
+                used = self._feed_head(data[at : at + 14])
+            at += used
 
     def _feed_head(self, data: bytes) -> int:
-        """Take what belongs to a frame's head, and return how many bytes that was."""
+        """Take what belongs to a frame's head, of at most 14 bytes, and return how many bytes that was."""
         known = len(self._head)
-        head = self._head + data[:14]  # the longest one
+        head = self._head + data
         code = head[1] & 0x7F if len(head) > 1 else 0
-        start = 2 + {126: 2, 127: 8}.get(code, 0)
+        start = 2 + (8 if code == 127 else 2 if code == 126 else 0)
         size = start + (4 if len(head) > 1 and head[1] & 0x80 else 0)
         if len(head) < size:
             self._head = head
-            return len(head) - known
+            return len(data)
         self._remaining = int.from_bytes(head[2:start], "big") if code > 125 else code
         self._head = b""
         return size - known

@@ -11,7 +11,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -22,16 +22,14 @@ from gateway.http.problems import Problem
 from gateway.http.wsgi import Context, give_context
 from gateway.server.body import Body
 from gateway.server.head import HeadReader, Room
-from gateway.server.pause import PauseNote
+from gateway.server.pause import NOTHING, Awaited, PauseNote
 from gateway.server.request import Request, base_environ
 from gateway.server.response import Application, Response
-from gateway.server.states import ANSWER, CLOSED, HEAD, LINGER, PAUSE, QUIET_SECONDS, SEND, SKIP, State
+from gateway.server.states import ANSWER, CLOSED, HEAD, LINGER, PAUSE, QUIET_SECONDS, SEND, SKIP, UNREAD, State
 from gateway.server.wire import Wire
 
 log = logging.getLogger("gateway.server")
 
-Awaited = Mapping[int, int]  # events of select.poll by descriptor; any of them will do
-NOTHING: Awaited = {}  # the next step may follow at once
 NEVER = sys.maxsize
 LOOK_SECONDS = 5.0  # at most, between two looks at a connection, whether its time is over
 
@@ -101,7 +99,7 @@ class Connection:
             request = Request.read(head)
         wire.deadlines.since = None
         body = Body(wire, request.framing, self._invite if request.expects_continue else None)
-        self._response = Response(request, body, wire, self._notify)
+        self._response = Response(request, body, wire, self.pause, self._notify)
         self._work(self._begin)
         return self._proceed()
 
@@ -114,13 +112,28 @@ class Connection:
     def _answer(self) -> Awaited | None:
         if self.pause.is_watched and self.wire.has_left():
             raise ClientDisconnected
-        self._work(self._advance)
+        self._work(Response.go_on)
         return self._proceed()
 
     def _send(self) -> Awaited | None:
-        if not self.wire.flush():
-            return {self.fd: select.POLLOUT}
-        return self._proceed()
+        if self.wire.flush():
+            return self._proceed()
+        if self.about.is_duplex and self._response and not self._response.is_over:
+            self.state = UNREAD
+            return NOTHING
+        return {self.fd: select.POLLOUT}
+
+    def _go_on_unread(self) -> Awaited | None:
+        self.about.is_unread = not self.wire.flush()
+        if not self.about.is_unread:
+            self.state = ANSWER
+            return NOTHING
+        self._work(Response.go_on_unread)
+        if self._response is None or self._response.is_over:
+            self.state = SEND
+            return NOTHING
+        awaited = self._response.awaited(self.fd)
+        return awaited if awaited is NOTHING else {**awaited, self.fd: awaited.get(self.fd, 0) | select.POLLOUT}
 
     def _proceed(self) -> Awaited | None:
         """Set the state that follows, and return what has to happen before it; None where all is over."""
@@ -131,16 +144,8 @@ class Connection:
             return NOTHING
         if response.is_over:
             return self._finish(response)
-        awaited, body = self.pause.awaited, response.body
-        if awaited is None:
-            self.state = ANSWER
-            return NOTHING
-        self.state = PAUSE
-        if not self.pause.body or body.end_was_taken:
-            return awaited
-        if self.wire.received or body.ended:
-            return NOTHING
-        return {**awaited, self.fd: select.POLLIN}
+        self.state = ANSWER if self.pause.awaited is None else PAUSE
+        return response.awaited(self.fd)
 
     def _finish(self, response: Response) -> Awaited | None:
         """Go on to the next request, or to the connection's end: the response is over, and all of it sent."""
@@ -206,18 +211,6 @@ class Connection:
         give_context(environ, about)
         response.start(self._application, environ)
 
-    def _advance(self, response: Response) -> None:
-        """Ask for something to send, up to a pause or the response's end."""
-        pause = self.pause
-        if pause.awaited is not None:
-            pause.clear()
-        # What is sent last goes with what ends the response: one step less, for most.
-        while not (response.is_over or pause.awaited is not None or (self.wire.unsent and not response.is_complete())):
-            if not response.advance():
-                pause.awaited = None  # it asked for a pause, and had something to send after all
-        if response.is_over:
-            response.close()
-
     def _fail(self, response: Response, error: BaseException) -> None:
         """Answer with a refusal, or show that the answer is cut off."""
         response.close()
@@ -235,7 +228,7 @@ class Connection:
 
     def _refuse(self, response: Response, problem: Problem) -> None:
         """Answer with a refusal in place of a response that has not begun."""
-        self._response = Response(response.request, response.body, self.wire, self._notify)
+        self._response = Response(response.request, response.body, self.wire, self.pause, self._notify)
         self._response.refuse(problem)
 
     def _cut_off(self, response: Response) -> Awaited | None:
@@ -257,13 +250,13 @@ class Connection:
         if now <= end or (self.state is HEAD and self.wire.received):
             return False
         # What has come and found every thread busy is not the client's delay.
-        return not (self.wire.can_send() if self.state is SEND else self.wire.has_come())
+        return not (self.wire.can_send() if self.state in (SEND, UNREAD) else self.wire.has_come())
 
     def look_at(self, now: float) -> float:
         """Return when to look again after it, though nothing has happened: whether time is over, or to watch it."""
-        if self.state is not PAUSE:
-            return now + LOOK_SECONDS
-        return self.pause.next_look(now, LOOK_SECONDS)
+        if self.state is UNREAD:
+            return min(now + LOOK_SECONDS, self.pause.resume_at)
+        return self.pause.next_look(now, LOOK_SECONDS) if self.state is PAUSE else now + LOOK_SECONDS
 
     def reset_at_close(self) -> None:
         """Have the close show as a reset, not as an end."""
@@ -288,6 +281,7 @@ _STEPS: dict[State, Callable[[Connection], Awaited | None]] = {
     ANSWER: Connection._answer,
     PAUSE: Connection._answer,
     SEND: Connection._send,
+    UNREAD: Connection._go_on_unread,
     SKIP: Connection._skip,
     LINGER: Connection._linger,
 }

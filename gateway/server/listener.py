@@ -23,12 +23,13 @@ from gateway.http.draining import is_draining
 from gateway.http.wsgi import Context
 from gateway.server.acceptor import Acceptor
 from gateway.server.alarms import TICK_SECONDS, Alarms
-from gateway.server.connection import NEVER, NOTHING, Awaited, Connection
+from gateway.server.connection import NEVER, Connection
 from gateway.server.delay import QueueingDelay
 from gateway.server.head import Room
+from gateway.server.pause import NOTHING, Awaited
 from gateway.server.poller import open_poller
 from gateway.server.response import Application
-from gateway.server.states import HEAD, PAUSE, QUIET_SECONDS, STAGE, STAGES
+from gateway.server.states import HEAD, PAUSE, QUIET_SECONDS, STAGE, STAGES, WAITING
 from gateway.server.turns import Turns
 from gateway.server.wire import seconds_since_data
 
@@ -124,7 +125,7 @@ class Listener:
     def _work_on(self, connection: Connection) -> None:
         steps = 0
         while self._connections.get(connection.fd) is connection:  # it may have been closed while it was ready
-            if connection.state is PAUSE:
+            if connection.state in WAITING:
                 self._forget(connection)
             awaited = connection.serve(self._delay.is_too_long())
             if awaited is None or self._is_over:
@@ -151,7 +152,7 @@ class Listener:
             if fd != connection.fd:
                 self._pausing[fd] = connection
             self._poller.arm(fd, events)
-        if connection.alarm == NEVER or connection.state is PAUSE:  # else there is one that is early enough
+        if connection.alarm == NEVER or connection.state in WAITING:  # else there is one that is early enough
             self._alarms.set(connection, connection.look_at(connection.wire.deadlines.heard))
 
     def _forget(self, connection: Connection) -> None:
@@ -217,7 +218,7 @@ class Listener:
             if connection.is_expired(now):
                 self._close(connection)
                 return
-            if connection.state is PAUSE and connection.pause.resume_at <= now:
+            if connection.state in WAITING and connection.pause.resume_at <= now:
                 connection.is_ready = True
             elif connection.state is PAUSE and connection.pause.is_to_be_watched(now):
                 connection.pause.is_watched = True

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Mapping
 
+Awaited = Mapping[int, int]  # events of select.poll by descriptor; any of them will do
+NOTHING: Awaited = {}  # the next step may follow at once
 WATCH_SECONDS = 1.0  # after which a pause ends when the client leaves: most end before, and watching costs a call
 
 
@@ -19,7 +21,7 @@ class PauseNote:
 
     def clear(self) -> None:
         """Note that there is no pause."""
-        self.awaited: dict[int, int] | None = None  # events of select.poll by descriptor; None: no pause
+        self.awaited: Awaited | None = None  # None: no pause
         self.body = False  # whether more of the request's body ends it
         self.since = 0.0
         self.resume_at = math.inf  # when it is over at the latest, in seconds of time.monotonic

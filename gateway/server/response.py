@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
@@ -11,6 +12,7 @@ from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, Fields
 from gateway.server.body import Body
+from gateway.server.pause import NOTHING, Awaited, PauseNote
 from gateway.server.request import Request
 from gateway.server.wire import Wire
 
@@ -38,11 +40,12 @@ class Response:
     _is_whole = False  # whether the content is one part
     _remaining: int | None = None  # bytes that Content-Length still promises
 
-    def __init__(self, request: Request, body: Body, wire: Wire, notify: Callable[[], None]) -> None:
+    def __init__(self, request: Request, body: Body, wire: Wire, pause: PauseNote, notify: Callable[[], None]) -> None:
         self.closes = request.closes
         self.request = request
         self.body = body
         self._wire = wire
+        self._pause = pause
         self._notify = notify
 
     def start(self, application: Application, environ: Environ) -> None:
@@ -51,8 +54,37 @@ class Response:
         self._is_whole = isinstance(content, (list, tuple)) and len(content) == 1
         self._parts = iter(content)
 
-    def advance(self) -> bool:
-        """Send the next part that the application has, or what ends the response; return whether it had none yet."""
+    def go_on(self) -> None:
+        """Ask for something to send, up to a pause or the response's end."""
+        pause = self._pause
+        if pause.awaited is not None:
+            pause.clear()
+        # What is sent last goes with what ends the response: one step less, for most.
+        while not (self.is_over or pause.awaited is not None or (self._wire.unsent and not self.is_complete())):
+            self._advance()
+        if self.is_over:
+            self.close()
+
+    def go_on_unread(self) -> None:
+        """Let the application go on with the request's body, although the client does not read the answer."""
+        self._pause.clear()
+        self._advance()
+        if self.is_over:
+            self.close()
+
+    def awaited(self, fd: int) -> Awaited:
+        """Return what has to happen before it is asked again; `fd` is the client's descriptor."""
+        pause, body = self._pause, self.body
+        if pause.awaited is None:
+            return NOTHING
+        if not pause.body or body.end_was_taken:
+            return pause.awaited
+        if self._wire.received or body.ended:
+            return NOTHING
+        return {**pause.awaited, fd: select.POLLIN}
+
+    def _advance(self) -> None:
+        """Send the next part that the application has, or what ends the response."""
         part = next(self._parts, None)
         if part:
             self._write(part, len(part) if self._is_whole else None)
@@ -60,7 +92,8 @@ class Response:
             self._finish()
         elif self._head and not self.has_begun:
             self._write(b"")  # it pauses, and the client may wait for the fields
-        return part == b""
+        if part != b"":
+            self._pause.awaited = None  # it may have asked for a pause, and had something to send after all
 
     def is_complete(self) -> bool:
         """Return whether all bytes of the content are given to send, so that nothing but its end is to be asked for."""

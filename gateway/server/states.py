@@ -20,9 +20,11 @@ class State(IntEnum):
     SKIP = 4  # read what is left of a body that nobody took, and throw it away: the connection goes on after it
     LINGER = 5  # all is sent and the connection ends: throw away what comes, so that its end is no reset (RFC 9112 9.6)
     CLOSED = 6
+    UNREAD = 7  # the client does not read: go on with what it sends, for it may read only once that is taken
 
 
-HEAD, ANSWER, PAUSE, SEND, SKIP, LINGER, CLOSED = State
+HEAD, ANSWER, PAUSE, SEND, SKIP, LINGER, CLOSED, UNREAD = State
+WAITING = frozenset({PAUSE, UNREAD})  # the response has named what it waits for
 
 # From each state, those that may follow when it was served once. Every state may end in CLOSED.
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -32,7 +34,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     ANSWER: frozenset({ANSWER, PAUSE, SEND, SKIP, HEAD, LINGER}),
     PAUSE: frozenset({ANSWER, PAUSE, SEND, SKIP, HEAD, LINGER}),
     # Stays where the client reads slowly. Then the response goes on, or its end has been sent.
-    SEND: frozenset({SEND, ANSWER, PAUSE, SKIP, HEAD, LINGER}),
+    SEND: frozenset({SEND, UNREAD, ANSWER, PAUSE, SKIP, HEAD, LINGER}),
+    # Stays until the client reads again, or the response has ended.
+    UNREAD: frozenset({UNREAD, ANSWER, SEND}),
     SKIP: frozenset({SKIP, HEAD}),
     LINGER: frozenset({LINGER}),
     CLOSED: frozenset(),
@@ -41,7 +45,7 @@ TRANSITIONS = {state: following | {CLOSED} for state, following in TRANSITIONS.i
 
 # What has begun is served before what is new: an answer's next part, then what is to be sent, then what clients send.
 STAGES = 3
-STAGE: dict[State, int] = {ANSWER: 0, PAUSE: 0, SEND: 1, HEAD: 2, SKIP: 2, LINGER: 2, CLOSED: 2}
+STAGE: dict[State, int] = {ANSWER: 0, PAUSE: 0, UNREAD: 0, SEND: 1, HEAD: 2, SKIP: 2, LINGER: 2, CLOSED: 2}
 
 HEAD_SECONDS = 30.0  # for a whole head, however it trickles
 QUIET_SECONDS = 75.0  # without a byte: between requests, within a body that is waited for, or of a reader that stopped
@@ -73,6 +77,6 @@ class Deadlines:
             return min(self.since + HEAD_SECONDS, self.heard + QUIET_SECONDS)
         if state is LINGER:
             return (self.since or self.heard) + LINGER_SECONDS
-        if state in (SEND, SKIP) or (state is PAUSE and awaits_body and not self.is_quiet_allowed):
+        if state in (SEND, SKIP, UNREAD) or (state is PAUSE and awaits_body and not self.is_quiet_allowed):
             return self.heard + QUIET_SECONDS
         return inf

@@ -10,7 +10,8 @@ from recorder import Client, request, served, until
 
 from gateway.http.body import read_whole
 from gateway.server import connection as module
-from gateway.server.connection import NOTHING, Connection
+from gateway.server.connection import Connection
+from gateway.server.pause import NOTHING
 from gateway.server.states import GRACE_SECONDS, HEAD, HEAD_SECONDS, LINGER_SECONDS, QUIET_SECONDS
 
 KEEP = ("Connection", "keep-alive")

@@ -7,10 +7,23 @@ from typing import Any
 import pytest
 from recorder import Client, exchange, request, served, until
 
-from gateway.http.body import read_whole
+from gateway.http.body import await_body, read_whole, take_body
 from gateway.http.wsgi import context
 from gateway.server.connection import Connection
-from gateway.server.states import ANSWER, CLOSED, HEAD, LINGER, PAUSE, SEND, SKIP, STAGE, STAGES, TRANSITIONS, State
+from gateway.server.states import (
+    ANSWER,
+    CLOSED,
+    HEAD,
+    LINGER,
+    PAUSE,
+    SEND,
+    SKIP,
+    STAGE,
+    STAGES,
+    TRANSITIONS,
+    UNREAD,
+    State,
+)
 
 KEEP = ("Connection", "keep-alive")
 LONG = 8 << 20
@@ -59,7 +72,21 @@ def long(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
     yield bytes(LONG)
 
 
-PAGES = {"/": plain, "/stream": stream, "/upload": upload, "/long": long, "/silent": silent}
+def duplex(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+    """Send much at once, and then no more than the client reads, while the body is taken."""
+    about = context(environ)
+    about.is_duplex = True
+    start("200 OK", [("Content-Length", str(LONG + 4))])
+    yield bytes(LONG)
+    while (part := take_body(environ, 65536)) != b"":
+        if part is None:
+            await_body(environ)
+            yield b""
+    assert about.is_unread
+    yield b"done"
+
+
+PAGES = {"/": plain, "/stream": stream, "/upload": upload, "/long": long, "/silent": silent, "/duplex": duplex}
 
 
 @pytest.fixture
@@ -96,6 +123,10 @@ def test_what_connections_do_is_in_the_table(walked: set[tuple[State, State]]) -
         with Client(port, b"nonsense\r\n\r\n" + b"x" * 100) as client:
             assert b" 400 " in client.read_all()
             client.sock.shutdown(socket.SHUT_WR)
+        with Client(port, request("POST /duplex", ("Content-Length", str(LONG)))) as client:
+            client.sock.sendall(bytes(LONG))
+            assert until(lambda: (UNREAD, SEND) in walked)
+            assert client.read_all().endswith(b"done")
         assert until(lambda: (LINGER, CLOSED) in walked)
     reached = {new for _, new in walked}
     assert reached == set(State)

@@ -1,0 +1,36 @@
+"""What goes out, and to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+Take = Callable[[int], bytes | None]
+
+
+class Peer(NamedTuple):
+    """Whom a connection goes to, and by which certificates. `stamp` is what the files with them were last like."""
+
+    origin: str
+    host: str
+    port: int
+    addresses: tuple[str, ...]
+    verify: bool | str
+    cert: str | None
+    stamp: tuple[object, ...]
+
+
+class Outbound(NamedTuple):
+    """A request that goes out as it is: `target` and `fields` are Latin-1 text, and nothing is added.
+
+    `body` is the whole, or takes the next part (b"": the end; None: nothing yet); `length` is what Content-Length
+    says of one that is taken, None where it goes out in chunks.
+    """
+
+    method: str
+    target: str
+    fields: dict[str, str]
+    body: bytes | Take | None = None
+    length: int | None = None
+    # Whether it may be sent again when a kept connection turns out to be dead (RFC 9110 section 9.2.2).
+    is_repeatable: bool = True

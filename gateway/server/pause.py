@@ -1,4 +1,4 @@
-"""What a response waits for in a pause: `http.wsgi.Pause` as the server keeps it. See the README beside this file."""
+"""What a response waits for in a pause, as the server keeps it: a `http.protocols.Pause`. See the README beside."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Request:
     is_http_1_0 = False
     is_head = False
     problem: Problem | None = None
-    framing: Framing | None = None  # None: no body
+    framing: Framing | None  # None: no body
     expects_continue = False
     closes = False  # whether the connection ends with it
 
@@ -72,6 +72,8 @@ class Request:
             if number is None:
                 raise Problem("invalid-request")
             self.framing = Length(number) if number else None
+        else:
+            self.framing = None
 
     def environ(self, connection: Environ) -> Environ:
         """Return the environ for the app: the connection's own part, and what this request says."""

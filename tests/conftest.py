@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,11 @@ hypothesis.settings.load_profile("quick")
 from helpers import SECRET, Api, Clock  # noqa: E402
 
 from gateway import Gateway, Settings  # noqa: E402
+
+CHROMIUM_FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1280,1000"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +103,19 @@ def gate(make_gate: Callable[..., Gateway]) -> Gateway:
 @pytest.fixture
 def api(make_api: Callable[..., Api]) -> Api:
     return make_api()
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Start real Chromium, driven by selenium."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    path = shutil.which("chromedriver")
+    if not path:
+        pytest.skip("chromedriver is not installed")
+    options = selenium.ChromeOptions()
+    for flag in (*CHROMIUM_FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    browser = selenium.Chrome(options=options, service=selenium.ChromeService(path))
+    browser.set_script_timeout(15)
+    yield browser
+    browser.quit()

@@ -1,7 +1,6 @@
 """A page of another origin in real Chromium: it reads why it was refused, and logs its user out."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,14 +11,6 @@ from running import Running
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("selenium", reason="selenium is not installed")
-from selenium import webdriver  # noqa: E402
-
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
 PAGE = ok(b"<!DOCTYPE html><title>app</title>", ("Content-Type", "text/html"))
 # What a page sees of an answer; of one that it may not read, the name of the error alone.
 ASK = """
@@ -32,19 +23,6 @@ fetch(url, options).then(
     (error) => done({error: error.name}),
 );
 """
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if not DRIVER:
-        pytest.skip("chromedriver is not installed")
-    options = webdriver.ChromeOptions()
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    browser.set_script_timeout(15)
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture(scope="module")

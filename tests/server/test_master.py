@@ -3,30 +3,16 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
-from typing import Any
 
 import pytest
 from bundled import Bundled
 from recorder import Client, exchange, request, until
 
 KEEP = ("Connection", "keep-alive")
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Bundled]]:
-    """Return a starter of servers, which have answered, and end with the test."""
-    with ExitStack() as stack:
-
-        def enter(**options: Any) -> Bundled:
-            server = stack.enter_context(Bundled(tmp_path, **options))
-            assert exchange(server.port, request("GET /pid")), server.log
-            return server
-
-        yield enter
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced(start: Callable[..., Bundled]) -> None:

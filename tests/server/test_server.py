@@ -19,31 +19,12 @@ MIB = 1 << 20
 KEEP = ("Connection", "keep-alive")
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Bundled]]:
-    """Return a starter of servers, which serve with every worker, and end with the test."""
-    with ExitStack() as stack:
-
-        def enter(**options: Any) -> Bundled:
-            server = stack.enter_context(Bundled(tmp_path, **options))
-            assert serves_with(server, options.get("workers", 1)), server.log
-            return server
-
-        yield enter
-
-
 def body(answer: bytes) -> bytes:
     return answer.partition(b"\r\n\r\n")[2]
 
 
 def pids(port: int, count: int) -> set[bytes]:
     return {body(exchange(port, request("GET /pid"))) for _ in range(count)}
-
-
-def serves_with(server: Bundled, count: int) -> bool:
-    """Wait until so many workers serve; tell whether they did in time."""
-    seen: set[bytes] = set()
-    return until(lambda: len(seen.update(pids(server.port, 5)) or seen) == count)
 
 
 def refuses_connections(port: int) -> bool:
@@ -62,7 +43,7 @@ def in_flight(port: int, path: str, gate: Path) -> Iterator[Client]:
 
 def test_every_worker_serves(start: Callable[..., Bundled]) -> None:
     server = start(workers=3)
-    assert serves_with(server, 3)
+    assert server.serves_with(3)
 
 
 def test_a_killed_worker_is_replaced(start: Callable[..., Bundled]) -> None:
@@ -70,7 +51,7 @@ def test_a_killed_worker_is_replaced(start: Callable[..., Bundled]) -> None:
     victim = server.workers[0]
     os.kill(victim, SIGKILL)
     assert until(lambda: victim not in server.workers and len(server.workers) == 2)
-    assert serves_with(server, 2)
+    assert server.serves_with(2)
 
 
 def test_a_worker_without_its_master_ends(start: Callable[..., Bundled]) -> None:
@@ -230,7 +211,7 @@ def test_a_replacement_that_does_not_load_leaves_the_others(start: Callable[...,
     assert until(lambda: "does not load" in server.log)
     assert pids(server.port, 3) == {str(other).encode()}
     server.settings.write_text("")
-    assert serves_with(server, 2)
+    assert server.serves_with(2)
 
 
 def test_an_app_that_does_not_load_ends_the_start(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -21,17 +21,6 @@ from gateway.http.problems import StoreUnavailable
 
 def entry(number: int) -> Entry:
     return Entry(f"token:{number:064x}", "issuer", int(NOW), int(NOW) + 600)
-
-
-@pytest.fixture
-def path(store_url: str) -> Path:
-    return Path(store_url.removeprefix("sqlite:///"))
-
-
-@pytest.fixture
-def store(path: Path, clock: Clock) -> Iterator[SqliteStore]:
-    with closing(SqliteStore(str(path), clock)) as store:
-        yield store
 
 
 # By another process: this one, closing a file it opened itself, would drop the locks that SQLite holds on it.

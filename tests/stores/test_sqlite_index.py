@@ -37,17 +37,6 @@ Change = Callable[[str], None]
 
 
 @pytest.fixture
-def path(store_url: str) -> Path:
-    return Path(store_url.removeprefix("sqlite:///"))
-
-
-@pytest.fixture
-def store(path: Path, clock: Clock) -> Iterator[SqliteStore]:
-    with closing(SqliteStore(str(path), clock)) as store:
-        yield store
-
-
-@pytest.fixture
 def change(path: Path, store: SqliteStore) -> Iterator[Change]:
     """Return what lets another process, which knows nothing of the gateway, change the file."""
     value = f'{{"issuer": "issuer", "created_at": {int(NOW)}, "expires_at": {int(NOW) + 600}}}'

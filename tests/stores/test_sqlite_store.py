@@ -47,11 +47,6 @@ SQL = PRELUDE + "db = sqlite3.connect(path, isolation_level=None)\n"
 
 
 @pytest.fixture
-def path(store_url: str) -> Path:
-    return Path(store_url.removeprefix("sqlite:///"))
-
-
-@pytest.fixture
 def store(path: Path, clock: Clock) -> Iterator[SqliteStore]:
     """Return a store of `ENTRIES`, opened anew: all of them are in the file, none in the log or a cache."""
     with closing(SqliteStore(str(path), clock)) as first:

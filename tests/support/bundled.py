@@ -23,6 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from recorder import exchange, request, until
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 15.0  # seconds after which a server that does not start or end has failed
 
@@ -66,6 +68,16 @@ class Bundled:
         """The worker processes' ids."""
         pid = self._process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def serves_with(self, count: int) -> bool:
+        """Wait until so many workers serve; return whether they did in time."""
+        seen: set[bytes] = set()
+
+        def ask() -> bool:
+            seen.update(exchange(self.port, request("GET /pid")).partition(b"\r\n\r\n")[2] for _ in range(5))
+            return len(seen) == count
+
+        return until(ask)
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

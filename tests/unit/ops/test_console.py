@@ -1,7 +1,6 @@
 """The console in a real browser: what is seen, what it does, and what it leaves behind (nothing)."""
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,12 +21,7 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-DRIVER = shutil.which("chromedriver")
 PATIENCE = 15  # seconds
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1280,1000"
-)
 PASSES, BLACKLISTED = "✓ The gateway lets this token through.", "✗ The token is blacklisted."
 
 
@@ -43,18 +37,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     flags = ("--console", "yes", "--metrics-port", "0", "--workers", "1")
     with Recorder(ok()) as upstream, Running(directory, upstream.url, *flags) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if not DRIVER:
-        pytest.skip("chromedriver is not installed")
-    options = webdriver.ChromeOptions()
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield browser
-    browser.quit()
 
 
 class Page:

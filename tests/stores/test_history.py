@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers import NOW, Clock
 
-from gateway.blacklist.stores.base import Entry
+from gateway.blacklist.stores.base import Entry, StoreRefused
 from gateway.blacklist.stores.history import WINDOW, Head, HistoryLost, Known, new_mark
 from gateway.blacklist.stores.sqlite.store import SqliteStore
 from gateway.http.problems import StoreUnavailable
@@ -169,6 +170,98 @@ def test_what_is_removed_beneath_us_is_noticed_by_look_ups(store: SqliteStore, p
 
 def heads(*all_heads: Head) -> dict[int, str]:
     return {head.number: str(head) for head in all_heads}
+
+
+def refusal(path: Path, clock: Clock) -> str:
+    try:
+        SqliteStore(str(path), clock).close()
+    except StoreRefused as error:
+        return str(error)
+    return ""
+
+
+FOLD = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA wal_checkpoint(TRUNCATE)').fetchall()"
+
+
+def test_an_older_copy_put_beneath_the_log_is_refused_also_by_who_starts_anew(
+    store: SqliteStore, path: Path, clock: Clock
+) -> None:
+    """The newest mark is in the log: what was folded in before it is what the copy lacks."""
+    older, newer = path.with_name("older"), path.with_name("newer")
+    store.add([entry(1)])
+    subprocess.run([sys.executable, "-c", FOLD, str(path)], check=True)
+    subprocess.run(["cp", path, older], check=True)
+    store.add([entry(number) for number in range(2, 200)])
+    store.add([entry(200)])
+    subprocess.run([sys.executable, "-c", FOLD, str(path)], check=True)
+    subprocess.run(["cp", path, newer], check=True)
+    store.add([entry(201)])
+    subprocess.run(["cp", older, path], check=True)
+    assert {told(store, number) for number in (1, 2, 200, 201)} == {"replaced"}
+    assert in_a_child(lambda: told(store, 2) == "replaced")
+    store.close()  # which must not fold the log into it
+    assert in_a_child(lambda: "is not the file that blacklist.sqlite3-wal continues" in refusal(path, clock))
+    subprocess.run(["cp", newer, path], check=True)
+    with closing(SqliteStore(str(path), clock)) as again:
+        assert {told(again, number) for number in (1, 2, 200, 201)} == {"found"}
+
+
+def test_a_log_that_was_cut_takes_no_more_changes(store: SqliteStore, path: Path) -> None:
+    store.add([entry(1)])
+    os.truncate(path.with_name(path.name + "-wal"), 5000)
+    with pytest.raises(StoreUnavailable):
+        store.add([entry(2)])
+    assert told(store, 1) == "replaced"
+    assert told(store, 2) == "replaced"
+
+
+def test_a_file_with_two_names_is_refused_whichever_is_used(store: SqliteStore, path: Path, clock: Clock) -> None:
+    """Each would have a log of its own: what is blacklisted through the one passes where the other is used."""
+    other = path.with_name("other")
+    os.link(path, other)
+    for name in (path, other):
+        with pytest.raises(StoreRefused, match="a hard link"):
+            SqliteStore(str(name), clock)
+    other.unlink()
+    os.link(path, path.with_name(f".{path.name}.draft"))  # as left by a process that was killed while it made the file
+    SqliteStore(str(path), clock).close()
+
+
+def test_a_link_that_comes_to_lead_elsewhere_is_noticed(path: Path, clock: Clock) -> None:
+    links = [path.with_name("link"), path.with_name("folder") / "file"]
+    links[0].symlink_to(path)
+    links[1].parent.symlink_to(path.parent)
+    other = path.with_name("other")
+    other.mkdir()
+    path.with_name("file").symlink_to(path)
+    (other / "file").symlink_to(path.with_name("elsewhere"))
+    SqliteStore(str(path.with_name("elsewhere")), clock).close()
+    for link, at, elsewhere in ((links[0], links[0], "elsewhere"), (links[1], links[1].parent, "other")):
+        with closing(SqliteStore(str(link), clock)) as store:
+            store.add([entry(1)])
+            assert told(store, 1) == "found"
+            at.unlink()
+            at.symlink_to(path.with_name(elsewhere))
+            assert told(store, 1) == "damaged"
+
+
+def test_what_a_clock_that_was_ahead_has_forgotten_is_not_taken_for_absent(
+    store: SqliteStore, path: Path, clock: Clock
+) -> None:
+    with closing(SqliteStore(str(path), clock)) as operator:
+        store.add([entry(1), entry(2)])
+        clock.advance(2 * 3600)
+        operator.add([replace(entry(3), expires_at=None)])  # which forgets the two
+        assert told(store, 1) == "passed"
+        clock.advance(-2 * 3600)
+        assert {told(store, number) for number in (1, 2, 3)} == {"clock"}
+        assert in_a_child(lambda: told(store, 1) == "clock")
+        clock.advance(600)
+        assert [told(store, number) for number in (1, 3)] == ["passed", "found"]
+        clock.advance(-1)
+        assert told(store, 1) == "clock"
+        operator.accept()
+        assert [told(store, number) for number in (1, 3)] == ["passed", "found"]
 
 
 def test_an_answer_that_comes_late_takes_nothing_back() -> None:

@@ -43,6 +43,14 @@ class HistoryLost(Exception):
     """The store is not the one that is known, or lacks changes; the text is one sentence for the operator."""
 
 
+class ClockBehind(HistoryLost):
+    """Entries that have not ended by this clock were forgotten by one that was ahead."""
+
+    def __init__(self, forgotten: int) -> None:
+        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(forgotten))
+        super().__init__(f"by a clock that was ahead, entries were forgotten that end at {until} or before")
+
+
 class Head(NamedTuple):
     """Where a history stands: whose it is, when an operator last accepted it (ms), how many changes, the mark."""
 

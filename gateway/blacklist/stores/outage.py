@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 # What to do about each cause; its name is a label for metrics and alerts.
 WHAT_TO_DO: Final = {
     "busy": "another process holds the store's lock: find it (fuser on the file) and end it",
+    "clock": "set this machine's clock right; if it is, wait until then, or run `gateway accept-store`",
     "damaged": "restore the newest backup, import the newest export",
     "disk": "look at the disk, and at the kernel's log",
     "full": "make room",

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateway.blacklist.stores.history import HistoryLost
+from gateway.blacklist.stores.history import ClockBehind, HistoryLost
 from gateway.blacklist.stores.outage import Outage
+from gateway.blacklist.stores.sqlite.beneath import Replaced
 from gateway.blacklist.stores.sqlite.file import FAILURES
-from gateway.blacklist.stores.sqlite.index import Identity, Index, Replaced, join, leave
+from gateway.blacklist.stores.sqlite.index import Identity, Index, join, leave
 from gateway.http.blocking import blocking
 
 BUSY_SECONDS = 2.0
@@ -74,7 +75,7 @@ class Connection(sqlite3.Connection):
 def cause_of(error: BaseException) -> str:
     """Return the cause of a failure, one of `WHAT_TO_DO`."""
     if isinstance(error, HistoryLost):
-        return "history"
+        return "clock" if isinstance(error, ClockBehind) else "history"
     if isinstance(error, Replaced):
         return "replaced"
     if isinstance(error, OSError):
@@ -116,9 +117,10 @@ class Connections:
 
     autocommit = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str = "") -> None:
         self._path = path
         self._file = str(path)
+        self._name = name or self._file  # as the user gave it: it may come to lead to another file
         self._identity = state_of(self._file)[:2]
         self.outage = Outage()
         self.index = Index()  # of the connections there are now
@@ -147,9 +149,10 @@ class Connections:
         return answer
 
     def _discard(self, conn: Connection) -> None:
-        """Close a connection, but never once its log or index was removed: it would fold in and remove another's."""
+        """Close a connection, but never once its files were replaced: it would fold the log into another's."""
         try:
             self.check_log()
+            self.index.check_continues()
         except Replaced as error:
             self._replaced = error
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(conn))
@@ -168,7 +171,7 @@ class Connections:
     def _open(self) -> Connection:
         if self._inherited:
             raise sqlite3.OperationalError("this process was forked while the store was in use")
-        seen = self._ours(state_of(self._file))  # before the first page is read
+        seen = self._ours(state_of(self._name))  # before the first page is read
         index = join(self._identity)
         try:
             conn = sqlite3.connect(
@@ -190,11 +193,12 @@ class Connections:
             if modes != ["wal", 2]:
                 raise sqlite3.OperationalError("changes would not be synced")
             conn.seen = seen
-            index.opened(self._file)
+            index.opened(self._file, self._name)
             self.index = conn.index = index
             self._opened.add(conn)
+            index.check_continues()
         except BaseException:
-            conn.close()
+            self._discard(conn)
             raise
         return conn
 
@@ -210,10 +214,11 @@ class Connections:
         Raises sqlite3.Error or OSError if the file, its log or its index has been emptied, replaced or removed.
         """
         self.check_log()
-        state = state_of(self._file)
+        state = state_of(self._name)
         if state == conn.seen:
             return True
         conn.seen = self._ours(state)
+        self.index.check_continues()
         conn.execute("PRAGMA shrink_memory")
         return False
 

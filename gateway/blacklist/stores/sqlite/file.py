@@ -6,11 +6,15 @@ import logging
 import os
 import re
 import sqlite3
+import time
 import uuid
 from contextlib import closing, suppress
 from pathlib import Path
 
 from gateway.blacklist.stores.base import StoreMissing, StoreRefused
+from gateway.blacklist.stores.history import number_of
+from gateway.blacklist.stores.sqlite.beneath import Replaced, check_continues, write_number
+from gateway.blacklist.stores.sqlite.index import is_open
 from gateway.blacklist.stores.sqlite.statements import WRITE
 from gateway.blacklist.stores.sqlite.upgrade import VERSION, upgrade
 
@@ -45,6 +49,8 @@ def prepare(path: Path, *, create: bool = True) -> None:
         size = path.stat().st_size
         if not size:
             raise StoreRefused(_emptied(path))
+        _check_names(path)
+        _check_log(path, log_file)
         with closing(_connect(f"{path.as_uri()}?mode=rw")) as conn:
             _check(path, conn, thoroughly=size <= CHECKED_BYTES)
     except FAILURES as error:
@@ -112,6 +118,43 @@ def _check_mount(path: Path) -> None:
         )
 
 
+def _check_names(path: Path) -> None:
+    """Raise `StoreRefused` if the file has two names: who uses the other has a log of its own."""
+    while (found := path.stat()).st_nlink > 1:
+        for draft in path.parent.iterdir():  # of a process that was killed, or is about to remove it
+            with suppress(FileNotFoundError):
+                if draft.name.startswith(f".{path.name}.") and os.path.samestat(draft.stat(), found):
+                    draft.unlink()
+                    break
+        else:
+            raise StoreRefused(
+                f"{path} has another name, too (a hard link): who uses that has a log of its own, and neither sees the "
+                "other's changes. Remove one of the two, or copy the file instead."
+            )
+
+
+def _check_log(path: Path, log_file: Path) -> None:
+    """Raise `StoreRefused` if the file is not the one that its log continues; SQLite would fold the log into it."""
+    if not log_file.exists() or is_open(path):
+        return  # if open: to close another descriptor would give up this process's locks, and who has it open checks it
+    for is_last in (False, False, True):
+        try:
+            with path.open("rb") as file, log_file.open("rb") as log_bytes:
+                check_continues(file.fileno(), log_bytes.fileno())
+        except FileNotFoundError:
+            return  # folded in by whoever closed it last
+        except Replaced as error:  # or others change the one while we read the other
+            if is_last:
+                raise StoreRefused(
+                    f"{path} is not the file that {log_file.name} continues: another copy was put in its place. "
+                    "Put back the one that was there; or remove the log and its index (-shm), restore the newest "
+                    "backup, and import the newest export."
+                ) from error
+            time.sleep(0.05)
+        else:
+            return
+
+
 def _check(path: Path, conn: sqlite3.Connection, *, thoroughly: bool) -> None:
     if not conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'unnamed' AND type = 'table'").fetchone():
         raise StoreRefused(f"{path} is a database, but not a blacklist.")
@@ -132,7 +175,11 @@ def _check(path: Path, conn: sqlite3.Connection, *, thoroughly: bool) -> None:
     if thoroughly and conn.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
         raise StoreRefused(f"{path} is damaged: restore it from a backup.")
     conn.execute("PRAGMA journal_mode=WAL")
+    conn.execute("BEGIN IMMEDIATE")
     conn.execute(WRITE)  # raises if it cannot be written
+    (head,) = conn.execute("SELECT value FROM unnamed WHERE key = 'head'").fetchone() or ("",)
+    write_number(conn, number_of(str(head).strip('"')))
+    conn.execute("COMMIT")
 
 
 def _connect(uri: str) -> sqlite3.Connection:

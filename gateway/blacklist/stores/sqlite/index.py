@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import mmap
 import os
-import sqlite3
+import sys
+from pathlib import Path
 from threading import Lock, RLock
 from time import monotonic
 
+from gateway.blacklist.stores.sqlite.beneath import Replaced, check_continues, log_bytes
+
 _HEADER_BYTES = 48  # the header stands there twice; SQLite writes the second before the first
+_SALTS = slice(32, 40)  # new whenever the log begins anew
 _VERSION = (3_007_000).to_bytes(4, "little"), (3_007_000).to_bytes(4, "big")  # the one layout there is
 
 Identity = tuple[int, int]  # device and inode of the database
@@ -22,10 +26,6 @@ Stamp = tuple[bytes, State]  # the index's header, and the database's state
 # A look at the file gives up the interpreter's lock: 13 µs of a busy worker's 190. So the file is looked at
 # every five milliseconds, which may be saved up for a second; who asks less often has it looked at each time.
 LOOK_SECONDS, SAVED_SECONDS = 0.005, 1.0
-
-
-class Replaced(sqlite3.DatabaseError):
-    """The database's log or index was removed or replaced under its users."""
 
 
 class Index:
@@ -41,18 +41,23 @@ class Index:
         self._open = 0
         self._lock = Lock()
         self._map: mmap.mmap | None = None
-        self._descriptors: tuple[int, ...] = ()  # of the index, and of the database
+        self._descriptors: tuple[int, ...] = ()  # of the index, of the database, and of its log
         self._files: tuple[tuple[str, Identity], ...] = ()  # the names of index and log, and which files they were
+        self._name = ""  # the database's, as its user gave it
         self._stamp: Stamp | None = None  # the one last given
         self._looked = 0.0  # up to when, in monotonic seconds, the time for looks is spent
         self._retired: list[tuple[mmap.mmap, tuple[int, ...]]] = []
 
-    def opened(self, path: str) -> None:
-        """Map the index of the database, now that a connection has read from it. Raises OSError."""
+    def opened(self, path: str, name: str = "") -> None:
+        """Map the index of the database, now that a connection has read from it. Raises OSError.
+
+        `name` may be a symbolic link to `path`.
+        """
         with self._lock:
             if self._map is None:
-                self._files = tuple((path + end, _identity(path + end)) for end in ("-shm", "-wal"))
-                self._descriptors = os.open(path + "-shm", os.O_RDONLY), os.open(path, os.O_RDONLY)
+                self._name = name or path
+                self._files = tuple((path + end, _identity(os.stat(path + end))) for end in ("-shm", "-wal"))
+                self._descriptors = tuple(os.open(path + end, os.O_RDONLY) for end in ("-shm", "", "-wal"))
                 self._map = mmap.mmap(self._descriptors[0], 2 * _HEADER_BYTES, prot=mmap.PROT_READ)
                 self._stamp = None
             self._open += 1
@@ -84,7 +89,9 @@ class Index:
         try:
             self.check()
             found = os.fstat(descriptor)
-        except (OSError, Replaced):  # the one: closed at this very moment
+            if _identity(found) != _identity(os.stat(self._name)):
+                return None
+        except (OSError, Replaced):  # the one: closed at this very moment, or gone
             return None
         self._stamp = stamp = header, (found.st_size, found.st_ctime_ns)
         return stamp
@@ -92,15 +99,41 @@ class Index:
     def check(self) -> None:
         """Raise `Replaced` if index or log are not the files they were when the first connection was opened.
 
-        Who opens the database afterwards shares neither with us: we would not see what they change.
+        Who opens the database afterwards shares neither with us: we would not see what they change. And what is
+        appended to a log that was cut is behind a gap: whoever opens it next would stop there.
         """
+        length = 0
         for name, identity in self._files:
             try:
-                same = _identity(name) == identity
+                found = os.stat(name)
+                same, length = _identity(found) == identity, found.st_size
             except FileNotFoundError:
                 same = False
             if not same:
                 raise Replaced(f"{name} was removed or replaced while it was in use")
+        header = self._header()
+        if length < log_bytes(*_log_of(header)):
+            # Read, then measured: unless it was begun anew in between, which comes first, it was cut.
+            length = os.stat(self._files[1][0]).st_size
+            if self._header() == header and length < log_bytes(*_log_of(header)):
+                raise Replaced(f"{self._files[1][0]} was cut while it was in use")
+
+    def check_continues(self) -> None:
+        """Raise `Replaced` if the database is not the file that its log continues. Raises OSError."""
+        for _ in range(3):
+            header = self._header()
+            try:
+                if self._map is not None:
+                    _, file, log = self._descriptors
+                    check_continues(file, log, lambda: _log_of(self._header())[0])
+                return
+            except Replaced:
+                if self._header()[_SALTS] == header[_SALTS]:  # else the log was begun anew meanwhile
+                    raise
+
+    def _header(self) -> bytes:
+        with self._lock:
+            return self._map[:_HEADER_BYTES] if self._map is not None else bytes(_HEADER_BYTES)
 
     def _retire(self) -> None:
         if self._map is not None:
@@ -118,9 +151,14 @@ class Index:
                     os.close(descriptor)
 
 
-def _identity(path: str) -> Identity:
-    found = os.stat(path)
+def _identity(found: os.stat_result) -> Identity:
     return found.st_dev, found.st_ino
+
+
+def _log_of(header: bytes) -> tuple[int, int]:
+    """Return how many frames the log has, and the bytes of a page."""
+    page_bytes = int.from_bytes(header[14:16], sys.byteorder)
+    return int.from_bytes(header[16:20], sys.byteorder), 1 << 16 if page_bytes == 1 else page_bytes
 
 
 def is_sound(stamp: Stamp) -> bool:
@@ -148,6 +186,11 @@ def leave(database: Identity) -> None:
         index.users -= 1
         if not index.users:
             _indexes.pop(database).close()
+
+
+def is_open(path: Path) -> bool:
+    """Return whether this process has connections to the database. Raises OSError."""
+    return _identity(path.stat()) in _indexes
 
 
 def _forget() -> None:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from gateway.blacklist.stores.base import Entry
+from gateway.blacklist.stores.sqlite import statements as sql
 from gateway.blacklist.stores.sqlite.connections import Connection
 
 PAGES_PER_CHANGE = 100  # given back to the file system
@@ -30,6 +31,19 @@ def decode(key: str, text: str) -> Entry:
         return Entry.from_json(key, json.loads(text))
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise sqlite3.DataError("a row is not an entry") from error
+
+
+def forget(conn: Connection, until: float, limit: int) -> int:
+    """Delete up to `limit` entries, and as many messages, that ended by then; return how many entries.
+
+    The latest end among them is noted: a clock that is earlier cannot be answered.
+    """
+    (latest,) = conn.execute(sql.LATEST_EXPIRED, (until, limit)).fetchone()
+    count = conn.execute(sql.FORGET, (until, limit)).rowcount
+    if count:
+        conn.execute(sql.SET_FORGOTTEN, (latest,))
+    conn.execute(sql.FORGET_MESSAGES, (until, limit))
+    return count
 
 
 def vacuum(conn: Connection, _keys: set[str], spare: int) -> int:

@@ -19,10 +19,18 @@ MARKS = "SELECT number, head FROM history WHERE number >= ?"
 CHANGED_KEYS = "SELECT number, head, keys FROM history WHERE number >= ?"
 WRITE = "UPDATE unnamed SET value = value WHERE key = 'head'"  # and changes nothing
 
-FORGET = """DELETE FROM unnamed WHERE rowid IN
-    (SELECT rowid FROM unnamed WHERE json_extract(value, '$.expires_at') <= ? LIMIT ?)"""
+_EXPIRED = """(SELECT rowid, json_extract(value, '$.expires_at') AS expires_at FROM unnamed
+    WHERE json_extract(value, '$.expires_at') <= ? ORDER BY json_extract(value, '$.expires_at') LIMIT ?)"""
+LATEST_EXPIRED = f"SELECT max(expires_at) FROM {_EXPIRED}"  # noqa: S608 - a text of ours
+FORGET = f"DELETE FROM unnamed WHERE rowid IN (SELECT rowid FROM {_EXPIRED})"  # noqa: S608
+# Beside the messages, whose keys begin with `seen:`.
+SET_FORGOTTEN = """INSERT INTO seen VALUES ('forgotten', ?)
+    ON CONFLICT (key) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)"""
+FORGOTTEN = "SELECT expires_at FROM seen WHERE key = 'forgotten'"
+FORGIVE = "DELETE FROM seen WHERE key = 'forgotten'"
 FORGET_MESSAGE = "DELETE FROM seen WHERE key = ? AND expires_at <= ?"
-FORGET_MESSAGES = "DELETE FROM seen WHERE key IN (SELECT key FROM seen WHERE expires_at <= ? LIMIT ?)"
+FORGET_MESSAGES = """DELETE FROM seen WHERE key IN
+    (SELECT key FROM seen WHERE expires_at <= ? AND key > 'seen:' LIMIT ?)"""
 ADD_MESSAGE = "INSERT OR IGNORE INTO seen VALUES (?, ?)"
 
 MATCHING = """SELECT key, value FROM unnamed WHERE key >= ? AND key < ? || 'g'

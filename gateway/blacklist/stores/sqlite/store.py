@@ -6,6 +6,7 @@ Not for a network file system: its locks and its shared memory cannot be relied 
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -16,13 +17,14 @@ from sqlitedict import SqliteDict
 
 from gateway.blacklist.stores import history
 from gateway.blacklist.stores.base import Added, Entry, StoreRefused, check_mark, check_prefix, merge
-from gateway.blacklist.stores.history import MOST_KEYS, Head, HistoryLost, Known, read_head
+from gateway.blacklist.stores.history import MOST_KEYS, ClockBehind, Head, HistoryLost, Known, read_head
 from gateway.blacklist.stores.outage import Probe
 from gateway.blacklist.stores.sqlite import statements as sql
+from gateway.blacklist.stores.sqlite.beneath import write_number
 from gateway.blacklist.stores.sqlite.connections import CHANGES, Connection, Connections, begin
 from gateway.blacklist.stores.sqlite.file import prepare
 from gateway.blacklist.stores.sqlite.index import Stamp, is_sound
-from gateway.blacklist.stores.sqlite.rows import decode, encode, parts, vacuum
+from gateway.blacklist.stores.sqlite.rows import decode, encode, forget, parts, vacuum
 from gateway.http.problems import StoreUnavailable
 
 T = TypeVar("T")
@@ -34,6 +36,7 @@ REST_SECONDS = 0.005  # another's `begin` tries at least twice in it
 SPARE_PAGES = 1000  # kept for new entries
 REMEMBERED = 16_384  # answers
 
+_ACCEPTED = "accepted"  # stands among changed keys for an operator's decision
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
 
 
@@ -49,9 +52,11 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def __init__(self, path: str, now: Callable[[], float] = time.time, *, create: bool = True) -> None:
         self._now = now
+        self._name = os.path.abspath(path)
         self._path = Path(path).resolve()
         self._known = Known()
         self._memory: tuple[Stamp | None, dict[tuple[str, ...], list[Entry]]] = (None, {})
+        self._forgotten = 0  # entries that ended by then have been forgotten
         self.pruned = 0  # expired entries that this process has deleted
         prepare(self._path, create=create)
         try:
@@ -64,7 +69,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             raise StoreRefused(f"{self._path} cannot hold the blacklist: {error.__cause__}.") from error
 
     def _new_conn(self) -> Connections:
-        return Connections(self._path)
+        return Connections(self._path, self._name)
 
     def find(self, keys: Sequence[str]) -> list[Entry]:
         """Return the live entries among `keys`: by asking, or as asked before if nothing has been committed since."""
@@ -74,9 +79,9 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             answers = {}
             self._memory = (stamp if stamp and is_sound(stamp) else None, answers)
         keys = tuple(keys)
-        entries = answers.get(keys)
+        entries = answers.get(keys) if self._now() >= self._forgotten else None
         if entries is None:
-            entries = self.conn.run(self._entries, keys)
+            entries = self.conn.run(self._entries, keys, not answers)
             if len(answers) >= REMEMBERED:
                 answers.clear()
             answers[keys] = entries
@@ -85,7 +90,9 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
     def _find(self, conn: Connection, keys: Sequence[str]) -> list[Entry]:
         return self._live(self._entries(conn, keys))
 
-    def _entries(self, conn: Connection, keys: Sequence[str]) -> list[Entry]:
+    def _entries(self, conn: Connection, keys: Sequence[str], is_first: bool = False) -> list[Entry]:
+        if is_first:  # since something was committed
+            self._forgotten = (conn.execute(sql.FORGOTTEN).fetchone() or (0,))[0]
         return [decode(key, text) for key, text in self._rows(conn, keys).items()]
 
     def _live(self, entries: list[Entry]) -> list[Entry]:
@@ -94,6 +101,8 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def _rows(self, conn: Connection, keys: Sequence[str]) -> dict[str, str]:
         """Return the rows of `keys`, sure that the file is ours, whole and not an older copy."""
+        if self._now() < self._forgotten:
+            raise ClockBehind(self._forgotten)
         since = self._known.newest()  # taken before the question: the answer must know this much
         for _ in range(3):  # no more: a long checkpoint changes the file all the time
             rows = dict(conn.execute(sql.lookup(len(keys)), [key for key in keys for _ in (1, 2)]).fetchall())
@@ -122,8 +131,9 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         before = conn.total_changes
         keys: set[str] = set()
         answer = work(conn, keys, *args)
-        head = self._add_mark(conn, read_head(since).next(), keys) if keys else None
+        head = self._add_mark(conn, read_head(since).next(accepted=_ACCEPTED in keys), keys) if keys else None
         if conn.total_changes > before:
+            write_number(conn, (head or read_head(since)).number)
             self.conn.check_log()
         conn.execute("COMMIT")
         if head:
@@ -241,8 +251,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         return count
 
     def _forget(self, conn: Connection, _keys: set[str], until: float, limit: int) -> int:
-        count = conn.execute(sql.FORGET, (until, limit)).rowcount
-        conn.execute(sql.FORGET_MESSAGES, (until, limit))
+        count = forget(conn, until, limit)
         self.pruned += count  # by one thread at a time: it is within a transaction that writes
         return count
 
@@ -264,10 +273,12 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def accept(self) -> None:
         """Take the store as it is, for every gateway that knows of changes it lacks: an operator's decision."""
+        self._forgotten = 0
         self._change(self._accept)
 
     def _accept(self, conn: Connection, keys: set[str]) -> None:
-        self._add_mark(conn, read_head(self._known.newest()).next(accepted=True), set())
+        conn.execute(sql.FORGIVE)
+        keys.add(_ACCEPTED)
 
     def close(self, do_log: bool = True, force: bool = False) -> None:
         """Let go of connections; a later question opens new ones. Who is the last folds the log into the file."""

@@ -9,6 +9,7 @@ import sqlite3
 from gateway.blacklist.keys import claim_key
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.stores.history import Head, new_mark
+from gateway.blacklist.stores.sqlite.beneath import write_number
 from gateway.blacklist.stores.sqlite.statements import ADD, ADD_MARK, REMOVE
 
 VERSION = 2  # in user_version. 0: a plain file of SqliteDict with JSON in it; 1: without history
@@ -52,6 +53,7 @@ def upgrade(conn: sqlite3.Connection) -> None:
         head = Head(blacklist, 0, changes + 1, new_mark())
         conn.execute(ADD, ("head", json.dumps(str(head))))
         conn.execute(ADD_MARK, (head.number, str(head), None))
+        write_number(conn, head.number)
         conn.execute(f"PRAGMA user_version={VERSION}")
     conn.execute("COMMIT")
 

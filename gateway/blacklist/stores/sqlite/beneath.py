@@ -1,0 +1,68 @@
+"""Whether an SQLite file is the one that its log (`-wal`) continues, read from their bytes.
+
+What stands in the log hides what stands in the file. An older copy put beneath a log looks new, for the newest mark is
+in the log; and it lacks whatever was folded in before. So each change writes its number into the file's first page
+too, as `application_id`: the file's own number must be one that the log has, or the one before the log's first.
+(https://www.sqlite.org/fileformat2.html, sections 1.3 and 4.1)
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+
+LARGEST = 2**31 - 1  # a number has 31 bits
+_NUMBER_AT, _NUMBER_BYTES = 68, 4
+_HEAD_BYTES, _FRAME_BYTES = 32, 24  # before all frames, and before each page
+
+
+class Replaced(sqlite3.DatabaseError):
+    """The database, its log or its index was removed, cut or replaced under its users."""
+
+
+def write_number(conn: sqlite3.Connection, number: int) -> None:
+    """Write the number of the newest change into the first page, within a transaction that changes something."""
+    conn.execute(f"PRAGMA application_id={number & LARGEST}")
+
+
+def log_bytes(frames: int, page_bytes: int) -> int:
+    """Return how long a log of so many frames is at least."""
+    return _HEAD_BYTES + frames * (_FRAME_BYTES + page_bytes) if frames else 0
+
+
+def check_continues(file: int, log: int, count_frames: Callable[[], int] | None = None) -> None:
+    """Raise `Replaced` unless the log continues the file. Both are descriptors, which stay open.
+
+    `count_frames` returns how many the log has; without it, all those count that have the salt of its head.
+    """
+    own = _number(os.pread(file, _NUMBER_AT + _NUMBER_BYTES, 0))
+    # Read after the file: whatever has been folded in by now is in the log.
+    head = os.pread(log, _HEAD_BYTES, 0)
+    if len(head) < _HEAD_BYTES or own == 0:
+        return  # no log; or a file of an older version
+    if count_frames:
+        frames = count_frames()
+    else:
+        frames = (os.fstat(log).st_size - _HEAD_BYTES) // (_FRAME_BYTES + int.from_bytes(head[8:12], "big"))
+    first = next(_numbers(log, head, range(frames)), None)
+    last = next(_numbers(log, head, range(frames - 1, -1, -1)), None)
+    if first is None or (last is not None and own is not None and first - 1 <= own <= last):
+        return
+    if own not in set(_numbers(log, head, range(frames))):
+        raise Replaced("the file is not the one that its log continues: another copy was put beneath it")
+
+
+def _numbers(log: int, head: bytes, frames: Iterable[int]) -> Iterator[int]:
+    """Yield the numbers in those of the frames that hold the first page."""
+    size = _FRAME_BYTES + int.from_bytes(head[8:12], "big")
+    for frame in frames:
+        read = os.pread(log, _FRAME_BYTES + _NUMBER_AT + _NUMBER_BYTES, _HEAD_BYTES + frame * size)
+        number = _number(read[_FRAME_BYTES:])
+        if number and read[8:16] == head[16:24] and int.from_bytes(read[:4], "big") == 1:
+            yield number
+
+
+def _number(page: bytes) -> int | None:
+    found = page[_NUMBER_AT : _NUMBER_AT + _NUMBER_BYTES]
+    return int.from_bytes(found, "big") if len(found) == _NUMBER_BYTES else None

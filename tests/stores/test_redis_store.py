@@ -24,6 +24,7 @@ from relay import Relay
 
 from gateway.blacklist.stores import Entry, Store, StoreRefused, open_store
 from gateway.blacklist.stores.base import LATEST
+from gateway.blacklist.stores.redis.lossy import Lossy
 from gateway.blacklist.stores.redis.server import GRACE_SECONDS, TAG
 from gateway.http.problems import StoreUnavailable
 
@@ -638,6 +639,47 @@ def test_a_server_that_becomes_lossy_while_we_run_is_refused_without_a_probe(
     server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
     await_outcome(store, "found")
     assert "available again" in caplog.text
+
+
+def test_what_was_evicted_stays_noticed_when_the_settings_are_right_again(
+    server: RedisServer, store: Store, opened: Callable[..., Store]
+) -> None:
+    await_added(store, REVOKED)
+    server.ask("CONFIG", "SET", "maxmemory-policy", "volatile-ttl", "maxmemory", "1")
+    with server.client() as client:
+        while not client.info("stats")["evicted_keys"]:
+            pass
+    server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "0")
+    time.sleep(1)
+    assert set(outcomes(store, 2)) == {"refused"}
+    opened(server.url).accept()
+    await_outcome(store, "passed")  # it was evicted, and an operator knows
+
+
+def test_a_server_that_ceases_to_tell_its_configuration_is_as_lossy_as_before(
+    server: RedisServer, store: Store
+) -> None:
+    await_outcome(store, "found")
+    server.ask("CONFIG", "SET", "appendonly", "no")
+    time.sleep(1)
+    assert set(outcomes(store, 1)) == {"refused"}
+    server.ask("ACL", "SETUSER", "default", "-config")
+    time.sleep(1)
+    assert set(outcomes(store, 1)) == {"refused"}
+
+
+def test_entries_may_be_gone_after_the_servers_clock_was_ahead_until_they_have_ended_by_ours() -> None:
+    ahead, ours = 0, int(time.time())
+    lossy = Lossy(lambda *commands, **_: [(int(ours) + ahead, 0)] if commands == (("TIME",),) else [], lambda: ours)
+    told = []
+    for ahead, seconds in ((0, 0), (1800, 0), (7300, 0), (0, 0), (0, 3600), (0, 110), (7300, 0), (0, 0)):  # noqa: B007
+        ours += seconds
+        lossy.look(0)
+        told.append(lossy.faults)
+    far, gone = ["its clock is far ahead"], ["its clock was far ahead, and entries may be gone that have not ended"]
+    assert told == [[], far, far, gone, gone, [], far, gone]
+    lossy.look(1)  # an operator has accepted it
+    assert lossy.faults == []
 
 
 def test_a_store_that_idled_looks_at_the_configuration_before_it_answers(server: RedisServer, store: Store) -> None:

@@ -7,7 +7,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
 
 from hiredis import ReplyError
@@ -18,6 +18,7 @@ from gateway.blacklist.stores.history import MOST_KEYS, WINDOW, HistoryLost, Kno
 from gateway.blacklist.stores.outage import Outage
 from gateway.blacklist.stores.redis.client import FAILURES, Connections, pack
 from gateway.blacklist.stores.redis.keys import CHANGE, GRACE_SECONDS, PREFIX, read_prefix
+from gateway.blacklist.stores.redis.lossy import Lossy, is_forbidden
 from gateway.blacklist.stores.redis.primary import node_of, primary
 from gateway.http.blocking import blocking
 from gateway.http.problems import StoreUnavailable
@@ -29,9 +30,6 @@ WAIT_MILLISECONDS = 100  # for replicas; half the time that an answer has
 CHECK_SECONDS, LATEST_CHECK_SECONDS = 0.8, 0.9  # between looks at the server's configuration; the others wait then
 LOOKUPS, CHANGES = "look-ups", "changes"
 TAG = f"{{{PREFIX}}}:"
-
-_FORBIDDEN = "NOPERM", "ERR unknown command"
-_UNCHECKED = "Redis does not tell its configuration: eviction and persistence are unchecked"
 
 
 class NoBlacklist(RedisError):
@@ -61,9 +59,7 @@ class Server:
         self._ask_head = pack(("GETEX", self.keys.head))
         self._mark = ("SET", self.keys.tag + "mark", "")  # a write, and no change
         self._failed_until = 0.0
-        self._said: set[str] = set()
-        self._faults: list[str] = []
-        self._checked = float("-inf")
+        self._lossy = Lossy(self._ask, now)
         self._checking = threading.Lock()
         try:
             self.check()
@@ -74,22 +70,26 @@ class Server:
 
     def ask(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:
         """Return the answers, sure that they come from the primary and that the blacklist is the one we know."""
-        age = time.monotonic() - self._checked
-        if age > CHECK_SECONDS and _UNCHECKED not in self._said:
+        age = time.monotonic() - self._lossy.checked
+        if age > CHECK_SECONDS:
             with blocking():
-                self._check_config_once(wait=age > LATEST_CHECK_SECONDS)
-        if self._faults and not self._accept_lossy:
-            raise self.outage.begin(LOOKUPS, "lossy", f"this Redis may forget: {', '.join(self._faults)}")
+                self._look_once(wait=age > LATEST_CHECK_SECONDS)
+        if self._lossy.faults and not self._accept_lossy:
+            raise self.outage.begin(LOOKUPS, "lossy", f"this Redis may forget: {', '.join(self._lossy.faults)}")
         return self._ask(*commands, again=again)
 
-    def _check_config_once(self, *, wait: bool) -> None:
-        """Look at the server's configuration, unless another thread does at this moment; `wait` for that one."""
+    def _look_once(self, *, wait: bool) -> None:
+        """Look at what makes the server forget, unless another thread does at this moment; `wait` for that one."""
         if self._checking.acquire(blocking=wait):
             try:
-                if time.monotonic() - self._checked > CHECK_SECONDS:
-                    self._faults = list(self._config_faults())
+                if time.monotonic() - self._lossy.checked > CHECK_SECONDS:
+                    self._look()
             finally:
                 self._checking.release()
+
+    def _look(self) -> None:
+        newest = self.known.newest()
+        self._lossy.look(read_head(newest).accepted if newest else 0)
 
     def find(self, keys: Collection[str]) -> list[Any]:
         """Return the texts of entries."""
@@ -207,8 +207,8 @@ class Server:
         return generation, head
 
     def _fail(self, error: Exception, *, lookup: bool) -> StoreUnavailable:
-        if str(error).startswith(_FORBIDDEN) and "config" in str(error).lower():
-            return StoreUnavailable("refused")  # `_config_faults` says what follows from it
+        if is_forbidden(error):
+            return StoreUnavailable("refused")  # `Lossy` says what follows from it
         what = LOOKUPS if lookup or not isinstance(error, ReplyError) else CHANGES
         if what == LOOKUPS:
             self._connections.close()
@@ -219,43 +219,17 @@ class Server:
             cause = "refused"
         else:
             cause = "unreachable" if isinstance(error, OSError | RedisError) else "damaged"
-        return self.outage.begin(what, cause, error or type(error).__name__)
+        return self.outage.begin(what, cause, str(error) or "no answer in time")
 
     def check(self) -> None:
-        """Raise `StoreRefused` if the server is set up so that it may forget."""
-        (clock,) = self._ask(("TIME",))
-        faults = [] if int(clock[0]) - self._now() < GRACE_SECONDS / 2 else ["its clock is far ahead"]
-        if _UNCHECKED not in self._said:
-            self._faults = list(self._config_faults())
-            faults += self._faults
+        """Raise `StoreRefused` if the server may forget."""
+        self._ask()  # what is known of its history, first
+        self._look()
+        faults = self._lossy.faults
         if faults and not self._accept_lossy:
             raise StoreRefused(f"This Redis may forget: {', '.join(faults)}. ACCEPT_LOSSY_STORE takes the risk.")
         for fault in faults:
-            self._say(f"Redis may forget entries: {fault}")
-
-    def _config_faults(self) -> Iterator[str]:
-        try:
-            answers = self._ask(("CONFIG", "GET", "maxmemory*"), ("CONFIG", "GET", "append*"), again=False)
-        except StoreUnavailable as unavailable:
-            if not str(unavailable.__cause__).startswith(_FORBIDDEN):
-                raise
-            return self._say(_UNCHECKED)
-        self._checked = time.monotonic()
-        members = [text.decode() for answer in answers for text in answer]
-        config = dict(zip(members[::2], members[1::2], strict=True))
-        if config["maxmemory"] != "0" and config["maxmemory-policy"] != "noeviction":
-            yield f"maxmemory-policy is {config['maxmemory-policy']}, not noeviction"
-        if config["appendonly"] != "yes":
-            yield "appendonly is off"
-        elif config["appendfsync"] == "no":
-            yield "appendfsync is no"
-        elif config["appendfsync"] != "always":
-            self._say("Redis syncs about once a second: a power cut may lose the last second (appendfsync always)")
-
-    def _say(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
-            log.warning("%s", sentence)
+            self._lossy.say(f"Redis may forget entries: {fault}")
 
     def close(self) -> None:
         """Let go of connections; a later question opens new ones."""

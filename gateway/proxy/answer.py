@@ -93,18 +93,22 @@ class Answer:
         """Wait for something to happen, by telling the server if that is possible: then the caller has to yield b""."""
         handle, about = self._handle, self._about
         assert handle  # noqa: S101 - what is complete does not wait
-        self._since = self._since or monotonic()
+        now = monotonic()
+        self._since = self._since or now
         due = handle.due()
         if due == 0:
             self._is_awaited = True
             return False
+        if about.pause is not None:
+            self._is_awaited = True
+            # The server looks after the client.
+            left = self._since + self._silence - now
+            seconds = left if left > 0 else POLL_SECONDS
+            about.pause(min(seconds, due) if due > 0 else seconds, handle.watched(), body=handle.is_starved)
+            return True
         seconds = min(POLL_SECONDS, self._silence)
         if due > 0:
             seconds = min(seconds, due)
-        if about.pause is not None:
-            self._is_awaited = True
-            about.pause(seconds, handle.watched(), body=handle.is_starved)
-            return True
         with blocking():
             has_moved = handle.turn(seconds)
         self._heed(has_moved)

@@ -1,5 +1,8 @@
 """What deploy/ says in YAML: read, checked against its schema, and run where what it names is installed."""
 
+import os
+import re
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -107,6 +110,93 @@ class TestKubernetes:
         for setting in ("UPSTREAM=http://api:35001", "ISSUER=https://issuer.example/"):
             assert f"GATEWAY_{setting}\n" in shown.stdout
         assert "sets nothing" not in shown.stderr
+
+
+class TestBehindTheGatewayApi:
+    """The components for an HTTPRoute with ExternalAuth, and for Envoy Gateway's SecurityPolicy.
+
+    Their CRDs are other projects': CRDS names a folder with them (`kubectl get crd NAME -o yaml`), and the manifests
+    are checked against these.
+    """
+
+    FOLDERS = ("gateway-api", "envoy-gateway")
+
+    def documents(self, folder: str) -> dict[str, Any]:
+        """Return the folder's manifests by kind and name."""
+        return {
+            f"{each['kind']} {each['metadata']['name']}": each["spec"]
+            for path in sorted((DEPLOY / folder).glob("*.yaml"))
+            for each in yaml.safe_load_all(path.read_text())
+            if each["kind"] != "Component"
+        }
+
+    def test_what_cannot_be_decided_does_not_pass(self) -> None:
+        decided = self.documents("envoy-gateway")["SecurityPolicy api"]["extAuth"]
+        assert (decided["failOpen"], decided["statusOnError"]) == (False, 503)
+        assert (decided["http"]["path"], decided["http"]["headersToBackend"]) == (
+            "/-/auth",
+            ["x-token-claims", "x-token-subject"],
+        )
+        *_, rule = self.documents("gateway-api")["HTTPRoute api"]["rules"]
+        (asked,) = rule["filters"]  # the standard has it fail closed
+        assert asked["externalAuth"]["http"]["allowedResponseHeaders"] == ["X-Token-Claims", "X-Token-Subject"]
+        assert asked["externalAuth"]["http"]["path"] == "/-/auth"
+
+    def test_the_gateway_is_told_nothing_of_what_a_client_says_it_asks_for(self) -> None:
+        decided = self.documents("envoy-gateway")["SecurityPolicy api"]["extAuth"]["headersToExtAuth"]
+        *_, rule = self.documents("gateway-api")["HTTPRoute api"]["rules"]
+        told = rule["filters"][0]["externalAuth"]["http"]["allowedHeaders"]
+        assert (
+            decided == [name.lower() for name in told] == ["origin", "access-control-request-method", "x-forwarded-for"]
+        )
+
+    @pytest.mark.parametrize("name", ["X_Token_Subject", "x.token.claims", "X-Token.Subject"])
+    def test_no_spelling_of_a_trusted_field_comes_through_envoy_gateway(self, name: str) -> None:
+        headers = self.documents("envoy-gateway")["ClientTrafficPolicy api"]["headers"]
+        pattern, _ = headers["earlyRequestHeaders"]["removeOnMatch"]
+        assert re.fullmatch(pattern["value"], name.lower())
+        assert headers["withUnderscoresAction"] == "DropHeader"
+
+    @pytest.mark.parametrize("folder", FOLDERS)
+    def test_each_goes_with_the_base(self, folder: str, tmp_path: Path) -> None:
+        if program("kubectl") is None:
+            pytest.skip("this needs kubectl")
+        shutil.copytree(DEPLOY, tmp_path / "deploy")
+        overlay = tmp_path / "deploy/kubernetes/overlays/example"
+        with (overlay / "kustomization.yaml").open("a") as file:
+            file.write(f"components: [../../../{folder}]\n")
+        command = ["kubectl", "kustomize", overlay]
+        made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found = list(yaml.safe_load_all(made))
+        assert {name.split()[0] for name in self.documents(folder)} < {each["kind"] for each in found}
+        [policy] = [each for each in found if each["metadata"]["name"] == "api-only-from-gateway"]
+        [rule] = policy["spec"]["ingress"]
+        assert len(rule["from"]) == 2
+
+    @pytest.mark.parametrize("folder", FOLDERS)
+    def test_each_keeps_to_the_schema(self, folder: str) -> None:
+        jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+        if "CRDS" not in os.environ:
+            pytest.skip("CRDS names no folder with the CRDs")
+        known = {}
+        for path in Path(os.environ["CRDS"]).glob("*.yaml"):
+            crd = yaml.safe_load(re.sub(r"(?m)^\{\{.*\}\}\n", "", path.read_text()))  # of a chart
+            known[crd["spec"]["names"]["kind"]] = crd["spec"]["versions"]
+        for name, spec in self.documents(folder).items():
+            schema = known[name.split()[0]][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+            jsonschema.validate(spec, closed(schema))
+
+
+def closed(schema: Any) -> Any:
+    """Return a schema that takes no member it does not name, as an API server does."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: closed(value) for name, value in schema.items()}
+    return (
+        {"additionalProperties": False, **found} if schema.get("type") == "object" and "properties" in schema else found
+    )
 
 
 class TestSystemd:

@@ -1,12 +1,9 @@
-"""Results as tables: all of them for RESULTS.md, one for the README."""
+"""Results as the tables of RESULTS.md."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from benchmarks.bench import Row
-from benchmarks.runner import BROWSER, BROWSER_ALONE, EQUAL, MANY_TOKENS, POST, Cell, Result, Results, Sample
+from benchmarks.runner import BROWSER, EQUAL, MANY_TOKENS, POST, Cell, Result, Results, Sample
 from benchmarks.studies.first_seen import Cost
 
 # A row's CPU per request in a cell, as a share of another's in that cell or another, that is to be kept.
@@ -22,7 +19,6 @@ GOALS: tuple[tuple[str, Cell, str, Cell, float], ...] = (
     ("redis", BROWSER, "gateway", BROWSER, 1.25),
     ("auth-request", BROWSER, "envoy", BROWSER, 0.90),
 )
-START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
 
 def page(results: Results, costs: list[Cost], about: list[str]) -> str:
@@ -88,38 +84,6 @@ def token_table(costs: list[Cost]) -> list[str]:
 def _token_line(cost: Cost) -> list[str]:
     pyjwt, first, again = (f"{value:.1f} µs" for value in (cost.pyjwt_us, cost.first_us, cost.again_us))
     return [cost.algorithm, pyjwt, first, _ratio(cost.first_us, cost.pyjwt_us), again]
-
-
-def readme_table(results: Results) -> list[str]:
-    """Return the README's table: ratios to this gateway, its own line in figures too."""
-    busy, columns = BROWSER, (BROWSER, BROWSER_ALONE, EQUAL, POST)
-    head = ["ratio to this gateway", "CPU/request", "at 1 connection", "equal heads", "POST of 1 KiB", "p50", "p99"]
-    own = {cell: next(iter(column.values())).median for cell, column in results.items()}
-    lines = []
-    for row, result in results[busy].items():
-        it, its = result.median, own[busy]
-        cpus = [_cpu(results, cell, row, own[cell]) for cell in columns]
-        others = [
-            f"{_ratio(it.p50_ms, its.p50_ms)} ({it.p50_ms:.1f} ms)",
-            f"{_ratio(it.p99_ms, its.p99_ms)} ({it.p99_ms:.1f} ms)",
-        ]
-        lines.append([row.title, *cpus, *others])
-    return _markdown(head, lines)
-
-
-def _cpu(results: Results, cell: Cell, row: Row, own: Sample) -> str:
-    result = results[cell].get(row)
-    return f"{_ratio(result.median.cpu_us, own.cpu_us)} ({result.median.cpu_us:.0f} µs)" if result else "–"
-
-
-def insert(path: Path, lines: list[str]) -> bool:
-    """Put the lines between the file's markers; tell whether it has them."""
-    text = path.read_text() if path.exists() else ""
-    block = "\n".join([START, *lines, END])
-    new = re.sub(f"{re.escape(START)}.*?{re.escape(END)}", lambda _: block, text, count=1, flags=re.DOTALL)
-    if START in text:
-        path.write_text(new)
-    return START in text
 
 
 def _ratio(value: float, own: float) -> str:

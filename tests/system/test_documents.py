@@ -1,7 +1,8 @@
 """Every command and every snippet of the README and docs/ is run, as it stands there but for places and ports.
 
-Those of docs/operations.md are in test_operations.py, the README's in test_shells.py, the programs of docs/clients.md
-in test_pages_of_clients.py, the settings of docs/redis.md's server in test_redis_store.py.
+Those of docs/operations.md are in test_operations.py, the README's sessions in test_shells.py and its installation in
+test_packaging.py, the programs of docs/clients.md in test_pages_of_clients.py, the settings of docs/redis.md's server
+in test_redis_store.py. `make run` is what CI begins with.
 The benchmarks that docs/scale.md names take minutes, and are run by who changes its figures.
 """
 
@@ -13,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +26,7 @@ import pytest
 from _pytest.mark.expression import Expression
 from helpers import ISSUER, SECRET, Api, mint
 from outer_proxies import free_port, program, proxy
+from provider import Provider, signer
 from recorder import Recorder, ok
 from redis_servers import RedisServer
 from running import ROOT, Running
@@ -72,7 +75,7 @@ def gateway(tmp_path: Path) -> Iterator[Running]:
 def test_every_block_of_commands_is_run_by_a_test() -> None:
     """Count them here when one comes: its test is below, or where the module's docstring says."""
     assert {page: len(blocks(page)) for page in PAGES if blocks(page)} == {
-        "README": 4,
+        "README": 5,
         "clients": 1,
         "operations": 6,
         "outer-proxies": 6,
@@ -80,6 +83,27 @@ def test_every_block_of_commands_is_run_by_a_test() -> None:
         "scale": 1,
         "servers": 2,
     }
+
+
+def test_the_readmes_gateway_stands_in_front_of_ones_own_api(tmp_path: Path) -> None:
+    [line] = [block for block in blocks("README") if "gateway serve" in block]
+    key, port = signer("RS256", "k"), free_port()
+    with Recorder(ok()) as api, Provider([key]) as provider:
+        words = shlex.split(
+            line.replace("https://issuer.example/.well-known/jwks.json", provider.jwks_url)
+            .replace("https://issuer.example/", provider.issuer)
+            .replace("http://127.0.0.1:8000", api.url)
+        )
+        assert words[0] == ".venv/bin/gateway"
+        flags = ["--port", str(port), "--workers", "1", "--jwks-ca", provider.ca_file]
+        command = [sys.executable, "-m", "gateway", *words[1:], *flags]
+        with outer_proxies.running(command, port, tmp_path, PYTHONPATH=str(ROOT)):
+            claims = {"iss": provider.issuer, "sub": "1001", "exp": time.time() + 60}
+            assert outer_proxies.ask(port, "GET /orders").code == "missing-credentials"
+            token = ("Authorization", f"Bearer {key.token(**claims)}")
+            assert outer_proxies.ask(port, "GET /orders", token).status == 200
+            forged = ("Authorization", f"Bearer {mint()}")
+            assert outer_proxies.ask(port, "GET /orders", forged).status == 401
 
 
 def test_logging_out_by_curl_is_one_request(tmp_path: Path, gateway: Running) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -88,11 +89,14 @@ class TestRelease:
         changed.write_text(text)
         assert refused.value.stderr == "make release: commit first, for a release is made of a commit\n"
 
-    def test_the_demo_runs_from_the_installed_wheel(self, release: Path, tmp_path: Path) -> None:
-        (wheel,) = release.glob("*.whl")
-        target = tmp_path / "installed"
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target]
-        subprocess.run([*install, wheel], check=True, capture_output=True)
+    @pytest.mark.parametrize("what", ["the wheel", "the address of a clone", "a clone, as the README has it"])
+    def test_the_demo_runs_from_what_is_installed(self, release: Path, tmp_path: Path, what: str) -> None:
+        clone, target = release.parent, tmp_path / "installed"
+        [line] = re.findall(r"^python3 (-m pip install \S+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+        places = {"the wheel": [*release.glob("*.whl")], "the address of a clone": [f"git+file://{clone}"]}
+        words = ["-m", "pip", "install", *places[what]] if what in places else line.split()
+        quick = ["--quiet", "--no-deps", "--no-build-isolation", "--target", target]
+        subprocess.run([sys.executable, *words, *quick], cwd=clone, check=True, capture_output=True)
         environ = {**os.environ, "PYTHONPATH": str(target)}
         port = free_port()
         flags = ["--port", str(port), "--upstream", f"http://127.0.0.1:{free_port()}", "--workers", "1"]

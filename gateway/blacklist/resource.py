@@ -142,8 +142,10 @@ class Resource:
 
     def _add_fingerprint(self, caller: Caller, target: Target, digits: str, actor: Actor) -> Answer:
         issuer, fingerprint, entries = self._by_fingerprint(caller, target, digits)
-        if entries and target.until is None:
-            # It ends after the token, or never.
+        is_others = target.issuer is None and len(digits) == 64 and issuer != caller.token.issuer.name
+        if is_others and entries[0].expires_at is None:  # made by fingerprint alone: whose it is, nobody knows
+            raise Problem("invalid-request", f"There is an entry for a token of {issuer}: name the issuer.")
+        if entries and target.until is None:  # it ends after the token, or never
             return self._fingerprint_answer(caller, issuer, fingerprint, entries, False)
         entry, changed = self._blacklist.add_fingerprint(issuer, fingerprint, actor, target.until)
         if entry.issuer != issuer and not entries:
@@ -244,8 +246,8 @@ class Resource:
     def _claim_answer(self, caller: Caller, target: Target, issuer: str, changed: bool) -> Answer:
         name, values = target.claim or ("", ())
         entries = self._blacklist.find_claims(issuer, name, values)
-        named = {"claim": {name: values[0]}}
-        return {"message": _message("claim", entries), **named, **self._named(caller, issuer, entries, changed)}
+        told = {"message": _message("claim", entries), "claim": {name: values[0]}}
+        return {**told, **self._named(caller, issuer, entries, changed)}
 
     def _fingerprint_answer(
         self, caller: Caller, issuer: str, fingerprint: str, entries: Sequence[Entry], changed: bool

@@ -147,7 +147,7 @@ class Blacklist:
         ends = math.ceil(min(token.expires_at, LATEST)) + LARGEST_LEEWAY
         entry = self._entry(token_key(token.fingerprint), token.issuer.name, min(ends, LATEST), actor)
         added = self._add_one(entry)
-        if added.entry.issuer != entry.issuer:
+        if not self._applies(added.entry, token):
             # Somebody took the fingerprint for another issuer's. The token itself knows better.
             self.store.remove(entry.key)
             added = self._add_one(entry)

@@ -8,10 +8,9 @@ from typing import IO, Any
 
 import click
 
-from gateway.app import build_blacklist
 from gateway.blacklist.keys import claim_key, token_key
 from gateway.cli.entries import actor, audit_here
-from gateway.cli.options import with_settings
+from gateway.cli.options import open_blacklist, with_settings
 from gateway.cli.shown import echo, echo_json, store_name
 from gateway.config.settings import Settings
 
@@ -34,7 +33,7 @@ def accept_store(settings: Settings, audit: IO[str] | None, yes: bool, reason: s
     `import` or by hand, if you can.
     """
     audit_here(settings)
-    blacklist = build_blacklist(settings, create=False)
+    blacklist = open_blacklist(settings)
     store = blacklist.store
     echo(f"{store_name(settings)} has {store.count()} live entries.", err=True)
     missing: list[dict[str, Any]] = []

@@ -9,14 +9,13 @@ from typing import Any
 
 import click
 
-from gateway.app import build_blacklist
 from gateway.blacklist.entries import entry_to_json
 from gateway.blacklist.rules import LARGEST_LEEWAY, Actor, ClaimTarget, CutOff
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.target import LONGEST_REASON
 from gateway.cli.moments import Moment
 from gateway.cli.named import Named, open_named, targeted
-from gateway.cli.options import with_settings
+from gateway.cli.options import open_blacklist, with_settings
 from gateway.cli.shown import cells, echo, echo_details, echo_json, echo_table, store_name
 from gateway.config.settings import Settings
 from gateway.ops.logs import configure_logging
@@ -112,7 +111,7 @@ def status(settings: Settings, as_json: bool, **named: Any) -> None:
 def list_entries(settings: Settings, limit: int, issuer: str | None, claim: str | None, as_json: bool) -> None:
     """List the live entries, newest first."""
     whose = issuer and (name_issuers(settings).name_of(issuer) or issuer)
-    entries, more = build_blacklist(settings, create=False).store.page(limit, issuer=whose, claim=claim)
+    entries, more = open_blacklist(settings).store.page(limit, issuer=whose, claim=claim)
     if as_json:
         echo_json([entry_to_json(entry) for entry in entries], indent=2)
         return
@@ -126,7 +125,7 @@ def list_entries(settings: Settings, limit: int, issuer: str | None, claim: str 
 @as_json
 def purge(settings: Settings, as_json: bool) -> None:
     """Delete entries whose tokens have expired. The gateway does so by itself; this does it now."""
-    count, store = build_blacklist(settings, create=False).store.purge(), store_name(settings)
+    count, store = open_blacklist(settings).store.purge(), store_name(settings)
     if as_json:
         echo_json({"deleted": count, "store": store})
     else:

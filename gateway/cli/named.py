@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import click
 
-from gateway.app import build_blacklist, claims_of
+from gateway.app import claims_of
 from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.body import Typed
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.target import read_fingerprint, read_values
-from gateway.cli.options import with_settings
+from gateway.cli.options import open_blacklist, with_settings
 from gateway.cli.tokens import split_claim
 from gateway.config.settings import Settings, issuer_settings
 from gateway.http.values import JOIN, value_text
@@ -101,7 +101,7 @@ def open_named(
     whose = issuers.name_of(issuer or (names[0] if len(names) == 1 else ""))
     if whose is None and (named or issuer is not None):
         raise click.UsageError(f"--issuer must be one of those set: {', '.join(names)}")
-    opened = partial(build_blacklist, settings, may_act=issuers.may_act, create=False)
+    opened = partial(open_blacklist, settings, issuers.may_act)
     if token is not None:
         return _by_token(settings, opened, token, issuer and whose)
     if fingerprint is not None:

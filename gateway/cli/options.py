@@ -13,7 +13,9 @@ import click
 from pydantic import ValidationError
 
 from gateway.app import build_blacklist
+from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores import Store, StoreMissing
+from gateway.cli.shown import store_name
 from gateway.config.faults import faults
 from gateway.config.files import lines_of
 from gateway.config.settings import PREFIX, Settings
@@ -22,6 +24,14 @@ from gateway.http.problems import Problem
 from gateway.parties import build_issuers, build_senders
 
 USAGE, UNAVAILABLE = 2, 3
+
+
+def open_blacklist(settings: Settings, may_act: Callable[[str, str], bool] = lambda spelling, name: True) -> Blacklist:
+    """Return the blacklist on the store that is there. Raises StoreMissing, which says where none was found."""
+    try:
+        return build_blacklist(settings, may_act=may_act, create=False)
+    except StoreMissing as fault:
+        raise StoreMissing(f"{fault} Looked in {store_name(settings)}.", can_be_made=fault.can_be_made) from fault
 
 
 class Fault(click.ClickException):

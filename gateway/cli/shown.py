@@ -16,6 +16,7 @@ from gateway.blacklist.stores.base import Entry
 from gateway.config.announce import in_force
 from gateway.config.settings import Settings
 
+WIDEST = 60  # characters that a column is filled up to
 HEADER = ("WHAT", "ISSUER", "ISSUED BEFORE", "SINCE", "UNTIL", "BY", "REASON")
 
 
@@ -66,7 +67,7 @@ def echo_table(entries: Sequence[Entry]) -> None:
     rows = [tuple(map(printable, cells(entry))) for entry in entries]
     if sys.stdout.isatty():
         rows.insert(0, HEADER)
-    widths = [max((len(row[place]) for row in rows), default=0) for place in range(len(HEADER))]
+    widths = [min(WIDEST, max((len(row[place]) for row in rows), default=0)) for place in range(len(HEADER))]
     for row in rows:
         echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 

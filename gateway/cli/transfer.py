@@ -17,7 +17,7 @@ from gateway.app import build_blacklist
 from gateway.blacklist.keys import claim_key, legacy_claim_keys
 from gateway.blacklist.stores.base import LATEST, Entry, Store
 from gateway.cli.entries import as_json
-from gateway.cli.options import Fault, with_settings
+from gateway.cli.options import Fault, open_blacklist, with_settings
 from gateway.cli.shown import echo, echo_json, store_name
 from gateway.config.settings import Settings
 from gateway.http.problems import StoreUnavailable
@@ -40,7 +40,7 @@ _KEY = re.compile(r"(token|claim):[0-9a-f]{64}")
 @click.argument("file", type=click.File("w"), default="-")
 def export(settings: Settings, file: IO[str]) -> None:
     """Write the live entries as JSON lines."""
-    store = build_blacklist(settings, create=False).store
+    store = open_blacklist(settings).store
     mark, _ = store.changes("")
     _write_all(store, file)
     # What has changed since may stand on a page that was read before. An import takes an entry twice as once.

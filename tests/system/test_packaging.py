@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -88,6 +89,22 @@ class TestRelease:
             _release(release.parent)
         changed.write_text(text)
         assert refused.value.stderr == "make release: commit first, for a release is made of a commit\n"
+
+    def test_the_version_is_the_tags_and_a_commit_without_one_is_a_development_release(self, release: Path) -> None:
+        clone, version = release.parent, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+        (wheel,) = release.glob("*.whl")
+        assert re.match(rf"jwt_blacklist_gateway-{re.escape(version)}\.dev\d+\+g[0-9a-f]{{12}}-", wheel.name)
+        assert self.version_under(clone, f"v{version}") == f"{version}\n"
+        assert self.version_under(clone, "v9.9.9").endswith(f"tagged v9.9.9, and pyproject.toml says {version}\n")
+
+    def version_under(self, clone: Path, tag: str) -> str:
+        """Return the version that a release of the clone's commit has under a tag, or what is said against it."""
+        asked = [sys.executable, "-c", "import release; print(release.released_version())"]
+        environ = {**os.environ, "PYTHONPATH": str(clone / ".ci")}
+        subprocess.run(["git", "tag", tag], cwd=clone, check=True)
+        done = subprocess.run(asked, env=environ, check=False, capture_output=True, text=True)
+        subprocess.run(["git", "tag", "--delete", tag], cwd=clone, check=True, capture_output=True)
+        return done.stdout + done.stderr
 
     @pytest.mark.parametrize("what", ["the wheel", "the address of a clone", "a clone, as the README has it"])
     def test_the_demo_runs_from_what_is_installed(self, release: Path, tmp_path: Path, what: str) -> None:

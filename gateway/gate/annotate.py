@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from gateway.http.answers import refuse
-from gateway.http.grammar import TOKEN_CHARS
+from gateway.http.grammar import TOKEN_CHARS, elements
 from gateway.http.problems import Problem
 from gateway.http.target import request_target
 from gateway.http.wsgi import App, Environ, Fields, StartResponse, start_lazily
@@ -16,13 +16,14 @@ from gateway.http.wsgi import App, Environ, Fields, StartResponse, start_lazily
 LIMIT_BYTES = 1 << 20  # larger bodies pass untouched: an object has to be held as a whole
 
 _JSON = re.compile(rf"application/([{TOKEN_CHARS}]+\+)?json\s*(;.*)?", re.IGNORECASE)
-# They speak of the bytes before the change; the last ones tell caches in front more than Cache-Control does.
+# They speak of the bytes before the change; the last ones tell caches in front more than Cache-Control does (RFC 9213).
 _STALE = re.compile(
-    "content-length|etag|last-modified|content-md5|digest|repr-digest|content-digest"
-    "|(.*-)?cdn-cache-control|surrogate-control|x-accel-expires",
+    "content-length|etag|last-modified|accept-ranges|content-md5|digest|repr-digest|content-digest"
+    "|.+-cache-control|surrogate-control|edge-control|x-accel-expires",
     re.IGNORECASE,
 ).fullmatch
-_SHARED = re.compile(r"(public|private|s-maxage|proxy-revalidate|immutable)\b", re.IGNORECASE)
+# With `must-understand`, a cache that does pays no heed to `no-store` (RFC 9111 section 5.2.2.3).
+_SHARED = re.compile(r"(public|private|s-maxage|proxy-revalidate|immutable|must-understand)\b").match
 
 
 class Annotate:
@@ -137,7 +138,7 @@ def _is_json(status: str, fields: Fields) -> bool:
     return (
         status.startswith("200")
         and _JSON.fullmatch(named.get("content-type", "")) is not None
-        and named.get("content-encoding", "identity") == "identity"
+        and named.get("content-encoding", "identity").lower() == "identity"
         and "no-transform" not in _directives(fields)
         and length.isdigit()
         and int(length) <= LIMIT_BYTES
@@ -151,13 +152,11 @@ def _fields_for(fields: Fields) -> Fields:
 
 def _directives(fields: Fields) -> list[str]:
     """Return what Cache-Control says, in lower case (RFC 9111 section 5.2)."""
-    said = ",".join(value for name, value in fields if name.lower() == "cache-control")
-    return [directive for part in said.lower().split(",") if (directive := part.strip())]
+    return elements(", ".join(value for name, value in fields if name.lower() == "cache-control").lower())
 
 
 def _private(directives: list[str]) -> str:
     """Return a Cache-Control that is at least `private`."""
-    if "no-store" in directives:
-        return ", ".join(directive for directive in directives if directive not in ("public", "private"))
     # `private="x"` would speak of the field x alone.
-    return ", ".join(["private", *(directive for directive in directives if not _SHARED.match(directive))])
+    kept = [directive for directive in directives if not _SHARED(directive)]
+    return ", ".join(kept if "no-store" in kept else ["private", *kept])

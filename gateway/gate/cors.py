@@ -14,7 +14,7 @@ ANY = "*"
 _READABLE = "WWW-Authenticate, Retry-After, X-Request-Id"  # what a page sees beyond the safelisted fields
 _PREFLIGHT: Fields = [
     ("Access-Control-Allow-Methods", "GET, POST, DELETE"),
-    ("Access-Control-Allow-Headers", "Authorization, Content-Type"),
+    ("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id, Traceparent, Tracestate"),
     ("Access-Control-Max-Age", "600"),  # seconds
     ("Content-Type", "text/plain"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from io import BytesIO
 
 from gateway.gate.outer import asked_about
@@ -17,10 +18,12 @@ _PLAIN = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_.~!$&'()*+,=:@-]+)*/?", re.AS
 # Servers join two Authorization fields with a comma; an upstream may look at either.
 _BEARER = re.compile(r"(?:^|,)[ \t]*bearer(?:[ \t,]|$)", re.IGNORECASE)
 
-# Of a preflight, which nobody has authorized, an upstream may take these for a whole request of another kind.
+# Nobody is authorized for another path than this one: an upstream must not take one from a field (CVE-2018-14773).
+_ANOTHER_PATH = re.compile(r"HTTP_X_(ORIGINAL|REWRITE)_.*").fullmatch
+# And of a preflight, nothing that makes a request of another kind of it, or carries anything.
 _NOT_OF_A_PREFLIGHT = re.compile(
-    r"HTTP_(COOKIE|AUTHORIZATION|TRANSFER_ENCODING|EXPECT|CONTENT_.*|X_HTTP_METHOD(_OVERRIDE)?|X_METHOD_OVERRIDE"
-    r"|X_ORIGINAL_.*|X_REWRITE_.*|X_OVERRIDE_.*)|CONTENT_(TYPE|LENGTH)"
+    r"HTTP_(COOKIE2?|AUTHORIZATION|TRANSFER_ENCODING|EXPECT|UPGRADE|DESTINATION|CONTENT_.*"
+    r"|(?!ACCESS_CONTROL_).*(METHOD|OVERRIDE|ORIGINAL|REWRITE).*)|CONTENT_(TYPE|LENGTH)"
 ).fullmatch
 
 
@@ -55,6 +58,8 @@ class Public:
         if is_own(path):
             return False
         if self._has(path):
+            if not is_asked:
+                _drop(environ, _ANOTHER_PATH)
             return True
         if has_credentials or not self._pass_preflight or not is_preflight(method, environ):
             return False
@@ -68,7 +73,8 @@ class Public:
 
 def is_preflight(method: str, environ: Environ) -> bool:
     """Return whether the request is a CORS preflight, which browsers send without credentials (Fetch, 4.8)."""
-    return method == "OPTIONS" and "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+    said = environ.get("HTTP_ORIGIN") and environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD")
+    return method == "OPTIONS" and bool(said)
 
 
 def _credentials(environ: Environ) -> tuple[bool, bool]:
@@ -79,7 +85,11 @@ def _credentials(environ: Environ) -> tuple[bool, bool]:
     return not value or _BEARER.search(value) is not None, True
 
 
-def _make_preflight(environ: Environ) -> None:
-    for key in [key for key in environ if _NOT_OF_A_PREFLIGHT(key)]:
+def _drop(environ: Environ, is_dropped: Callable[[str], object]) -> None:
+    for key in [key for key in environ if is_dropped(key)]:
         del environ[key]
+
+
+def _make_preflight(environ: Environ) -> None:
+    _drop(environ, _NOT_OF_A_PREFLIGHT)
     environ["wsgi.input"] = BytesIO()

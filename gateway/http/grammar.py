@@ -12,6 +12,9 @@ TOKEN = re.compile(rf"[{TOKEN_CHARS}]+")
 # What one server takes for a line's end or a string's end and another does not (RFC 9110 section 5.5).
 CONTROLS = bytes(code for code in range(32) if code != 9) + b"\x7f"
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_QUOTED = r'"(?:[^"\\]|\\.)*+"'
+_HAS_WHOLE_QUOTES = re.compile(rf'(?:[^"]|{_QUOTED})*+')
+_ELEMENT = re.compile(rf'(?:[^,"]|{_QUOTED})++')
 
 
 @remembered(2048)
@@ -23,6 +26,18 @@ def is_token(text: str) -> bool:
 def read_length(text: str) -> int | None:
     """Return the number of bytes that a Content-Length says, None where it is no number (RFC 9110 section 8.6)."""
     return int(text) if _LENGTH.fullmatch(text) else None
+
+
+def elements(value: str) -> list[str]:
+    """Return the elements of a list field (RFC 9110 section 5.6.1); commas in quotes divide nothing.
+
+    Where a quote does not end every comma divides: whoever wrote the beginning would otherwise hide what another adds.
+    """
+    if not value:
+        return []
+    is_quoted = '"' in value and _HAS_WHOLE_QUOTES.fullmatch(value)
+    found = _ELEMENT.findall(value) if is_quoted else value.split(",")
+    return [element for each in found if (element := each.strip(" \t"))]
 
 
 @remembered(2048)

@@ -58,7 +58,7 @@ KINDS: dict[str, Kind] = {
     "payload-too-large": Kind("413 Content Too Large", "The request body is too large."),
     "unsupported-media-type": Kind("415 Unsupported Media Type", "The request body has an unsupported media type."),
     "bad-request-target": Kind("400 Bad Request", "The request target is not acceptable."),
-    "upgrade-unsupported": Kind("501 Not Implemented", "Upgrade and CONNECT are not supported."),
+    "upgrade-unsupported": Kind("501 Not Implemented", "Neither CONNECT nor a switch to this protocol is supported."),
     "fields-too-large": Kind("431 Request Header Fields Too Large", "The request's fields are too large."),
     "not-implemented": Kind("501 Not Implemented", "The request's transfer coding is not supported."),
     "internal-error": Kind("500 Internal Server Error", "The gateway failed."),

@@ -86,6 +86,8 @@ def _in_another_form(environ: Environ, raw: str) -> Target:
         return _target(raw)
     absolute = _ABSOLUTE_FORM.fullmatch(raw)
     if absolute and _names_host(absolute[1].lower(), absolute[2].lower(), environ.get("HTTP_HOST")):
+        if not absolute[3] and environ["REQUEST_METHOD"] == "OPTIONS":
+            return _target("*")  # RFC 9112 section 3.2.4
         rest = absolute[3] if absolute[3].startswith("/") else "/" + absolute[3]
         if _ORIGIN_FORM.fullmatch(rest):
             return _target(rest)
@@ -96,8 +98,12 @@ def _in_another_form(environ: Environ, raw: str) -> Target:
 def _names_host(scheme: str, authority: str, host: str | None) -> bool:
     """Return whether an absolute URI is of the host; the scheme's default port may be written or not."""
     port = _DEFAULT_PORT[scheme]
+
+    def without(text: str) -> str:
+        return text.removesuffix(port).removesuffix(":")
+
     # HTTP/1.0 asks for no Host field, and nothing is left to choose: the upstream is always the same.
-    return host is None or authority.removesuffix(port) == host.lower().removesuffix(port)
+    return host is None or without(authority) == without(host.lower())
 
 
 def _target(raw: str) -> Target:

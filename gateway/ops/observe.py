@@ -20,8 +20,8 @@ Write = Callable[[str, dict[str, Any]], None]
 
 # Not what may be a token: every JWT's header begins with `{"`.
 _SANE_ID = re.compile(r"(?!eyJ)[A-Za-z0-9._:;/+=-]{1,128}")
-# The trace's id in W3C Trace Context's `traceparent`.
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
+# The trace's id in W3C Trace Context's `traceparent`: neither it nor its parent's is zero; later versions add parts.
+_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-+\--~]*)?")
 
 
 class Request(NamedTuple):

@@ -12,6 +12,7 @@ from gateway.http.disconnected import ClientDisconnected
 from gateway.http.wsgi import Context, Fields
 from gateway.proxy.curl import Handle
 from gateway.proxy.failures import UpstreamFailed, malformed
+from gateway.proxy.fields import interim_fields
 
 POLL_SECONDS = 1.0  # longest time between two looks after the client
 
@@ -123,7 +124,7 @@ class Answer:
     def _interim(self, head: Head) -> None:
         """Pass an interim answer on (RFC 9110 section 15.2); the server has said 100 itself."""
         if self._about.interim and head[0] != 100:
-            self._about.interim(f"{head[0]} {head[1]}", head[2])
+            self._about.interim(f"{head[0]} {head[1]}", interim_fields(head[2]))
 
     def _end(self) -> None:
         """Let the handle go. Where the request's body is not all sent its connection is closed with it."""

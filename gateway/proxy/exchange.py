@@ -62,7 +62,7 @@ class Upstream:
     ) -> None:
         parts = urlsplit(base_url)
         origin = f"{parts.scheme}://{parts.netloc}"
-        self._prefix = Prefix(origin, parts.path)
+        self._prefix = Prefix(parts.netloc, parts.path)
         self._timeout = Timeouts(*timeout)
         self._peers = origin, timeout[0], verify, cert
         self._pools = {os.getpid(): Pool(*self._peers)}
@@ -92,6 +92,8 @@ class Upstream:
         fields = self._fields(environ)
         if forwards is not None:
             fields["Max-Forwards"] = str(forwards - 1)
+        if self._prefix.path:
+            start_response = self._prefix.apply(fields, context(environ), start_response)
         method = environ["REQUEST_METHOD"]
         request = Outbound(method, target, fields, is_repeatable=method in _IDEMPOTENT)
         if protocol:
@@ -157,8 +159,7 @@ class Upstream:
             answer = yield from self._answer(request, about, self._user(environ, about))
             note_seconds(about, "upstream", began)
             about.upstream_status = answer.status
-            fields = self._prefix.strip(response_fields(answer.fields, answer.status), environ.get("HTTP_HOST", ""))
-            start_response(f"{answer.status} {answer.reason}", fields)
+            start_response(f"{answer.status} {answer.reason}", response_fields(answer.fields, answer.status))
         except Problem as problem:
             if answer:
                 answer.close()

@@ -8,10 +8,10 @@ import socket
 from collections.abc import Iterable, Set
 
 from gateway.http.cache import remembered
-from gateway.http.grammar import field_name, is_token, read_length
+from gateway.http.grammar import elements, field_name, is_token, read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, Fields
-from gateway.proxy.forwarded import elements, forwarded_fields
+from gateway.proxy.forwarded import forwarded_fields
 
 # RFC 9110 section 7.6.1, and the two that concern one connection's authentication.
 _HOP_BY_HOP = frozenset(
@@ -37,7 +37,7 @@ _ENDS_HERE = re.compile(
 ).fullmatch
 # A client's `Connection: authorization, x-forwarded-for` must not take away what the upstream relies on
 # (CVE-2024-45410, CVE-2026-29054, CVE-2025-48865); `RequestFields` adds the names it is given.
-_NOT_DROPPABLE = frozenset({"authorization", "content-type", "cookie", "host"})
+_NOT_DROPPABLE = frozenset({"authorization", "content-type", "cookie", "host", "x-request-id"})
 
 
 class RequestFields:
@@ -130,6 +130,11 @@ def response_fields(lines: Iterable[tuple[str, str]], status: int) -> Fields:
         elif len(lengths) > 1 or read_length(lengths[0]) is None:
             kept = [*_without(kept, {"content-length"}), ("Content-Length", _agreed(lengths))]
     return _without(kept, drop) if drop else kept
+
+
+def interim_fields(lines: Iterable[tuple[str, str]]) -> Fields:
+    """Return the field lines of an interim answer that go back: it has no body, so nothing that frames one."""
+    return response_fields(lines, 204)
 
 
 def _without(lines: Fields, names: Set[str]) -> Fields:

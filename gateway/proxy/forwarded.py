@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from ipaddress import IPv6Address
 
 from gateway.http.cache import remembered
-from gateway.http.grammar import TOKEN, field_name
+from gateway.http.grammar import TOKEN, elements, field_name
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ
 
 LONGEST_HOST = 1024  # characters: 1024 of them are cached
 
 _HOST = re.compile(r"(\[[\w.:%~-]+\]|[\w.~%!$&'()*+;=-]*)(:\d*)?", re.ASCII)
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _PAIR = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+')
+_WITH_PORT = re.compile(r"\[([^\]]*)\](?::\w+)?|([^:]*):\w+")
 _SINGLE = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST")
 
 Node = dict[str, str]  # what one hop saw: its `for`, `proto` and `host`
@@ -26,11 +27,11 @@ def peer_address(environ: Environ) -> str:
 
 
 def client_address(environ: Environ, trusted_proxies: int) -> str:
-    """Return the address of the client, as the outermost proxy that is trusted saw it."""
+    """Return the address of the client without its port, as the outermost proxy that is trusted saw it."""
     if not trusted_proxies:
         return peer_address(environ)
     first = _trusted(environ, trusted_proxies)[0].get("for", [])
-    return first[0] if first else peer_address(environ)
+    return _without_port(first[0]) if first else peer_address(environ)
 
 
 def forwarded_fields(environ: Environ, trusted_proxies: int) -> dict[str, str]:
@@ -39,13 +40,16 @@ def forwarded_fields(environ: Environ, trusted_proxies: int) -> dict[str, str]:
     The last elements of the inbound ones go before what is seen here, one for each trusted hop. The outermost trusted
     proxy must set or remove each of them, or a client's passes for its own.
     """
-    own = _own(peer_address(environ), environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
+    peer = peer_address(environ)
+    if "." not in peer and ":" not in peer:
+        peer = "unknown"  # behind a Unix socket (RFC 7239 section 6.2)
+    own = _own(peer, environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
     if not trusted_proxies:
         return own
     said, others = _trusted(environ, trusted_proxies)
     if not said and not others:
         return own
-    chain = [*said.get("for", []), peer_address(environ)]
+    chain = [*said.get("for", []), peer]
     seen = {"for": chain}
     for name, key in (("proto", "X-Forwarded-Proto"), ("host", "X-Forwarded-Host")):
         # Of what no trusted proxy has said, what is seen here holds. Readers of both compare them value by value.
@@ -55,16 +59,11 @@ def forwarded_fields(environ: Environ, trusted_proxies: int) -> dict[str, str]:
         "X-Forwarded-Proto": ", ".join(seen["proto"]),
         "X-Forwarded-Host": ", ".join(seen["host"]),
     }
-    elements = [
+    nodes = [
         ";".join(f"{name}={_node(name, values[place])}" for name, values in seen.items() if place < len(values))
         for place in range(len(chain))
     ]
-    return {"Forwarded": ", ".join(elements), **{name: value for name, value in fields.items() if value}, **others}
-
-
-def elements(value: str) -> list[str]:
-    """Return the elements of a list field (RFC 9110 section 5.6.1); commas in quotes divide nothing."""
-    return [element for found in _ELEMENT.findall(value) if (element := found.strip(" \t"))] if value else []
+    return {"Forwarded": ", ".join(nodes), **{name: value for name, value in fields.items() if value}, **others}
 
 
 @lru_cache(1024)
@@ -87,10 +86,14 @@ def _trusted(environ: Environ, hops: int) -> tuple[dict[str, list[str]], dict[st
     said: dict[str, list[str]] = {}
     others: dict[str, str] = {}
     for key, value in environ.items():
-        if key.startswith("HTTP_X_FORWARDED_") and (kept := elements(value)[-hops:]):
-            if key in _SINGLE:
+        if key.startswith("HTTP_X_FORWARDED_"):
+            is_single = key in _SINGLE
+            # In an address or a host a quote means nothing, and would hide what the next proxy adds.
+            values = value.split(",") if is_single else elements(value)
+            kept = [each for part in values if (each := part.strip(" \t"))][-hops:]
+            if is_single and kept:
                 said[key.removeprefix("HTTP_X_FORWARDED_").lower()] = [_plain(each) for each in kept]
-            elif name := field_name(key):
+            elif kept and (name := field_name(key)):
                 others[name] = ", ".join(kept)
     if not said:
         for node in map(_read_node, elements(environ.get("HTTP_FORWARDED", ""))[-hops:]):
@@ -104,7 +107,7 @@ def _read_node(element: str) -> Node:
     node: Node = {}
     for pair in _PAIR.findall(element):
         name, _, value = pair.strip(" \t").partition("=")
-        if value[:1] == '"':
+        if len(value) > 1 and value[0] == value[-1] == '"':
             value = re.sub(r"\\(.)", r"\1", value[1:-1])
         if (name := name.strip().lower()) in ("for", "proto", "host") and value:
             is_bracketed = name == "for" and value[0] == "[" and value[-1] == "]"
@@ -114,7 +117,20 @@ def _read_node(element: str) -> Node:
 
 @remembered(1024, longest=64)
 def _plain(address: str) -> str:
-    return address[7:] if address[:7].lower() == "::ffff:" and "." in address else address
+    """Return an address, with its port if it has one, as IPv4 where it is IPv4 written as IPv6."""
+    if "ffff:" not in address.lower():
+        return address
+    start, _, port = address.removeprefix("[").partition("]")
+    try:
+        mapped = IPv6Address(start).ipv4_mapped
+    except ValueError:
+        return address
+    return f"{mapped}{port}" if mapped else address
+
+
+def _without_port(node: str) -> str:
+    found = _WITH_PORT.fullmatch(node)
+    return (found[1] or found[2] or node) if found else node
 
 
 def _node(name: str, value: str) -> str:

@@ -3,68 +3,112 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote, urlsplit
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+from unicodedata import normalize
+from urllib.parse import unquote
 
+from gateway.http.grammar import elements
 from gateway.http.problems import Problem
-from gateway.http.wsgi import Fields
+from gateway.http.wsgi import Context, Fields, StartResponse
 
-_MAY_HAVE_DOTS = re.compile(r"[.%]")
-# A dot or a slash in what UTF-8 forbids and some have decoded; IIS's own escapes; slashes of Windows.
-_DOTS = re.compile(r"\xc0\xae|\xc0\x2e|\xe0\x80\xae|\xef\xbc\x8e|%u002e|%uff0e", re.IGNORECASE)
-_SLASHES = re.compile(r"\\|\xc0\xaf|\xe0\x80\xaf|%u2215|%u2216|%u002f|%u005c", re.IGNORECASE)
-_COOKIE_PATH = re.compile(r"(;[ \t]*path[ \t]*=[ \t]*)([^;]*)", re.IGNORECASE)
+_MAY_HAVE_DOTS = re.compile(r"[.%\x80-\xff]")
+# Dot, slash and backslash in what UTF-8 forbids and some have decoded: in two to six bytes.
+_LONG = r"(?:\x{0}|\xe0\x{1}|\xf0\x80\x{1}|\xf8\x80\x80\x{1}|\xfc\x80\x80\x80\x{1})"
+_DOTS = re.compile(_LONG.format("c0", "80") + r"[\xae.]")
+_SLASHES = re.compile(_LONG.format("c0", "80") + r"[\xaf/]|" + _LONG.format("c1", "81") + r"[\x9c\x1c]")
+_WIDE = re.compile(r"%u([0-9a-fA-F]{4})", re.IGNORECASE)  # IIS's own escapes
+_LIKE_SLASHES = re.compile(r"[\\\u2044\u2215\u2216]")  # Windows' own, and what it takes for slashes
+_END_OF_NAME = re.compile(r"[;?#\0]")  # parameters are no part of a name for Java's servers, nor is what follows a NUL
+_UNSEEN = re.compile(r"[\x00-\x20\x7f]")
 MOST_DECODINGS = 4
+
+_URI = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#\\]*))?(.*)", re.DOTALL)  # RFC 3986 appendix B
+_COOKIE_PATH = re.compile(r"(;[ \t]*path[ \t]*=[ \t]*)([^;]*)", re.IGNORECASE)
+_LINK = re.compile(r"(<)([^<>]*)")
+_REFRESH = re.compile(r"(;[ \t]*url[ \t]*=[ \t]*[\"']?)([^\"']*)", re.IGNORECASE)
+_DEFAULT_PORT = re.compile(r":(80|443)?\Z")
 
 
 class Prefix:
     """Puts `path` before targets, and takes it away from where the upstream's answers lead."""
 
-    def __init__(self, origin: str, path: str) -> None:
-        self._origin, self._path = origin.lower(), path.rstrip("/")
+    def __init__(self, authority: str, path: str) -> None:
+        self.path = path.rstrip("/")
+        self._authority = _host(authority)
 
     def extend(self, target: str) -> str:
         """Return the target behind the prefix. Raises `Problem` bad-request-target for one that may lead out of it."""
-        if not self._path or target == "*":
+        if not self.path or target == "*":
             return target
         if has_dot_segments(target.partition("?")[0]):
             raise Problem("bad-request-target", "The path has a dot segment.")
-        return self._path + target
+        return self.path + target
 
-    def strip(self, fields: Fields, host: str) -> Fields:
-        """Return an answer's fields with Location and cookies' Path as the client, who knows no prefix, needs them."""
-        if not self._path:
-            return fields
-        return [(name, self._stripped(name.lower(), value, host)) for name, value in fields]
+    def apply(self, fields: dict[str, str], about: Context, start_response: StartResponse) -> StartResponse:
+        """Put the prefix into the request's fields, and return a start_response that takes it out of the answer's.
 
-    def _stripped(self, name: str, value: str, host: str) -> str:
+        Interim answers are taken care of, too. Raises `Problem` as `extend`.
+        """
+        if "Destination" in fields:  # RFC 4918 section 10.3: another target
+            scheme, authority, path = _parts(fields["Destination"])
+            own = f"{scheme}://{authority}" if scheme else ""
+            fields["Destination"] = own + self.extend(path if path[:1] == "/" else "/" + path)
+        hosts = {_host(host) for name in ("Host", "X-Forwarded-Host") for host in elements(fields.get(name, ""))}
+        if about.interim:
+            about.interim = partial(self._start, about.interim, hosts)
+        return partial(self._start, start_response, hosts)
+
+    def _start(
+        self, start: StartResponse, hosts: set[str], status: str, fields: Fields, *rest: Any
+    ) -> Any:  # what start_response returns
+        return start(status, self.strip(fields, hosts), *rest)
+
+    def strip(self, fields: Iterable[tuple[str, str]], hosts: set[str]) -> Fields:
+        """Return an answer's fields with addresses and cookies' Path as the client, who knows no prefix, needs them.
+
+        `hosts` are the names by which the upstream was called.
+        """
+        return [(name, self._stripped(name.lower(), value, hosts)) for name, value in fields]
+
+    def _stripped(self, name: str, value: str, hosts: set[str]) -> str:
         if name in ("location", "content-location"):
-            return self._location(value, host)
+            return self._location(value, hosts)
         if name == "set-cookie":
-            return _COOKIE_PATH.sub(lambda match: match[1] + self._without(match[2].strip()), value)
-        return value
+            return _COOKIE_PATH.sub(lambda match: match[1] + self._cookie_path(match[2].strip()), value)
+        found = {"link": _LINK, "refresh": _REFRESH}.get(name)
+        return found.sub(lambda match: match[1] + self._location(match[2], hosts), value) if found else value
 
-    def _location(self, value: str, host: str) -> str:
-        try:
-            parts = urlsplit(value)
-        except ValueError:
+    def _location(self, value: str, hosts: set[str]) -> str:
+        scheme, authority, path = _parts(value)
+        if not self._has(path) or (scheme and not authority):
             return value
-        if not parts.netloc:
-            return self._without(value) if not parts.scheme else value
-        own = f"{parts.scheme}://{parts.netloc}"
-        rest = value[len(own) :]
-        if own.lower() == self._origin:
-            return self._without(rest) if self._has(rest) else value  # relative: whatever the client calls us
-        return own + self._without(rest) if parts.netloc.lower() == host.lower() else value
+        if not authority or _host(authority) == self._authority:
+            return self._without(path)  # relative: whatever the client calls us
+        return value.removesuffix(path) + self._without(path) if _host(authority) in hosts else value
+
+    def _cookie_path(self, path: str) -> str:
+        # One that is for more than the prefix is for all that the client sees.
+        is_above = path[:1] == "/" and (self.path + "/").startswith(path.rstrip("/") + "/")
+        return "/" if is_above else self._without(path) if self._has(path) else path
 
     def _has(self, path: str) -> bool:
-        return path == self._path or path.startswith((self._path + "/", self._path + "?", self._path + "#"))
+        return path == self.path or path.startswith((self.path + "/", self.path + "?", self.path + "#"))
 
     def _without(self, path: str) -> str:
-        if not self._has(path):
-            return path
-        rest = path[len(self._path) :]
-        # Two slashes would name a host.
-        return "/" + rest.lstrip("/") if rest[:1] in ("", "/") else "/" + rest
+        # Two slashes would name a host, and browsers take backslashes for slashes.
+        return "/" + path[len(self.path) :].lstrip("/\\")
+
+
+def _parts(uri: str) -> tuple[str, str, str]:
+    """Return scheme, authority and the rest, "" for what is not there."""
+    found = _URI.fullmatch(uri)
+    return (found[1] or "", found[2] or "", found[3]) if found else ("", "", uri)
+
+
+def _host(authority: str) -> str:
+    return _DEFAULT_PORT.sub("", authority.lower())
 
 
 def has_dot_segments(path: str) -> bool:
@@ -72,12 +116,18 @@ def has_dot_segments(path: str) -> bool:
     if not _MAY_HAVE_DOTS.search(path):
         return False
     for _ in range(MOST_DECODINGS):
-        flat = _SLASHES.sub("/", _DOTS.sub(".", path))
-        # A segment's parameters (`..;x`) are no part of its name for Java's servers.
-        if any(segment.partition(";")[0].strip(" \t\0") in (".", "..") for segment in flat.split("/")):
+        if any(_UNSEEN.sub("", _END_OF_NAME.split(name, 1)[0]) in (".", "..") for name in _flat(path).split("/")):
             return True
         decoded = unquote(path, "latin-1")
         if decoded == path:
             return False
         path = decoded
     return True  # who encodes this often hides something
+
+
+def _flat(path: str) -> str:
+    """Return a path, Latin-1 text of its bytes, with a dot and a slash for all that somebody takes for one."""
+    flat = _SLASHES.sub("/", _DOTS.sub(".", path))
+    text = flat.encode("latin-1").decode("utf-8", "replace")
+    text = _WIDE.sub(lambda match: chr(int(match[1], 16)), text)
+    return _LIKE_SLASHES.sub("/", normalize("NFKC", text))

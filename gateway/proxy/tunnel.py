@@ -8,14 +8,13 @@ from time import monotonic
 from typing import Any
 
 from gateway.http.body import take_body
-from gateway.http.grammar import read_length
+from gateway.http.grammar import elements, read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Context, Environ, StartResponse, context
 from gateway.proxy.answer import Head, final_head, parse
 from gateway.proxy.chunks import Chunks, Length
 from gateway.proxy.failures import UpstreamFailed, connection_cause, malformed
-from gateway.proxy.fields import response_fields
-from gateway.proxy.forwarded import elements
+from gateway.proxy.fields import interim_fields, response_fields
 from gateway.proxy.link import PIECE_BYTES, Link, Wait, connect
 from gateway.proxy.outbound import Outbound, Peer
 from gateway.proxy.websocket import Frames, close_frame
@@ -29,22 +28,27 @@ _IGNORED = ("h2c", "h2", "http/", "tls/")
 def wanted_upgrade(environ: Environ, allowed: frozenset[str]) -> str:
     """Return the protocol that the request is to be upgraded to, "" where it is answered as it is.
 
-    `allowed` are names in lower case. Raises `Problem` upgrade-unsupported for CONNECT, and for other protocols.
+    `allowed` are names in lower case. Raises `Problem` upgrade-unsupported for CONNECT, and for other protocols where
+    none that is offered stays in HTTP.
     """
     if environ["REQUEST_METHOD"] == "CONNECT":
         raise Problem("upgrade-unsupported")
-    if "HTTP_UPGRADE" not in environ:
+    if "HTTP_UPGRADE" not in environ or not _is_upgrade_meant(environ):
         return ""
     wanted = elements(environ["HTTP_UPGRADE"].lower())
     for name in wanted:
-        if name in allowed and "upgrade" in elements(environ.get("HTTP_CONNECTION", "").lower()):
-            # Only where the server gives the connection out of its hands.
-            if context(environ).interim is None or environ["SERVER_PROTOCOL"] != "HTTP/1.1":
-                raise Problem("upgrade-unsupported")
+        # Only where the server gives the connection out of its hands.
+        if name in allowed and context(environ).interim is not None:
             return name
-    if not all(name.startswith(_IGNORED) for name in wanted):
+    if wanted and not any(name.startswith(_IGNORED) for name in wanted):
         raise Problem("upgrade-unsupported")
     return ""
+
+
+def _is_upgrade_meant(environ: Environ) -> bool:
+    """Return whether Upgrade is said to this server: else it is to be ignored (RFC 9110 sections 7.6.1 and 7.8)."""
+    named = elements(environ.get("HTTP_CONNECTION", "").lower())
+    return environ["SERVER_PROTOCOL"] != "HTTP/1.0" and "upgrade" in named
 
 
 class Tunnel:
@@ -129,7 +133,7 @@ class Tunnel:
 
     def _pass_interim(self, head: Head) -> None:
         if self._about.interim and head[0] != 100:
-            self._about.interim(f"{head[0]} {head[1]}", head[2])
+            self._about.interim(f"{head[0]} {head[1]}", interim_fields(head[2]))
 
     def _relay(self, link: Link) -> Generator[bytes, None, None]:
         """Pass bytes both ways, each at the pace of who reads them."""

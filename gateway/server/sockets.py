@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -55,7 +56,11 @@ def _passed() -> socket.socket | None:
     if count != "1":
         raise OSError(f"systemd passes {count} sockets, and one can be served: [::] takes IPv4 as well")
     os.set_inheritable(FIRST_PASSED, False)
-    return socket.socket(fileno=FIRST_PASSED)
+    sock = socket.socket(fileno=FIRST_PASSED)
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
+        raise OSError("systemd passes a socket that takes no connections: ListenStream= with Accept=no does")
+    return sock
 
 
 def _open(host: str, port: int) -> socket.socket:
@@ -78,10 +83,12 @@ def _open(host: str, port: int) -> socket.socket:
 
 
 def _open_unix(path: str) -> socket.socket:
+    if not path:
+        raise OSError("a Unix socket needs a path")  # without one Linux chooses a name that nobody knows
     sock = socket.socket(socket.AF_UNIX)
     try:
         with suppress(FileNotFoundError):
-            if stat.S_ISSOCK(os.stat(path).st_mode) and not _is_answered(path):
+            if stat.S_ISSOCK(os.stat(path).st_mode) and _is_abandoned(path):
                 os.unlink(path)  # left behind by a process that was killed
         before = os.umask(0o777 & ~UNIX_MODE)
         try:
@@ -95,6 +102,7 @@ def _open_unix(path: str) -> socket.socket:
     return sock
 
 
-def _is_answered(path: str) -> bool:
+def _is_abandoned(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(path) == 0
+        probe.setblocking(False)  # whoever is too busy to take one more is alive
+        return probe.connect_ex(path) == errno.ECONNREFUSED

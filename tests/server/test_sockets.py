@@ -13,6 +13,8 @@ import pytest
 from bundled import ROOT, Bundled
 from recorder import request, until
 
+from gateway.server.sockets import listening
+
 ASK = request("GET /")
 
 
@@ -93,6 +95,34 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     with Bundled(tmp_path, host=f"unix:{path}") as server:
         assert server.wait() != 0
     assert path.read_text() == "x"
+
+
+def test_systemd_must_pass_a_socket_that_takes_connections() -> None:
+    """As `Accept=yes` or `ListenDatagram=` would have it; in a process of its own, as it is descriptor 3."""
+    program = (
+        "import os, socket; from gateway.server.sockets import listening\n"
+        "sock = socket.socket(type=socket.SOCK_DGRAM)\n"
+        "os.dup2(sock.fileno(), 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')\n"
+        "with listening('127.0.0.1', 0): pass"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert "ListenStream=" in done.stderr
+
+
+def test_a_unix_socket_needs_a_path(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="path"), listening("unix:", 0):
+        pass
+
+
+def test_a_socket_whose_owner_is_too_busy_to_take_one_more_is_not_taken_away(tmp_path: Path) -> None:
+    path = str(tmp_path / "busy")
+    with socket.socket(socket.AF_UNIX) as owner, socket.socket(socket.AF_UNIX) as waiting:
+        owner.bind(path)
+        owner.listen(0)
+        waiting.connect(path)
+        with pytest.raises(OSError, match="in use"), listening(f"unix:{path}", 0):
+            pass
+        assert Path(path).exists()
 
 
 # As systemd starts a service: its socket is descriptor 3, and its process is named.

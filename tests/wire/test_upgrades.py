@@ -160,7 +160,30 @@ def test_http_2_is_not_needed(upstream: Recorder, gateway: Running, body: bytes)
     assert upstream.last.body == body
 
 
-@pytest.mark.parametrize("name", ["other", "websocket2", "h2c, other"])
+@pytest.mark.parametrize(
+    ("start", "connection", "upgrade"),
+    [
+        ("GET /x", "Upgrade", "H2C"),
+        ("GET /x", "UPGRADE, http2-settings", "h2c, other"),
+        ("GET /x", "Upgrade", "HTTP/2.0, SHTTP/1.3, IRC/6.9, RTA/x11"),  # RFC 9110's own example
+        ("GET /x", "Upgrade", "TLS/1.0"),
+        ("GET /x", "Upgrade", ""),
+        ("GET /x", "Upgrade", ", ,"),
+        ("GET /x", "keep-alive", "other"),
+        ("GET /x", "keep-alive", "websocket"),
+        ("GET /x HTTP/1.0", "Upgrade", "websocket"),
+    ],
+)
+def test_an_upgrade_that_need_not_be_or_is_not_meant_for_the_gateway_is_ignored(
+    upstream: Recorder, gateway: Running, start: str, connection: str, upgrade: str
+) -> None:
+    upstream.answer = ok()
+    fields = [("Connection", f"close, {connection}"), ("Upgrade", upgrade)]
+    assert exchange(gateway.port, request(start, BEARER, *fields)).startswith(b"HTTP/1.1 200 ")
+    assert not {"upgrade", "connection"} & upstream.last.names
+
+
+@pytest.mark.parametrize("name", ["other", "websocket2", "connect-udp, other"])
 def test_other_protocols_are_refused(gateway: Running, name: str) -> None:
     fields = [("Connection", "Upgrade"), ("Upgrade", name)]
     with Client(gateway.port, request("GET /x", BEARER, *fields)) as client:

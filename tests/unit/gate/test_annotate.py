@@ -123,7 +123,11 @@ def test_what_speaks_of_the_old_bytes_is_dropped_and_all_else_stays() -> None:
     stale = [
         "ETag",
         "Last-Modified",
+        "Accept-Ranges",
         "CDN-Cache-Control",
+        "Akamai-Cache-Control",
+        "X-LiteSpeed-Cache-Control",
+        "Edge-Control",
         "Surrogate-Control",
         "X-Accel-Expires",
         "Content-MD5",
@@ -148,6 +152,10 @@ def test_what_speaks_of_the_old_bytes_is_dropped_and_all_else_stays() -> None:
         (["no-store"], "no-store"),
         (["public, no-store, must-revalidate"], "no-store, must-revalidate"),
         (["no-cache, must-revalidate"], "private, no-cache, must-revalidate"),
+        (['no-cache="a, public", max-age=5'], 'private, no-cache="a, public", max-age=5'),
+        (['x="a, no-store, b"', "public"], 'private, x="a, no-store, b"'),
+        (['x="a, no-transform, b"'], 'private, x="a, no-transform, b"'),
+        (["must-understand, no-store, s-maxage=60, max-age=5"], "no-store, max-age=5"),
     ],
 )
 def test_an_answer_with_somebodys_claims_is_for_no_shared_cache(said: list[str], expected: str) -> None:

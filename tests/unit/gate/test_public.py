@@ -155,6 +155,8 @@ def test_a_preflight_passes_as_nothing_but_a_preflight(api: Api, upstream: Any) 
     more = {
         "Cookie": "a=1", "X-HTTP-Method-Override": "DELETE", "X-HTTP-Method": "DELETE", "X-Method-Override": "DELETE",
         "X-Original-URL": "/admin", "X-Rewrite-URL": "/admin", "Content-Type": "text/plain", "X-Kept": "1",
+        "X-Real-Method": "DELETE", "Method-Override": "DELETE", "X-HTTP-Override": "DELETE", "Cookie2": "$Version=1",
+        "Upgrade": "websocket", "Destination": "/x",
     }  # fmt: skip
     raw = {"REQUEST_URI": "/secret", "RAW_URI": "/secret"}
     answer = api("OPTIONS", "/", headers={**PREFLIGHT, **more}, data=b"_method=DELETE", environ_overrides=raw)
@@ -164,6 +166,14 @@ def test_a_preflight_passes_as_nothing_but_a_preflight(api: Api, upstream: Any) 
     names = ["HTTP_" + name.upper().replace("-", "_") for name in more if name != "X-Kept"]
     assert not {"CONTENT_LENGTH", "CONTENT_TYPE", *names} & set(seen)
     assert seen["wsgi.input"].read() == b""
+
+
+def test_no_field_makes_another_path_of_a_public_one(api: Api, upstream: Any) -> None:
+    fields = ["X-Original-URL", "X-Original-URI", "X-Rewrite-URL"]
+    assert ask(api, "/health", **dict.fromkeys(fields, "/secret")).status_code == 200
+    assert "/secret" not in upstream.requests[-1].values()
+    assert ask(api, "/secret", token=mint(), **dict.fromkeys(fields, "/x")).status_code == 200
+    assert upstream.requests[-1]["HTTP_X_ORIGINAL_URL"] == "/x"
 
 
 def test_a_blacklisted_token_is_refused_on_a_public_path_too(api: Api) -> None:
@@ -182,6 +192,8 @@ def test_a_preflight_passes_where_that_is_set(api: Api, upstream: Any) -> None:
         ("OPTIONS", {}),
         ("OPTIONS", {"Origin": "https://app.test"}),
         ("OPTIONS", {"Access-Control-Request-Method": "DELETE"}),
+        ("OPTIONS", {**PREFLIGHT, "Origin": ""}),
+        ("OPTIONS", {**PREFLIGHT, "Access-Control-Request-Method": ""}),
         ("GET", PREFLIGHT),
         ("POST", {**PREFLIGHT, "X-HTTP-Method-Override": "OPTIONS"}),
         ("options", PREFLIGHT),

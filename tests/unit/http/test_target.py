@@ -91,10 +91,16 @@ def test_a_target_that_could_lead_elsewhere_is_refused(raw: str) -> None:
         ("https://api.test", "/"),
         ("http://api.test?a=1", "/?a=1"),
         ("http://api.test/%2e%2e/a", "/%2e%2e/a"),
+        ("http://api.test:/a", "/a"),
     ],
 )
 def test_an_absolute_uri_of_the_host_itself_is_read_as_its_path(raw: str, origin: str) -> None:
     assert request_target(environ(raw)).raw == origin
+
+
+def test_options_for_a_whole_host_is_a_star() -> None:
+    """RFC 9112 section 3.2.4."""
+    assert request_target({**environ("http://api.test"), "REQUEST_METHOD": "OPTIONS"}).raw == "*"
 
 
 def test_a_star_goes_with_options_alone() -> None:

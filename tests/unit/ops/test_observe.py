@@ -239,6 +239,24 @@ def test_the_cause_and_the_trace_are_logged(records: Records) -> None:
     assert (records[-1]["cause"], records[-1]["trace"]) == ("connection refused", trace)
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "00-" + "0" * 32 + "-00f067aa0ba902b7-01", "00-4bf92f3577b34da6a3ce929d0e0e4736-" + "0" * 16 + "-01",
+        "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ", ".join(["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"] * 2),
+    ],
+)  # fmt: skip
+def test_a_trace_that_is_none_is_not_logged(records: Records, bad: str) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b""]
+
+    environ = {"REQUEST_METHOD": "GET", "HTTP_TRACEPARENT": bad}
+    Observe(app, lambda _: "192.0.2.7", write=lambda message, members: records.append(members))(environ, print)
+    assert "trace" not in records[-1]
+
+
 def test_no_record_shows_more_of_a_token_than_fingerprint_and_subject(observed: Api, records: Records) -> None:
     """Wherever a client may have put it."""
     for path in ("/", f"/{TOKEN}", f"/?access_token={TOKEN}"):

@@ -96,6 +96,12 @@ def test_the_upstreams_path_is_a_prefix() -> None:
         "/..;a/x",
         "/%c0%ae%c0%ae/x", "/%u002e%u002e/x", "/%ef%bc%8e./x", "/..%09/x", "/..%00/x", "/%25252e%25252e%25252f",
         "/%2525252525252e",
+        # Bytes as they are; longer than UTF-8 allows; what Unicode calls compatible; what Windows takes for a slash.
+        "/\xc0\xae./x", "/%f0%80%80%ae%f0%80%80%ae/x", "/%fc%80%80%80%80%ae./x", "/..%c1%9cx", "/..%e0%81%9cx",
+        "/\xef\xbc\x8e\xef\xbc\x8e/x", "/%e2%80%a5/x", "/%e2%80%a4./x", "/..%ef%bc%8fx", "/..%ef%bc%bcx",
+        "/..%e2%88%95x", "/%uff0e%UFF0E/x", "/..%u2215x", "/..%u2044x",
+        # A name that ends early, or that loses what nobody sees.
+        "/..%00.jpg", "/..%3bx/y", "/..%23x", "/..%3fx", "/.%0a./x", "/..%0d/x", "/.%09./", "/%01../x", "/..%c2%a0/x",
     ],
 )  # fmt: skip
 def test_the_upstreams_path_is_a_boundary(path: str) -> None:
@@ -112,13 +118,80 @@ def test_answers_from_behind_the_prefix_lead_back_to_the_client() -> None:
             "/other": "/other", "/basement": "/basement", "x": "x", "?y": "?y",
             upstream.url + "/base/x": "/x", upstream.url + "/x": upstream.url + "/x",
             "https://api.test/base/x": "https://api.test/x", "https://other.test/base/x": "https://other.test/base/x",
-            "http://[": "http://[",
+            "http://[": "http://[", "//api.test/base/x": "//api.test/x", "//other.test/base/x": "//other.test/base/x",
+            "http://API.test:80/base/x": "http://API.test:80/x", "https://api.test:443/base": "https://api.test:443/",
+            "https://api.test:8443/base": "https://api.test:8443/base", upstream.url.upper() + "/base/X": "/X",
+            upstream.url.removeprefix("http:") + "/base/x": "/x", "http://me@api.test/base/": "http://me@api.test/base/",
+            "/base/\\evil.test": "/evil.test", "/base/\\/evil.test": "/evil.test", "/BASE/x": "/BASE/x",
+            "mailto:/base/x": "mailto:/base/x", "#/base": "#/base", "": "", "/base#f": "/#f",
         }  # fmt: skip
         for location, expected in cases.items():
             upstream.answer = ok(b"", ("Location", location), status="302 Found")
             assert dict(call(app, HTTP_HOST="api.test")[1])["Location"] == expected
         upstream.answer = ok(b"", ("Set-Cookie", "a=/base; Path=/base; Secure"), ("Set-Cookie", "b=1; path=/base/x"))
         assert call(app)[1][1:] == [("Set-Cookie", "a=/base; Path=/; Secure"), ("Set-Cookie", "b=1; path=/x")]
+
+
+def test_links_and_cookies_for_more_than_the_prefix_are_for_all_that_the_client_sees() -> None:
+    cases = [
+        ("Set-Cookie", "a=b; Path=/base; Secure", "a=b; Path=/; Secure"),
+        ("Set-Cookie", "a=b; Path=/base/v2/", "a=b; Path=/"),
+        ("Set-Cookie", "a=b; Path=/", "a=b; Path=/"),
+        ("Set-Cookie", "a=b; Path=/bas", "a=b; Path=/bas"),
+        ("Set-Cookie", "a=b; Path=/base/v20", "a=b; Path=/base/v20"),
+        ("Set-Cookie", "a=b; Path=; Max-Age=1", "a=b; Path=; Max-Age=1"),
+        ("Link", "</base/v2/p?2>; rel=next, <https://api.test/base/v2/p>", "</p?2>; rel=next, <https://api.test/p>"),
+        ("Link", "<https://other.test/base/v2>; rel=next", "<https://other.test/base/v2>; rel=next"),
+        ("Refresh", "5; URL='/base/v2/x'", "5; URL='/x'"),
+        ("Content-Location", "/base/v2/x", "/x"),
+        ("Content-Type", "/base/v2", "/base/v2"),
+    ]
+    with Recorder() as upstream, closing(Upstream(upstream.url + "/base/v2/")) as app:
+        for name, value, expected in cases:
+            upstream.answer = ok(b"", (name, value))
+            assert (name, expected) in call(app, HTTP_HOST="api.test")[1], value
+
+
+def test_the_name_that_a_trusted_proxy_gave_leads_back_too() -> None:
+    with Recorder() as upstream, closing(Upstream(upstream.url + "/base", trusted_proxies=1)) as app:
+        upstream.answer = ok(b"", ("Location", "https://shop.test/base/x"))
+        answer = call(app, HTTP_HOST="gateway:35000", HTTP_X_FORWARDED_HOST="shop.test")
+        assert dict(answer[1])["Location"] == "https://shop.test/x"
+
+
+@pytest.mark.parametrize("is_upgrade", [False, True])
+def test_an_interim_answer_has_nothing_of_the_hop_and_leads_back_too(is_upgrade: bool) -> None:
+    hop = [("Connection", "x-hop"), ("X-Hop", "1"), ("Keep-Alive", "timeout=5"), ("Content-Length", "0")]
+    resumable = response(
+        b"", *hop, ("Location", "/base/up/1"), ("Link", "</a>"), status="104 Upload Resumption Supported"
+    )
+    final = ok(b"", ("Location", "/base/up/1"), ("Set-Cookie", "a=b; Path=/base"))
+    upgrade = [("Connection", "close, Upgrade"), ("Upgrade", "websocket")] if is_upgrade else []
+    with proxied(resumable + final, path="/base") as (_, port):
+        told = exchange(port, request("GET /x", *upgrade))
+    assert told.startswith(b"HTTP/1.1 104 Upload Resumption Supported\r\nLocation: /up/1\r\nLink: </a>\r\n\r\n")
+    assert told.count(b"\r\nLocation: /up/1\r\n") == 2
+    assert b"\r\nSet-Cookie: a=b; Path=/\r\n" in told
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("http://api.test/b", "http://api.test/base/b"),
+        ("/b?c", "/base/b?c"),
+        ("http://api.test", "http://api.test/base/"),
+        ("http://api.test/../b", None),
+        ("/%2e%2e/b", None),
+    ],
+)
+def test_a_destination_is_a_target_too(said: str, expected: str | None) -> None:
+    with Recorder() as upstream, closing(Upstream(upstream.url + "/base")) as app:
+        if expected is None:
+            with pytest.raises(Problem, match="bad-request-target"):
+                call(app, REQUEST_METHOD="MOVE", HTTP_DESTINATION=said)
+        else:
+            call(app, REQUEST_METHOD="MOVE", HTTP_DESTINATION=said)
+            assert upstream.last.field("Destination") == expected
 
 
 @pytest.mark.parametrize("target", ["http://evil.test/", "//evil.test/", "evil.test", "@evil.test/", "*", "/a#b"])

@@ -226,6 +226,55 @@ def test_an_ipv4_address_on_a_socket_for_both_is_ipv4() -> None:
     assert client_address(environ(HTTP_FORWARDED='for="[::ffff:203.0.113.9]"'), 1) == "203.0.113.9"
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("198.51.100.7:4711", "198.51.100.7"),
+        ("[2001:db8::1]:4711", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("::ffff:c633:6407", "198.51.100.7"),
+        ("0:0:0:0:0:FFFF:198.51.100.7", "198.51.100.7"),
+        ("[::ffff:198.51.100.7]:80", "198.51.100.7"),
+        ("::ffff:nonsense", "::ffff:nonsense"),
+        ("unknown", "unknown"),
+        ("_hidden:80", "_hidden"),
+    ],
+)
+def test_the_log_has_an_address_without_its_port_however_a_proxy_writes_it(said: str, expected: str) -> None:
+    assert client_address(environ(HTTP_X_FORWARDED_FOR=said), 1) == expected
+    assert client_address(environ(HTTP_FORWARDED=f'for="{said}"'), 1) == expected
+
+
+@pytest.mark.parametrize("begun", ['"6.6.6.6', '"6.6.6.6\\', '6.6.6.6"', '"a", "6.6.6.6', '"a\\", 6.6.6.6', ',,"'])
+def test_no_quote_of_a_client_hides_what_the_proxy_adds(begun: str) -> None:
+    """A proxy that appends to what the client sent: its own element is the last one."""
+    for added in ("203.0.113.9", "2001:db8::1"):
+        node = f'for="[{added}]"' if ":" in added else f"for={added}"
+        for inbound in (
+            {"HTTP_X_FORWARDED_FOR": f"{begun}, {added}", "HTTP_X_FORWARDED_HOST": f"{begun}, shop.test"},
+            {"HTTP_FORWARDED": f"for={begun}, {node};host=shop.test"},
+        ):
+            assert client_address(environ(**inbound), 1) == added
+            fields = forwarded(1, **inbound)
+            assert fields["X-Forwarded-For"] == f"{added}, 192.0.2.1"
+            assert fields["X-Forwarded-Host"] == "shop.test"
+            assert "6.6.6.6" not in "".join(fields.values())
+
+
+def test_elements_with_quotes_that_end_stay_whole() -> None:
+    certificate = 'Hash=a;Subject="CN=x,O=y"'
+    fields = forwarded(1, HTTP_X_FORWARDED_CLIENT_CERT=f"Hash=evil,{certificate}")
+    assert fields["X-Forwarded-Client-Cert"] == certificate
+
+
+def test_who_is_behind_a_unix_socket_has_no_address() -> None:
+    """RFC 7239 section 6: an address, `unknown`, or a name that begins with `_`."""
+    assert sent(REMOTE_ADDR="unix")["X-Forwarded-For"] == "unknown"
+    assert sent(REMOTE_ADDR="unix")["Forwarded"] == "for=unknown;proto=http;host=api.test"
+    assert forwarded(1, REMOTE_ADDR="unix", HTTP_X_FORWARDED_FOR="::1")["X-Forwarded-For"] == "::1, unknown"
+
+
 def test_a_trusted_proxy_that_says_nothing_leaves_what_is_seen_here() -> None:
     assert forwarded(3) == forwarded(0)
 

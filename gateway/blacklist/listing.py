@@ -42,7 +42,7 @@ def list_entries(
             return blacklist.store.page(limit, cursor, issuer=only, claim=claim)
         return _administered(blacklist, reader, limit, cursor, claim, values)
     except ValueError as error:
-        raise Problem("invalid-request", "cursor must be one that a page gave.") from error
+        raise Problem("invalid-request", "cursor must be the next_cursor of a page.") from error
 
 
 def _administered(

@@ -196,7 +196,7 @@ class Resource:
         if len(found) > 1:
             raise Problem("invalid-request", "Several entries' fingerprints begin so: give more digits.")
         if not found and len(digits) < 64:
-            raise Problem("invalid-request", "No entry's fingerprint begins so: all 64 digits are needed.")
+            raise Problem("invalid-request", "No entry has a fingerprint that begins so: all 64 digits are needed.")
         if not found:
             return self._within(caller, target.issuer, fingerprint=digits), digits, []
         issuer = self._within(caller, found[0].issuer, fingerprint=digits)

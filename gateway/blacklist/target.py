@@ -50,7 +50,7 @@ def with_query(members: Members, params: Members, claims: tuple[str, ...]) -> Me
     A token in a URL would end up in logs. Raises `Problem` invalid-request for one, and for a member named twice.
     """
     if "token" in params:
-        raise _invalid("A token never stands in a URL: send it in the body.")
+        raise _invalid("A token must not stand in a URL, which ends up in logs: send it in the body.")
     named = {
         name: Typed(value) if isinstance(value := params[name], str) else value
         for name in (*claims, *BESIDE)
@@ -59,7 +59,7 @@ def with_query(members: Members, params: Members, claims: tuple[str, ...]) -> Me
     if repeated := [name for name, value in named.items() if isinstance(value, list)]:
         raise _invalid(f"{repeated[0]} is there more than once.")
     if named.keys() & members.keys():
-        raise _invalid("Only one target can be named, and nothing twice.")
+        raise _invalid("Only one target can be named, once: in the query or in the body.")
     return named | members
 
 
@@ -95,7 +95,7 @@ def read_values(name: str, value: object) -> tuple[str, ...]:
     """
     text = value_text(value)
     if text is None:
-        raise _invalid("A claim must be a string that is not empty, or a number.")
+        raise _invalid("A claim's value must be a string that is not empty, or a number.")
     if JOIN in name:
         return (_joined(name, text),)
     if isinstance(value, Typed) and _UNREADABLE.search(text):

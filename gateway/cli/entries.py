@@ -34,7 +34,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="print JSON, for 
 )
 @click.option("--all", "whenever", is_flag=True, help="every token with the claim, whenever issued: no cut-off")
 @click.option("--until", type=Moment(1), metavar="WHEN", help="when the entry ends [default: when it is lifted]")
-@click.option("--reason", default="", help="kept with the entry")
+@click.option("--reason", default="", help="why: kept with the entry, and in the audit log")
 @as_json
 def revoke(
     settings: Settings,
@@ -56,7 +56,7 @@ def revoke(
     if until is not None and until <= time.time():
         raise click.UsageError("--until must lie in the future")
     if len(reason) > LONGEST_REASON:
-        raise click.UsageError(f"--reason may have {LONGEST_REASON} characters")
+        raise click.UsageError(f"--reason may have at most {LONGEST_REASON} characters")
     target = open_named(settings, **named)
     audit_here(settings)
     _tell(target, _revoke(target, issued_before, whenever, until, actor(reason)), as_json)
@@ -105,8 +105,8 @@ def status(settings: Settings, as_json: bool, **named: Any) -> None:
 @click.command("list")
 @with_settings("store")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="how many, newest first")
-@click.option("--issuer", metavar="ISS", help="of this issuer alone")
-@click.option("--claim", metavar="NAME", help="of this claim alone")
+@click.option("--issuer", metavar="ISS", help="only entries of this issuer")
+@click.option("--claim", metavar="NAME", help="only entries for this claim")
 @as_json
 def list_entries(settings: Settings, limit: int, issuer: str | None, claim: str | None, as_json: bool) -> None:
     """List the live entries, newest first."""

@@ -146,7 +146,7 @@ def _by_fingerprint(
             raise click.UsageError(f"the entry is of the issuer {found[0].issuer}")
         return Named(settings, blacklist, found[0].issuer, fingerprint=found[0].key.partition(":")[2])
     if len(digits) < 64:
-        raise click.UsageError("no entry's fingerprint begins so: all 64 digits are needed")
+        raise click.UsageError("no entry has a fingerprint that begins so: all 64 digits are needed")
     if whose is None:
         raise click.UsageError("--issuer must say whose token it is")
     return Named(settings, blacklist, whose, fingerprint=digits)

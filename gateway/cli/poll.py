@@ -27,7 +27,7 @@ SHORTEST_RETRY, LONGEST_RETRY = 1.0, 60.0
 
 @click.command("poll-events")
 @with_settings()
-@click.option("--once", is_flag=True, help="fetch and acknowledge what there is, then end")
+@click.option("--once", is_flag=True, help="fetch what there is, acknowledge it, and end")
 def poll_events(settings: Settings, once: bool) -> None:
     """Fetch security events of senders that are polled. Those of SIGNALS with a poll_url (RFC 8936), until ended."""
     configure_logging(settings.log_format, settings.log_level)

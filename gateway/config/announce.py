@@ -37,7 +37,7 @@ def announce(settings: Settings) -> None:
         log.warning(warning)
     was_set = {name: text for name, text in in_force(settings).items() if name in settings.model_fields_set}
     log.info(
-        "version %s, in force beside the defaults:",
+        "version %s starts; what was set:",
         version("jwt-blacklist-gateway"),
         extra={"record": {"settings": was_set}},
     )

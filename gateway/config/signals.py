@@ -135,10 +135,10 @@ def check_signals(signals: tuple[SignalSettings, ...], issuers: Iterable[IssuerS
         if each.issuer not in names and not each.has_keys and each.audience:
             raise ValueError(f"{each.issuer} has no keys here and is no issuer of access tokens: set its jwks_url")
         if each.issuer not in names and not each.about:
-            raise ValueError(f"{each.issuer} issues no access tokens: say about whose it speaks")
+            raise ValueError(f"{each.issuer} issues no access tokens: `about` must name issuers that do")
         about = tuple(_known(each_name, names) for each_name in each.about or (name,))
         if any(TENANT in each_name for each_name in about) and about != (name,):
-            raise ValueError(f"{each.issuer} must speak about its own tenants alone")
+            raise ValueError(f"{each.issuer} has tenants: `about` may name it alone")
         found.append(each.model_copy(update={"issuer": name, "about": about}))
     _must_differ([each.issuer for each in found], "every issuer must be there once")
     secrets = [each.authorization.get_secret_value() for each in found if each.authorization]

@@ -87,7 +87,7 @@ def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _http_proxy(value: str) -> str:
-    fault = ValueError("must be an http:// or https:// URL, host:port with a user perhaps")
+    fault = ValueError("must be an http:// or https:// URL of host and port; a user may stand before them")
     try:
         parts = urlsplit(value)
         port = parts.port
@@ -100,7 +100,7 @@ def _http_proxy(value: str) -> str:
 
 def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
     if any(not re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]+)?", host) for host in value):
-        raise ValueError("must be names of hosts, with a port perhaps, and no URLs")
+        raise ValueError("must be names of hosts, or host:port, and no URLs")
     return tuple(host.lower() for host in value)
 
 

@@ -63,7 +63,7 @@ class Watchdog:
             frame = frames.get(thread)
             if frame and not frame.f_code.co_filename.startswith(self._own) and self._is_new(frame):
                 stack = "".join(traceback.format_stack(frame))  # code alone, without values
-                log.warning("a thread holds up all others, and has not said that it waits", extra=_members(stack))
+                log.warning("a thread waits outside `blocking()`, and holds up all others", extra=_members(stack))
 
     def _is_new(self, frame: FrameType) -> bool:
         place, now = (frame.f_code, frame.f_lineno), time.monotonic()

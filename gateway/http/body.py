@@ -73,7 +73,7 @@ def read_whole(environ: Environ, limit: int) -> Generator[bytes, None, bytes]:
                 parts.append(part)
                 size += len(part)
     if size > limit:
-        raise Problem("payload-too-large", f"The body may have {limit} bytes.")
+        raise Problem("payload-too-large", f"The body may have at most {limit} bytes.")
     return b"".join(parts)
 
 

@@ -46,7 +46,7 @@ class Metrics:
         self._seconds = Histogram("gateway_request_seconds", "Whole requests", buckets=BUCKETS, registry=own)
         parts = Histogram("gateway_part_seconds", "Parts of requests", ["part"], buckets=BUCKETS, registry=own)
         self._parts = {part: parts.labels(part) for part in ("auth", "store", "upstream")}
-        tokens = Counter("gateway_tokens", "Tokens, by whether they were remembered", ["remembered"], registry=own)
+        tokens = Counter("gateway_tokens", "Tokens, by whether verified before", ["remembered"], registry=own)
         self._tokens = {True: tokens.labels("yes"), False: tokens.labels("no")}
         self._signals = Counter(
             "gateway_signals", "Messages and questions of others", ["kind", "outcome"], registry=own

@@ -68,7 +68,8 @@ class Acceptor:
         except OSError as error:  # mostly, another process was faster, or the client has left
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 return False
-            log.warning("out of file descriptors: connections wait")  # until `listen` is called; at once would spin
+            # Until `listen` is called: at once would spin.
+            log.warning("out of file descriptors, new connections wait: raise the limit (ulimit -n)")
             return None
         try:
             self._take(sock, address)

@@ -61,7 +61,7 @@ class Poller:
         self._faults = {jti: fault for jti, fault in self._faults.items() if jti not in reported}
         sets = answer.get("sets", {})
         if not isinstance(sets, dict):
-            raise PollFailed("its sets are no object")
+            raise PollFailed("the member sets of its answer is no object")
         for jti, text in sets.items():
             self._take(jti, text)
         # A transmitter that sends again what was reported has no more to tell.
@@ -106,7 +106,7 @@ class Poller:
                         raise PollFailed(f"it answered {response.status_code}")
                     return json_object(_body(response))
             except (requests.RequestException, OSError, ValueError) as error:
-                raise PollFailed(f"it cannot be asked, or its answer not be read: {type(error).__name__}") from error
+                raise PollFailed(f"no usable answer: {type(error).__name__}") from error
 
 
 def _body(response: requests.Response) -> bytes:

@@ -135,7 +135,7 @@ def _complex(members: Members, sender: Sender, issuers: Issuers) -> list[Subject
 def _join(parts: list[list[Subject]], sender: Sender) -> list[Subject]:
     """Return subjects that must have all parts: of one issuer, by claims that are looked up together."""
     if not parts:
-        raise Unmatched("a tenant that all are of tells nobody apart.")
+        raise Unmatched("the tenant is the same for everybody, so it names nobody.")
     if len(parts) == 1:
         return parts[0]
     found = []
@@ -167,7 +167,7 @@ def _check_tenant(part: Members, sender: Sender) -> None:
     """Raise Unmatched unless all tokens that the sender speaks about are of that tenant."""
     name = _text(part, {"opaque": "id", "iss_sub": "sub", "uri": "uri"}.get(part["format"], "id"))
     if name not in sender.within:
-        raise Unmatched("its tenant is none that is set.")
+        raise Unmatched("its tenant is not one of those that are set.")
 
 
 def _members(subject: object) -> Members:

@@ -66,7 +66,7 @@ class Server:
         except StoreUnavailable as error:
             if not create and isinstance(error.__cause__, NoBlacklist):
                 raise StoreMissing(f"There is no store: {error.__cause__}.") from error
-            log.warning("Redis does not answer at the start; until it does, every request is refused")
+            log.warning("Redis does not answer yet; until it does, everything is refused")
 
     def ask(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:
         """Return the answers, sure that they come from the primary and that the blacklist is the one we know."""

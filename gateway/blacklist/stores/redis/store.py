@@ -106,7 +106,7 @@ class RedisStore:
             outcome = change(about)
             if outcome is not None:
                 return outcome
-        log.warning("others keep changing an entry")
+        log.warning("a change is refused: other nodes kept changing the same entry")
         raise StoreUnavailable
 
     def _texts(self, keys: Collection[str]) -> dict[str, bytes | None]:

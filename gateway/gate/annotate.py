@@ -10,8 +10,8 @@ from typing import Any
 from gateway.http.answers import refuse
 from gateway.http.grammar import TOKEN_CHARS, elements
 from gateway.http.problems import Problem
-from gateway.http.target import request_target
-from gateway.http.wsgi import App, Environ, Fields, StartResponse, start_lazily
+from gateway.http.target import read_target, request_target
+from gateway.http.wsgi import App, Environ, Fields, StartResponse, context, start_lazily
 
 LIMIT_BYTES = 1 << 20  # larger bodies pass untouched: an object has to be held as a whole
 
@@ -42,7 +42,8 @@ class Annotate:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Pass the request on, and annotate its answer where that is asked for and possible."""
-        path = request_target(environ).path
+        about = context(environ)
+        path = read_target(environ, about).path
         if path not in self._exact and not path.startswith(self._prefixes):
             return self._app(environ, start_response)
         environ["HTTP_ACCEPT_ENCODING"] = "identity"  # what is coded cannot be read
@@ -56,7 +57,7 @@ class Annotate:
             return pieces.append
 
         body = self._app(environ, keep)
-        return start_lazily(environ, _annotated(environ, start_response, head, pieces, body))
+        return start_lazily(about, _annotated(environ, start_response, head, pieces, body))
 
 
 def _head_only(start_response: StartResponse) -> StartResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from time import perf_counter
 
 from gateway.auth.bearer import bearer_token
 from gateway.auth.tokens import Token, Verifier
@@ -14,8 +15,8 @@ from gateway.gate.public import Public
 from gateway.gate.streams import Streams
 from gateway.http.answers import refuse, respond
 from gateway.http.problems import Problem
-from gateway.http.target import BLACKLIST, is_decision, request_target
-from gateway.http.wsgi import App, Context, Environ, StartResponse, context, measure, start_lazily
+from gateway.http.target import BLACKLIST, is_decision, read_target, request_target
+from gateway.http.wsgi import App, Context, Environ, StartResponse, context, start_lazily
 
 
 class Gate:
@@ -55,20 +56,21 @@ class Gate:
         if self._cors:
             start_response = self._cors.readable(environ, start_response)
         try:
-            target = request_target(environ)
+            about = context(environ)
+            target = read_target(environ, about)
             if self._cors and self._cors.answers(environ):
                 return self._cors.answer(environ, start_response)
             path = target.path
             if path in self._pages:
                 return self._pages[path](environ, start_response)
-            about = context(environ)
             if about.overloaded:
                 raise Problem("overloaded")
             token, blacklisted = self._admit(environ, path, about)
             if target.is_own:
                 return self._own(environ, start_response, token, blacklisted)
-            self._identity.set(environ, token)
-            return self._watched(self.app(environ, start_response), about, token)
+            self._identity.set(environ, token, about)
+            body = self.app(environ, start_response)
+            return body if about.cut else self._watched(body, token)
         except Problem as problem:
             return self._refuse(problem, environ, start_response)
 
@@ -76,9 +78,9 @@ class Gate:
         context(environ).resource_metadata = self.resource_metadata
         return refuse(problem, environ, start_response)
 
-    def _watched(self, body: Iterable[bytes], about: Context, token: Token | None) -> Iterable[bytes]:
-        """Return the body; where the server cannot cut a stream off, one that ends with its token."""
-        if about.cut or token is None or self.streams is None or isinstance(body, (list, tuple)):
+    def _watched(self, body: Iterable[bytes], token: Token | None) -> Iterable[bytes]:
+        """Return a body that ends with its token: for servers that cannot cut a stream off."""
+        if token is None or self.streams is None or isinstance(body, (list, tuple)):
             return body
         return self.streams.checked(body, token)
 
@@ -86,17 +88,21 @@ class Gate:
         """Return the caller's token (None where none is needed) and whether it is blacklisted."""
         if self._public.admits(environ, path):
             return None, False
-        token = measure(about, "auth", self._verified, environ.get("HTTP_AUTHORIZATION", ""), about)
-        refusal = measure(about, "store", self._blacklist.refusal, token)
+        began = perf_counter()
+        try:
+            text = bearer_token(environ.get("HTTP_AUTHORIZATION", ""))
+            about.is_cached = self._verifier.remembers(text)
+            token = about.token = self._verifier.verify(text)
+        finally:
+            verified = perf_counter()
+            about.auth_seconds = verified - began
+        try:
+            refusal = self._blacklist.refusal(token)
+        finally:
+            about.store_seconds = perf_counter() - verified
         if refusal and path != BLACKLIST:
             raise refusal
         return token, refusal is not None
-
-    def _verified(self, authorization: str, about: Context) -> Token:
-        text = bearer_token(authorization)
-        about.is_cached = self._verifier.remembers(text)
-        token = about.token = self._verifier.verify(text)
-        return token
 
     def _own(
         self, environ: Environ, start_response: StartResponse, token: Token | None, blacklisted: bool
@@ -108,7 +114,7 @@ class Gate:
         if token is None:
             raise Problem("missing-credentials")
         answer = self._resource.answer(environ, token, blacklisted)
-        return start_lazily(environ, self._answer(environ, start_response, answer))
+        return start_lazily(context(environ), self._answer(environ, start_response, answer))
 
     def _answer(
         self, environ: Environ, start_response: StartResponse, answer: Generator[bytes, None, Answer]

@@ -7,7 +7,7 @@ import re
 from gateway.auth.tokens import Token
 from gateway.http.cache import remembered
 from gateway.http.grammar import environ_key
-from gateway.http.wsgi import Environ, context
+from gateway.http.wsgi import Context, Environ
 
 # Names that an upstream could fold into the trusted one: WSGI, CGI and PHP turn `-` into `_`,
 # others any punctuation (CVE-2025-64484, CVE-2026-39858).
@@ -40,10 +40,10 @@ class Identity:
         self._forward_authorization = forward_authorization
         self._spellings_in = remembered(256, longest=64)(self._spellings)
 
-    def set(self, environ: Environ, token: Token | None) -> None:
+    def set(self, environ: Environ, token: Token | None, about: Context) -> None:
         """Make the environ carry the token's identity, or none, and `gateway.claims` for stages within."""
         # Of the bundled server the client's fields alone: to look up all keys takes 1 % of a request's instructions.
-        for key in self._spellings_in(context(environ).received or tuple(environ)):
+        for key in self._spellings_in(about.received or tuple(environ)):
             environ.pop(key, None)
         if token is None:  # on a public path another scheme's credentials are for the upstream
             return

@@ -46,7 +46,7 @@ class Public:
 
         A preflight that passes is made one: without a body, cookies, and what would make another request of it.
         """
-        if not (self._exact or self._prefixes or self._pass_preflight):
+        if not self._is_any:
             return False
         is_bearer, has_credentials = _credentials(environ)
         if is_bearer:

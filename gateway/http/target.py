@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from gateway.http.cache import remembered
 from gateway.http.problems import Problem
-from gateway.http.wsgi import Environ, context
+from gateway.http.wsgi import Context, Environ, context
 
 # The gateway's own routes; every other path is the upstream's.
 BLACKLIST = "/blacklist"
@@ -24,13 +23,15 @@ _ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTA
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
 
-class Target(NamedTuple):
+class Target:
     """The request target as it will be sent (Latin-1 text of its bytes), its two parts, and whether it is our own."""
 
-    raw: str
-    path: str
-    query: str
-    is_own: bool
+    __slots__ = ("is_own", "path", "query", "raw")
+
+    def __init__(self, raw: str) -> None:
+        self.raw = raw
+        self.path, _, self.query = raw.partition("?")
+        self.is_own = is_own(self.path)
 
     def params(self) -> dict[str, str | list[str]]:
         """Return the decoded query parameters; empty values stay, a repeated name becomes a list."""
@@ -52,13 +53,17 @@ def collect(pairs: list[tuple[str, str]]) -> dict[str, str | list[str]]:
 
 
 def request_target(environ: Environ) -> Target:
-    """Return the request's target, byte for byte where the server gives it.
+    """Return the request's target, as `read_target` does."""
+    return read_target(environ, context(environ))
+
+
+def read_target(environ: Environ, about: Context) -> Target:
+    """Return the request's target, byte for byte where the server gives it; `about` is the request's context.
 
     Raises `Problem` bad-request-target for anything but origin-form, an absolute URI of the host that the
     request's Host names, if it has one (RFC 9112 section 3.2.2), or `*` with OPTIONS; and
     upgrade-unsupported for CONNECT with a target of its own.
     """
-    about = context(environ)
     found: Target | None = about.target
     if found is None:
         raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or _rebuilt(environ)
@@ -78,19 +83,19 @@ def is_decision(path: str) -> bool:
 
 @remembered(1024, longest=256)
 def _in_origin_form(raw: str) -> Target | None:
-    return _target(raw) if _ORIGIN_FORM.fullmatch(raw) else None
+    return Target(raw) if _ORIGIN_FORM.fullmatch(raw) else None
 
 
 def _in_another_form(environ: Environ, raw: str) -> Target:
     if raw == "*" and environ["REQUEST_METHOD"] == "OPTIONS":
-        return _target(raw)
+        return Target(raw)
     absolute = _ABSOLUTE_FORM.fullmatch(raw)
     if absolute and _names_host(absolute[1].lower(), absolute[2].lower(), environ.get("HTTP_HOST")):
         if not absolute[3] and environ["REQUEST_METHOD"] == "OPTIONS":
-            return _target("*")  # RFC 9112 section 3.2.4
+            return Target("*")  # RFC 9112 section 3.2.4
         rest = absolute[3] if absolute[3].startswith("/") else "/" + absolute[3]
         if _ORIGIN_FORM.fullmatch(rest):
-            return _target(rest)
+            return Target(rest)
     # CONNECT has a target of its own form (RFC 9112 section 3.2.3).
     raise Problem("upgrade-unsupported" if environ["REQUEST_METHOD"] == "CONNECT" else "bad-request-target")
 
@@ -104,11 +109,6 @@ def _names_host(scheme: str, authority: str, host: str | None) -> bool:
 
     # HTTP/1.0 asks for no Host field, and nothing is left to choose: the upstream is always the same.
     return host is None or without(authority) == without(host.lower())
-
-
-def _target(raw: str) -> Target:
-    path, _, query = raw.partition("?")
-    return Target(raw, path, query, is_own(path))
 
 
 def _rebuilt(environ: Environ) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from itertools import chain
-from time import perf_counter
 from types import MappingProxyType
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any
 
 from werkzeug.wsgi import ClosingIterator
 
@@ -17,10 +16,8 @@ StartResponse = Callable[..., Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 Fields = list[tuple[str, str]]
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-
 _KEY = "gateway.context"
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Context:
@@ -29,47 +26,61 @@ class Context:
     A server other than the bundled one sets nothing; then the defaults hold.
     """
 
-    # The bundled server.
-    received: tuple[str, ...] | None = None  # the environ keys of the client's own fields; None: not known
-    overloaded = False  # the request has waited longer than QUEUE_TIMEOUT
-    client_left: Callable[[], bool] | None = None  # return whether the client has closed the connection
-    pause: Pause | None = None  # None: the server cannot wait, so the stage must
-    # End the response visibly, never as if it were complete, for a refusal's code; callable from any thread. Before the
-    # response's head was sent, the refusal is the answer.
-    cut: Callable[[str], None] | None = None
-    # The client does not read what it was sent. Only a response that `is_duplex` is asked then: for b"", or its end.
-    is_unread = False
-    # Send an interim answer at once: status ("103 Early Hints") and fields. HTTP/1.0 clients get none.
-    interim: Callable[[str, Fields], None] | None = None
-    # `http.body`, on servers that cannot pause
-    body_left: int | None = None  # bytes of the body still to be read, -1: not known; None: nothing was read yet
-    # `http.target`, when it is first asked for the target; read by all.
-    target: Any = None
-    # `ops.observe`
-    client: str = ""  # the client's address by the rules of trust
-    request_id = ""  # the client's own where it is a sane one; it goes upstream, back, and into the log
-    trace = ""  # the trace's id (W3C Trace Context), for the log
-    seconds: dict[str, float] | None = None  # how long each part took; None: nobody asks
-    # `ops.traces`, OpenTelemetry's; None: it is off, or there is none
-    span: Any = None
-    upstream_span: Any = None
-    # `gate.gate`
-    token: Credential | None = None
-    is_cached: bool | None = None  # whether the token was verified before; None: there is no token
-    resource_metadata = ""  # the address that challenges name (RFC 9728)
-    # `signals`
-    signals: tuple[tuple[str, str], ...] = ()  # kind and outcome of each message that came with the request
-    # Whoever refuses, for the log.
-    refusal = ""
-    refusal_detail = ""
-    refusal_log: Mapping[str, str] = MappingProxyType({})
-    # `proxy.tunnel`: return the last bytes for a client that is cut off for that code, b"" where there can be none
-    farewell: Callable[[str], bytes] | None = None
-    # `proxy`: whether the response goes on with the request's body while its client does not read
-    is_duplex = False
-    # `proxy.exchange`
-    upstream_status: int | None = None
-    cause = ""  # why the upstream gave no (whole) answer, for the log
+    # Made anew for each request: with a `__dict__` each look at it would take three times as long.
+    __slots__ = (
+        "auth_seconds", "body_left", "cause", "client", "client_left", "cut", "farewell", "interim", "is_cached",
+        "is_duplex", "is_unread", "overloaded", "pause", "received", "refusal", "refusal_detail", "refusal_log",
+        "request_id", "resource_metadata", "signals", "span", "store_seconds", "target", "token", "trace",
+        "upstream_seconds", "upstream_span", "upstream_status",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        # The bundled server.
+        self.received: tuple[str, ...] | None = None  # the environ keys of the client's own fields; None: not known
+        self.overloaded = False  # the request has waited longer than QUEUE_TIMEOUT
+        self.client_left: Callable[[], bool] | None = None  # return whether the client has closed the connection
+        self.pause: Pause | None = None  # None: the server cannot wait, so the stage must
+        # End the response visibly, never as if it were complete, for a refusal's code; callable from any thread.
+        # Before the response's head was sent, the refusal is the answer.
+        self.cut: Callable[[str], None] | None = None
+        # The client does not read what it was sent. Only a response that `is_duplex` is asked then: for b"", or its
+        # end.
+        self.is_unread = False
+        # Send an interim answer at once: status ("103 Early Hints") and fields. HTTP/1.0 clients get none.
+        self.interim: Callable[[str, Fields], None] | None = None
+        # `http.body`, on servers that cannot pause
+        self.body_left: int | None = (
+            None  # bytes of the body still to be read, -1: not known; None: nothing was read yet
+        )
+        # `http.target`, when it is first asked for the target; read by all.
+        self.target: Any = None
+        # `ops.observe`
+        self.client: str = ""  # the client's address by the rules of trust
+        self.request_id = ""  # the client's own where it is a sane one; it goes upstream, back, and into the log
+        self.trace = ""  # the trace's id (W3C Trace Context), for the log
+        # `ops.traces`, OpenTelemetry's; None: it is off, or there is none
+        self.span: Any = None
+        self.upstream_span: Any = None
+        # `gate.gate`
+        self.token: Credential | None = None
+        self.is_cached: bool | None = None  # whether the token was verified before; None: there is no token
+        self.auth_seconds: float | None = None  # how long it took to verify the token; None: it was not asked for
+        self.store_seconds: float | None = None  # the same of the question to the blacklist
+        self.resource_metadata = ""  # the address that challenges name (RFC 9728)
+        # `signals`
+        self.signals: tuple[tuple[str, str], ...] = ()  # kind and outcome of each message that came with the request
+        # Whoever refuses, for the log.
+        self.refusal = ""
+        self.refusal_detail = ""
+        self.refusal_log: Mapping[str, str] = _NOTHING
+        # `proxy.tunnel`: return the last bytes for a client that is cut off for that code, b"" where there can be none
+        self.farewell: Callable[[str], bytes] | None = None
+        # `proxy`: whether the response goes on with the request's body while its client does not read
+        self.is_duplex = False
+        # `proxy.exchange`
+        self.upstream_seconds: float | None = None  # until the head of the upstream's answer came, or why there is none
+        self.upstream_status: int | None = None
+        self.cause = ""  # why the upstream gave no (whole) answer, for the log
 
 
 def context(environ: Environ) -> Context:
@@ -86,28 +97,12 @@ def give_context(environ: Environ, given: Context) -> None:
     environ[_KEY] = given
 
 
-def start_lazily(environ: Environ, body: Generator[bytes, None, None]) -> Iterable[bytes]:
+def start_lazily(about: Context, body: Generator[bytes, None, None]) -> Iterable[bytes]:
     """Return a body that starts its response when it is asked for its first part.
 
     Where the server cannot be told to wait, it is asked here: granian takes the status as soon as the app returns.
     """
-    if context(environ).pause is not None:
+    if about.pause is not None:
         return body
     first = next(body, None)
     return ClosingIterator(body if first is None else chain([first], body), body.close)
-
-
-def measure(about: Context, part: str, work: Callable[[*Ts], T], *args: *Ts) -> T:
-    """Return what `work` returns, and note how long it took, also when it raises."""
-    began = perf_counter()
-    try:
-        return work(*args)
-    finally:
-        if about.seconds is not None:
-            about.seconds[part] = perf_counter() - began
-
-
-def note_seconds(about: Context, part: str, began: float) -> None:
-    """Note how long a part took that began at that time of `perf_counter`, if somebody asks for it."""
-    if about.seconds is not None:
-        about.seconds[part] = perf_counter() - began

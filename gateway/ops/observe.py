@@ -98,7 +98,6 @@ class Observe:
             about.trace = trace[1]
         if not (self._write or self._metrics or self._traces):
             return self.app(environ, partial(_start_with_id, about, start_response))
-        about.seconds = {}
         if self._metrics:
             self._metrics.started()
         seen = _Seen(environ, about, start_response, self._tell)
@@ -191,7 +190,7 @@ class _Seen:
                 self._status,
                 self._outcome(about.refusal),
                 time.perf_counter() - self._began,
-                about.seconds or {},
+                _parts(about),
                 about.upstream_status,
             )
             self._tell(self._environ, request)
@@ -208,6 +207,11 @@ def _start_with_id(
         fields = [*fields, ("X-Request-Id", about.request_id)]
     write: Callable[[bytes], object] = start_response(status, fields, *rest)
     return write
+
+
+def _parts(about: Context) -> dict[str, float]:
+    parts = {"auth": about.auth_seconds, "store": about.store_seconds, "upstream": about.upstream_seconds}
+    return {part: seconds for part, seconds in parts.items() if seconds is not None}
 
 
 def _route(target: Any) -> str:

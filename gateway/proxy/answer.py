@@ -30,6 +30,11 @@ class Answer:
     `ClientDisconnected`, and what the taking of the request's body raises.
     """
 
+    __slots__ = (
+        "_about", "_ends_with_head", "_give_back", "_handle", "_is_awaited", "_silence", "_since", "fields", "reason",
+        "status",
+    )  # fmt: skip
+
     def __init__(
         self,
         handle: Handle,

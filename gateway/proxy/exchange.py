@@ -14,8 +14,8 @@ from gateway.http.blocking import blocking
 from gateway.http.body import body_length
 from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
-from gateway.http.target import request_target
-from gateway.http.wsgi import Context, Environ, StartResponse, context, note_seconds, start_lazily
+from gateway.http.target import read_target
+from gateway.http.wsgi import Context, Environ, StartResponse, context, start_lazily
 from gateway.proxy.answer import Answer
 from gateway.proxy.body import Body
 from gateway.proxy.failures import UpstreamFailed
@@ -88,7 +88,8 @@ class Upstream:
         forwards = _forwards_left(environ)
         if forwards == 0:
             return _answer_here(environ, start_response)
-        target = self._prefix.extend(request_target(environ).raw)
+        about = context(environ)
+        target = self._prefix.extend(read_target(environ, about).raw)
         fields = self._fields(environ)
         if forwards is not None:
             fields["Max-Forwards"] = str(forwards - 1)
@@ -102,7 +103,7 @@ class Upstream:
         body = Body(environ, None if length == -1 else length, self._max_body) if length else None
         if length == 0:
             fields["Content-Length"] = "0"
-        return start_lazily(environ, self._exchange(request, body, environ, start_response))
+        return start_lazily(about, self._exchange(request, body, environ, start_response))
 
     def close(self) -> None:
         """Close idle connections to the upstream."""
@@ -157,14 +158,14 @@ class Upstream:
                 request = yield from _with_body(request, body, about)
                 began = perf_counter()
             answer = yield from self._answer(request, about, self._user(environ, about))
-            note_seconds(about, "upstream", began)
+            about.upstream_seconds = perf_counter() - began
             about.upstream_status = answer.status
             start_response(f"{answer.status} {answer.reason}", response_fields(answer.fields, answer.status))
         except Problem as problem:
             if answer:
                 answer.close()
             about.cause = getattr(problem, "cause", "")
-            note_seconds(about, "upstream", began)
+            about.upstream_seconds = perf_counter() - began
             yield from refuse(problem, environ, start_response)
             return
         try:

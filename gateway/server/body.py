@@ -19,12 +19,13 @@ LOOK_SECONDS = 1.0  # between two looks of who waits for a body, whether the res
 class Body:
     """A body as it comes. `invite` is called once, before the first wait for a body: a client may expect a 100."""
 
-    is_cut = False  # whether nobody may wait for it any more
-    end_was_taken = False
-    _kept = b""  # what `readline` received and did not return
-    _problem: Problem | None = None
+    __slots__ = ("_framing", "_invite", "_kept", "_problem", "_wire", "end_was_taken", "is_cut")
 
     def __init__(self, wire: Wire, framing: Framing | None, invite: Callable[[], None] | None = None) -> None:
+        self.is_cut = False  # whether nobody may wait for it any more
+        self.end_was_taken = False
+        self._kept = b""  # what `readline` received and did not return
+        self._problem: Problem | None = None
         self._wire = wire
         self._framing = framing
         self._invite = invite

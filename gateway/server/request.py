@@ -13,18 +13,23 @@ from gateway.http.wsgi import Environ
 from gateway.server.chunks import Chunks, Framing, Length, Raw
 from gateway.server.head import read_head
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
 
 class Request:
     """A request whose head is whole. What its line and fields say is by environ key; what is wrong, in `problem`."""
 
-    line: Mapping[str, str] = MappingProxyType({})
-    fields: Mapping[str, str] = MappingProxyType({})
-    is_http_1_0 = False
-    is_head = False
-    problem: Problem | None = None
-    framing: Framing | None  # None: no body
-    expects_continue = False
-    closes = False  # whether the connection ends with it
+    __slots__ = ("closes", "expects_continue", "fields", "framing", "is_head", "is_http_1_0", "line", "problem")
+
+    def __init__(self) -> None:
+        self.line: Mapping[str, str] = _NOTHING
+        self.fields: Mapping[str, str] = _NOTHING
+        self.is_http_1_0 = False
+        self.is_head = False
+        self.problem: Problem | None = None
+        self.framing: Framing | None = None  # None: no body
+        self.expects_continue = False
+        self.closes = False  # whether the connection ends with it
 
     @classmethod
     def read(cls, head: bytes) -> Request:

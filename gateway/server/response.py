@@ -23,30 +23,35 @@ _SERVERS_OWN = frozenset(("connection", "keep-alive", "proxy-connection", "trans
 _NOTED = _SERVERS_OWN | {"content-length", "date"}
 _SWITCHING = frozenset(("connection", "upgrade"))  # an app that switches protocols says to which
 
+_NO_PARTS: Iterator[bytes] = iter(())
 _date = (0, "")
 
 
 class Response:
     """The response to one request, whose body is `body`. `notify` is called when it is to be cut off."""
 
-    cut_code = ""  # why it must not go on, if so
-    has_begun = False  # whether its head is given to send
-    is_over = False
-    is_framed = True  # whether its end shows otherwise than by the close
-    _head: tuple[str, Fields] | None = None
-    _chunked = False
-    _content: Iterable[bytes] = ()
-    _parts: Iterator[bytes] = iter(())
-    _is_whole = False  # whether the content is one part
-    _remaining: int | None = None  # bytes that Content-Length still promises
+    __slots__ = (
+        "_chunked", "_content", "_head", "_is_whole", "_notify", "_parts", "_pause", "_remaining", "_wire", "body",
+        "closes", "cut_code", "has_begun", "is_framed", "is_over", "request",
+    )  # fmt: skip
 
     def __init__(self, request: Request, body: Body, wire: Wire, pause: PauseNote, notify: Callable[[], None]) -> None:
+        self.cut_code = ""  # why it must not go on, if so
+        self.has_begun = False  # whether its head is given to send
+        self.is_over = False
+        self.is_framed = True  # whether its end shows otherwise than by the close
         self.closes = request.closes
         self.request = request
         self.body = body
         self._wire = wire
         self._pause = pause
         self._notify = notify
+        self._head: tuple[str, Fields] | None = None
+        self._chunked = False
+        self._content: Iterable[bytes] = ()
+        self._parts: Iterator[bytes] = _NO_PARTS
+        self._is_whole = False  # whether the content is one part
+        self._remaining: int | None = None  # bytes that Content-Length still promises
 
     def start(self, application: Application, environ: Environ) -> None:
         """Have the application answer; what it raises, here and later, goes to the caller."""

@@ -59,7 +59,7 @@ class Resource:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer as a WSGI app does."""
-        return start_lazily(environ, self._respond(environ, start_response))
+        return start_lazily(context(environ), self._respond(environ, start_response))
 
     def _respond(self, environ: Environ, start_response: StartResponse) -> Generator[bytes, None, None]:
         try:

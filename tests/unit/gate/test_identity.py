@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.gate.identity import Identity
+from gateway.http.wsgi import Context
 
 SPELLINGS = [
     "X-Token-Subject",
@@ -166,7 +167,7 @@ def test_claims_nested_as_deep_as_can_be_are_sent_on_or_refused(api: Api, depth:
 def test_only_names_that_fold_to_a_trusted_one_are_removed(name: str) -> None:
     key = environ_key(name)
     environ = {key: "theirs"}
-    Identity().set(environ, None)
+    Identity().set(environ, None, Context())
     folded = "".join(letter if letter.isalnum() else "_" for letter in name.upper())
     assert (key in environ) == (folded not in ("X_TOKEN_SUBJECT", "X_TOKEN_CLAIMS"))
 

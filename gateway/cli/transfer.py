@@ -23,7 +23,9 @@ from gateway.config.settings import Settings
 from gateway.http.problems import StoreUnavailable
 from gateway.http.strict_json import json_object
 
-BATCH = 1000  # entries in one change: one sync for all of them, and a few megabytes of SQLite's log
+BATCH = 1000  # entries read at once
+# Entries in one change, and a rest after it: other changes to the store wait for no more, and then have a turn.
+AT_ONCE, REST_SECONDS = 125, 0.005
 
 TRIES, PAUSE_SECONDS = 10, 1.0
 
@@ -85,12 +87,18 @@ def import_entries(settings: Settings, file: IO[str], as_json: bool) -> None:
 
 def _add(store: Store, batch: list[Entry]) -> None:
     """Add a batch, and anew while the store is too busy: what is there already does no harm."""
+    for start in range(0, len(batch), AT_ONCE):
+        _add_part(store, batch[start : start + AT_ONCE])
+        time.sleep(REST_SECONDS)
+
+
+def _add_part(store: Store, part: list[Entry]) -> None:
     for _ in range(TRIES - 1):
         with suppress(StoreUnavailable):
-            store.add(batch)
+            store.add(part)
             return
         time.sleep(PAUSE_SECONDS)
-    store.add(batch)
+    store.add(part)
 
 
 def _batches(file: IO[str]) -> Iterator[list[Entry]]:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 from helpers import NOW, Clock
+from powercut import can_trace
 
 from gateway.blacklist.keys import claim_key
 from gateway.blacklist.stores.base import Entry, StoreRefused
@@ -590,6 +591,16 @@ def test_a_file_that_is_itself_a_mount_point_is_refused(path: Path) -> None:
     assert "is itself a mount point" in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not can_trace(), reason="locks that do nothing need strace")
+def test_a_file_system_whose_locks_do_nothing_is_refused(store: SqliteStore, path: Path) -> None:
+    locks = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fcntl", "-e", "inject=fcntl:retval=0"]
+    code = f"import sys; from {SqliteStore.__module__} import SqliteStore; SqliteStore(sys.argv[1])"
+    command = [*locks, sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert "whose locks do not work" in done.stderr
+
+
 def test_whoever_ends_last_folds_the_log_into_the_file(path: Path, clock: Clock) -> None:
     with closing(SqliteStore(str(path), clock)) as store:
         in_a_child(lambda: store.add(ENTRIES[:10]))  # which ends without closing anything
@@ -599,6 +610,7 @@ def test_whoever_ends_last_folds_the_log_into_the_file(path: Path, clock: Clock)
         assert db.execute("SELECT count(*) FROM unnamed WHERE key LIKE 'token:%'").fetchone() == (10,)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_the_log_stays_short_although_somebody_always_reads(store: SqliteStore, path: Path) -> None:
     over = threading.Event()

@@ -30,24 +30,32 @@ def is_linearizable(clients: Sequence[Sequence[Operation]], present: bool = Fals
     """Return whether each operation can have happened at one moment between its begin and its end.
 
     `clients` holds the operations of each in its own order (Wing and Gong's search, remembering
-    where it has been).
+    where it has been). A change without an answer may have happened at any time after its begin: its bytes may have
+    been held back. Of such changes those that began first are taken first, for whatever they do, the others do.
     """
-    reached, seen = [((0,) * len(clients), present)], set()
+    answered = [[operation for operation in client if operation.told is not None] for client in clients]
+    pending = [
+        sorted(
+            operation.began for client in clients for operation in client if (operation.kind, operation.told) == each
+        )
+        for each in (("remove", None), ("add", None))
+    ]
+    reached, seen = [((0,) * len(clients), (0, 0), present)], set()
     while reached:
         state = reached.pop()
         if state in seen:
             continue
         seen.add(state)
-        done, present = state
-        waiting = {which: ops[at] for which, (ops, at) in enumerate(zip(clients, done, strict=True)) if at < len(ops)}
+        done, used, present = state
+        waiting = {which: ops[at] for which, (ops, at) in enumerate(zip(answered, done, strict=True)) if at < len(ops)}
         if not waiting:
             return True
         first_end = min(operation.ended for operation in waiting.values())
+        other = not present
+        if used[other] < len(pending[other]) and pending[other][used[other]] <= first_end:
+            reached.append((done, (used[0] + (not other), used[1] + other), other))
         for which, operation in waiting.items():
-            if operation.began <= first_end:
-                after = tuple(at + (which == other) for other, at in enumerate(done))
-                if operation.told in (None, present):
-                    reached.append((after, {"add": True, "remove": False}.get(operation.kind, present)))
-                if operation.told is None:
-                    reached.append((after, present))
+            if operation.began <= first_end and operation.told == present:
+                after = tuple(at + (which == each) for each, at in enumerate(done))
+                reached.append((after, used, {"add": True, "remove": False}.get(operation.kind, present)))
     return False

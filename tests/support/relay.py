@@ -109,3 +109,27 @@ class Relay:
         for byte in data:
             time.sleep(self.drip)
             target.sendall(bytes([byte]))
+
+
+class HoldingRelay(Relay):
+    """A relay in front of Redis that holds back the bytes of some: what is held comes later, in order."""
+
+    def __init__(self, behind: int) -> None:
+        super().__init__(behind)
+        self.held: set[str] = set()  # whose: replica, sentinel, client
+        self._kinds: dict[socket.socket, str] = {}
+
+    def _request(self, data: bytes, source: socket.socket, target: socket.socket) -> None:
+        for word, kind in ((b"PSYNC", "replica"), (b"sentinel-", "sentinel")):
+            if word in data:
+                self._kinds[source] = self._kinds[target] = kind
+        self._wait(target)
+        super()._request(data, source, target)
+
+    def _answer(self, data: bytes, target: socket.socket) -> None:
+        self._wait(target)
+        super()._answer(data, target)
+
+    def _wait(self, target: socket.socket) -> None:
+        while self._kinds.get(target, "client") in self.held:
+            time.sleep(0.01)

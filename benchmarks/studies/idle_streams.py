@@ -62,7 +62,7 @@ def upstream() -> Iterator[str]:
 
 
 def open_stream(port: int, number: int) -> socket.socket:
-    """Return a client whose answer has begun, from one of several addresses."""
+    """Return a client whose answer has started, from one of several addresses."""
     token = mint(sub=f"user-{number}", jti=str(number), sid=f"s{number}", iat=int(time.time()) - 10)
     sock = socket.create_connection(("127.0.0.1", port), 60, (f"127.0.0.{2 + number % 8}", 0))
     sock.sendall(request("GET /events", ("Authorization", f"Bearer {token}")))

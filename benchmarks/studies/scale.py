@@ -97,7 +97,7 @@ def connection_bytes(server: Server) -> float:
 
 
 def late_passes(url: str, nodes: int) -> tuple[int, int]:
-    """Blacklist at each of many nodes in turn, while all ask; return look-ups begun after an answer, and passes."""
+    """Blacklist at each of many nodes in turn, while all ask; return look-ups started after an answer, and passes."""
     stores = [open_store(url) for _ in range(nodes)]
     revoked: list[str] = []
     counts, over = [[0, 0] for _ in range(THREADS)], threading.Event()
@@ -105,7 +105,7 @@ def late_passes(url: str, nodes: int) -> tuple[int, int]:
     def ask(thread: int) -> None:
         while not over.is_set():
             for store in stores[thread::THREADS]:
-                known = revoked[-1:]  # blacklisted before this question began
+                known = revoked[-1:]  # blacklisted before this look-up started
                 with suppress(StoreUnavailable):  # a busy machine
                     found = store.find(known)
                     counts[thread][0] += len(known)

@@ -2,7 +2,7 @@
 local FIELDS = { "authorization", "origin", "access-control-request-method" }
 local PASSED_ON = { "content-type", "www-authenticate", "retry-after", "cache-control" }
 
-local function question(txn, url)
+local function request_for(txn, url)
     local given = txn.http:req_get_headers()
     local fields = {
         ["x-forwarded-method"] = { txn.f:method() },
@@ -28,7 +28,7 @@ local function refuse(txn, answer)
 end
 
 core.register_action("ask-gateway", { "http-req" }, function(txn, url)
-    local answer = core.httpclient():get(question(txn, url))
+    local answer = core.httpclient():get(request_for(txn, url))
     if answer.status ~= 200 then
         return refuse(txn, answer)
     end

@@ -33,8 +33,8 @@ class FetchPolicy:
     retry: float = 1  # after a failed fetch, doubled at each further one, up to max_retry
     max_retry: float = 30
     cool_down: float = 30  # between fetches that tokens bring about, failed or not
-    patience: float = 1  # what requests wait for such a fetch, counted from its start
-    limit: float = 86_400  # how long the last good keys serve when no newer ones are to be had
+    wait: float = 1  # what requests wait for such a fetch, counted from its start
+    limit: float = 86_400  # how long the last good keys serve when no newer ones can be fetched
     aliases: tuple[str, ...] = ()  # other names of the issuer that its metadata may give
     connect: float = 3
     read: float = 5

@@ -34,7 +34,7 @@ __all__ = [
 _BARE_KEY = re.compile(r"M[A-Za-z0-9+/\s]{50,}={0,2}")  # the base64 of DER, as Keycloak's pages show a key
 
 LOOK_SECONDS = 1  # how often a file of keys is looked at
-FILE_PATIENCE = 0.25  # seconds that a request waits, once per look, for a disk
+FILE_WAIT_SECONDS = 0.25  # seconds that a request waits, once per look, for a disk
 
 
 class Keys(Protocol):
@@ -148,7 +148,7 @@ def _public_keys(
     if is_key_text(source):
         return StaticKeys(allowed, keys)
     often = replace(policy, refresh=LOOK_SECONDS, retry=LOOK_SECONDS, max_retry=LOOK_SECONDS)
-    return WatchedKeys(allowed, snapshot, load, replace(often, cool_down=LOOK_SECONDS, patience=FILE_PATIENCE), now)
+    return WatchedKeys(allowed, snapshot, load, replace(often, cool_down=LOOK_SECONDS, wait=FILE_WAIT_SECONDS), now)
 
 
 def _load(source: str) -> bytes:

@@ -47,7 +47,7 @@ class Snapshot:
     def take(self, load: Callable[[], bytes]) -> KeySet:
         """Load and read the keys, and return them. Raises whatever `load` and `read` raise.
 
-        The same text keeps the same KeySet, and with it the tokens that are remembered under it.
+        The same text keeps the same KeySet, and with it the tokens that are cached under it.
         """
         began = self._now()
         text = load()

@@ -49,9 +49,9 @@ class Token:
 
 
 class Verifier:
-    """Verifies tokens of some `issuers`, and remembers up to `remembered` good ones.
+    """Verifies tokens of some `issuers`, and keeps up to `cache_size` good ones.
 
-    A remembered token is good only under the very key set that verified it, so that a removed
+    A cached token is good only under the very key set that verified it, so that a removed
     key takes its tokens along. `leeway` and `max_age` (by `iat`) are in seconds, `now` returns epoch seconds.
     """
 
@@ -62,7 +62,7 @@ class Verifier:
         leeway: float = 0,
         max_bytes: int = 8192,
         max_age: int | None = None,
-        remembered: int = 16_384,
+        cache_size: int = 16_384,
         now: Callable[[], float] = time.time,
     ) -> None:
         known = list(issuers)
@@ -71,8 +71,8 @@ class Verifier:
         self._leeway = leeway
         self._max_bytes = max_bytes
         self._max_age = max_age
-        self._limit = remembered
-        self._remembered: dict[str, Token] = {}
+        self._limit = cache_size
+        self._cached: dict[str, Token] = {}
         self._now = now
 
     def verify(self, text: str) -> Token:
@@ -96,7 +96,7 @@ class Verifier:
 
     def genuine(self, text: str) -> Token:
         """Return the token if it is genuine, whatever the time. Raises `Problem` saying why it is not."""
-        token = self._remembered.get(text)
+        token = self._cached.get(text)
         if token is None or token.key_set is not token.issuer.keys.current():
             token = self._checked(text)
             self._remember(token)
@@ -104,7 +104,7 @@ class Verifier:
 
     def remembers(self, text: str) -> bool:
         """Return whether the token has been verified before, and not been forgotten since."""
-        return text in self._remembered
+        return text in self._cached
 
     def has_expired(self, token: Token) -> bool:
         """Return whether the token's `exp` or its age has come (RFC 7519 section 4.1.4: on or after is too late)."""
@@ -118,12 +118,12 @@ class Verifier:
         return ends + self._leeway
 
     def _remember(self, token: Token) -> None:
-        while len(self._remembered) >= self._limit:
+        while len(self._cached) >= self._limit:
             try:
-                del self._remembered[next(iter(self._remembered))]
+                del self._cached[next(iter(self._cached))]
             except (StopIteration, KeyError, RuntimeError):
                 break  # another thread is making room at the same moment
-        self._remembered[token.text] = token
+        self._cached[token.text] = token
 
     def _checked(self, text: str) -> Token:
         # The size first: a megabyte of dots must not even be matched (CVE-2025-30204).

@@ -18,7 +18,7 @@ from gateway.http.problems import Problem
 class WatchedKeys:
     """Keys that `load` gets, kept fresh by one daemon thread in each process that asks for them.
 
-    The thread starts with the first question, so keys may be built before workers are forked.
+    The thread starts with the first use, so keys may be built before workers are forked.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class WatchedKeys:
                 self._thread.start()
 
     def _ask(self) -> None:
-        """Have the thread fetch, unless it was asked within the cool-down, and wait while patience lasts.
+        """Have the thread fetch, unless it was asked within the cool-down, and wait for it, but not for long.
 
-        All who wait share one patience: however many tokens that nothing verifies are sent while the
-        provider hangs, they hold our threads for one patience per cool-down.
+        All who wait share one time limit: however many tokens that nothing verifies are sent while the
+        provider hangs, they hold our threads for one time limit per cool-down.
         """
         with blocking(), self._changed:
             elapsed = self._now() - self._asked_at
@@ -98,7 +98,7 @@ class WatchedKeys:
                 self._asked, self._asked_at = self._asked + 1, self._now()
                 self._changed.notify_all()
             ticket = self._asked
-            self._changed.wait_for(lambda: self._done >= ticket, self._policy.patience - elapsed)
+            self._changed.wait_for(lambda: self._done >= ticket, self._policy.wait - elapsed)
 
     def _run(self) -> None:
         delay = 0.0

@@ -36,7 +36,7 @@ class Actor(NamedTuple):
 class ClaimTarget(NamedTuple):
     """The tokens of an issuer with a claim of this value (`values.value_text`), issued before a cut-off; None: all.
 
-    `until` ends that; None: as long as it may strike. Both are in epoch seconds, but for the cut-off `NOW`.
+    `until` ends that; None: as long as it may apply. Both are in epoch seconds, but for the cut-off `NOW`.
     """
 
     issuer: str
@@ -95,7 +95,7 @@ class Blacklist:
         return bool(self.entries_against(token))
 
     def entries_against(self, token: Token) -> list[Entry]:
-        """Return the entries that blacklist the token now: one question to the store, never remembered.
+        """Return the entries that blacklist the token now: one look-up, never cached.
 
         Raises `Problem` invalid-claim for a token with too long a list in a claim that can be blacklisted.
         """

@@ -99,7 +99,7 @@ def read_values(name: str, value: object) -> tuple[str, ...]:
     if JOIN in name:
         return (_joined(name, text),)
     if isinstance(value, Typed) and _UNREADABLE.search(text):
-        # What cannot be told from other bytes that are no UTF-8 would strike nobody, or somebody else.
+        # What cannot be told from other bytes that are no UTF-8 would name nobody, or somebody else.
         raise _invalid("The claim's value is not UTF-8: in JSON every text can be named.")
     number = number_text(text) if isinstance(value, Typed) else None
     return (text,) if number in (None, text) else (str(number), str(text))

@@ -14,7 +14,7 @@ from gateway.cli.options import open_blacklist, with_settings
 from gateway.cli.shown import echo, echo_json, store_name
 from gateway.config.settings import Settings
 
-_CHUNK = 100  # keys in one question
+_CHUNK = 100  # keys in one look-up
 
 Named = tuple[str, dict[str, Any]]  # an entry's key, and what the audit log says of it
 

@@ -140,6 +140,6 @@ def _with_key(entry: Entry, name: str, value: str) -> Entry:
     """Return a claim's entry under the key that it has today: an older gateway's was another for a number."""
     key = claim_key(entry.issuer, name, value)
     if entry.key not in (key, *legacy_claim_keys(entry.issuer, name, value)):
-        # It would be listed, and strike nothing, or another claim's tokens.
+        # It would be listed, and blacklist nothing, or another claim's tokens.
         raise _Refused("its key is not its claim's")
     return dataclasses.replace(entry, key=key)

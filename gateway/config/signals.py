@@ -12,7 +12,7 @@ from pydantic_settings import NoDecode
 from gateway.auth.fetch import checked_url
 from gateway.auth.issuers import TENANT
 from gateway.auth.keys import KeysRefused
-from gateway.config.values import IssuerSettings, Members, json_list, listed
+from gateway.config.values import IssuerSettings, Members, json_list, split_list
 from gateway.http.values import JOIN
 
 # What an issuer of access tokens has, and a sender of signals has not.
@@ -30,7 +30,7 @@ class SignalSettings(IssuerSettings):
     """One member of SIGNALS: who sends messages, signed with which keys, and about whose tokens."""
 
     about: Members = ()
-    takes: Annotated[tuple[Literal["logout", "revocation", "events"], ...], BeforeValidator(listed)] = (
+    takes: Annotated[tuple[Literal["logout", "revocation", "events"], ...], BeforeValidator(split_list)] = (
         "logout",
         "revocation",
         "events",
@@ -45,7 +45,7 @@ class SignalSettings(IssuerSettings):
     without_exp: int = Field(0, ge=0, le=3600)
     extra_events: Annotated[
         tuple[Literal["assurance-level-change", "device-compliance-change", "risk-level-change"], ...],
-        BeforeValidator(listed),
+        BeforeValidator(split_list),
     ] = ()
     state: str = ""
     authorization: SecretStr | None = None
@@ -74,7 +74,7 @@ class SignalSettings(IssuerSettings):
 
     @property
     def kinds(self) -> frozenset[str]:
-        """The kinds of message taken: without an audience, only what an Authorization field vouches for."""
+        """The kinds of message taken: without an audience, only what an Authorization field authenticates."""
         return frozenset(self.takes) - (frozenset() if self.audience else {*_NEED_AUDIENCE})
 
     @property
@@ -110,7 +110,7 @@ class ClientSettings(BaseModel):
 
     client_id: Annotated[str, Field(min_length=1)]
     secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_secrets), Field(min_length=1, max_length=16)]
-    may: Annotated[tuple[Literal["revoke", "introspect"], ...], BeforeValidator(listed)] = ("revoke", "introspect")
+    may: Annotated[tuple[Literal["revoke", "introspect"], ...], BeforeValidator(split_list)] = ("revoke", "introspect")
     issuers: Members = ()
     per_minute: int = Field(6000, ge=1)
 

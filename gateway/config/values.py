@@ -26,7 +26,7 @@ from gateway.auth.required import read_requirement
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
 
 
-def listed(value: object) -> object:
+def split_list(value: object) -> object:
     """Read `a, b` or a JSON list (for members with a comma in them) as a list; null, in JSON, is an empty one."""
     if value is None:
         return ()
@@ -120,10 +120,10 @@ class Part(SecretStr):
     """A secret that was cut out of a text at a comma: the text as a whole may have been meant."""
 
 
-def _listed_secrets(value: object) -> object:
-    """Read secrets as `listed` does; those that a comma parted know it."""
+def _split_secrets(value: object) -> object:
+    """Read secrets as `split_list` does; those that a comma parted know it."""
     if not isinstance(value, str) or value.lstrip().startswith("["):
-        return listed(value)
+        return split_list(value)
     found: list[str | SecretStr] = []
     for line in value.splitlines():
         parts = [part.strip() for part in line.split(",") if part.strip()]
@@ -158,7 +158,7 @@ def _claim_names(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 HttpProxy = Annotated[str, AfterValidator(_http_proxy)]
 Hosts = Annotated[Listed, AfterValidator(_hosts)]
 ClaimNames = Annotated[Listed, AfterValidator(_claim_names)]
@@ -166,9 +166,9 @@ Scope = Annotated[str, Field(pattern=r"^[!#-\[\]-~]+$")]
 Paths = Annotated[Listed, AfterValidator(_paths)]
 Origins = Annotated[Listed, AfterValidator(_origins)]
 Requirements = Annotated[Listed, AfterValidator(_requirements)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_listed_secrets), AfterValidator(_secrets)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Members = Annotated[tuple[str, ...], BeforeValidator(listed)]
+Members = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 
 
@@ -178,7 +178,7 @@ class IssuerSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     issuer: Annotated[str, Field(min_length=1)]
-    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_listed_secrets)] = ()
+    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_split_secrets)] = ()
     public_key: str | None = None
     jwks_url: str | None = None
     algorithms: Members = ()

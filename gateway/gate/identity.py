@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gateway.auth.tokens import Token
-from gateway.http.cache import remembered
+from gateway.http.cache import bounded_cache
 from gateway.http.grammar import environ_key
 from gateway.http.wsgi import Context, Environ
 
@@ -38,7 +38,7 @@ class Identity:
         defaults = {"claims": CLAIMS_FIELD, "subject": SUBJECT_FIELD}
         self._removed = frozenset(environ_key(name) for name in (defaults | self._names).values())
         self._forward_authorization = forward_authorization
-        self._spellings_in = remembered(256, longest=64)(self._spellings)
+        self._spellings_in = bounded_cache(256, longest=64)(self._spellings)
 
     def set(self, environ: Environ, token: Token | None, about: Context) -> None:
         """Make the environ carry the token's identity, or none, and `gateway.claims` for stages within."""
@@ -59,7 +59,7 @@ class Identity:
         return tuple((name, "") for name in self._names.values()) if token is None else self._trusted(token)[1]
 
     def _trusted(self, token: Token) -> tuple[Environ, Fields]:
-        """Return what a request's environ gains, and the response fields: worked out once for a remembered token."""
+        """Return what a request's environ gains, and the response fields: worked out once for a cached token."""
         known: tuple[Environ, Fields] | None = token.derived.get(self)
         if known is None:
             values = {"claims": token.text.split(".", 2)[1], "subject": _subject(token.claims.get("sub"))}
@@ -72,7 +72,7 @@ class Identity:
         return [key for key in keys if _folded(key) in self._removed]
 
 
-@remembered(1024)
+@bounded_cache(1024)
 def _folded(key: str) -> str:
     return _PUNCTUATION.sub("_", key.upper()) if key.startswith("HTTP_") else ""
 

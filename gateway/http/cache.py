@@ -1,4 +1,4 @@
-"""What is worked out from texts that others write, remembered in bounded space."""
+"""What is worked out from texts that others write, kept in bounded space."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class _Memory(dict[K, T]):
         return value
 
 
-def remembered(count: int, longest: int = LONGEST) -> Callable[[Callable[[K], T]], Callable[[K], T]]:
-    """Return a decorator by which up to `count` results are remembered; those of longer texts are not.
+def bounded_cache(count: int, longest: int = LONGEST) -> Callable[[Callable[[K], T]], Callable[[K], T]]:
+    """Return a decorator by which up to `count` results are kept; those of longer texts are not.
 
     `lru_cache` counts but does not weigh: with 3,000 texts of 200 KB a stranger, without a token, took
     1.2 GB of a worker. And what is known costs a look into a dictionary, 40 ns, not a call.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.http.cache import remembered
+from gateway.http.cache import bounded_cache
 
 # RFC 9110 section 5.6.2: the characters of a token, to be put in a regular expression's brackets.
 TOKEN_CHARS = r"!#$%&'*+\-.^_`|~0-9A-Za-z"  # noqa: S105 - HTTP's word, no secret
@@ -17,7 +17,7 @@ _HAS_WHOLE_QUOTES = re.compile(rf'(?:[^"]|{_QUOTED})*+')
 _ELEMENT = re.compile(rf'(?:[^,"]|{_QUOTED})++')
 
 
-@remembered(2048)
+@bounded_cache(2048)
 def is_token(text: str) -> bool:
     """Return whether a text is a token, as methods and names of fields are (RFC 9110 section 5.6.2)."""
     return TOKEN.fullmatch(text) is not None
@@ -40,14 +40,14 @@ def elements(value: str) -> list[str]:
     return [element for each in found if (element := each.strip(" \t"))]
 
 
-@remembered(2048)
+@bounded_cache(2048)
 def environ_key(name: str) -> str:
     """Return the key that a field has in a WSGI environ (RFC 3875 section 4.1.18)."""
     key = name.upper().replace("-", "_")
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
 
 
-@remembered(2048)
+@bounded_cache(2048)
 def field_name(key: str) -> str:
     """Return the name of the field that has the key, "" where it is no field's. `-` and `_` cannot be told apart."""
     name = key.removeprefix("HTTP_").replace("_", "-").title()

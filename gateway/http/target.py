@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl
 
-from gateway.http.cache import remembered
+from gateway.http.cache import bounded_cache
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Context, Environ, context
 
@@ -81,7 +81,7 @@ def is_decision(path: str) -> bool:
     return path == DECISION or path.startswith(DECISION + "/")
 
 
-@remembered(1024, longest=256)
+@bounded_cache(1024, longest=256)
 def _in_origin_form(raw: str) -> Target | None:
     return Target(raw) if _ORIGIN_FORM.fullmatch(raw) else None
 

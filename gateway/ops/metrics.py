@@ -49,7 +49,10 @@ class Metrics:
         tokens = Counter("gateway_tokens", "Tokens, by whether verified before", ["remembered"], registry=own)
         self._tokens = {True: tokens.labels("yes"), False: tokens.labels("no")}
         self._signals = Counter(
-            "gateway_signals", "Messages and questions of others", ["kind", "outcome"], registry=own
+            "gateway_signals",
+            "Messages and requests of identity providers and clients",
+            ["kind", "outcome"],
+            registry=own,
         )
         for kind in ("events", "revocation"):
             self._signals.labels(kind, "unmatched")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from gateway.http.blocking import blocking
-from gateway.http.cache import remembered
+from gateway.http.cache import bounded_cache
 from gateway.http.disconnected import ClientDisconnected
 from gateway.http.wsgi import Context, Fields
 from gateway.proxy.curl import Handle
@@ -181,7 +181,7 @@ def parse(lines: list[bytes]) -> Head:
     return *_status(lines[0]), list(map(_field, lines[1:]))
 
 
-@remembered(2048, longest=256)
+@bounded_cache(2048, longest=256)
 def _field(line: bytes) -> tuple[str, str]:
     match = _FIELD_LINE.fullmatch(line)
     if match is None:  # a CR or NUL would break a line downstream
@@ -189,7 +189,7 @@ def _field(line: bytes) -> tuple[str, str]:
     return match[1].decode("latin-1"), match[2].decode("latin-1").strip(" \t")
 
 
-@remembered(256, longest=256)
+@bounded_cache(256, longest=256)
 def _status(line: bytes) -> tuple[int, str]:
     match = _STATUS_LINE.fullmatch(line)
     if match is None:

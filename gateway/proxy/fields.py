@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Iterable, Set
 
-from gateway.http.cache import remembered
+from gateway.http.cache import bounded_cache
 from gateway.http.grammar import elements, field_name, is_token, read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, Fields
@@ -89,7 +89,7 @@ class RequestFields:
         return f"{inbound}, {received}"
 
 
-@remembered(256)
+@bounded_cache(256)
 def connection_options(value: str) -> frozenset[str]:
     """Return the names, in lower case, that a Connection field has beyond the usual (RFC 9110 section 7.6.1)."""
     return frozenset(elements(value.lower())) - _HOP_BY_HOP - {"close"}
@@ -150,13 +150,13 @@ def _agreed(lengths: list[str]) -> str:
     return length
 
 
-@remembered(256, longest=64)
+@bounded_cache(256, longest=64)
 def _names(keys: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return those of an environ's keys that go on, each with its name."""
     return [(key, name) for key in keys if (name := _name(key))]
 
 
-@remembered(2048)
+@bounded_cache(2048)
 def _name(key: str) -> str:
     """Return the name that an environ's key goes on as, "" for none.
 

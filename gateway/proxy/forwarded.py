@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from ipaddress import IPv6Address
 
-from gateway.http.cache import remembered
+from gateway.http.cache import bounded_cache
 from gateway.http.grammar import TOKEN, elements, field_name
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ
@@ -115,7 +115,7 @@ def _read_node(element: str) -> Node:
     return node
 
 
-@remembered(1024, longest=64)
+@bounded_cache(1024, longest=64)
 def _plain(address: str) -> str:
     """Return an address, with its port if it has one, as IPv4 where it is IPv4 written as IPv6."""
     if "ffff:" not in address.lower():

@@ -22,8 +22,8 @@ class Resolver:
     libcurl's own resolver has a thread for each transfer, and joins it when the transfer is cleaned up.
     """
 
-    def __init__(self, host: str, port: int, patience: float) -> None:
-        self._host, self._port, self._patience = host, port, patience
+    def __init__(self, host: str, port: int, timeout: float) -> None:
+        self._host, self._port, self._timeout = host, port, timeout
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._asked = -math.inf  # when the last look-up began, in seconds of `monotonic`
@@ -50,7 +50,7 @@ class Resolver:
         is raised.
         """
         self._start()
-        while self._thread and monotonic() - self._asked < self._patience:
+        while self._thread and monotonic() - self._asked < self._timeout:
             yield LOOK_SECONDS
         if not self.addresses:
             raise UpstreamFailed(

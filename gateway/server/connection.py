@@ -227,7 +227,7 @@ class Connection:
             response.closes = response.is_over = True
 
     def _refuse(self, response: Response, problem: Problem) -> None:
-        """Answer with a refusal in place of a response that has not begun."""
+        """Answer with a refusal in place of a response that has not started."""
         self._response = Response(response.request, response.body, self.wire, self.pause, self._notify)
         self._response.refuse(problem)
 

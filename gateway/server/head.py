@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from threading import Lock
 from urllib.parse import unquote_to_bytes
 
-from gateway.http.cache import remembered
+from gateway.http.cache import bounded_cache
 from gateway.http.grammar import CONTROLS, TOKEN_CHARS, environ_key
 from gateway.http.problems import Problem
 
@@ -122,7 +122,7 @@ def _has_control(head: bytes) -> bool:
     return len(flat.translate(None, CONTROLS)) != len(flat)
 
 
-@remembered(1024, longest=256)
+@bounded_cache(1024, longest=256)
 def _read_line(line: bytes) -> dict[str, str]:
     """Return what a request line says (RFC 9112 section 3)."""
     start = _REQUEST_LINE.fullmatch(line.decode("latin-1"))
@@ -140,7 +140,7 @@ def _read_line(line: bytes) -> dict[str, str]:
     }
 
 
-@remembered(1024, longest=2048)
+@bounded_cache(1024, longest=2048)
 def _read_fields(block: bytes) -> dict[str, str]:
     """Return the fields by environ key, repeats joined (RFC 9110 section 5.3)."""
     if _has_control(block):
@@ -164,7 +164,7 @@ def _read_fields(block: bytes) -> dict[str, str]:
     return fields
 
 
-@remembered(1024, longest=128)
+@bounded_cache(1024, longest=128)
 def read_field(line: str) -> tuple[str, str]:
     """Return a field's key in the environ, "" for one to be ignored, and its value. Raises `Problem`."""
     name, colon, value = line.partition(":")
@@ -175,7 +175,7 @@ def read_field(line: str) -> tuple[str, str]:
     return key, value
 
 
-@remembered(1024)
+@bounded_cache(1024)
 def _key_of(name: str) -> str:
     """Return a field's key in the environ, "" for a name with `_`: there `X_Name` would replace `X-Name`."""
     if not _FIELD_NAME.fullmatch(name):

@@ -247,7 +247,7 @@ class Listener:
                 self._poller.wake()
 
     def close(self) -> None:
-        """Accept who has already connected, and no one after; to be called once the drain has begun."""
+        """Accept who has already connected, and no one after; to be called once the drain has started."""
         self._acceptor.close()
 
     def contexts(self) -> list[Context]:

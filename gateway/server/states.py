@@ -43,7 +43,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 TRANSITIONS = {state: following | {CLOSED} for state, following in TRANSITIONS.items()}
 
-# What has begun is served before what is new: an answer's next part, then what is to be sent, then what clients send.
+# What is under way is served before what is new: answers, then what is to be sent, then what clients send.
 STAGES = 3
 STAGE: dict[State, int] = {ANSWER: 0, PAUSE: 0, UNREAD: 0, SEND: 1, HEAD: 2, SKIP: 2, LINGER: 2, CLOSED: 2}
 
@@ -65,7 +65,9 @@ class Deadlines:
         self._keep_alive = keep_alive
         self.is_quiet_allowed = False  # whether the client speaks another protocol, and may say nothing for hours
         self.heard = now  # when the client last sent or took a byte
-        self.since: float | None = now  # when the head that is coming began, or the lingering; None: no head has begun
+        self.since: float | None = (
+            now  # when the head that is coming began, or the lingering; None: no head has started
+        )
 
     def end(self, state: State, *, awaits_body: bool = False, draining: bool = False) -> float:
         """Return when the client has had its time; inf where it is the app's time."""

@@ -18,7 +18,7 @@ from gateway.signals.subjects import Subject, find_subjects
 
 TYPES = frozenset(("secevent+jwt",))
 MEDIA_TYPE = "application/secevent+jwt"
-# An event has no end. It is remembered for so long, and one that is older is not taken: so none counts twice.
+# An event has no end. Its number is kept for so long, and one that is older is not taken: so none counts twice.
 LONGEST_SECONDS = 90 * 86_400
 # RFC 8935 section 2.4, from the codes of problems.
 ERRORS = {
@@ -63,7 +63,7 @@ class Events:
             cut_off=self._cut_off(events, message),
             reason=_reason(events),
             jti=message.text("jti"),
-            remembered_until=message.time("iat") + LONGEST_SECONDS,
+            kept_until=message.time("iat") + LONGEST_SECONDS,
         )
         self._recorder.record(notice, about)
 

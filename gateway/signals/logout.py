@@ -34,7 +34,7 @@ class Logout:
             subjects=_subjects(sender, message),
             cut_off=max(self._recorder.cut_off(), math.ceil(message.time("iat"))),
             jti=message.text("jti"),
-            remembered_until=expires_at,
+            kept_until=expires_at,
         )
         if not self._recorder.record(notice, context(environ)):
             raise Refusal("invalid_request", "The logout token was taken before.")

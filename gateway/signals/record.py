@@ -22,7 +22,7 @@ audit = logging.getLogger("gateway.audit")
 class Notice:
     """What one message says: whom it takes back, by a cut-off where they do not end for good (None: now).
 
-    `jti` is the message's number, remembered until that time; "" is a message that may come again.
+    `jti` is the message's number, kept until that time; "" is a message that may come again.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Notice:
     cut_off: int | None = None
     reason: str = ""
     jti: str = ""
-    remembered_until: float = 0
+    kept_until: float = 0
 
 
 class Recorder:
@@ -76,5 +76,5 @@ class Recorder:
             return None
         digest = hashlib.sha256(json.dumps([notice.sender.name, notice.jti]).encode()).hexdigest()
         # A second longer than the message could be taken.
-        ends = min(math.ceil(min(notice.remembered_until, LATEST)) + math.ceil(self.leeway) + 1, LATEST)
+        ends = min(math.ceil(min(notice.kept_until, LATEST)) + math.ceil(self.leeway) + 1, LATEST)
         return Entry("seen:" + digest, notice.sender.name, int(self.now()), ends)

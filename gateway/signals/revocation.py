@@ -28,7 +28,7 @@ class Revocation:
         """Return 204 once it lasts. Raises `Refusal` or `Problem`."""
         sender, jti, expires_at = self._authenticate(environ)
         subjects = self._read(environ, body, sender)
-        notice = Notice(kind=REVOCATION, sender=sender, subjects=subjects, jti=jti, remembered_until=expires_at)
+        notice = Notice(kind=REVOCATION, sender=sender, subjects=subjects, jti=jti, kept_until=expires_at)
         if not self._recorder.record(notice, context(environ)):
             raise _unauthorized("The credential was used before.")
         return Answer("204 No Content")

@@ -121,7 +121,7 @@ def under_load(gateway: Running, seconds: float) -> Counter[tuple[str, int]]:
 
 
 def limit(which: int, soft: int) -> Callable[[Running], Callable[[], None]]:
-    """Return what lowers a limit of the running workers, and gives back what lifts it."""
+    """Return what lowers a limit of the running workers, and returns what lifts it."""
 
     def lower(gateway: Running) -> Callable[[], None]:
         before = {pid: resource.prlimit(pid, which) for pid in gateway.workers}
@@ -152,8 +152,8 @@ def test_what_cannot_be_stored_is_refused_and_the_rest_goes_on(gateway: Running,
     log = gateway._log.with_name("blacklist.sqlite3-wal")
     while not log.exists() or log.stat().st_size < 2 * 32768:  # what lies below the limit can still be written
         under_load(gateway, 0.5)
-    strike, refused = FAULTS[fault]
-    lift = strike(gateway)
+    cause, refused = FAULTS[fault]
+    lift = cause(gateway)
     during = under_load(gateway, 2)
     lift()
     assert {status for name, status in during if name == "new"} == refused

@@ -91,12 +91,12 @@ def test_processes_that_change_one_entry_in_redis_agree_on_an_order() -> None:
 def test_processes_agree_on_an_order_although_redis_is_killed_and_comes_back() -> None:
     with RedisServer() as server:
 
-        def strike() -> None:
+        def fail() -> None:
             for _ in range(3):
                 server.kill()
                 server.start()
                 time.sleep(0.1)
 
-        clients = history(server.url, meanwhile=strike, pause=0.005)
+        clients = history(server.url, meanwhile=fail, pause=0.005)
     assert is_linearizable(clients)
     assert told(clients) == {True, False, None}

@@ -56,7 +56,7 @@ class Damage(NamedTuple):
     source: int
     written: bytes
 
-    def strike(self, data: bytearray) -> None:
+    def inflict(self, data: bytearray) -> None:
         start = self.where % len(data)
         page, other = (at % len(data) // PAGE * PAGE for at in (self.where, self.source))
         if self.kind == "bytes":
@@ -91,7 +91,7 @@ def spoil(data: bytes, damages: list[Damage]) -> bytes:
     spoilt = bytearray(data)
     for damage in damages:
         if spoilt:
-            damage.strike(spoilt)
+            damage.inflict(spoilt)
     return bytes(spoilt)
 
 

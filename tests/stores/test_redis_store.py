@@ -984,19 +984,19 @@ def test_answers_never_cross_while_connections_break(relay: Relay, store: Store)
 
 
 class Interrupt(BaseException):
-    """From outside, as a time-out for a worker makes it: it strikes anywhere."""
+    """From outside, as a time-out for a worker makes it: it comes anywhere."""
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it strikes destructors too
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it reaches destructors too
 def test_answers_never_cross_when_questions_are_broken_off(relay: Relay, store: Store) -> None:
     entries = [token(number, reason=str(number)) for number in range(100, 104)]
     store.add(entries)
     relay.delay = 0.001
 
-    def strike(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise Interrupt
 
-    before = signal.signal(signal.SIGALRM, strike)
+    before = signal.signal(signal.SIGALRM, interrupt)
     told: Counter[str] = Counter()
     try:
         for number in range(1000):

@@ -1,4 +1,4 @@
-"""What is remembered of an SQLite store holds exactly until somebody commits, whoever that is."""
+"""What is cached of an SQLite store holds exactly until somebody commits, whoever that is."""
 
 import gc
 import os
@@ -92,7 +92,7 @@ def test_the_longest_checkpoint_hides_nothing(store: SqliteStore, change: Change
     assert not store.find(KEYS)
 
 
-def test_nothing_is_remembered_while_no_connection_holds_the_index(store: SqliteStore, change: Change) -> None:
+def test_nothing_is_cached_while_no_connection_holds_the_index(store: SqliteStore, change: Change) -> None:
     assert not store.find(KEYS)
     store.close()
     assert store.conn.index.stamp() is None
@@ -144,7 +144,7 @@ def test_one_store_does_not_give_up_the_locks_of_another(path: Path, clock: Cloc
     assert locks(index) == held
 
 
-def test_no_more_is_remembered_than_has_room(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_cached_than_has_room(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.blacklist.stores.sqlite.store.REMEMBERED", 10)
     for number in range(100):
         store.find([f"token:{number:064x}"])

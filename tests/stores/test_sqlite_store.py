@@ -96,7 +96,7 @@ def ask_during(store: SqliteStore, fault: Callable[[], None]) -> Counter[str]:
             answers[ask(store, ENTRIES[count % len(ENTRIES)])] += 1
             count += 7
             left -= over.is_set()
-            time.sleep(0)  # what is remembered is told without giving up the interpreter's lock, which the fault needs
+            time.sleep(0)  # what is cached is told without giving up the interpreter's lock, which the fault needs
         return answers
 
     with ThreadPoolExecutor(THREADS) as threads:
@@ -656,7 +656,7 @@ def test_the_log_says_why_once_and_what_to_do_and_when_it_is_over(
         assert caplog.records[-1].getMessage() == "the blacklist store is available again for look-ups"
 
 
-def test_one_probe_asks_for_all_who_ask_and_a_failure_is_remembered(store: SqliteStore, path: Path) -> None:
+def test_one_probe_asks_for_all_who_ask_and_a_failure_is_kept(store: SqliteStore, path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path), "BEGIN IMMEDIATE"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:

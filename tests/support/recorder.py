@@ -39,7 +39,7 @@ def chunked(*chunks: bytes, trailers: bytes = b"") -> bytes:
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
-    """Wait until the condition holds; tell whether it did in time."""
+    """Wait until the condition holds; return whether it did in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -115,7 +115,7 @@ class Talk:
         self.sock.close()
 
     def peer_left(self, seconds: float = PATIENCE) -> bool:
-        """Wait for the other side to close; tell whether it did in time."""
+        """Wait for the other side to close; return whether it did in time."""
         self.sock.settimeout(seconds)
         try:
             while self.sock.recv(65536):

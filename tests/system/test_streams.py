@@ -43,7 +43,7 @@ def upstream() -> Streaming:
 
 
 def stream(port: int, token: str, path: str = "/events") -> Client:
-    """Return a client whose answer has begun."""
+    """Return a client whose answer has started."""
     client = Client(port, request(f"GET {path}", ("Authorization", f"Bearer {token}")))
     client.read_until(b"xxxx" if path == "/download" else EVENT)
     return client

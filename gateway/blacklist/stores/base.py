@@ -160,14 +160,14 @@ class Store(Protocol):
     """Where entries live. Absent is not broken: every method answers truly or raises `StoreUnavailable`.
 
     The order that makes it so, in every store: *stamp, then ask; check, then believe.*
-    - What is known (the history's newest head, the stamp of a remembered answer) is taken before the question, so that
+    - What is known (the history's newest head, the stamp of a cached answer) is taken before the look-up, so that
       the answer knows at least as much: what was learned while it was asked must not make it look newer than it is.
     - An answer is believed after it has been checked, on the same connection, that the store's history continues what
       was known (`history.Known.check`); else it is thrown away and nothing passes.
     - A change is synced, then known to all workers of the machine, then answered.
 
     One store serves all threads of a process and survives fork. A change that was answered is
-    synced and seen by every other thread, process and node at their next question.
+    synced and seen by every other thread, process and node at their next look-up.
 
     `older_gateways` tells whether gateways of older versions may use the same store: then claims are looked for, and
     kept, under their legacy keys as well (gateway.blacklist.keys).
@@ -176,7 +176,7 @@ class Store(Protocol):
     older_gateways: bool
 
     def find(self, keys: Sequence[str]) -> Sequence[Entry]:
-        """Return the live entries among `keys`, in one question."""
+        """Return the live entries among `keys`, in one look-up."""
 
     def matching(self, prefix: str) -> list[Entry]:
         """Return up to two live entries whose key begins so: `token:` and 12 digits or more, or a whole claim's key.
@@ -206,11 +206,11 @@ class Store(Protocol):
     def changes(self, since: str) -> tuple[str, frozenset[str] | None]:
         """Return the store's newest mark, and the keys changed since the mark `since`: None where that is not known.
 
-        One cheap question, exact: an entry that changes after it was asked has a later mark.
+        One cheap look-up, exact: an entry that changes after it was asked has a later mark.
         """
 
     def purge(self) -> int:
-        """Delete expired entries; return how many. Space is given back."""
+        """Delete expired entries; return how many. The file shrinks."""
 
     def count(self, later: int = 0) -> int:
         """Return about how many entries there are that will still be live in so many seconds, if nobody lifts them."""

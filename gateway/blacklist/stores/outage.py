@@ -31,7 +31,7 @@ WHAT_TO_DO: Final = {
     "unreachable": "look whether the server runs, and at the way to it",
 }
 PROBE_SECONDS = 1.0  # probes come without a token: no more often than this do they make the store sync
-PATIENCE_SECONDS = 0.2  # for the first probe's outcome
+WAIT_SECONDS = 0.2  # for the first probe's outcome
 
 
 class Outage:
@@ -81,7 +81,7 @@ class Probe:
         if not self._is_fresh():
             # While another thread asks, the outcome before counts: nobody waits for it but whoever is first.
             with blocking():
-                is_first = self._lock.acquire(timeout=0 if self._outcome else PATIENCE_SECONDS)
+                is_first = self._lock.acquire(timeout=0 if self._outcome else WAIT_SECONDS)
             if is_first:
                 try:
                     if not self._is_fresh():

@@ -25,7 +25,7 @@ SIGNERS = [signer(algorithm, "a") for algorithm in ("RS256", "PS256", "ES256", "
 
 
 def dresses(each: Signer) -> dict[str, bytes]:
-    """Return every form in which the public key can be had by a stranger."""
+    """Return every form in which a stranger can get the public key."""
     public, text = each.key.public_key(), pem(each.key)
     der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     body, jwk = b"".join(text.splitlines()[1:-1]), each.jwk()

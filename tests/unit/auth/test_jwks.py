@@ -37,7 +37,7 @@ ALLOWED = frozenset(ALGORITHMS)
 A, B, C = signer("RS256", "a"), signer("ES256", "b"), signer("EdDSA", "c")
 
 # Steady enough for a test that moves the clock itself: nothing is fetched unless it is asked for.
-STEADY: dict[str, Any] = {"refresh": 3600, "retry": 3600, "max_retry": 3600, "patience": 10}
+STEADY: dict[str, Any] = {"refresh": 3600, "retry": 3600, "max_retry": 3600, "wait": 10}
 
 Maker = Callable[..., WatchedKeys]
 
@@ -703,7 +703,7 @@ def test_a_fetch_is_never_made_in_the_thread_of_a_request() -> None:
 
 
 def test_a_provider_that_hangs_does_not_hold_a_request(provider: Provider, make_keys: Maker) -> None:
-    keys = make_keys(clock=(clock := Clock()), patience=0.01, read=60)
+    keys = make_keys(clock=(clock := Clock()), wait=0.01, read=60)
     assert until(lambda: not is_unavailable(keys))
     good = keys.current()
     provider.hold()
@@ -791,7 +791,7 @@ def test_what_a_set_leaves_out_is_logged_once_per_change(
 
 
 def test_a_clock_set_back_neither_holds_a_request_nor_stops_fetching(provider: Provider, make_keys: Maker) -> None:
-    keys = make_keys(clock=(clock := Clock()), patience=10)
+    keys = make_keys(clock=(clock := Clock()), wait=10)
     keys.current()
     clock.advance(-1_000_000)
     provider.keys = [signer("ES256", "new")]

@@ -557,25 +557,25 @@ def test_a_genuine_token_is_told_from_a_valid_one(verifier: Verifier) -> None:
     assert not verifier.has_expired(verifier.genuine(mint(nbf=int(NOW) + 100)))
 
 
-# What is remembered.
+# The cache.
 
 
-def test_a_token_is_verified_once_and_remembered(verifier: Verifier) -> None:
+def test_a_token_is_verified_once_and_cached(verifier: Verifier) -> None:
     assert verifier.verify(mint()) is verifier.verify(mint())
 
 
-def test_no_more_tokens_are_remembered_than_the_limit(clock: Clock) -> None:
-    verifier = hmac_verifier(clock, remembered=5)
+def test_no_more_tokens_are_cached_than_the_limit(clock: Clock) -> None:
+    verifier = hmac_verifier(clock, cache_size=5)
     first = verifier.verify(mint(sub=0))
     for number in range(20):
         verifier.verify(mint(sub=number))
-        assert len(verifier._remembered) <= 5
+        assert len(verifier._cached) <= 5
     assert verifier.verify(mint(sub=0)) is not first
 
 
-def test_a_refused_token_is_not_remembered(verifier: Verifier) -> None:
+def test_a_refused_token_is_not_cached(verifier: Verifier) -> None:
     assert refusal(verifier, mint("wrong")) == "bad-signature"
-    assert not verifier._remembered
+    assert not verifier._cached
 
 
 class ChangingKeys:
@@ -594,7 +594,7 @@ class ChangingKeys:
         return 0.0
 
 
-def test_a_remembered_token_goes_with_the_key_that_verified_it(clock: Clock) -> None:
+def test_a_cached_token_goes_with_the_key_that_verified_it(clock: Clock) -> None:
     old, new = (issuer(secrets=(secret,)).keys.current() for secret in ("old", "new"))
     keys = ChangingKeys(old)
     verifier = Verifier([Issuer(ISSUER, keys.algorithms, frozenset(), keys)], now=clock)
@@ -606,7 +606,7 @@ def test_a_remembered_token_goes_with_the_key_that_verified_it(clock: Clock) -> 
     assert refusal(verifier, mint("new")) == "bad-signature"
 
 
-def test_keys_that_cannot_be_had_refuse_remembered_tokens_too(clock: Clock) -> None:
+def test_keys_that_are_unavailable_refuse_cached_tokens_too(clock: Clock) -> None:
     keys = ChangingKeys(issuer().keys.current())
     verifier = Verifier([Issuer(ISSUER, keys.algorithms, frozenset(), keys)], now=clock)
     assert verifier.verify(mint())
@@ -621,7 +621,7 @@ def test_keys_that_cannot_be_had_refuse_remembered_tokens_too(clock: Clock) -> N
 
 
 def test_threads_that_crowd_each_other_out_all_get_their_own_token(clock: Clock) -> None:
-    verifier, wrong = hmac_verifier(clock, remembered=3), []
+    verifier, wrong = hmac_verifier(clock, cache_size=3), []
 
     def verify_many(thread: int) -> None:
         for number in range(100):
@@ -635,7 +635,7 @@ def test_threads_that_crowd_each_other_out_all_get_their_own_token(clock: Clock)
     for thread in threads:
         thread.join()
     assert not wrong
-    assert len(verifier._remembered) <= 3 + len(threads)
+    assert len(verifier._cached) <= 3 + len(threads)
 
 
 # Whatever else there may be.

@@ -177,11 +177,11 @@ def test_odd_values_neither_escape_nor_break_anything(blacklist: Blacklist, valu
 
 
 @pytest.mark.parametrize(
-    ("iat", "struck"), [(999, True), (999.999, True), (1000, False), (1001, False), (ABSENT, True)]
+    ("iat", "refused"), [(999, True), (999.999, True), (1000, False), (1001, False), (ABSENT, True)]
 )
-def test_a_cut_off_refuses_what_was_issued_strictly_before_it(blacklist: Blacklist, iat: Any, struck: bool) -> None:
+def test_a_cut_off_refuses_what_was_issued_strictly_before_it(blacklist: Blacklist, iat: Any, refused: bool) -> None:
     add_claim(blacklist, ISSUER, "sub", "1001", 1000, SOMEBODY)
-    assert blacklist.has(token(sub="1001", iat=iat)) is struck
+    assert blacklist.has(token(sub="1001", iat=iat)) is refused
 
 
 @pytest.mark.parametrize("fraction", [0, 0.001, 0.999])
@@ -297,7 +297,7 @@ class CountingStore:
         return self.store.find(keys)
 
 
-def test_every_look_up_is_one_question_and_none_is_remembered(blacklist: Blacklist) -> None:
+def test_every_look_up_is_one_look_up_and_none_is_cached(blacklist: Blacklist) -> None:
     store = blacklist.store = CountingStore(blacklist.store)  # type: ignore[assignment]
     asked = token(sub="1001", jti="a", sid="b")
     for _ in range(3):

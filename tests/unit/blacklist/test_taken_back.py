@@ -486,14 +486,14 @@ def test_a_fingerprint_of_anothers_token_takes_back_nothing_of_theirs(several: A
     assert not passes(several, victim)
 
 
-@pytest.mark.parametrize(("admin", "strikes"), [(ADMIN, False), (THIRDS_ADMIN, True), (OPS, True)])
+@pytest.mark.parametrize(("admin", "applies"), [(ADMIN, False), (THIRDS_ADMIN, True), (OPS, True)])
 def test_a_fingerprint_takes_back_a_token_of_an_issuer_that_is_administered_too(
-    several: Api, admin: str, strikes: bool
+    several: Api, admin: str, applies: bool
 ) -> None:
     """Whose token it is, the digits do not tell."""
     victim = other(jti="x", iat=int(NOW))
     take_back(several, admin, fingerprint=fingerprint(victim))
-    assert passes(several, victim) is not strikes
+    assert passes(several, victim) is not applies
     assert passes(several, other(jti="y", iat=int(NOW)))
 
 

@@ -258,11 +258,11 @@ def test_a_token_is_revoked_and_restored(command: Command, passes: Any, where: s
     "named", [["--jti", "a"], ["--sub", "1001"], ["--claim", "sub=1001x"], ["--claim", 'sub="1001"']]
 )
 def test_a_claim_is_revoked_and_restored(command: Command, passes: Any, named: list[str]) -> None:
-    struck = named[1] != "sub=1001x"
+    blacklisted = named[1] != "sub=1001x"
     assert command("status", *named).code == DONE
     assert command("revoke", *named).out.startswith("blacklisted (changed)\n")
     assert command("status", *named).code == BLACKLISTED
-    assert passes(TOKEN) is not struck
+    assert passes(TOKEN) is not blacklisted
     assert command("restore", *named).out.startswith("not blacklisted (changed)\n")
     assert passes(TOKEN)
 

@@ -137,7 +137,7 @@ def test_keys_that_cannot_be_had_are_no_fault_of_the_token(make_gate: Any) -> No
     gate._issuers[1].keys.close()
 
 
-# What is remembered, and what never is.
+# What is cached, and what never is.
 
 
 def test_a_token_seen_before_is_judged_anew(api: Api, clock: Clock) -> None:

@@ -172,7 +172,7 @@ def test_only_names_that_fold_to_a_trusted_one_are_removed(name: str) -> None:
     assert (key in environ) == (folded not in ("X_TOKEN_SUBJECT", "X_TOKEN_CLAIMS"))
 
 
-def test_the_identity_of_a_remembered_token_stays_its_own(api: Api, upstream: Any) -> None:
+def test_the_identity_of_a_cached_token_stays_its_own(api: Api, upstream: Any) -> None:
     for sub in ("1001", "1002", "1001", "1002"):
         api("GET", "/", mint(sub=sub, iat=int(NOW)))
         assert upstream.requests[-1]["HTTP_X_TOKEN_SUBJECT"] == sub

@@ -1,12 +1,12 @@
-"""What is remembered of texts that others write is bounded."""
+"""What is kept of texts that others write is bounded."""
 
-from gateway.http.cache import LONGEST, remembered
+from gateway.http.cache import LONGEST, bounded_cache
 
 
-def test_long_texts_are_not_remembered() -> None:
+def test_long_texts_are_not_kept() -> None:
     asked: list[int] = []
 
-    @remembered(8)
+    @bounded_cache(8)
     def size(text: str) -> int:
         asked.append(len(text))
         return len(text)
@@ -16,10 +16,10 @@ def test_long_texts_are_not_remembered() -> None:
     assert asked == [3, LONGEST, LONGEST + 1, LONGEST + 1]
 
 
-def test_no_more_is_remembered_than_the_count_and_the_newest_always_is() -> None:
+def test_no_more_is_kept_than_the_count_and_the_newest_always_is() -> None:
     asked: list[str] = []
 
-    @remembered(3)
+    @bounded_cache(3)
     def same(text: str) -> str:
         asked.append(text)
         return text
@@ -30,10 +30,10 @@ def test_no_more_is_remembered_than_the_count_and_the_newest_always_is() -> None
     assert len(same.__self__) <= 3  # type: ignore[attr-defined]
 
 
-def test_what_raises_is_not_remembered() -> None:
+def test_what_raises_is_not_kept() -> None:
     asked: list[str] = []
 
-    @remembered(8)
+    @bounded_cache(8)
     def fail(text: str) -> str:
         asked.append(text)
         raise ValueError

@@ -164,7 +164,7 @@ def test_nothing_is_left_of_a_gateway_that_was_killed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_signal_to_all_processes_ends_them_in_order(tmp_path: Path) -> None:
-    """As systemd sends it: the figures can be had until the last request is answered."""
+    """As systemd sends it: the figures can be read until the last request is answered."""
     with measured(tmp_path) as (gateway, _):
         children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()
         for pid in (*map(int, children), gateway.pid):

@@ -32,7 +32,7 @@ from gateway.server.request import Request, base_environ
 
 ISSUER, SECRET = "https://www.discogs.com/", "discogs"
 KEYS = build_keys(secrets=[SECRET], public_key=None, jwks_url=None, algorithms=["HS256"], issuer="i")
-VERIFIER = Verifier([Issuer(ISSUER, KEYS.algorithms, frozenset(), KEYS)], remembered=16)
+VERIFIER = Verifier([Issuer(ISSUER, KEYS.algorithms, frozenset(), KEYS)], cache_size=16)
 CONNECTION = base_environ(("127.0.0.1", 80), ("127.0.0.1", 1024))
 FIELDS = RequestFields("api", preserve_host=True, trusted_proxies=1, forward_authorization=True, own=["X-Token-Claims"])
 

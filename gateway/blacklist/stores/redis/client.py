@@ -38,15 +38,15 @@ class RedisConnection:
         self._socket: Any = connection._sock
         self._reader = hiredis.Reader()
 
-    def ask(self, question: bytes, answers: int) -> list[Any]:
+    def ask(self, request: bytes, answers: int) -> list[Any]:
         """Return so many answers to packed commands, within `SECONDS`. Raises what `FAILURES` names."""
         deadline = time.monotonic() + SECONDS
-        self._socket.sendall(question)
+        self._socket.sendall(request)
         found = self._received()
         if len(found) < answers:
             found += self._rest(answers - len(found), deadline)
         if len(found) > answers:
-            raise HiredisError("more answers than questions")
+            raise HiredisError("more answers than requests")
         for answer in found:
             if isinstance(answer, ReplyError):
                 raise answer
@@ -91,7 +91,7 @@ class Connections:
         self._idle: deque[RedisConnection] = deque()
         self._opening: list[threading.Thread] = []
 
-    def ask(self, question: bytes, answers: int, *, again: bool) -> list[Any]:
+    def ask(self, request: bytes, answers: int, *, again: bool) -> list[Any]:
         """Return the answers to packed commands, within two and a half times `SECONDS`.
 
         `again`: ask once more over a new connection if the server had hung up. Raises what `FAILURES` names.
@@ -100,17 +100,17 @@ class Connections:
             self._forget()
         deadline = time.monotonic() + SECONDS
         try:
-            return self._ask(self._take(deadline), question, answers)
+            return self._ask(self._take(deadline), request, answers)
         except ConnectionError:
             if not again:
                 raise
-            return self._ask(self._open(deadline), question, answers)
+            return self._ask(self._open(deadline), request, answers)
 
-    def _ask(self, connection: RedisConnection, question: bytes, answers: int) -> list[Any]:
+    def _ask(self, connection: RedisConnection, request: bytes, answers: int) -> list[Any]:
         try:
-            found = connection.ask(question, answers)
+            found = connection.ask(request, answers)
         except BaseException:
-            connection.close()  # an answer still to come must never reach another question (CVE-2023-28858)
+            connection.close()  # an answer still to come must never reach another request (CVE-2023-28858)
             raise
         self._idle.append(connection)
         return found
@@ -148,7 +148,7 @@ class Connections:
                 self._idle.append(connection)  # too late for the one who asked, but the next need not wait
 
     def close(self) -> None:
-        """Hang up what is idle; a later question opens anew."""
+        """Hang up what is idle; a later request opens anew."""
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()

@@ -104,10 +104,10 @@ class Server:
         is_lookup = len(commands) == 1 and commands[0][0] == "MGET"
         all_commands = [(*commands[0], self.keys.generation)] if is_lookup else [*commands, generation_only]
         keys = all_commands[0][1:] if is_lookup else ()
-        question = b"".join([pack(command) for command in all_commands]) + self._ask_head
+        request = b"".join([pack(command) for command in all_commands]) + self._ask_head
         try:
             with blocking():
-                answers = self._exchange(question, 1 + len(all_commands), keys=keys, again=again)
+                answers = self._exchange(request, 1 + len(all_commands), keys=keys, again=again)
         except (*FAILURES, HistoryLost) as error:
             raise self._fail(error, lookup=again) from error
         if self._failed_until:
@@ -118,10 +118,10 @@ class Server:
                 self.outage.end(CHANGES)
         return answers
 
-    def _exchange(self, question: bytes, answers: int, *, keys: tuple[Any, ...] = (), again: bool = False) -> list[Any]:
-        since = self.known.newest()  # taken before the question: the answer must know this much
+    def _exchange(self, request: bytes, answers: int, *, keys: tuple[Any, ...] = (), again: bool = False) -> list[Any]:
+        since = self.known.newest()  # taken before the look-up: the answer must know this much
         try:
-            *found, head = self._connections.ask(question, answers, again=again)
+            *found, head = self._connections.ask(request, answers, again=again)
         except ReplyError as error:
             if not keys or not str(error).startswith(("ASK ", "TRYAGAIN")):
                 raise
@@ -232,7 +232,7 @@ class Server:
             self._lossy.say(f"Redis may forget entries: {fault}")
 
     def close(self) -> None:
-        """Let go of connections; a later question opens new ones."""
+        """Let go of connections; a later look-up opens new ones."""
         for connections in [self._connections, *self._nodes.values()]:
             connections.close()
 

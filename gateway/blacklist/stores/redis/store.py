@@ -213,7 +213,7 @@ class RedisStore:
         self._server.change(self._server.change_command([], [], accepted=str(accepted)))
 
     def close(self) -> None:
-        """Let go of connections; a later question opens new ones."""
+        """Let go of connections; a later look-up opens new ones."""
         self._server.close()
 
     def _live(self, texts: dict[str, bytes | None]) -> list[Entry]:

@@ -258,7 +258,7 @@ class Connections:
         """Do nothing: each statement was committed when it returned."""
 
     def close(self, force: bool = False) -> None:
-        """Close what is idle; a later question opens anew."""
+        """Close what is idle; a later look-up opens anew."""
         while self._idle:
             self._discard(self._idle.pop())
 

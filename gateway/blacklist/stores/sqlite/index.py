@@ -113,7 +113,7 @@ class Index:
                 raise Replaced(f"{name} was removed or replaced while it was in use")
         header = self._header()
         if length < log_bytes(*_log_of(header)):
-            # Read, then measured: unless it was begun anew in between, which comes first, it was cut.
+            # Read, then measured: unless it was started anew in between, which comes first, it was cut.
             length = os.stat(self._files[1][0]).st_size
             if self._header() == header and length < log_bytes(*_log_of(header)):
                 raise Replaced(f"{self._files[1][0]} was cut while it was in use")
@@ -128,7 +128,7 @@ class Index:
                     check_continues(file, log, self.frames)
                 return
             except Replaced:
-                if self._header()[_SALTS] == header[_SALTS]:  # else the log was begun anew meanwhile
+                if self._header()[_SALTS] == header[_SALTS]:  # else the log was started anew meanwhile
                     raise
 
     def frames(self) -> int:

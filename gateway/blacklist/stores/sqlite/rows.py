@@ -10,7 +10,7 @@ from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.stores.sqlite import statements as sql
 from gateway.blacklist.stores.sqlite.connections import Connection
 
-PAGES_PER_CHANGE = 100  # given back to the file system
+PAGES_PER_CHANGE = 100  # vacuumed: freed in the file system
 
 
 def parts(entries: Sequence[Entry], size: int = 100) -> Iterable[list[str]]:

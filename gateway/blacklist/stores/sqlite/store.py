@@ -73,7 +73,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def find(self, keys: Sequence[str]) -> list[Entry]:
         """Return the live entries among `keys`: by asking, or as asked before if nothing has been committed since."""
-        stamp = self.conn.index.stamp()  # taken before the question: the answer knows at least this much
+        stamp = self.conn.index.stamp()  # taken before the look-up: the answer knows at least this much
         known, answers = self._memory
         if stamp is None or stamp != known:
             answers = {}
@@ -103,7 +103,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         """Return the rows of `keys`, sure that the file is ours, whole and not an older copy."""
         if self._now() < self._forgotten:
             raise ClockBehind(self._forgotten)
-        since = self._known.newest()  # taken before the question: the answer must know this much
+        since = self._known.newest()  # taken before the look-up: the answer must know this much
         for _ in range(3):  # no more: a long checkpoint changes the file all the time
             rows = dict(conn.execute(sql.lookup(len(keys)), [key for key in keys for _ in (1, 2)]).fetchall())
             if self.conn.is_fresh(conn):
@@ -236,7 +236,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         )
 
     def purge(self) -> int:
-        """Delete expired entries; return how many. Space is given back."""
+        """Delete expired entries; return how many. The file shrinks."""
         deleted, now = 0, self._now()
         while count := self._in_turn(self._forget, now, PURGED_PER_CHANGE):
             deleted += count
@@ -282,5 +282,5 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         keys.add(_ACCEPTED)
 
     def close(self, do_log: bool = True, force: bool = False) -> None:
-        """Let go of connections; a later question opens new ones. Who is the last folds the log into the file."""
+        """Let go of connections; a later look-up opens new ones. Who is the last folds the log into the file."""
         self.conn.finish()

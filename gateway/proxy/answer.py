@@ -13,6 +13,8 @@ from gateway.http.wsgi import Context, Fields
 from gateway.proxy.curl import Handle
 from gateway.proxy.failures import UpstreamFailed, malformed
 from gateway.proxy.fields import interim_fields
+from gateway.proxy.outbound import Outbound
+from gateway.proxy.pool import Pool
 
 POLL_SECONDS = 1.0  # longest time between two looks after the client
 
@@ -26,41 +28,42 @@ Head = tuple[int, str, Fields]  # status, reason and field lines in the order th
 class Answer:
     """The answer to the request that a handle has sent. Where there is nothing to take yet, `waits`.
 
-    `give_back` takes the handle when the answer is complete. All but `close` raise `UpstreamFailed`,
+    `pool` gets the handle back when the answer is complete. All but `close` raise `UpstreamFailed`,
     `ClientDisconnected`, and what the taking of the request's body raises.
     """
 
     __slots__ = (
-        "_about", "_ends_with_head", "_give_back", "_handle", "_is_awaited", "_silence", "_since", "fields", "reason",
+        "_about", "_ends_with_head", "_handle", "_is_awaited", "_pool", "_silence", "_since", "fields", "reason",
         "status",
     )  # fmt: skip
 
     def __init__(
         self,
         handle: Handle,
-        give_back: Callable[[Handle], None],
+        pool: Pool,
+        request: Outbound,
         about: Context,
         silence_seconds: float,
-        *,
-        ends_with_head: bool,
     ) -> None:
         self.status = 0
         self.reason = ""
         self.fields: Fields = []
         self._handle: Handle | None = handle
-        self._give_back = give_back
+        self._pool = pool
         self._about = about
         self._silence = silence_seconds
-        self._ends_with_head = ends_with_head
+        # libcurl would wait for the body of an answer to a HEAD that had one itself.
+        self._ends_with_head = request.body is not None and request.method == "HEAD"
         self._is_awaited = False
         self._since = 0.0  # since when something is asked for and does not come; 0: it came
 
     def take_head(self) -> bool:
         """Return whether the head has come; if so, `status`, `reason` and `fields` are set."""
-        self._turn()
         handle = self._handle
         assert handle  # noqa: S101 - it is asked for once
-        lines = final_head(handle.head, self._interim)
+        if self._is_awaited:
+            self._turn(handle)
+        lines = final_head(handle.head, self._interim) if handle.head else []
         if not lines:
             if handle.body or handle.is_done:
                 raise handle.error or malformed("no head")
@@ -80,7 +83,8 @@ class Answer:
             return b""
         if handle.is_held != about.is_unread:
             handle.hold(about.is_unread)
-        self._turn()
+        if self._is_awaited:
+            self._turn(handle)
         if handle.is_held and not handle.error:
             about.is_duplex = handle.is_sending()
             return None
@@ -136,15 +140,14 @@ class Answer:
         if self._handle:
             handle, self._handle = self._handle, None
             if handle.is_done or self._ends_with_head:
-                self._give_back(handle)
+                self._pool.give_back(handle)
             else:
                 handle.close()
 
-    def _turn(self) -> None:
+    def _turn(self, handle: Handle) -> None:
         """Take in what has come while it was waited for."""
-        if self._is_awaited and self._handle:
-            self._is_awaited = False
-            self._heed(self._handle.turn())
+        self._is_awaited = False
+        self._heed(handle.turn())
 
     def _heed(self, has_moved: bool) -> None:
         """Note that something has happened, or raise if nobody waits for the answer any more."""

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Generator, Iterable
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.http.answers import refuse
@@ -25,15 +25,8 @@ from gateway.proxy.pool import Pool
 from gateway.proxy.prefix import Prefix
 from gateway.proxy.tunnel import Tunnel, wanted_upgrade
 
+_COUNTING = frozenset({"OPTIONS", "TRACE"})  # how often they are forwarded (RFC 9110 section 7.6.2)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
-
-
-class Timeouts(NamedTuple):
-    """Seconds to connect, and seconds that the upstream may stay silent."""
-
-    connect: float = 3
-    silence: float = 60
 
 
 class Upstream:
@@ -55,7 +48,6 @@ class Upstream:
         cert: str | None = None,
         preserve_host: bool = True,
         trusted_proxies: int = 0,
-        forward_authorization: bool = True,
         own_fields: Iterable[str] = (),
         max_body: int = 1 << 30,
         upgrades: Iterable[str] = ("websocket",),
@@ -63,7 +55,7 @@ class Upstream:
         parts = urlsplit(base_url)
         origin = f"{parts.scheme}://{parts.netloc}"
         self._prefix = Prefix(parts.netloc, parts.path)
-        self._timeout = Timeouts(*timeout)
+        self._connect, self._silence = timeout  # seconds
         self._peers = origin, timeout[0], verify, cert
         self._pools = {os.getpid(): Pool(*self._peers)}
         self._max_body = max_body
@@ -73,7 +65,6 @@ class Upstream:
             parts.netloc,
             preserve_host=preserve_host,
             trusted_proxies=trusted_proxies,
-            forward_authorization=forward_authorization,
             own=own_fields,
         )
 
@@ -84,8 +75,9 @@ class Upstream:
         left, at any time.
         """
         protocol = wanted_upgrade(environ, self._upgrades)
-        check_method(environ["REQUEST_METHOD"])
-        forwards = _forwards_left(environ)
+        method = environ["REQUEST_METHOD"]
+        check_method(method)
+        forwards = _forwards_left(environ) if method in _COUNTING else None
         if forwards == 0:
             return _answer_here(environ, start_response)
         about = context(environ)
@@ -94,16 +86,15 @@ class Upstream:
         if forwards is not None:
             fields["Max-Forwards"] = str(forwards - 1)
         if self._prefix.path:
-            start_response = self._prefix.apply(fields, context(environ), start_response)
-        method = environ["REQUEST_METHOD"]
-        request = Outbound(method, target, fields, is_repeatable=method in _IDEMPOTENT)
+            start_response = self._prefix.apply(fields, about, start_response)
+        request = Outbound(method, target, fields)
         if protocol:
             return self._upgrade(request, protocol, environ, start_response)
         length = body_length(environ)
         body = Body(environ, None if length == -1 else length, self._max_body) if length else None
         if length == 0:
             fields["Content-Length"] = "0"
-        return start_lazily(about, self._exchange(request, body, environ, start_response))
+        return start_lazily(about, self._exchange(request, body, environ, about, start_response))
 
     def close(self) -> None:
         """Close idle connections to the upstream."""
@@ -120,7 +111,7 @@ class Upstream:
     ) -> Iterable[bytes]:
         if body_length(environ):
             raise Problem("invalid-request", "A request to switch protocols has a body.")
-        return self._tunnel(Tunnel(request, protocol, environ, self._timeout.silence), environ, start_response)
+        return self._tunnel(Tunnel(request, protocol, environ, self._silence), environ, start_response)
 
     def _tunnel(self, tunnel: Tunnel, environ: Environ, start_response: StartResponse) -> Generator[bytes, None, None]:
         about, has_begun = context(environ), False
@@ -133,110 +124,107 @@ class Upstream:
         try:
             pool = self._pool()
             peer = pool.peer() or (yield from _sleep(about, pool.wait()))
-            yield from tunnel.run(peer, self._timeout.connect, start)
+            yield from tunnel.run(peer, self._connect, start)
         except Problem as problem:
             about.cause = getattr(problem, "cause", "")
             if has_begun:
                 raise
             yield from refuse(problem, environ, start_response)
 
-    def _exchange(
-        self, request: Outbound, body: Body | None, environ: Environ, start_response: StartResponse
+    def _exchange(  # noqa: C901 - a generator for each part would cost 1 % of a request
+        self, request: Outbound, body: Body | None, environ: Environ, about: Context, start_response: StartResponse
     ) -> Generator[bytes, None, None]:
         """Send a request; start the response when the answer's head has come, and yield its bytes as they come.
 
         A failure before is a refusal. One after raises `Problem`: the server must cut the client off, too.
         """
-        about = context(environ)
         if about.overloaded:  # it may have become so since the gate was passed
             yield from refuse(Problem("overloaded"), environ, start_response)
             return
         answer: Answer | None = None
         began = perf_counter()
         try:
-            if body is not None:
-                request = yield from _with_body(request, body, about)
-                began = perf_counter()
-            answer = yield from self._answer(request, about, self._user(environ, about))
-            about.upstream_seconds = perf_counter() - began
-            about.upstream_status = answer.status
-            start_response(f"{answer.status} {answer.reason}", response_fields(answer.fields, answer.status))
-        except Problem as problem:
-            if answer:
-                answer.close()
-            about.cause = getattr(problem, "cause", "")
-            about.upstream_seconds = perf_counter() - began
-            yield from refuse(problem, environ, start_response)
-            return
-        try:
-            while (piece := answer.take()) != b"":
+            try:
+                if body is not None:
+                    yield from _add_body(request, body, about)
+                    began = perf_counter()
+                pool = self._pool()
+                peer = pool.peer() or (yield from _sleep(about, pool.wait()))
+                answer = self._begin(pool, peer, request, environ, about)
+                try:
+                    while not answer.take_head():
+                        if answer.waits():
+                            yield b""
+                except UpstreamFailed as failed:
+                    answer.close()
+                    answer = yield from self._ask_again(failed, pool, peer, request, environ, about)
+                about.upstream_seconds = perf_counter() - began
+                about.upstream_status = answer.status
+                start_response(f"{answer.status} {answer.reason}", response_fields(answer.fields, answer.status))
+            except Problem as problem:
+                about.cause = getattr(problem, "cause", "")
+                about.upstream_seconds = perf_counter() - began
+                yield from refuse(problem, environ, start_response)
+                return
+            while (piece := answer.take()) is None or piece:
                 if piece or answer.waits():
                     yield piece or b""
         except UpstreamFailed as failed:
             about.cause = failed.cause
             raise
         finally:
-            answer.close()  # one that is not complete is given up
+            if answer:
+                answer.close()  # one that is not complete is given up
 
-    def _answer(self, request: Outbound, about: Context, user: str | None) -> Generator[bytes, None, Answer]:
-        """Send a request and return its answer once the head is there.
-
-        Where no connection came about it is sent once more, if the name's addresses or the certificates have changed.
-        """
-        pool = self._pool()
-        tried: Peer | None = None
-        peer = pool.peer()
-        while True:
-            if peer is None:
-                peer = yield from _sleep(about, pool.wait())
-            answer = self._begin(pool, peer, request, about, user)
-            try:
-                while not answer.take_head():
-                    if answer.waits():
-                        yield b""
-                return answer
-            except UpstreamFailed as failed:
-                answer.close()
-                if tried or failed.was_connected:
-                    raise
-                tried = peer
-                peer = yield from _sleep(about, pool.wait())
-                if peer == tried:
-                    raise
-            except BaseException:
-                answer.close()
-                raise
-
-    def _begin(self, pool: Pool, peer: Peer, request: Outbound, about: Context, user: str | None) -> Answer:
-        has_body = request.body is not None
-        handle = pool.take(peer, user, has_body=has_body)
+    def _begin(self, pool: Pool, peer: Peer, request: Outbound, environ: Environ, about: Context) -> Answer:
+        user = about.token.fingerprint if about.token is not None else self._user(environ)
+        handle = pool.take(peer, user, request)
         try:
             handle.start(request)
         except BaseException:
             handle.close()
             raise
-        # libcurl would wait for the body of an answer to a HEAD that had one itself.
-        ends_with_head = has_body and request.method == "HEAD"
-        return Answer(handle, pool.give_back, about, self._timeout.silence, ends_with_head=ends_with_head)
+        return Answer(handle, pool, request, about, self._silence)
 
-    def _user(self, environ: Environ, about: Context) -> str | None:
-        """Return who may use a connection that has carried a body of this request, None for nobody."""
-        if about.token is not None:
-            return about.token.fingerprint
+    def _ask_again(
+        self, failed: UpstreamFailed, pool: Pool, tried: Peer, request: Outbound, environ: Environ, about: Context
+    ) -> Generator[bytes, None, Answer]:
+        """Ask once more where no connection came about, if the name's addresses or the certificates have changed.
+
+        Return the answer once its head is there.
+        """
+        if failed.was_connected:
+            raise failed
+        peer = yield from _sleep(about, pool.wait())
+        if peer == tried:
+            raise failed
+        answer = self._begin(pool, peer, request, environ, about)
+        try:
+            while not answer.take_head():
+                if answer.waits():
+                    yield b""
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def _user(self, environ: Environ) -> str | None:
+        """Return who may use a connection that has carried a body of this request without a token, None for nobody."""
         # A proxy's connection, and one over a Unix socket, is shared by its clients.
         port = environ.get("REMOTE_PORT") if self._knows_clients else None
         return f"{environ.get('REMOTE_ADDR')} {port}" if port else None
 
 
-def _with_body(request: Outbound, body: Body, about: Context) -> Generator[bytes, None, Outbound]:
-    """Return the request with its body: whole where it is small."""
+def _add_body(request: Outbound, body: Body, about: Context) -> Generator[bytes, None, None]:
+    """Give the request its body: whole where it is small."""
     whole = yield from body.collect()
     if whole == b"":
-        return request._replace(fields={**request.fields, "Content-Length": "0"})
-    if whole is not None:
-        return request._replace(body=whole)
-    about.is_duplex = True
-    return request._replace(body=body.take, length=body.length, is_repeatable=False)
+        request.fields["Content-Length"] = "0"
+    elif whole is not None:
+        request.body = whole
+    else:
+        about.is_duplex = True
+        request.body, request.length, request.is_repeatable = body.take, body.length, False
 
 
 def _sleep(about: Context, waits: Generator[float, None, Peer]) -> Generator[bytes, None, Peer]:
@@ -256,9 +244,8 @@ def _sleep(about: Context, waits: Generator[float, None, Peer]) -> Generator[byt
 
 
 def _forwards_left(environ: Environ) -> int | None:
-    """Return Max-Forwards, None where it does not apply (RFC 9110 section 7.6.2)."""
-    value = environ.get("HTTP_MAX_FORWARDS", "")
-    return read_length(value) if environ["REQUEST_METHOD"] in ("OPTIONS", "TRACE") else None
+    """Return Max-Forwards, None where there is none."""
+    return read_length(environ.get("HTTP_MAX_FORWARDS", ""))
 
 
 def _answer_here(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -53,7 +53,6 @@ class RequestFields:
         *,
         preserve_host: bool,
         trusted_proxies: int,
-        forward_authorization: bool,
         own: Iterable[str],
     ) -> None:
         # Alike in all workers, so that each of them knows the others' requests (RFC 9110 section 7.6.3).
@@ -61,7 +60,6 @@ class RequestFields:
         self._authority = authority
         self._preserve_host = preserve_host
         self._trusted_proxies = trusted_proxies
-        self._forward_authorization = forward_authorization
         self._not_droppable = _NOT_DROPPABLE | {name.lower() for name in own}
 
     def __call__(self, environ: Environ) -> dict[str, str]:
@@ -69,13 +67,11 @@ class RequestFields:
         fields = {name: environ[key] for key, name in _names(tuple(environ))}
         if not (self._preserve_host and environ.get("HTTP_HOST")):
             fields["Host"] = self._authority
-        if not self._forward_authorization:
-            fields.pop("Authorization", None)
-        for name in connection_options(environ.get("HTTP_CONNECTION", "")) - self._not_droppable:
-            fields.pop(name.title(), None)
+        if "HTTP_CONNECTION" in environ:
+            for name in connection_options(environ["HTTP_CONNECTION"]) - self._not_droppable:
+                fields.pop(name.title(), None)
         # First what has a `;`, for which libcurl looks byte by byte. No field of a client's has these names.
-        fields = {**forwarded_fields(environ, self._trusted_proxies), **fields}
-        fields["Via"] = self._via(environ)
+        fields = {**forwarded_fields(environ, self._trusted_proxies), **fields, "Via": self._via(environ)}
         _check_values("".join(fields.values()))
         return fields
 

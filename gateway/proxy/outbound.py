@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 Take = Callable[[int], bytes | None]
 
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
+
 
 class Peer(NamedTuple):
     """Whom a connection goes to, and by which certificates. `stamp` is what the files with them were last like."""
@@ -20,17 +22,20 @@ class Peer(NamedTuple):
     stamp: tuple[object, ...]
 
 
-class Outbound(NamedTuple):
+class Outbound:
     """A request that goes out as it is: `target` and `fields` are Latin-1 text, and nothing is added.
 
     `body` is the whole, or takes the next part (b"": the end; None: nothing yet); `length` is what Content-Length
     says of one that is taken, None where it goes out in chunks.
     """
 
-    method: str
-    target: str
-    fields: dict[str, str]
-    body: bytes | Take | None = None
-    length: int | None = None
-    # Whether it may be sent again when a kept connection turns out to be dead (RFC 9110 section 9.2.2).
-    is_repeatable: bool = True
+    __slots__ = ("body", "fields", "is_repeatable", "length", "method", "target")
+
+    def __init__(self, method: str, target: str, fields: dict[str, str]) -> None:
+        self.method = method
+        self.target = target
+        self.fields = fields
+        self.body: bytes | Take | None = None
+        self.length: int | None = None
+        # Whether it may be sent again when a kept connection turns out to be dead.
+        self.is_repeatable = method in _IDEMPOTENT

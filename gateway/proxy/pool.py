@@ -9,10 +9,10 @@ from time import monotonic
 from urllib.parse import urlsplit
 
 from gateway.proxy.curl import Handle
-from gateway.proxy.outbound import Peer
+from gateway.proxy.outbound import Outbound, Peer
 from gateway.proxy.resolve import Resolver
 
-KEPT = 100  # idle connections
+KEPT = 100  # idle connections that anybody may use, and as many that serve a single user
 OWN_SECONDS = 10.0  # how long one that serves a single user is kept idle
 LOOK_SECONDS = 1.0  # how often the files with certificates are looked at
 
@@ -33,10 +33,11 @@ class Pool:
         self._files = (verify if isinstance(verify, str) else None, cert)
         self._peer: Peer | None = None
         self._looked = 0.0
-        # By user, "" for anybody; the one used last comes last, and is the least likely to be stale.
-        self._lock = Lock()
-        self._idle: dict[str, list[Handle]] = {}
-        self._since: dict[Handle, float] = {}  # since when each is idle, the longest first
+        # The one used last comes last, and is the least likely to be stale. Two threads take no list's end twice.
+        self._shared: list[Handle] = []
+        self._lock = Lock()  # of those that serve a single user
+        self._own: dict[str, list[Handle]] = {}
+        self._since: dict[Handle, float] = {}  # since when each of these is idle, the longest first
 
     def peer(self) -> Peer | None:
         """Return whom to connect to; None while the name is being looked up, and `wait` helps."""
@@ -57,7 +58,7 @@ class Pool:
         known = self._peer = self._found()
         return known
 
-    def take(self, peer: Peer, user: str | None, *, has_body: bool) -> Handle:
+    def take(self, peer: Peer, user: str | None, request: Outbound) -> Handle:
         """Return a handle for a user, None for one who is not known; for a request with a body it is theirs alone."""
         while (handle := self._pop(user)) is not None:
             if self._fits(handle, peer):
@@ -65,7 +66,7 @@ class Pool:
             handle.close()
         else:
             handle = Handle(peer, self._connect)
-        if has_body:
+        if request.body is not None:
             handle.user = user
         return handle
 
@@ -76,48 +77,55 @@ class Pool:
             handle.close()
             return
         handle.stop()
-        with self._lock:
-            self._idle.setdefault(user, []).append(handle)
-            self._since[handle] = now = monotonic()
-            surplus = self._surplus(now) if user or len(self._since) > KEPT else ()
+        if not user:
+            self._shared.append(handle)
+            surplus = [self._shared.pop(0)] if len(self._shared) > KEPT else []
+        else:
+            with self._lock:
+                self._own.setdefault(user, []).append(handle)
+                self._since[handle] = now = monotonic()
+                surplus = self._surplus(now)
         for idle in surplus:
             idle.close()
 
     def close(self) -> None:
         """Close the idle connections."""
         with self._lock:
-            idle = list(self._since)
+            idle = [*self._shared, *self._since]
+            self._shared.clear()
             self._since.clear()
-            self._idle.clear()
+            self._own.clear()
         for handle in idle:
             handle.close()
 
     def _pop(self, user: str | None) -> Handle | None:
-        with self._lock:
-            name = user if user and user in self._idle else ""
-            idle = self._idle.get(name)
-            if not idle:
-                return None
-            handle = idle.pop()
-            if name and not idle:
-                del self._idle[name]
-            del self._since[handle]
-            return handle
+        if user and user in self._own:
+            with self._lock:
+                if own := self._own.get(user):
+                    handle = own.pop()
+                    self._forget(handle)
+                    return handle
+        try:
+            return self._shared.pop()
+        except IndexError:
+            return None
 
     def _surplus(self, now: float) -> list[Handle]:
-        """Take out those that are too many, and those of single users that were idle for too long."""
+        """Take out those of single users that are too many, or were idle for too long."""
         found = []
         for handle, since in list(self._since.items()):
-            if len(self._since) > KEPT or (handle.user and now - since > OWN_SECONDS):
-                del self._since[handle]
-                found.append(handle)
-                idle = self._idle[handle.user or ""]
-                idle.remove(handle)
-                if handle.user and not idle:
-                    del self._idle[handle.user]
-            elif now - since <= OWN_SECONDS:
+            if len(self._since) <= KEPT and now - since <= OWN_SECONDS:
                 break
+            self._own[handle.user or ""].remove(handle)
+            self._forget(handle)
+            found.append(handle)
         return found
+
+    def _forget(self, handle: Handle) -> None:
+        """Forget one that is idle no more, and its user with the last one."""
+        del self._since[handle]
+        if handle.user and not self._own[handle.user]:
+            del self._own[handle.user]
 
     def _fits(self, handle: Handle, peer: Peer) -> bool:
         known = handle.peer

@@ -34,7 +34,7 @@ ISSUER, SECRET = "https://www.discogs.com/", "discogs"
 KEYS = build_keys(secrets=[SECRET], public_key=None, jwks_url=None, algorithms=["HS256"], issuer="i")
 VERIFIER = Verifier([Issuer(ISSUER, KEYS.algorithms, frozenset(), KEYS)], cache_size=16)
 CONNECTION = base_environ(("127.0.0.1", 80), ("127.0.0.1", 1024))
-FIELDS = RequestFields("api", preserve_host=True, trusted_proxies=1, forward_authorization=True, own=["X-Token-Claims"])
+FIELDS = RequestFields("api", preserve_host=True, trusted_proxies=1, own=["X-Token-Claims"])
 
 
 def token(data: bytes) -> str:

@@ -1,5 +1,6 @@
 """What deploy/ says in YAML: read, checked against its schema, and run where what it names is installed."""
 
+import json
 import os
 import re
 import shutil
@@ -227,6 +228,19 @@ class TestAlerts:
         for words in (["check", "rules", DEPLOY / "prometheus/alerts.yml"], ["test", "rules", HERE / "alerts.yml"]):
             done = subprocess.run(["promtool", *words], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
+
+    def test_every_question_of_the_dashboard_is_one(self, tmp_path: Path) -> None:
+        if program("promtool") is None:
+            pytest.skip("promtool is not installed")
+        panels = json.loads((DEPLOY / "grafana/dashboard.json").read_text())["panels"]
+        asked = [target["expr"].replace("$__rate_interval", "5m") for panel in panels for target in panel["targets"]]
+        # As recording rules, each under a name of its own.
+        rules = [{"record": f"panel_{number}", "expr": question} for number, question in enumerate(asked)]
+        path = tmp_path / "dashboard.yml"
+        path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+        done = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"{len(asked)} rules found" in done.stdout
 
 
 class TestScaleOut:

@@ -9,6 +9,7 @@ from django.conf import settings as django_settings
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse, JsonResponse
 from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 import gateway
@@ -18,6 +19,8 @@ handler.setFormatter(gateway.LogFormatter("json"))
 logging.basicConfig(level="INFO", handlers=[handler])
 
 
+# Without it Django wants a CSRF token. A Bearer token, which no browser sends by itself, makes that needless.
+@csrf_exempt
 @require_POST
 def login(request):
     user = request.POST["user"]  # and a password, which is your part
@@ -30,12 +33,14 @@ def me(request):
     return JsonResponse({"user": request.environ["gateway.claims"]["sub"]})
 
 
+@csrf_exempt
 @require_POST
 def logout(request):
     gate.blacklist(token=request.headers["Authorization"].split()[1], reason="logged out")
     return JsonResponse({"message": "Logged out here."})
 
 
+@csrf_exempt
 @require_POST
 def logout_everywhere(request):
     gate.blacklist(sub=request.environ["gateway.claims"]["sub"], reason="logged out everywhere")
@@ -63,7 +68,11 @@ urlpatterns = [
     path("logout", logout),
     path("logout/everywhere", logout_everywhere),
 ]
-django_settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], MIDDLEWARE=[f"{__name__}.Refused"])
+django_settings.configure(
+    ROOT_URLCONF=__name__,
+    ALLOWED_HOSTS=["*"],
+    MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware", f"{__name__}.Refused"],
+)
 
 settings = gateway.Settings(issuer="https://shop.example/", public_paths="/login")
 gate = gateway.Gateway(get_wsgi_application(), settings)

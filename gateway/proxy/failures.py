@@ -47,13 +47,14 @@ def failure(code: int, message: str, error: int) -> UpstreamFailed:
         return UpstreamFailed("upstream-timeout", "timed out while connecting", was_connected=False)
     # A head beyond 300 KiB comes with the number of a broken connection.
     if code in _MALFORMED or message.startswith("Too large response headers"):
-        return malformed("libcurl cannot read it")
+        return malformed(message or "libcurl cannot read it")
     was_connected = code != pycurl.E_COULDNT_CONNECT and code not in _TLS
     return UpstreamFailed("upstream-unreachable", _cause(code, message, error), was_connected=was_connected)
 
 
 def _cause(code: int, message: str, error: int) -> str:
-    if code in _TLS:
+    # An alert, such as that a certificate is required, comes with the number of a broken connection.
+    if code in _TLS or "SSL routines" in message:
         return f"TLS fault: {message}"
     if code == pycurl.E_GOT_NOTHING:
         return "closed before the head"

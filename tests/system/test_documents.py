@@ -112,7 +112,7 @@ def test_logging_out_by_curl_is_one_request(tmp_path: Path, gateway: Running) ->
 
 
 def configure_django() -> None:
-    """Give Django its settings, once in a process, with a page that tells who is calling."""
+    """Give Django its settings, once in a process, with a page that tells who is calling, and the page's own view."""
     from django.conf import settings
     from django.http import HttpRequest, JsonResponse
     from django.urls import path
@@ -120,8 +120,15 @@ def configure_django() -> None:
     def me(request: HttpRequest) -> JsonResponse:
         return JsonResponse({"sub": request.environ["gateway.claims"]["sub"]})  # type: ignore[attr-defined]
 
+    views: dict[str, Any] = {}
+    exec(blocks("in-process", "python")[2], views)
     if not settings.configured:
-        settings.configure(ROOT_URLCONF=(path("me", me),), ALLOWED_HOSTS=["localhost"], SECRET_KEY=SECRET)
+        settings.configure(
+            ROOT_URLCONF=(path("me", me), path("logout", views["logout"])),
+            MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware"],
+            ALLOWED_HOSTS=["localhost"],
+            SECRET_KEY=SECRET,
+        )
 
 
 class TestInProcess:
@@ -158,13 +165,18 @@ class TestInProcess:
         assert api("POST", "/logout", token).status_code == 200
         assert api("GET", "/me", token).status_code == 401
 
-    def test_django(self, own: Callable[..., dict[str, Any]]) -> None:
+    def test_django(self, own: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
         configure_django()
-        api = Api(own(1)["application"])
+        names, token = own(1), mint(sub="1001")
+        api = Api(names["application"])
         assert api("GET", "/me").status_code == 401
-        assert api("GET", "/me", mint(sub="1001")).json == {"sub": "1001"}
+        assert api("GET", "/me", token).json == {"sub": "1001"}
+        monkeypatch.setitem(sys.modules, "mysite", SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "mysite.wsgi", SimpleNamespace(gate=names["gate"]))
+        assert api("POST", "/logout", token).status_code == 200
+        assert api("GET", "/me", token).status_code == 401
 
-    @pytest.mark.parametrize("number", [0, 1, 2])
+    @pytest.mark.parametrize("number", [0, 1, 3])
     def test_none_of_them_opens_a_door_where_somebody_forgot_the_keys(
         self, number: int, own: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -178,7 +190,7 @@ class TestInProcess:
     def test_fastapi(self, own: Callable[..., dict[str, Any]]) -> None:
         for module in ("fastapi", "a2wsgi"):
             pytest.importorskip(module, reason=f"{module} is not installed")
-        names = own(2)
+        names = own(3)
         names["app"].get("/me")(lambda: {"me": "here"})
         api, token = Api(names["application"]), mint(sub="1001")
         assert api("GET", "/me").status_code == 401
@@ -201,7 +213,7 @@ class TestInProcess:
 
         monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # it would take pytest's own handlers away
         shown = io.StringIO()
-        names = own(3, gate=own(0)["gate"])
+        names = own(4, gate=own(0)["gate"])
         names["handler"].setStream(shown)
         access = logging.getLogger("gateway.access")
         access.addHandler(names["handler"])

@@ -120,7 +120,7 @@ def configure_django() -> None:
     def me(request: HttpRequest) -> JsonResponse:
         return JsonResponse({"sub": request.environ["gateway.claims"]["sub"]})  # type: ignore[attr-defined]
 
-    views: dict[str, Any] = {}
+    views: dict[str, Any] = {"__name__": __name__}
     exec(blocks("in-process", "python")[2], views)
     if not settings.configured:
         settings.configure(

@@ -5,13 +5,15 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
+from cheroot_server import cheroot_serving, ignore_its_sockets
 from helpers import mint
 from recorder import Recorder, ok
 from running import Running
@@ -84,23 +86,51 @@ def files(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
+def git_backend(root: Path) -> Callable[..., Iterable[bytes]]:
+    """Return a WSGI app that has git's own program serve the repositories of a directory, and takes pushes."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        asked = {key: value for key, value in environ.items() if isinstance(value, str) and "." not in key}
+        settings = {"GIT_PROJECT_ROOT": str(root), "GIT_HTTP_EXPORT_ALL": "1", "REMOTE_USER": "me"}
+        body = environ["wsgi.input"].read()
+        settings |= {"CONTENT_LENGTH": str(len(body)), "GIT_PROTOCOL": asked.get("HTTP_GIT_PROTOCOL", "")}
+        done = subprocess.run(
+            ["git", "http-backend"],
+            input=body,
+            env={**os.environ, **asked, **settings},
+            capture_output=True,
+            check=True,
+        )
+        head, _, answer = done.stdout.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+        start_response(fields.pop("Status", "200 OK"), [*fields.items(), ("Content-Length", str(len(answer)))])
+        return [answer]
+
+    return app
+
+
+@ignore_its_sockets
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
-def test_git_clones_and_fetches_through_the_gateway_with_a_header(files: str, tmp_path: Path) -> None:
+def test_git_clones_pushes_and_fetches_through_the_gateway_with_a_header(tmp_path: Path) -> None:
     git = partial(run, "git", "-c", "user.name=a", "-c", "user.email=a@b.test", directory=tmp_path)
-    git("init", "-q", "work")
-    for number in range(3):
-        (tmp_path / "work" / f"{number}.bin").write_bytes(os.urandom(300_000))
-        git("-C", "work", "add", ".")
-        git("-C", "work", "commit", "-q", "-m", f"commit {number}")
-    git("clone", "-q", "--bare", "work", "files/repository.git")
-    git("-C", "files/repository.git", "update-server-info")
+    git("init", "-q", "--bare", "served/repository.git")
+    git("-C", "served/repository.git", "config", "http.receivepack", "true")
     header = f"http.extraHeader=Authorization: Bearer {mint(sub='1001')}"
-    with Running(tmp_path, files, "--workers", "1") as gateway:
-        git("clone", "-q", f"{files}/repository.git", "straight")
-        git("-c", header, "clone", "-q", f"{gateway.url}/repository.git", "through")
-        assert git("-C", "through", "log", "--format=%H %T") == git("-C", "straight", "log", "--format=%H %T")
-        git("-C", "through", "fsck", "--strict")
+    with cheroot_serving(git_backend(tmp_path / "served")) as api, Running(tmp_path, api, "--workers", "1") as gateway:
+        for name, url in (("straight", api), ("through", gateway.url)):
+            git("-c", header, "clone", "-q", f"{url}/repository.git", name)
+            # Beyond a MiB git sends chunks.
+            for size in (1000, 3_000_000):
+                (tmp_path / name / f"{name}-{size}.bin").write_bytes(os.urandom(size))
+                git("-C", name, "add", ".")
+                git("-C", name, "commit", "-q", "-m", f"{size} of {name}")
+                git("-C", name, "-c", header, "push", "-q", "origin", f"HEAD:refs/heads/{name}")
+        listed = [git("-c", header, "ls-remote", f"{url}/repository.git") for url in (api, gateway.url)]
+        assert listed[0] == listed[1]
+        assert all(git("-C", name, "rev-parse", "HEAD").strip() in listed[0] for name in ("straight", "through"))
         git("-C", "through", "-c", header, "fetch", "-q")
+        assert "straight-3000000.bin" in git("-C", "through", "ls-tree", "--name-only", "origin/straight")
+        git("-C", "through", "fsck", "--strict")
         with pytest.raises(AssertionError, match=r"Authentication|could not read Username|401"):
             git("clone", f"{gateway.url}/repository.git", "without", GIT_TERMINAL_PROMPT="0")
 

@@ -1,6 +1,7 @@
 """A WebSocket server and client that nobody here wrote (PyPI's websockets), straight and through the gateway."""
 
 import asyncio
+import random
 import threading
 from collections.abc import Iterator
 from itertools import count
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 from helpers import mint
+from recorder import Client
 from running import Running
+from websocket_bytes import frame, handshake
 
 pytestmark = pytest.mark.slow
 
@@ -135,3 +138,68 @@ def test_a_hundred_at_once_hold_no_thread(server: int, gateway: Running, tmp_pat
         return await asyncio.gather(*(talk(number, all_open) for number in range(100)))
 
     assert asyncio.run(talk_all()) == [f"number {number}" for number in range(100)]
+
+
+MASK = b"mask"
+FRAMES = {
+    "fragments": [(1, b"ab", False), (0, b"", False), (0, b"cd", True)],
+    "a ping between fragments": [(1, b"ab", False), (9, b"p", True), (0, b"cd", True)],
+    "a close between fragments": [(1, b"ab", False), (8, b"\x03\xe8", True)],
+    "a fragment that continues nothing": [(0, b"ab", True)],
+    "a message within a message": [(1, b"ab", False), (1, b"cd", True)],
+    "a ping of 125 bytes": [(9, b"p" * 125, True)],
+    "a ping of 126 bytes": [(9, b"p" * 126, True)],
+    "a ping in pieces": [(9, b"p", False)],
+    "a pong that nobody asked for": [(10, b"p", True)],
+    "reserved bit 1": [(0x41, b"ab", True)],
+    "reserved bit 3": [(0x11, b"ab", True)],
+    "a reserved opcode of data": [(3, b"ab", True)],
+    "a reserved opcode of control": [(11, b"ab", True)],
+    "text in UTF-8": [(1, "κόσμε \U0010ffff \ufffe".encode(), True)],
+    "a letter in two fragments": [(1, b"\xce", False), (0, b"\xba", True)],
+    "text that is not UTF-8": [(1, b"\xf8\x88\x80\x80\x80", True)],
+    "a surrogate in text": [(1, b"\xed\xa0\x80", True)],
+    "a close without a code": [(8, b"", True)],
+    "a close with half a code": [(8, b"\x03", True)],
+    "a close with a reserved code": [(8, b"\x03\xed", True)],
+    "a close with a reason": [(8, b"\x0f\xa0because", True)],
+    "a close with a reason that is not UTF-8": [(8, b"\x03\xe8\xff", True)],
+}
+
+
+def raw(code: int, content: bytes, is_last: bool) -> bytes:
+    """Return a client's frame; `code` may have reserved bits."""
+    sent = frame(content, code, MASK)
+    return sent if is_last else bytes([sent[0] & 0x7F]) + sent[1:]
+
+
+RAW = {
+    "no mask": frame(b"ab"),
+    "a length longer than it need be": b"\x82\xfe\x00\x02" + MASK + b"\x0c\x03",
+    **{name: b"".join(raw(*each) for each in frames) for name, frames in FRAMES.items()},
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_frames_are_answered_byte_for_byte_as_without_the_gateway(server: int, gateway: Running, name: str) -> None:
+    straight, through = (told(port, RAW[name]) for port in (server, gateway.port))
+    assert through == straight
+    assert straight
+
+
+def told(port: int, sent: bytes) -> bytes:
+    """Return what comes back for what is sent once a WebSocket is open, and for a close behind it."""
+    token = ("Authorization", f"Bearer {mint(jti=f'ws-{next(fresh)}')}")
+    with Client(port, handshake("/ws", token)) as client:
+        head = client.read_until(b"\r\n\r\n")
+        client.sock.sendall(sent + raw(8, b"\x03\xe8", True))
+        return client.read_all()[len(head.partition(b"\r\n\r\n")[0]) :]
+
+
+def test_a_message_of_16_mib_passes_whole_and_in_pieces(gateway: Running) -> None:
+    message = random.Random(1).randbytes(1 << 20) * 16
+    with open_at(gateway.port, mint(jti="ws-long"), compression=None) as client:
+        client.send(message)
+        assert client.recv() == message
+        client.send(message[start : start + 65536] for start in range(0, len(message), 65536))
+        assert client.recv() == message

@@ -1,20 +1,21 @@
 """An API that nobody here wrote, used with its own client: WebDAV, straight and through the gateway."""
 
-import gc
-import threading
+import json
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cheroot_server import cheroot_serving, ignore_its_sockets
 from helpers import mint
 from running import Running
 
-# cheroot leaves kept-alive sockets to the garbage collector, which the fixture calls while that is nobody's fault.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = [pytest.mark.slow, ignore_its_sockets]
 
-cheroot = pytest.importorskip("cheroot.wsgi", reason="cheroot is not installed")
 wsgidav = pytest.importorskip("wsgidav.wsgidav_app", reason="wsgidav is not installed")
 webdav4 = pytest.importorskip("webdav4.client", reason="webdav4 is not installed")
 
@@ -31,15 +32,8 @@ def dav(tmp_path: Path) -> Iterator[str]:
         "logging": {"enable": False},
         "verbose": 0,
     }
-    server = cheroot.Server(("127.0.0.1", 0), wsgidav.WsgiDAVApp(config))
-    server.prepare()
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    yield f"http://127.0.0.1:{server.bind_addr[1]}"
-    server.stop()
-    thread.join()
-    del server
-    gc.collect()
+    with cheroot_serving(wsgidav.WsgiDAVApp(config)) as url:
+        yield url
 
 
 def use(client: Any) -> list[Any]:
@@ -73,3 +67,34 @@ def test_a_webdav_client_sees_no_difference_through_the_gateway(dav: str, tmp_pa
         through = use(webdav4.Client(f"http://127.0.0.1:{gateway.port}", headers=bearer))
     assert through == straight
     assert all(whole for _, whole, _ in through[: len(NAMES)])
+
+
+@pytest.mark.skipif(not shutil.which("rclone"), reason="rclone is not installed")
+def test_rclone_sees_no_difference_through_the_gateway(dav: str, tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / "local" / "folder").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "local" / "folder" / name).write_bytes(CONTENT)
+    with Running(tmp_path, dav) as gateway:
+        seen = [use_rclone(url, tmp_path / "local") for url in (dav, f"http://127.0.0.1:{gateway.port}")]
+    assert seen[0] == seen[1]
+    assert len(json.loads(seen[0][0])) == 1 + len(NAMES)
+
+
+def use_rclone(url: str, local: Path) -> list[str]:
+    """Copy a folder there, compare, list, move and delete; return all that was printed but times."""
+    token = {"RCLONE_WEBDAV_URL": url, "RCLONE_WEBDAV_BEARER_TOKEN": mint(sub="1001"), "RCLONE_CONFIG": os.devnull}
+
+    def rclone(*words: str) -> str:
+        environ = {**os.environ, "no_proxy": "*", **token}
+        done = subprocess.run(["rclone", *words], check=False, capture_output=True, timeout=60, env=environ)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode("latin-1")
+
+    rclone("sync", str(local), ":webdav:copied")
+    rclone("check", "--download", str(local), ":webdav:copied")
+    listed = rclone("lsjson", "-R", "--no-modtime", "--no-mimetype", ":webdav:copied")
+    rclone("moveto", ":webdav:copied/folder/plain.txt", ":webdav:copied/moved.txt")
+    part = rclone("cat", "--offset", "1000", "--count", "20", ":webdav:copied/moved.txt")
+    after = rclone("lsf", "-R", ":webdav:copied")
+    rclone("purge", ":webdav:copied")
+    return [listed, part, after, rclone("lsf", ":webdav:")]

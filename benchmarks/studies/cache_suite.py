@@ -1,7 +1,8 @@
-"""mnot's tests for HTTP caches, of nginx's cache straight before their server and with a gateway between.
+"""mnot's tests for HTTP caches: nginx's cache straight before their server, and with a gateway between.
 
-`PYTHONPATH=.:tests/support python -m benchmarks.studies.cache_suite DIRECTORY`: a clone of github.com/http-tests/cache-tests
-in which `npm install` has been run. Needs node and nginx. Prints each test that the gateway makes a difference to.
+Run as `PYTHONPATH=.:tests/support python -m benchmarks.studies.cache_suite DIRECTORY`, a clone of
+github.com/http-tests/cache-tests in which `npm install` has been run. Needs node and nginx, and 4 minutes. Each side
+runs twice; prints the tests to which the gateway makes a difference.
 """
 
 from __future__ import annotations

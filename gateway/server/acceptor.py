@@ -39,7 +39,7 @@ class Acceptor:
     def accept(self) -> None:
         """Accept who has connected."""
         with self._lock:
-            if self._accept_one() is not None:
+            if self.fd >= 0 and self._accept_one() is not None:
                 self._listen()
 
     def stop(self) -> None:

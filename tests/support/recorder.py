@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 PATIENCE = 10.0  # seconds after which a test that waits has failed
 KEPT = 1 << 20  # bytes of a body that are kept; beyond, only its size
@@ -300,6 +301,12 @@ def request(line: str = "GET /", *fields: tuple[str, str], body: bytes = b"") ->
     return "\r\n".join(lines).encode("latin-1") + body
 
 
+def _ended(listener: Any) -> bool:
+    """Return whether no connection is left. One that a thread is just about to put off is for the next try."""
+    listener.reset_remaining()
+    return not listener.is_busy()
+
+
 @contextmanager
 def served(
     app: Callable[..., Iterable[bytes]], *, threads: int = 4, connections: int = 1000, queue_timeout: float = 60.0
@@ -313,5 +320,4 @@ def served(
         try:
             yield sock.getsockname()[1]
         finally:
-            listener.reset_remaining()
-            until(lambda: not listener.is_busy())
+            until(lambda: _ended(listener))

@@ -18,7 +18,7 @@ from gateway.server.response import Application
 from gateway.server.streams import watch_streams
 
 OPEN_FILES = 65536
-FILES_PER_CONNECTION = 5  # at most: itself, its body's file, the upstream's, and two by which libcurl wakes itself
+FILES_PER_CONNECTION = 5  # itself, the upstream's, two by which libcurl wakes itself; and room for all others
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 HANDLED = (*ENDING, signal.SIGHUP, signal.SIGCHLD)  # the master's: blocked while it forks
 

@@ -16,6 +16,7 @@ from gateway.proxy.fields import interim_fields
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.pool import Pool
 
+MAX_INTERIMS = 100  # before an answer
 POLL_SECONDS = 1.0  # longest time between two looks after the client
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: ([\t -~\x80-\xff]*))?\r\n")
@@ -33,8 +34,8 @@ class Answer:
     """
 
     __slots__ = (
-        "_about", "_ends_with_head", "_handle", "_is_awaited", "_pool", "_silence", "_since", "fields", "reason",
-        "status",
+        "_about", "_ends_with_head", "_handle", "_interims", "_is_awaited", "_pool", "_silence", "_since", "fields",
+        "reason", "status",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,7 @@ class Answer:
         self._silence = silence_seconds
         # libcurl would wait for the body of an answer to a HEAD that had one itself.
         self._ends_with_head = request.body is not None and request.method == "HEAD"
+        self._interims = 0
         self._is_awaited = False
         self._since = 0.0  # since when something is asked for and does not come; 0: it came
 
@@ -132,6 +134,9 @@ class Answer:
 
     def _interim(self, head: Head) -> None:
         """Pass an interim answer on (RFC 9110 section 15.2); the server has said 100 itself."""
+        self._interims += 1
+        if self._interims > MAX_INTERIMS:
+            raise malformed("too many interim answers")
         if self._about.interim and head[0] != 100:
             self._about.interim(f"{head[0]} {head[1]}", interim_fields(head[2]))
 

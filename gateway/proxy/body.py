@@ -30,17 +30,17 @@ class Body:
         """
         if self.length is not None and self.length > WHOLE_BYTES:
             return None
-        parts: list[bytes] = []
+        whole = bytearray()  # no list: its parts may be bytes
         while (part := self._take(WHOLE_BYTES + 1)) != b"":
             if part:
-                parts.append(part)
-                if self._taken > WHOLE_BYTES:
-                    self._begun = b"".join(parts)
+                whole += part
+                if len(whole) > WHOLE_BYTES:
+                    self._begun = bytes(whole)
                     return None
             else:
                 await_body(self._environ)
                 yield b""
-        return b"".join(parts)
+        return bytes(whole)
 
     def take(self, size: int) -> bytes | None:
         """Return the next part, at most `size` bytes: b"" at the end, None for nothing yet.

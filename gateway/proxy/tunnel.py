@@ -11,7 +11,7 @@ from gateway.http.body import take_body
 from gateway.http.grammar import elements, read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Context, Environ, StartResponse, context
-from gateway.proxy.answer import Head, final_head, parse
+from gateway.proxy.answer import MAX_INTERIMS, Head, final_head, parse
 from gateway.proxy.chunks import Chunks, Length
 from gateway.proxy.failures import UpstreamFailed, connection_cause, malformed
 from gateway.proxy.fields import interim_fields, response_fields
@@ -64,6 +64,7 @@ class Tunnel:
         self._silence = silence_seconds
         self._received = bytearray()  # from the upstream, and not passed on yet
         self._searched = 0  # bytes of it in which no head ends
+        self._interims = 0
 
     def run(self, peer: Peer, connect_seconds: float, start_response: StartResponse) -> Generator[bytes, None, None]:
         """Answer with what the upstream answers; after 101, pass bytes on until either side ends.
@@ -132,6 +133,9 @@ class Tunnel:
         return None
 
     def _pass_interim(self, head: Head) -> None:
+        self._interims += 1
+        if self._interims > MAX_INTERIMS:
+            raise malformed("too many interim answers")
         if self._about.interim and head[0] != 100:
             self._about.interim(f"{head[0]} {head[1]}", interim_fields(head[2]))
 

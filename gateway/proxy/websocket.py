@@ -7,27 +7,33 @@ import struct
 POLICY_VIOLATION = 1008
 
 
+FRAMES_AT_ONCE = 4096  # of which no end is lost sight: more in one piece are hardly any content
+
+
 class Frames:
-    """Follows what an upstream sends, to know where another frame may be put in."""
+    """Follows what an upstream sends, to know where another frame may be put in, at a bounded cost."""
 
     def __init__(self) -> None:
         self._head = b""  # of a frame, as far as it has come
         self._remaining = 0  # bytes of the frame's content still to come
+        self._is_lost = False
 
     @property
     def at_boundary(self) -> bool:
-        """Whether all frames so far are whole."""
-        return not self._head and not self._remaining
+        """Whether all frames so far are known to be whole."""
+        return not (self._head or self._remaining or self._is_lost)
 
     def feed(self, data: bytes) -> None:
         """Take note of what passes."""
-        at, end = 0, len(data)
-        while at < end:
+        at, end, heads = 0, len(data), 0
+        while at < end and not self._is_lost:
             if self._remaining:
                 used = min(self._remaining, end - at)
                 self._remaining -= used
             else:
                 used = self._feed_head(data[at : at + 14])
+                heads += 1
+                self._is_lost = heads > FRAMES_AT_ONCE
             at += used
 
     def _feed_head(self, data: bytes) -> int:

@@ -10,7 +10,7 @@ from gateway.http.disconnected import ClientDisconnected
 from gateway.http.problems import Problem
 from gateway.server.chunks import Framing, Raw
 from gateway.server.states import QUIET_SECONDS
-from gateway.server.wire import RECEIVE_BYTES, Wire
+from gateway.server.wire import RECEIVE_BYTES, RECEIVES, Wire
 
 SKIPPED_BYTES = 65_536  # of a body that nobody took: more costs the client its connection
 LOOK_SECONDS = 1.0  # between two looks of who waits for a body, whether the response was cut
@@ -83,7 +83,10 @@ class Body:
         return part
 
     def _receive(self, framing: Framing, limit: int) -> bool:
-        """Receive more of it; return whether there was something."""
+        """Receive more of it; return whether there was something, and others need not have their turn first."""
+        if not self._wire.receives_left:
+            return False
+        self._wire.receives_left -= 1
         try:
             if self._wire.receive(framing.wanted(min(limit, RECEIVE_BYTES))):
                 self._invite = None
@@ -137,6 +140,7 @@ class Body:
             with blocking():
                 if self.is_cut or not self._comes():
                     raise ClientDisconnected
+                self._wire.receives_left = RECEIVES
         return part
 
     def _comes(self) -> bool:

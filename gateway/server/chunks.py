@@ -14,6 +14,7 @@ from gateway.server.head import read_field
 
 MAX_LINE = 16_384  # bytes of a chunk's size and extensions, or of a trailer
 MAX_TRAILERS = 65_536  # bytes of all of them
+CHUNKED_BYTES = 8192  # received at a time: a thousand chunks, where each has one byte
 
 # RFC 9112 sections 7.1 and 7.1.1. Possessive, so that no line takes more than one look at each byte.
 _EXTENSION = rf'[ \t]*+;[ \t]*+[{TOKEN_CHARS}]++(?:[ \t]*+=[ \t]*+(?:[{TOKEN_CHARS}]++|"(?:[^"\\]|\\.)*+"))?+'
@@ -76,7 +77,7 @@ class Chunks:
 
     def wanted(self, limit: int) -> int:
         """Return how many bytes to receive: what frames the data comes with it."""
-        return limit
+        return min(limit, CHUNKED_BYTES)
 
     def feed(self, data: bytes, limit: int) -> tuple[bytes, int]:
         """Return the next bytes of the body, and how many of `data` were used. Raises `Problem` invalid-request."""
@@ -92,12 +93,14 @@ class Chunks:
                     self._next = _END_OF_DATA
             else:
                 end = data.find(b"\n", at) + 1
-                self._line += data[at : end or len(data)]
-                at = end or len(data)
-                if len(self._line) > MAX_LINE:
+                piece = data[at : end or len(data)]
+                at += len(piece)
+                if self._line or not end:
+                    self._line += piece
+                if max(len(piece), len(self._line)) > MAX_LINE:
                     raise Problem("invalid-request")
                 if end:
-                    line = bytes(self._line)
+                    line = bytes(self._line) or piece
                     self._line.clear()
                     self._take_line(line)
         return b"".join(parts), at
@@ -107,8 +110,13 @@ class Chunks:
         return self.ended
 
     def _take_line(self, line: bytes) -> None:
+        if self._next == _END_OF_DATA and line == b"\r\n":
+            self._next = _SIZE_LINE
+            return
         content = line[:-2]
         if not line.endswith(b"\r\n") or len(content.translate(None, CONTROLS)) != len(content):
+            raise Problem("invalid-request")
+        if self._next == _END_OF_DATA:
             raise Problem("invalid-request")
         if self._next == _SIZE_LINE:
             size = _SIZE.fullmatch(content)
@@ -116,10 +124,6 @@ class Chunks:
                 raise Problem("invalid-request")
             self._left = int(size[1], 16)
             self._next = _DATA if self._left else _TRAILER
-        elif self._next == _END_OF_DATA:
-            if content:
-                raise Problem("invalid-request")
-            self._next = _SIZE_LINE
         elif content:
             self._trailers += len(line)
             if self._trailers > MAX_TRAILERS:

@@ -26,7 +26,7 @@ from gateway.server.pause import NOTHING, Awaited, PauseNote
 from gateway.server.request import Request, base_environ
 from gateway.server.response import Application, Response
 from gateway.server.states import ANSWER, CLOSED, HEAD, LINGER, PAUSE, QUIET_SECONDS, SEND, SKIP, UNREAD, State
-from gateway.server.wire import Wire
+from gateway.server.wire import RECEIVES, Wire
 
 log = logging.getLogger("gateway.server")
 
@@ -72,6 +72,7 @@ class Connection:
         `overloaded` goes into the request's context.
         """
         self.about.overloaded = overloaded
+        self.wire.receives_left = RECEIVES
         response = self._response
         try:
             if response is not None and response.cut_code:

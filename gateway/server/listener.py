@@ -35,6 +35,7 @@ from gateway.server.wire import seconds_since_data
 
 log = logging.getLogger("gateway.server")
 
+BUSY_SECONDS = 0.005  # after which others are asked, although those who are ready are not done
 STEPS = 16  # of one connection, before others are asked whether something has happened to them
 LEFT = getattr(select, "POLLRDHUP", select.POLLIN)
 
@@ -86,12 +87,17 @@ class Listener:
     def _turn(self) -> None:
         self._turns.acquire()
         try:
+            gathered = time.monotonic()
             while self._turns.is_mine() and not self._is_over:
-                if not any(self._ready) and self._gather(None):
-                    self._delay.take()
+                is_busy = any(self._ready)
+                if not is_busy or time.monotonic() > gathered + BUSY_SECONDS:
+                    if self._gather(0 if is_busy else None):
+                        self._delay.take()
+                    gathered = time.monotonic()
                 for ready in self._ready:
-                    while self._turns.is_mine() and (connection := _first(ready)):
-                        self._attend(connection)
+                    for _ in range(len(ready)):
+                        if self._turns.is_mine() and (connection := _first(ready)):
+                            self._attend(connection)
         finally:
             self._turns.release()
 

@@ -66,7 +66,8 @@ class Response:
             pause.clear()
         # What is sent last goes with what ends the response: one step less, for most.
         while not (self.is_over or pause.awaited is not None or (self._wire.unsent and not self.is_complete())):
-            self._advance()
+            if not self._advance():
+                break
         if self.is_over:
             self.close()
 
@@ -88,8 +89,8 @@ class Response:
             return NOTHING
         return {**pause.awaited, fd: select.POLLIN}
 
-    def _advance(self) -> None:
-        """Send the next part that the application has, or what ends the response."""
+    def _advance(self) -> bool:
+        """Send the next part that the application has, or what ends the response; return False if it has none yet."""
         part = next(self._parts, None)
         if part:
             self._write(part, len(part) if self._is_whole else None)
@@ -97,8 +98,10 @@ class Response:
             self._finish()
         elif self._head and not self.has_begun:
             self._write(b"")  # it pauses, and the client may wait for the fields
-        if part != b"":
-            self._pause.awaited = None  # it may have asked for a pause, and had something to send after all
+        if part == b"":
+            return False
+        self._pause.awaited = None  # it may have asked for a pause, and had something to send after all
+        return True
 
     def is_complete(self) -> bool:
         """Return whether all bytes of the content are given to send, so that nothing but its end is to be asked for."""

@@ -12,17 +12,19 @@ from gateway.http.disconnected import ClientDisconnected
 from gateway.server.states import Deadlines
 
 RECEIVE_BYTES = 65536  # at a time: no more of what a client sends is ever held for one connection, but for a head
+RECEIVES = 4  # for a body in one step of a connection: then others have their turn, whatever there is to receive
 
 
 class Wire:
     """A client's end of a connection."""
 
-    __slots__ = ("_socket", "deadlines", "fd", "received", "unsent")
+    __slots__ = ("_socket", "deadlines", "fd", "received", "receives_left", "unsent")
 
     def __init__(self, sock: socket.socket, keep_alive: float) -> None:
         sock.setblocking(False)
         self.fd = sock.fileno()
         self.received = b""  # what has come, and nobody has taken yet
+        self.receives_left = RECEIVES  # in this step of the connection, for a body
         self.unsent: bytes | memoryview = b""
         self.deadlines = Deadlines(keep_alive, time.monotonic())
         self._socket = sock

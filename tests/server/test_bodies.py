@@ -460,3 +460,49 @@ def test_heads_that_are_not_whole_share_a_bounded_room() -> None:
     assert readers[2].feed(b"a" * 20_000)[0] is None
     readers[2].clear()
     assert readers[3].feed(b"a" * 20_000)[0] is None
+
+
+def test_who_always_has_more_to_do_lets_others_in_between() -> None:
+    over = threading.Event()
+    busy: list[str] = []
+
+    def app(environ: Environ, start: Start) -> Iterator[bytes]:
+        start("200 OK", [("Content-Length", "0")])
+        if environ["PATH_INFO"] == "/busy":
+            busy.append("")
+            while not over.is_set():
+                yield b""
+
+    with served(app, threads=1) as port, Client(port, request("GET /busy")), Client(port, request("GET /busy")):
+        assert until(lambda: len(busy) == 2)
+        try:
+            assert exchange(port, request("GET /one")).startswith(b"HTTP/1.1 200 OK")
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("framing", [CHUNKED, ("Content-Length", str(1 << 40))])
+def test_a_body_that_comes_as_fast_as_it_is_taken_makes_nobody_wait_for_its_end(framing: tuple[str, str]) -> None:
+    over = threading.Event()
+    pieces = b"1\r\nx\r\n" * 10_000
+
+    def app(environ: Environ, start: Start) -> Iterator[bytes]:
+        while environ["PATH_INFO"] == "/body" and (part := take_body(environ, 65536)) != b"":
+            if part is None:
+                await_body(environ)
+                yield b""
+        start("200 OK", [])
+        yield b"done"
+
+    def send(client: Client) -> None:
+        while not over.is_set():
+            client.sock.sendall(pieces)
+
+    with served(app, threads=1) as port, ExitStack() as stack:
+        for _ in range(3):
+            client = stack.enter_context(Client(port, request("POST /body", framing)))
+            sender = threading.Thread(target=send, args=(client,))
+            sender.start()
+            stack.callback(sender.join)
+        stack.callback(over.set)
+        assert exchange(port, request("GET /one")).endswith(b"done\r\n0\r\n\r\n")

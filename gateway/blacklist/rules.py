@@ -91,23 +91,21 @@ class Blacklist:
     # What is asked.
 
     def has(self, token: Token) -> bool:
-        """Return whether the token is blacklisted. Raises `Problem` as `entries_against` does."""
+        """Return whether the token is blacklisted. Raises as `lookup_keys`."""
         return bool(self.entries_against(token))
 
     def entries_against(self, token: Token) -> list[Entry]:
-        """Return the entries that blacklist the token now: one look-up, never cached.
+        """Return the entries that blacklist the token now: one look-up, never cached. Raises as `lookup_keys`."""
+        return self._against(token, self.store.find(self.lookup_keys(token)))
 
-        Raises `Problem` invalid-claim for a token with too long a list in a claim that can be blacklisted.
-        """
-        entries = self.store.find(self.lookup_keys(token))
-        return (
-            _distinct(entry for entry in map(self._as_here, entries) if self._applies(entry, token)) if entries else []
-        )
+    def _against(self, token: Token, found: Sequence[Entry]) -> list[Entry]:
+        return _distinct(entry for entry in map(self._as_here, found) if self._applies(entry, token))
 
-    def refusal(self, token: Token) -> Problem | None:
-        """Return why a token must not pass, None where it may."""
-        entries = self.entries_against(token)
-        if not entries:
+    def refusal(self, token: Token, found: Sequence[Entry] | None = None) -> Problem | None:
+        """Return why a token must not pass, None where it may. `found`: what the store has, if it was asked."""
+        if found is None:
+            found = self.store.find(self.lookup_keys(token))
+        if not found or not (entries := self._against(token, found)):
             return None
         cut_offs, log = [entry.issued_before for entry in entries], {"issuer": token.issuer.name}
         if self._rules.by_auth_time and "auth_time" in token.claims and None not in cut_offs:
@@ -217,7 +215,10 @@ class Blacklist:
         return not is_time(issued_at) or issued_at < entry.issued_before
 
     def lookup_keys(self, token: Token) -> tuple[str, ...]:
-        """Return the keys of the entries that can blacklist the token."""
+        """Return the keys of the entries that can blacklist the token.
+
+        Raises `Problem` invalid-claim for a token with too long a list in a claim that can be blacklisted.
+        """
         keys: tuple[str, ...] | None = token.derived.get(self)
         if keys is None:
             keys = token.derived[self] = self._lookup_keys(token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from time import perf_counter
+from typing import Any
 
 from gateway.auth.bearer import bearer_token
 from gateway.auth.tokens import Token, Verifier
@@ -45,6 +46,8 @@ class Gate:
         self.app = app
         self._verifier = verifier
         self._blacklist = blacklist
+        # A store on this machine has none: it answers sooner than a request can pause.
+        self._find_in_pauses: Any = getattr(blacklist.store, "find_in_pauses", None)
         self._resource = resource
         self._identity = identity
         self._public = public
@@ -65,14 +68,67 @@ class Gate:
                 return self._pages[path](environ, start_response)
             if about.overloaded:
                 raise Problem("overloaded")
-            token, blacklisted = self._admit(environ, path, about)
-            if target.is_own:
-                return self._own(environ, start_response, token, blacklisted)
-            self._identity.set(environ, token, about)
-            body = self.app(environ, start_response)
-            return body if about.cut else self._watched(body, token)
+            if self._public.admits(environ, path):
+                return self._go_on(environ, start_response, about, None, None)
+            token = self._verified(environ, about)
+            if about.resume and self._find_in_pauses:
+                return self._in_pauses(environ, start_response, about, token)
+            began = perf_counter()
+            try:
+                refusal = self._blacklist.refusal(token)
+            finally:
+                about.store_seconds = perf_counter() - began
+            return self._go_on(environ, start_response, about, token, refusal)
         except Problem as problem:
             return self._refuse(problem, environ, start_response)
+
+    def _verified(self, environ: Environ, about: Context) -> Token:
+        began = perf_counter()
+        try:
+            text = bearer_token(environ.get("HTTP_AUTHORIZATION", ""))
+            about.is_cached = self._verifier.remembers(text)
+            token = about.token = self._verifier.verify(text)
+        finally:
+            about.auth_seconds = perf_counter() - began
+        return token
+
+    def _in_pauses(
+        self, environ: Environ, start_response: StartResponse, about: Context, token: Token
+    ) -> Generator[bytes, None, None]:
+        """Answer once the store has, with no thread held meanwhile."""
+        body: Iterable[bytes] = ()
+        began = perf_counter()
+        try:
+            try:
+                found = yield from self._find_in_pauses(self._blacklist.lookup_keys(token), about)
+            finally:
+                about.store_seconds = perf_counter() - began
+            body = self._go_on(environ, start_response, about, token, self._blacklist.refusal(token, found))
+        except Problem as problem:
+            body = self._refuse(problem, environ, start_response)
+        try:
+            yield from body
+        finally:
+            if hasattr(body, "close"):
+                body.close()
+
+    def _go_on(
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        about: Context,
+        token: Token | None,
+        refusal: Problem | None,
+    ) -> Iterable[bytes]:
+        """Answer, or pass the request on, now that the caller's token is known (None where none is needed)."""
+        target = read_target(environ, about)
+        if refusal and target.path != BLACKLIST:
+            raise refusal
+        if target.is_own:
+            return self._own(environ, start_response, token, refusal is not None)
+        self._identity.set(environ, token, about)
+        body = self.app(environ, start_response)
+        return body if about.cut else self._watched(body, token)
 
     def _refuse(self, problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         context(environ).resource_metadata = self.resource_metadata
@@ -83,26 +139,6 @@ class Gate:
         if token is None or self.streams is None or isinstance(body, (list, tuple)):
             return body
         return self.streams.checked(body, token)
-
-    def _admit(self, environ: Environ, path: str, about: Context) -> tuple[Token | None, bool]:
-        """Return the caller's token (None where none is needed) and whether it is blacklisted."""
-        if self._public.admits(environ, path):
-            return None, False
-        began = perf_counter()
-        try:
-            text = bearer_token(environ.get("HTTP_AUTHORIZATION", ""))
-            about.is_cached = self._verifier.remembers(text)
-            token = about.token = self._verifier.verify(text)
-        finally:
-            verified = perf_counter()
-            about.auth_seconds = verified - began
-        try:
-            refusal = self._blacklist.refusal(token)
-        finally:
-            about.store_seconds = perf_counter() - verified
-        if refusal and path != BLACKLIST:
-            raise refusal
-        return token, refusal is not None
 
     def _own(
         self, environ: Environ, start_response: StartResponse, token: Token | None, blacklisted: bool

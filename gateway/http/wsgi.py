@@ -30,7 +30,7 @@ class Context:
     __slots__ = (
         "auth_seconds", "body_left", "cause", "client", "client_left", "cut", "farewell", "interim", "is_cached",
         "is_duplex", "is_unread", "overloaded", "pause", "received", "refusal", "refusal_detail", "refusal_log",
-        "request_id", "resource_metadata", "signals", "span", "store_seconds", "target", "token", "trace",
+        "request_id", "resource_metadata", "resume", "signals", "span", "store_seconds", "target", "token", "trace",
         "upstream_seconds", "upstream_span", "upstream_status",
     )  # fmt: skip
 
@@ -40,6 +40,7 @@ class Context:
         self.overloaded = False  # the request has waited longer than QUEUE_TIMEOUT
         self.client_left: Callable[[], bool] | None = None  # return whether the client has closed the connection
         self.pause: Pause | None = None  # None: the server cannot wait, so the stage must
+        self.resume: Callable[[], None] | None = None  # end a pause early; callable from any thread. None: no pause
         # End the response visibly, never as if it were complete, for a refusal's code; callable from any thread.
         # Before the response's head was sent, the refusal is the answer.
         self.cut: Callable[[str], None] | None = None

@@ -204,7 +204,8 @@ class Connection:
         about = Context()
         about.received = tuple(request.fields)
         about.overloaded = self.about.overloaded
-        about.client_left, about.pause = self.wire.has_left, self.pause.ask
+        about.client_left = self.wire.has_left
+        about.pause, about.resume = self.pause.ask, self._notify
         about.cut, about.interim = response.cut, response.interim
         self.about = about
         environ = request.environ(self._base)

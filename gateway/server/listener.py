@@ -170,7 +170,8 @@ class Listener:
     def _notify(self, connection: Connection) -> None:
         """Have a connection served though nothing that it awaits has happened; any thread may call it."""
         self._ready[STAGE[connection.state]].append(connection)
-        self._poller.wake()
+        if not self._turns.is_mine():
+            self._poller.wake()
 
     # Who connects, and who goes
 

@@ -45,6 +45,7 @@ class EpollPoller:
         self.wake_up, self._writer = _always_readable()
         weakref.finalize(self, _close, self.wake_up, self._writer)
         self._epoll.register(self.wake_up, 0)
+        self._is_woken = False  # and nobody has been told yet
 
     def arm(self, fd: int, events: int) -> None:
         """Have the descriptor told of once."""
@@ -60,11 +61,16 @@ class EpollPoller:
 
     def wake(self) -> None:
         """Have `wait` return."""
-        self._epoll.modify(self.wake_up, select.POLLIN | self._once)
+        if not self._is_woken:
+            self._is_woken = True
+            self._epoll.modify(self.wake_up, select.POLLIN | self._once)
 
     def wait(self, seconds: float | None) -> Iterable[int]:
         """Return descriptors that are ready."""
-        return [fd for fd, _ in self._epoll.poll(seconds, EVENTS)]
+        ready = [fd for fd, _ in self._epoll.poll(seconds, EVENTS)]
+        if self.wake_up in ready:
+            self._is_woken = False
+        return ready
 
 
 class PollPoller:

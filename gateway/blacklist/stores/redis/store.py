@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,9 +18,11 @@ from gateway.blacklist.stores.base import LATEST, Added, Entry, check_mark, chec
 from gateway.blacklist.stores.history import changed_keys, number_of, read_head
 from gateway.blacklist.stores.outage import Probe
 from gateway.blacklist.stores.redis.keys import FORGET, GRACE_SECONDS, MATCH
+from gateway.blacklist.stores.redis.lookups import LookUps
 from gateway.blacklist.stores.redis.older import from_stored, is_twin, to_stored, with_twins
 from gateway.blacklist.stores.redis.server import Server, read_row
 from gateway.http.problems import StoreUnavailable
+from gateway.http.wsgi import Context
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -54,6 +56,7 @@ class RedisStore:
     ) -> None:
         self._now = now
         self._server = Server(url, now, replicas=replicas, accept_lossy=accept_lossy, create=create)
+        self._look_ups = LookUps(self._server.find)
         self._takes_changes = Probe(self._server.write, self._server.outage)
         self._lists = self._server.keys.created, self._server.keys.expires
 
@@ -63,6 +66,10 @@ class RedisStore:
             self._server.ask()
             return []
         return self._live(self._texts(keys))
+
+    def find_in_pauses(self, keys: Sequence[str], about: Context) -> Generator[bytes, None, list[Entry]]:
+        """Return the live entries among `keys`, as `find` does; meanwhile the request pauses."""
+        return self._live(dict(zip(keys, (yield from self._look_ups.find(keys, about)), strict=True)))
 
     def add(self, entries: Sequence[Entry], *, once: Entry | None = None) -> list[Added] | None:
         """Add the entries, each merged with a live one of its key; not those that have expired.

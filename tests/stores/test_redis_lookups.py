@@ -1,0 +1,97 @@
+"""Look-ups in Redis hold no thread of the server's, and those that come at once are one question."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import SECRET, mint
+from recorder import Client, Recorder, exchange, ok, request, served, until
+from redis_servers import RedisServer, be_patient
+from relay import Relay
+from running import Running
+
+from gateway import Gateway
+
+pytestmark = pytest.mark.slow
+
+GOOD, TAKEN = (("Authorization", f"Bearer {mint(sub=sub, jti=sub)}") for sub in ("good", "taken"))
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def relay(server: RedisServer) -> Iterator[Relay]:
+    with Relay(server.port) as relay:
+        yield relay
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, relay: Relay) -> Iterator[Running]:
+    """Return a gateway with a single thread, before which nothing but Redis can be slow."""
+    flags = ("--store", relay.url, "--workers", "1", "--threads", "1")
+    with Recorder(ok()) as upstream, Running(tmp_path, upstream.url, *flags) as running:
+        assert exchange(running.port, request("POST /blacklist", TAKEN)).startswith(b"HTTP/1.1 200")
+        yield running
+
+
+def ask(gateway: Running, how_many: int) -> list[bytes]:
+    """Return the status lines of requests sent at once, of a good token and of a blacklisted one in turn."""
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(Client(gateway.port, request("GET /info", TAKEN if number % 2 else GOOD)))
+            for number in range(how_many)
+        ]
+        return [client.read_all().partition(b"\r\n")[0] for client in clients]
+
+
+def test_each_gets_its_own_answer_of_a_question_that_many_share(gateway: Running, server: RedisServer) -> None:
+    server.ask("CONFIG", "RESETSTAT")
+    assert ask(gateway, 100) == [b"HTTP/1.1 200 OK", b"HTTP/1.1 401 Unauthorized"] * 50
+    assert server.calls()["mget"] < 50
+
+
+def test_who_needs_no_look_up_is_answered_while_others_wait_for_theirs(
+    server: RedisServer, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_patient(monkeypatch)
+    app = Gateway(answer, secret=SECRET, store=relay.url, accept_lossy_store=True, public_paths="/open")
+    with served(app, threads=1) as port, ExitStack() as stack:
+        assert exchange(port, request("GET /info", GOOD)).startswith(b"HTTP/1.1 200")
+        relay.stalled = True
+        waiting = [stack.enter_context(Client(port, request("GET /info", GOOD))) for _ in range(20)]
+        for path in ("/-/live", "/open"):
+            assert exchange(port, request(f"GET {path}")).startswith(b"HTTP/1.1 200")
+        for client in waiting:
+            client.sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.sock.recv(1)
+
+
+def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+
+def test_a_client_that_leaves_during_its_look_up_takes_no_answer_from_another(gateway: Running, relay: Relay) -> None:
+    relay.delay = 0.05
+    for _ in range(10):
+        with Client(gateway.port, request("GET /info", GOOD)) as client:
+            client.sock.close()
+        assert ask(gateway, 2) == [b"HTTP/1.1 200 OK", b"HTTP/1.1 401 Unauthorized"]
+
+
+def test_a_server_that_does_not_answer_closes_all_and_the_log_says_why(gateway: Running, relay: Relay) -> None:
+    relay.stalled = True
+    assert set(ask(gateway, 40)) == {b"HTTP/1.1 503 Service Unavailable"}
+    assert b"urn:jwt-gateway:store-unavailable" in exchange(gateway.port, request("GET /info", GOOD))
+    assert until(lambda: "the blacklist store is unavailable for look-ups (unreachable)" in gateway.log)
+    relay.stalled = False
+    relay.cut()
+    assert until(lambda: ask(gateway, 2) == [b"HTTP/1.1 200 OK", b"HTTP/1.1 401 Unauthorized"])
+    assert gateway.log.count("unavailable for look-ups (unreachable)") == 1

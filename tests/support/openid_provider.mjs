@@ -1,16 +1,18 @@
 // A certified OpenID provider (npm oidc-provider), and the browsers of its users: driven line by line, over JSON.
 //
-//   node openid_provider.mjs PORT LOGOUT_URL [sid]
+//   node openid_provider.mjs PORT LOGOUT_URL [sid] [auth_time]
 //   < {"do": "login", "as": "alice's phone", "user": "1001"}     > {"access_token": "…", "id_token": "…"}
+//   < {"do": "again", "as": "alice's phone", "max_age": "5"}      > the same, in the browser that is signed in
 //   < {"do": "refresh", "as": "alice's phone"}                    > {"access_token": "…"}
 //   < {"do": "logout", "as": "alice's phone"}                     > {"status": 303, "told": "success"}
 //
-// With `sid`, access tokens have the session's; "told" is what the provider says of its back-channel request.
+// With `sid` and `auth_time`, access tokens have the session's; "told" is what the provider says of its back-channel
+// request. Without "user", the one who signed in there does so again, if the provider asks for it.
 import { Provider } from 'oidc-provider';
 import http from 'node:http';
 import readline from 'node:readline';
 
-const [port, logoutUrl, sid] = process.argv.slice(2);
+const [port, logoutUrl, ...named] = process.argv.slice(2);
 const issuer = `http://127.0.0.1:${port}`;
 const secret = 's'.repeat(40);
 const redirect = `${issuer}/callback-of-the-client`;
@@ -32,7 +34,8 @@ const provider = new Provider(issuer, {
   },
   extraTokenClaims: (ctx) => {
     const from = ctx.oidc.entities.AuthorizationCode ?? ctx.oidc.entities.RefreshToken;
-    return sid && from?.sid ? { sid: from.sid } : undefined;
+    const known = { sid: from?.sid, auth_time: from?.authTime };
+    return Object.fromEntries(Object.entries(known).filter(([name, value]) => named.includes(name) && value));
   },
   issueRefreshToken: () => true,
   expiresWithSession: () => false,
@@ -74,9 +77,14 @@ async function token(browser, members) {
 
 const actions = {
   async login({ as, user }) {
-    const browser = browsers[as] = { jar: {} };
+    browsers[as] = { jar: {}, user };
+    return actions.again({ as });
+  },
+  async again({ as, max_age }) {
+    const browser = browsers[as];
     const asked = new URLSearchParams({
       client_id: 'api-client', response_type: 'code', scope: 'openid offline_access', prompt: 'consent', redirect_uri: redirect,
+      ...(max_age && { max_age }),
     });
     let place = (await browse(browser, `${issuer}/auth?${asked}`)).headers.get('location');
     for (let step = 0; step < 12 && !place.startsWith(redirect); step++) {
@@ -85,7 +93,7 @@ const actions = {
         const page = await answer.text();
         const [, action] = page.match(/action="([^"]+)"/);
         const [, prompt] = page.match(/name="prompt" value="([^"]+)"/);
-        answer = await browse(browser, new URL(action, issuer), form({ prompt, login: user, password: 'any' }));
+        answer = await browse(browser, new URL(action, issuer), form({ prompt, login: browser.user, password: 'any' }));
       }
       place = answer.headers.get('location');
     }

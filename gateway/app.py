@@ -155,7 +155,7 @@ def _operators_pages(settings: Settings, blacklist: Blacklist, issuers: Sequence
         "/-/ready": readiness(_not_draining, blacklist.store.ping, *(issuer.keys.current for issuer in issuers)),
         "/-/openapi.json": description(),
         **(
-            console_pages(claims_of(settings), settings.cut_off_claims, settings.admin_claims)
+            console_pages(claims_of(settings), settings.cut_off_claims, settings.admin_claims, settings.leeway)
             if settings.console
             else {}
         ),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Collection, Sequence
+from importlib.metadata import version
 from importlib.resources import files
 
 from gateway.http.wsgi import App
@@ -25,10 +27,12 @@ def console_pages(
     claims: Sequence[str] = ("sub", "sid", "jti"),
     cut_off_claims: Collection[str] = ("sub",),
     admin_claims: Sequence[str] = ("scope", "scp"),
+    leeway: float = 0,
 ) -> dict[str, App]:
     """Return the console's resources by path; none needs a token, for none tells anything but claims' names.
 
-    They are the claims that can be blacklisted, those of them that get a cut-off, and those in which scopes stand.
+    They are the claims that can be blacklisted, those of them that get a cut-off, and those in which scopes stand;
+    `leeway` is in seconds.
     """
     # What a person is logged out by comes first.
     ordered = sorted(claims, key=lambda name: name not in cut_off_claims)
@@ -38,6 +42,8 @@ def console_pages(
             for name in ordered
         ),
         "<!-- admin claims -->": html.escape(" ".join(admin_claims)),
+        "<!-- leeway -->": str(math.ceil(leeway)),
+        "<!-- version -->": html.escape(version("jwt-blacklist-gateway")),
     }
     return {path: _page(*described, filled) for path, described in _FILES.items()}
 

@@ -3,16 +3,24 @@
 
 const $ = (id) => document.getElementById(id);
 const token = () => $("token").value.trim();
-let entries = [], cursor = null, times = null, turn = 0;
+let entries = [], cursor = null, times = null, turn = 0, ahead = 0;
+
+// The gateway's time in seconds: this machine's clock may be wrong, and a cut-off is as right as its clock.
+const now = () => Math.floor((Date.now() - ahead) / 1000);
+
+// What a person types: there `1e3` may be a number, too.
+const form = (members) => new URLSearchParams(members);
 
 // Send a request as the token's holder; return its members and whether it went well, never throw.
 async function ask(method, path, body) {
   try {
+    const type = typeof body === "string" ? { "Content-Type": "application/json" } : {};
     const answer = await fetch(path, {
       method, cache: "no-store", credentials: "omit", redirect: "error",
-      headers: { Authorization: `Bearer ${token()}` },
-      body: body && new URLSearchParams(body), // a form: there a number and its text are the same
+      headers: { Authorization: `Bearer ${token()}`, ...type },
+      body,
     });
+    ahead = Date.now() - Date.parse(answer.headers.get("Date")) || 0;
     const text = await answer.text();
     return { ...(text && exact(text)), ok: answer.ok };
   } catch {
@@ -40,6 +48,8 @@ async function show() {
   if (mine !== turn) return;
   const blacklisted = ["token-blacklisted", "sign-in-required"].some((code) => decision.type === `urn:jwt-gateway:${code}`);
   say("verdict", decision.ok, decision.ok ? "The gateway lets this token through." : decision.detail);
+  $("help").hidden = !decision.help;
+  $("help").lastChild.textContent = decision.help;
   $("actions").hidden = !decision.ok && !blacklisted;
   $("blacklist").disabled = blacklisted;
   $("restore").disabled = !blacklisted;
@@ -79,10 +89,16 @@ function rows(title, members) {
   const heading = made("th", title);
   heading.colSpan = 2;
   return [made("tr", "", heading), ...Object.entries(members).map(([name, value]) => {
-    const row = made("tr", "", made("th", name), made("td", typeof value === "string" ? value : JSON.stringify(value)));
+    const row = made("tr", "", made("th", name), cell(name, typeof value === "string" ? value : JSON.stringify(value)));
     if (["iat", "nbf", "exp", "auth_time"].includes(name) && seconds(value)) row.lastChild.append(made("small", moment(value * 1000)));
     return row;
   })];
+}
+
+// A cell of a table; what is long can be scrolled, by the keyboard as well.
+function cell(name, text) {
+  if (text.length <= 300) return made("td", text);
+  return made("td", "", Object.assign(made("div", text), { className: "long", tabIndex: 0, role: "group", ariaLabel: name }));
 }
 
 function seconds(value) {
@@ -142,9 +158,9 @@ async function showAdmin(mine, scoped = true) {
 
 async function more() {
   const page = await ask("GET", `/blacklist/entries?cursor=${encodeURIComponent(cursor)}`);
-  if (!page.ok) return;
-  [entries, cursor] = [entries.concat(page.entries), page.next_cursor];
+  if (page.ok) [entries, cursor] = [entries.concat(page.entries), page.next_cursor];
   list();
+  if (!page.ok) $("entries-note").textContent = page.detail;
 }
 
 function list() {
@@ -161,14 +177,17 @@ function entryRow(entry) {
   const cells = {
     what, of: entry.issuer, "issued before": before, since: moment(entry.created_at), until, by: entry.by, for: entry.reason,
   };
-  const row = made("tr", "", ...Object.entries(cells).map(([name, text]) => made("td", text)), made("td", ""));
+  const row = made("tr", "", ...Object.entries(cells).map(([name, text]) => cell(name, text)), made("td", ""));
   Object.keys(cells).forEach((name, place) => (row.cells[place].dataset.name = name));
   const lift = made("button", "Lift");
-  lift.setAttribute("aria-label", `Lift ${what}`);
+  lift.setAttribute("aria-label", `Lift ${what.slice(0, 200)}`);
   lift.onclick = async () => {
     const place = row.sectionRowIndex;
-    await ask("DELETE", "/blacklist", { ...(entry.claim || { fingerprint: entry.fingerprint }), issuer: entry.issuer });
+    // As JSON: a text stands for itself there, and no other entry is lifted.
+    const named = { ...(entry.claim || { fingerprint: entry.fingerprint }), issuer: entry.issuer };
+    const answer = await ask("DELETE", "/blacklist", JSON.stringify(named));
     await showAdmin(turn);
+    if (!answer.ok) $("entries-note").textContent = answer.detail;
     const left = $("entries").rows;
     (left[Math.min(place, left.length - 1)]?.querySelector("button") || $("search")).focus();
   };
@@ -185,23 +204,29 @@ async function logOut(event) {
   event.preventDefault();
   const [name, value, which] = [$("claim").value, $("value").value, $("which").value];
   const epoch = (id) => Math.ceil(new Date($(id).value).getTime() / 1000);
-  const before = { all: () => "null", now: () => Math.floor(Date.now() / 1000) + 1, moment: () => epoch("before") }[which];
+  // What "now" is, the gateway knows best; where it would take all, its clock and its LEEWAY are read from it.
+  const until = () => (usual() === "now" ? "" : now() + 2 + Number($("admin").dataset.leeway));
+  const before = { all: () => "null", now: until, moment: () => epoch("before") }[which];
   const members = {
     [name]: value, issued_before: before?.(), until: $("until").value && epoch("until"),
     issuer: $("issuer").value, reason: $("reason").value,
   };
-  const answer = await ask("POST", "/blacklist", Object.fromEntries(Object.entries(members).filter(([, text]) => text)));
-  const usual = Math.abs(answer.issued_before - Date.now() / 1000) < 400;
-  const told = answer.issued_before === null ? "" : usual ? " issued until now" : ` issued before ${moment(answer.issued_before * 1000)}`;
+  const answer = await ask("POST", "/blacklist", form(Object.entries(members).filter(([, text]) => text)));
+  const isNow = Math.abs(answer.issued_before - now()) < 400;
+  const told = answer.issued_before === null ? "" : isNow ? " issued until now" : ` issued before ${moment(answer.issued_before * 1000)}`;
   say("logged-out", answer.ok, answer.ok ? `Every token with ${name} ${value}${told} is blacklisted.` : answer.detail);
   if (answer.ok) { event.target.reset(); explainWhich(); }
   await show();
 }
 
+// What is taken back of the chosen claim where nothing else is said.
+function usual() {
+  return $("claim").selectedOptions[0]?.hasAttribute("data-cut-off") ? "now" : "all";
+}
+
 // Say what the choice means for the claim that is chosen.
 function explainWhich() {
-  const usual = $("claim").selectedOptions[0]?.hasAttribute("data-cut-off") ? "now" : "all";
-  const which = $("which").value || usual;
+  const which = $("which").value || usual();
   $("before-label").hidden = which !== "moment";
   $("before").required = which === "moment";
   $("which-note").textContent = {
@@ -238,7 +263,9 @@ function made(name, text, ...children) {
 
 function moment(time) {
   const date = new Date(time);
-  return isNaN(date) ? "" : date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  if (isNaN(date)) return "";
+  const parts = [date.toLocaleDateString(undefined, { dateStyle: "medium" }), date.toLocaleTimeString(undefined, { timeStyle: "short" })];
+  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(", "); // broken between the two alone
 }
 
 let pause;

@@ -3,8 +3,10 @@
 import re
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from helpers import assert_refused, mint
@@ -210,8 +212,63 @@ def test_a_tokens_entry_is_lifted_too_and_the_focus_stays(page: Page, gateway: R
     assert gateway.get("/", token).status == 200
 
 
+def test_an_entry_is_lifted_and_none_that_is_spelled_alike(page: Page, gateway: Running) -> None:
+    admin = fresh(sub="root", scope="blacklist:admin")
+    for sub in ("3e3", 3000):
+        gateway.request("POST", "/blacklist", admin, {"sub": sub})
+    page.paste(admin)
+    page.wait_for(lambda: len(page.entries) >= 2)
+    page["search"].send_keys("3e3")
+    page.wait_for(lambda: len(page.entries) == 1)
+    page["entries"].find_element(By.TAG_NAME, "button").click()
+    page.wait_for(lambda: page.entries == [])
+    assert gateway.get("/", fresh(sub="3e3")).status == 200
+    assert gateway.get("/", fresh(sub=3000)).status == 401
+
+
+def test_what_cannot_be_lifted_is_told(page: Page, gateway: Running) -> None:
+    gateway.request("POST", "/blacklist", fresh(sub="root", scope="blacklist:admin"), {"sub": "3100"})
+    page.paste(fresh(sub="reader", scope="blacklist:read"))
+    page.wait_for(lambda: len(page.entries) >= 1)
+    page["search"].send_keys("3100")
+    page.wait_for(lambda: len(page.entries) == 1)
+    page["entries"].find_element(By.TAG_NAME, "button").click()
+    page.sees("entries-note", "scope")
+    assert len(page.entries) == 1
+    assert gateway.get("/", fresh(sub="3100")).status == 401
+
+
+@pytest.mark.parametrize(("claim", "wrong"), [("sub", -3600), ("sid", -3600), ("sid", 3600)])
+def test_until_now_is_by_the_gateways_clock(page: Page, gateway: Running, claim: str, wrong: int) -> None:
+    """The clock of whoever looks at the page may be wrong: behind, it would spare the newest tokens."""
+    value, now = f"clock {wrong} {claim}", int(time.time())
+    victim = mint(**{claim: value}, iat=now, exp=now + 600)
+    page.driver.execute_script(f"const real = Date.now; Date.now = () => real() + {1000 * wrong};")
+    page.paste(fresh(sub="root", scope="blacklist:admin"))
+    page.wait_for(page["admin"].is_displayed)
+    page.sees("chart-note", "Requests")
+    page["claim"].send_keys(claim)
+    page["value"].send_keys(value)
+    page.driver.execute_script("document.querySelector('details').open = true")
+    page["which"].send_keys("those issued until now")
+    page["logout"].submit()
+    page.sees("logged-out", f"✓ Every token with {claim} {value} issued until now is blacklisted.")
+    assert gateway.get("/", victim).status == 401
+    query = urlencode({claim: value})
+    told = gateway.get(f"/blacklist?{query}", fresh(scope="blacklist:admin")).json
+    assert now + 1 <= told["issued_before"] <= int(time.time()) + 3
+
+
+def test_the_page_says_its_version_and_where_a_refusal_is_explained(page: Page) -> None:
+    assert version("jwt-blacklist-gateway") in page.driver.find_element(By.TAG_NAME, "footer").text
+    assert not page["help"].is_displayed()
+    page.paste(mint(exp=1000))
+    page.sees("help", "docs/problems.md#token-expired-401")
+
+
 def test_the_claims_are_those_that_are_set() -> None:
-    page = console_pages(("a<b", "sub"), ("sub",), ("roles",))["/-/console"]
+    page = console_pages(("a<b", "sub"), ("sub",), ("roles",), 0.5)["/-/console"]
+    assert b'data-leeway="1"' in b"".join(page({"REQUEST_METHOD": "GET"}, lambda *_: None))
     html = b"".join(page({"REQUEST_METHOD": "GET"}, lambda *_: None)).decode()
     assert "<option data-cut-off>sub</option><option>a&lt;b</option>" in html
     assert 'data-scopes-in="roles"' in html
@@ -273,7 +330,7 @@ def test_it_all_works_from_the_keyboard(page: Page, gateway: Running) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("width", [2560, 1280, 320])
 def test_it_fits_and_can_be_read(page: Page, scheme: str, width: int) -> None:
     """Nothing is cut off at the side, and every text has the contrast that WCAG 2.2 asks for (4.5:1)."""
     emulate = page.driver.execute_cdp_cmd
@@ -282,10 +339,15 @@ def test_it_fits_and_can_be_read(page: Page, scheme: str, width: int) -> None:
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
     )
-    page.paste(fresh(scope="blacklist:admin", note="x" * 300))
+    page.paste(fresh(scope="blacklist:admin", note="x" * 900, words="a b " * 225, number=12345678901234567890))
     page.wait_for(page["admin"].is_displayed)
     page.sees("chart", "passed")
     assert page.driver.execute_script("return document.documentElement.scrollWidth") <= width
+    assert "12345678901234567890" in page.text("claims")
+    # What is long is read by scrolling, with the keyboard as well.
+    longs = "return [...document.querySelectorAll('.long')].map((each) => [each.tabIndex, each.ariaLabel])"
+    assert [0, "note"] in page.driver.execute_script(longs)
+    assert [0, "words"] in page.driver.execute_script(longs)
     contrasts = page.driver.execute_script(CONTRASTS)
     emulate("Emulation.clearDeviceMetricsOverride", {})
     assert len(contrasts) > 30

@@ -36,7 +36,7 @@ function exact(text) {
 
 // The token: what it says, and what the gateway says of it.
 
-async function show() {
+async function show(pressed = false) {
   const mine = ++turn, pasted = token();
   const [header, claims] = pasted.split(".").map(decoded);
   times = claims && { from: seconds(claims.iat ?? claims.nbf), to: seconds(claims.exp) };
@@ -53,6 +53,7 @@ async function show() {
   $("actions").hidden = !decision.ok && !blacklisted;
   $("blacklist").disabled = blacklisted;
   $("restore").disabled = !blacklisted;
+  if (pressed) $(blacklisted ? "restore" : "blacklist").focus(); // the button that was pressed is disabled
   await explain(mine, blacklisted);
   const scoped = $("admin").dataset.scopesIn.split(" ").some((name) => claims && (name in claims || name.split(".")[0] in claims));
   await showAdmin(mine, Boolean(decision.ok && scoped));
@@ -132,8 +133,7 @@ function span(seconds) {
 
 async function change(method) {
   const answer = await ask(method, "/blacklist");
-  await show();
-  $(method === "POST" ? "restore" : "blacklist").focus(); // the button that was pressed is disabled
+  await show(true);
   if (!answer.ok) say("verdict", false, answer.detail);
   else if (method === "DELETE" && answer.blacklisted)
     say("verdict", false, "Its own entry is lifted, but one for its claims still blacklists it. An admin can lift that.");
@@ -269,7 +269,7 @@ function moment(time) {
 }
 
 let pause;
-$("token").addEventListener("input", () => { clearTimeout(pause); pause = setTimeout(show, 200); });
+$("token").addEventListener("input", () => { clearTimeout(pause); pause = setTimeout(() => show(), 200); });
 $("clear").addEventListener("click", () => { $("token").value = ""; $("token").focus(); show(); });
 $("blacklist").addEventListener("click", () => change("POST"));
 $("restore").addEventListener("click", () => change("DELETE"));

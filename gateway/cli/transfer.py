@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import sys
 import time
@@ -39,10 +40,23 @@ _KEY = re.compile(r"(token|claim):[0-9a-f]{64}")
 
 @click.command()
 @with_settings("store")
-@click.argument("file", type=click.File("w"), default="-")
-def export(settings: Settings, file: IO[str]) -> None:
-    """Write the live entries as JSON lines."""
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
+def export(settings: Settings, file: str) -> None:
+    """Write the live entries as JSON lines. A new file is for its owner alone: it names subjects and reasons."""
     store = open_blacklist(settings).store
+    if file == "-":
+        _export(store, sys.stdout)
+    else:
+        with open(file, "w", opener=_private) as out:
+            _export(store, out)
+    echo(f"in {store_name(settings)}", err=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _export(store: Store, file: IO[str]) -> None:
     mark, _ = store.changes("")
     _write_all(store, file)
     # What has changed since may stand on a page that was read before. An import takes an entry twice as once.
@@ -51,7 +65,6 @@ def export(settings: Settings, file: IO[str]) -> None:
         _write_all(store, file)
     else:
         _write(store.find([key for key in sorted(changed) if _KEY.fullmatch(key)]), file)
-    echo(f"in {store_name(settings)}", err=True)
 
 
 def _write_all(store: Store, file: IO[str]) -> None:

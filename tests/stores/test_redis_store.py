@@ -22,7 +22,7 @@ from certificates import Certificates
 from redis_servers import PATIENCE, SAFE, RedisServer, Sentinel, be_patient, free_port
 from relay import Relay
 
-from gateway.blacklist.stores import Entry, Store, StoreRefused, open_store
+from gateway.blacklist.stores import Entry, Store, StoreMissing, StoreRefused, open_store
 from gateway.blacklist.stores.base import LATEST
 from gateway.blacklist.stores.redis.lossy import Lossy
 from gateway.blacklist.stores.redis.server import GRACE_SECONDS, TAG
@@ -119,6 +119,22 @@ def await_added(store: Store, entry: Entry) -> None:
             return
         time.sleep(0.05)
     pytest.fail("nothing can be added")
+
+
+def test_a_server_without_a_blacklist_is_looked_into_and_left_as_it_is(
+    server: RedisServer, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.ask("FLUSHALL")
+    with pytest.raises(StoreMissing, match="There is no store"):
+        opened(server.url, create=False)
+    server.ask("CONFIG", "SET", "appendonly", "no")
+    try:
+        with pytest.raises(StoreRefused, match="may forget: appendonly is off"):
+            opened(server.url, create=False)
+    finally:
+        server.ask("CONFIG", "SET", "appendonly", "yes")
+    assert server.ask("DBSIZE") == 0
+    assert "unavailable" not in caplog.text
 
 
 # --- what goes over the wire ---

@@ -574,6 +574,9 @@ def test_what_is_exported_can_be_imported_elsewhere(command: Command, tmp_path: 
     assert command("status", "--claim", "sub=7001", *elsewhere).code == BLACKLISTED
     assert sorted(command("export", *elsewhere).out.splitlines()) == sorted(exported.out.splitlines())
     assert command("export", "-").out == exported.out
+    assert command("export", tmp_path / "entries.jsonl").out == ""
+    assert (tmp_path / "entries.jsonl").read_text() == exported.out
+    assert (tmp_path / "entries.jsonl").stat().st_mode & 0o777 == 0o600
     ended = {**GOOD, "expires_at": 1001}
     assert command("import", stdin=json.dumps(ended)).out == "0 entries imported, 1 have expired\n"
 

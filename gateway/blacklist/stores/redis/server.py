@@ -65,6 +65,8 @@ class Server:
             self.check()
         except StoreUnavailable as error:
             if not create and isinstance(error.__cause__, NoBlacklist):
+                self._lossy = Lossy(self._ask_bare, now)
+                self._refuse_lossy()
                 raise StoreMissing(f"There is no store: {error.__cause__}.") from error
             log.warning("Redis does not answer yet; until it does, everything is refused")
 
@@ -117,6 +119,13 @@ class Server:
             if not again:
                 self.outage.end(CHANGES)
         return answers
+
+    def _ask_bare(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:
+        """Return the answers of a server that has no blacklist yet."""
+        try:
+            return self._connections.ask(b"".join(map(pack, commands)), len(commands), again=again)
+        except FAILURES as error:
+            raise self._fail(error, lookup=True) from error
 
     def _exchange(self, request: bytes, answers: int, *, keys: tuple[Any, ...] = (), again: bool = False) -> list[Any]:
         since = self.known.newest()  # taken before the look-up: the answer must know this much
@@ -209,11 +218,13 @@ class Server:
     def _fail(self, error: Exception, *, lookup: bool) -> StoreUnavailable:
         if is_forbidden(error):
             return StoreUnavailable("refused")  # `Lossy` says what follows from it
+        if isinstance(error, NoBlacklist):
+            return StoreUnavailable("history")  # who asked says so
         what = LOOKUPS if lookup or not isinstance(error, ReplyError) else CHANGES
         if what == LOOKUPS:
             self._connections.close()
             self._failed_until = time.monotonic() + PAUSE_SECONDS
-        if isinstance(error, HistoryLost | NoBlacklist):
+        if isinstance(error, HistoryLost):
             cause = "history"
         elif isinstance(error, ReplyError | AuthenticationError):
             cause = "refused"
@@ -224,6 +235,9 @@ class Server:
     def check(self) -> None:
         """Raise `StoreRefused` if the server may forget."""
         self._ask()  # what is known of its history, first
+        self._refuse_lossy()
+
+    def _refuse_lossy(self) -> None:
         self._look()
         faults = self._lossy.faults
         if faults and not self._accept_lossy:

@@ -27,7 +27,7 @@ from gateway.gate.identity import NONE, Identity
 from gateway.gate.public import Public
 from gateway.gate.streams import Streams
 from gateway.http.draining import is_draining
-from gateway.http.wsgi import App
+from gateway.http.wsgi import App, Environ
 from gateway.ops.console import console_pages
 from gateway.ops.health import live, readiness
 from gateway.ops.logs import line_writer
@@ -36,7 +36,7 @@ from gateway.ops.observe import Observe
 from gateway.ops.openapi import description
 from gateway.parties import build_clients, build_issuers, build_senders
 from gateway.proxy.exchange import Upstream
-from gateway.proxy.forwarded import client_address
+from gateway.proxy.forwarded import client_address, peer_address
 from gateway.signals.metadata import metadata_pages, metadata_url
 from gateway.signals.record import Recorder
 from gateway.signals.resources import signal_resources
@@ -85,7 +85,11 @@ class _Pipeline(Gate):
         )
         self.streams = Streams(verifier, blacklist, settings.stream_check) if settings.stream_check else None
         self.resource_metadata = metadata_url(settings.resource) if settings.resource else ""
-        self.client_of = partial(client_address, trusted_proxies=settings.trusted_proxies)
+        self.client_of: Callable[[Environ], str] = (
+            partial(client_address, trusted_proxies=settings.trusted_proxies)
+            if settings.trusted_proxies
+            else peer_address
+        )
         self._issuers = issuers
         self._store = blacklist.store
 

@@ -87,10 +87,11 @@ class Verifier:
         """Return the code and detail of why the token is not valid now, both empty where it is."""
         if self._max_age is not None and "iat" not in token.claims:
             return "missing-claim", "The token lacks the claim iat."
-        if self.has_expired(token):
-            is_only_old = self._now() < token.expires_at + self._leeway
+        now = self._now()
+        if now >= self.ends_at(token):
+            is_only_old = now < token.expires_at + self._leeway
             return "token-expired", "The token was issued too long ago." if is_only_old else ""
-        if token.valid_from > self._now() + self._leeway:
+        if token.valid_from > now + self._leeway:
             return "token-not-yet-valid", ""
         return "", ""
 

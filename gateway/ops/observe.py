@@ -90,7 +90,9 @@ class Observe:
         about = context(environ)
         about.client = self._client_of(environ)
         inbound = environ.get("HTTP_X_REQUEST_ID")
-        about.request_id = inbound if inbound and _SANE_ID.fullmatch(inbound) else f"{getrandbits(64):016x}"
+        about.request_id = (
+            inbound if inbound and _SANE_ID.fullmatch(inbound) else getrandbits(64).to_bytes(8, "big").hex()
+        )
         environ["HTTP_X_REQUEST_ID"] = about.request_id
         if self._traces:
             self._traces.begin(environ, about)
@@ -205,7 +207,7 @@ def _start_with_id(
             break
     else:
         fields = [*fields, ("X-Request-Id", about.request_id)]
-    write: Callable[[bytes], object] = start_response(status, fields, *rest)
+    write: Callable[[bytes], object] = start_response(status, fields, *rest) if rest else start_response(status, fields)
     return write
 
 

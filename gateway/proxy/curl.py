@@ -27,7 +27,7 @@ _OPTIONS: dict[int, Any] = {
     pycurl.TCP_NODELAY: 1,
 }
 _SUPPRESSED = ("Accept:", "Expect:")  # what libcurl would add
-_LOOKED_FOR = frozenset({"Host", "Content-Length"})  # where libcurl has words of its own
+_LOOKED_FOR = ("Host", "Content-Length")  # where libcurl has words of its own
 _TO_POLL = {
     pycurl.POLL_IN: select.POLLIN,
     pycurl.POLL_OUT: select.POLLOUT,
@@ -263,14 +263,16 @@ def _field_lines(request: Outbound) -> list[str]:
     It looks for a few fields, and passes the text of an item on as it is (CURLOPT_HTTPHEADER(3)). So all others are
     lines of one item, which takes 5 % off the instructions of a whole request.
     """
-    lines, items = [], [*_SUPPRESSED]
+    items, rest = [*_SUPPRESSED], request.fields.copy()
     if isinstance(request.body, bytes):
         items.append("Content-Type:")  # it would name a form's
-    for name, value in request.fields.items():
-        if name in _LOOKED_FOR or not value:
-            items.append(f"{name}: {value}" if value else name + ";")
-        else:
-            lines.append(f"{name}: {value}")
-    if lines:
-        items.append("\r\n".join(lines))
+    for name in _LOOKED_FOR:
+        if value := rest.get(name):
+            items.append(f"{name}: {value}")
+            del rest[name]
+    if "" in rest.values():
+        items += [name + ";" for name, value in rest.items() if not value]
+        rest = {name: value for name, value in rest.items() if value}
+    if rest:
+        items.append("\r\n".join([f"{name}: {value}" for name, value in rest.items()]))
     return items

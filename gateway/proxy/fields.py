@@ -110,11 +110,12 @@ def response_fields(lines: Iterable[tuple[str, str]], status: int) -> Fields:
     connection = ""
     is_coded = False
     for line in lines:
-        name = line[0].lower()
-        if name not in _HOP_BY_HOP:
+        name = _told(line[0])
+        if not name:
             kept.append(line)
-            if name == "content-length":
-                lengths.append(line[1])
+        elif name == "content-length":
+            kept.append(line)
+            lengths.append(line[1])
         elif name == "connection":
             connection += "," + line[1]
         elif name == "transfer-encoding":
@@ -131,6 +132,13 @@ def response_fields(lines: Iterable[tuple[str, str]], status: int) -> Fields:
 def interim_fields(lines: Iterable[tuple[str, str]]) -> Fields:
     """Return the field lines of an interim answer that go back: it has no body, so nothing that frames one."""
     return response_fields(lines, 204)
+
+
+@bounded_cache(1024, longest=64)
+def _told(name: str) -> str:
+    """Return a name in lower case if it says how the message is framed, or ends here; "" for all others."""
+    lower = name.lower()
+    return lower if lower == "content-length" or lower in _HOP_BY_HOP else ""
 
 
 def _without(lines: Fields, names: Set[str]) -> Fields:

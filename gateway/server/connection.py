@@ -61,6 +61,7 @@ class Connection:
         self._notify = partial(notify, self)
         self._base = base_environ(sock.getsockname(), address)
         self.about = self._nobody = Context()  # of the request that is being answered; between two, of none
+        self._has_left, self._ask_for_pause = self.wire.has_left, self.pause.ask
         self._readable: Awaited = {self.fd: select.POLLIN}
         self._head = HeadReader(room or Room())
         self._response: Response | None = None
@@ -204,8 +205,8 @@ class Connection:
         about = Context()
         about.received = tuple(request.fields)
         about.overloaded = self.about.overloaded
-        about.client_left = self.wire.has_left
-        about.pause, about.resume = self.pause.ask, self._notify
+        about.client_left = self._has_left
+        about.pause, about.resume = self._ask_for_pause, self._notify
         about.cut, about.interim = response.cut, response.interim
         self.about = about
         environ = request.environ(self._base)

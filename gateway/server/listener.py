@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Thread
+from threading import Thread, get_ident
 from typing import Any
 
 from gateway.http.blocking import Watchdog, on_blocking
@@ -29,7 +29,7 @@ from gateway.server.head import Room
 from gateway.server.pause import NOTHING, Awaited
 from gateway.server.poller import open_poller
 from gateway.server.response import Application
-from gateway.server.states import HEAD, PAUSE, QUIET_SECONDS, STAGE, STAGES, WAITING
+from gateway.server.states import CLOSED, HEAD, PAUSE, QUIET_SECONDS, STAGE, STAGES, WAITING
 from gateway.server.turns import Turns
 from gateway.server.wire import seconds_since_data
 
@@ -85,10 +85,11 @@ class Listener:
                 log.exception("a thread's turn failed")  # a thread that ended would be missed by nobody
 
     def _turn(self) -> None:
+        me, holder = get_ident(), self._turns.holder  # as `is_mine`, which would be called six times a request
         self._turns.acquire()
         try:
             gathered = time.monotonic()
-            while self._turns.is_mine() and not self._is_over:
+            while me in holder and not self._is_over:
                 is_busy = any(self._ready)
                 if not is_busy or time.monotonic() > gathered + BUSY_SECONDS:
                     if self._gather(0 if is_busy else None):
@@ -96,7 +97,7 @@ class Listener:
                     gathered = time.monotonic()
                 for ready in self._ready:
                     for _ in range(len(ready)):
-                        if self._turns.is_mine() and (connection := _first(ready)):
+                        if me in holder and (connection := _first(ready)):
                             self._attend(connection)
         finally:
             self._turns.release()
@@ -105,12 +106,12 @@ class Listener:
         """Note whose turn it is; wait for something to happen, at most so long. Return whether the probe has come."""
         was_woken = False
         for fd in self._poller.wait(0 if self._next else seconds):
-            if fd == self._poller.wake_up:
+            if connection := self._connections.get(fd) or self._pausing.pop(fd, None):
+                self._ready[STAGE[connection.state]].append(connection)
+            elif fd == self._poller.wake_up:
                 was_woken = True
             elif fd == self._acceptor.fd:
                 self._acceptor.accept()
-            elif connection := self._connections.get(fd) or self._pausing.pop(fd, None):
-                self._ready[STAGE[connection.state]].append(connection)
         while connection := _first(self._next):
             self._ready[STAGE[connection.state]].append(connection)
         return was_woken
@@ -118,7 +119,7 @@ class Listener:
     def _attend(self, connection: Connection) -> None:
         """Serve a connection, unless another thread does: then that one does it again."""
         connection.is_ready = True
-        while connection.is_ready and connection.lock.acquire(blocking=False):
+        while connection.is_ready and connection.lock.acquire(False):
             try:
                 connection.is_ready = False
                 self._work_on(connection)
@@ -130,7 +131,7 @@ class Listener:
 
     def _work_on(self, connection: Connection) -> None:
         steps = 0
-        while self._connections.get(connection.fd) is connection:  # it may have been closed while it was ready
+        while connection.state is not CLOSED:  # it may have been closed while it was ready
             if connection.state in WAITING:
                 self._forget(connection)
             awaited = connection.serve(self._delay.is_too_long())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
 from typing import Any
 
+from gateway.http.cache import bounded_cache
 from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, Fields
@@ -61,11 +62,12 @@ class Response:
 
     def go_on(self) -> None:
         """Ask for something to send, up to a pause or the response's end."""
-        pause = self._pause
+        pause, wire = self._pause, self._wire
         if pause.awaited is not None:
             pause.clear()
-        # What is sent last goes with what ends the response: one step less, for most.
-        while not (self.is_over or pause.awaited is not None or (self._wire.unsent and not self.is_complete())):
+        # Once all bytes of the content are given to send, nothing but its end is to be asked for, and that is asked for
+        # at once: one step less, for most.
+        while not (self.is_over or pause.awaited is not None or (wire.unsent and self._remaining != 0)):
             if not self._advance():
                 break
         if self.is_over:
@@ -102,10 +104,6 @@ class Response:
             return False
         self._pause.awaited = None  # it may have asked for a pause, and had something to send after all
         return True
-
-    def is_complete(self) -> bool:
-        """Return whether all bytes of the content are given to send, so that nothing but its end is to be asked for."""
-        return self._remaining == 0
 
     def close(self) -> None:
         """Let the application clean up."""
@@ -239,9 +237,16 @@ def _field_lines(status: str, fields: Fields) -> tuple[list[str], dict[str, str]
     noted: dict[str, str] = {}
     for name, value in fields:
         lines.append(name + ": " + value)
-        if (key := name.lower()) in _NOTED:
+        if key := _noted(name):
             noted[key] = value
     return lines, noted
+
+
+@bounded_cache(1024, longest=64)
+def _noted(name: str) -> str:
+    """Return a name in lower case if the server has to know the field, "" for all others."""
+    lower = name.lower()
+    return lower if lower in _NOTED else ""
 
 
 def _joined(lines: list[str]) -> bytes:

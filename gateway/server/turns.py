@@ -10,16 +10,16 @@ class Turns:
 
     def __init__(self) -> None:
         self._free = Lock()
-        self._holder: dict[int, bool] = {}  # popping tells one caller alone that there was one
+        self.holder: dict[int, bool] = {}  # by thread; popping tells one caller alone that there was one
 
     def acquire(self) -> None:
         """Wait until no thread has the turn, and have it."""
         self._free.acquire()
-        self._holder[get_ident()] = True
+        self.holder[get_ident()] = True
 
     def is_mine(self) -> bool:
         """Return whether this thread has the turn."""
-        return get_ident() in self._holder
+        return get_ident() in self.holder
 
     def release(self) -> None:
         """Let another thread have it, if this one has."""
@@ -27,10 +27,10 @@ class Turns:
 
     def revoke(self) -> list[int]:
         """Let another thread have it, whoever has it now; return which thread had it, if one did."""
-        return [thread for thread in list(self._holder) if self._release(thread)]
+        return [thread for thread in list(self.holder) if self._release(thread)]
 
     def _release(self, thread: int) -> bool:
-        had = self._holder.pop(thread, False)
+        had = self.holder.pop(thread, False)
         if had:
             self._free.release()
         return had

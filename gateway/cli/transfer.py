@@ -81,16 +81,22 @@ def _write(entries: Sequence[Entry], file: IO[str]) -> None:
 
 @click.command("import")
 @with_settings("store")
-@click.argument("file", type=click.File("r"), default="-")
+@click.argument("file", type=click.File("rb"), default="-")
 @as_json
-def import_entries(settings: Settings, file: IO[str], as_json: bool) -> None:
+def import_entries(settings: Settings, file: IO[bytes], as_json: bool) -> None:
     """Add entries that `export` wrote. Nothing is lowered or lifted; a bad line stops it, by number."""
-    store, count, over = build_blacklist(settings).store, 0, 0
+    blacklist = build_blacklist(settings)
+    store, count, over, unknown = blacklist.store, 0, 0, set[str]()
     with click.progressbar(_batches(file), label="importing", file=sys.stderr) as batches:
         for batch in batches:
             _add(store, batch)
             live = sum(entry.is_live(time.time()) for entry in batch)
             count, over = count + live, over + len(batch) - live
+            unknown |= {entry.claim[0] for entry in batch if entry.claim} - set(blacklist.claims)
+    if unknown:
+        echo(
+            f"entries of {', '.join(sorted(unknown))} blacklist nothing: BLACKLIST_CLAIMS does not name them", err=True
+        )
     if as_json:
         echo_json({"imported": count, "expired": over, "store": store_name(settings)})
     else:
@@ -114,7 +120,7 @@ def _add_part(store: Store, part: list[Entry]) -> None:
     store.add(part)
 
 
-def _batches(file: IO[str]) -> Iterator[list[Entry]]:
+def _batches(file: IO[bytes]) -> Iterator[list[Entry]]:
     batch: list[Entry] = []
     for number, line in enumerate(file, 1):
         try:
@@ -130,8 +136,8 @@ def _batches(file: IO[str]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def _entry(line: str) -> Entry:
-    members = json_object(line.encode())
+def _entry(line: bytes) -> Entry:
+    members = json_object(line)
     entry = Entry.from_json(members.pop("key"), members)
     times = [entry.created_at]
     times += [time for time in (entry.expires_at, entry.issued_before, entry.as_of) if time is not None]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from failovers import by_hand, evaluate
 from histories import Operation, is_linearizable
 from redis_servers import RedisServer
 from running import ROOT
@@ -24,6 +25,14 @@ def test_the_model_tells_right_from_wrong() -> None:
     assert not is_linearizable([[add], [lost]])
     assert not is_linearizable([[add], [add]])
     assert not is_linearizable([[Operation("remove", 0, 10, True)]])
+
+
+def test_what_passed_after_its_blacklisting_was_answered_is_noticed() -> None:
+    add, found, passed = ("0.1", ["add", 0, 1, False]), ("0.1", ["find", 2, 3, True]), ("0.1", ["find", 4, 5, False])
+    assert evaluate([[add], [found]])[3:] == (0, 1, 0)
+    assert evaluate([[add], [found, passed]])[3:] == (1, 1, 1)
+    late = ("0.1", ["add", 0, 1, None])  # its bytes were held back
+    assert evaluate([[late], [("0.1", ["find", 2, 3, False]), ("0.1", ["find", 4, 5, True])]])[3:] == (0, 1, 0)
 
 
 WORKER = """
@@ -100,3 +109,10 @@ def test_processes_agree_on_an_order_although_redis_is_killed_and_comes_back() -
         clients = history(server.url, meanwhile=fail, pause=0.005)
     assert is_linearizable(clients)
     assert told(clients) == {True, False, None}
+
+
+@pytest.mark.slow
+def test_what_replicas_have_is_not_lost_with_a_primary_whose_bytes_were_held_back() -> None:
+    outcome = by_hand(replicas=1)
+    assert outcome.acknowledged
+    assert (outcome.let_through, outcome.without_order) == (0, 0)

@@ -651,10 +651,30 @@ def test_a_server_that_becomes_lossy_while_we_run_is_refused_without_a_probe(
     with pytest.raises(StoreUnavailable) as refusal:
         store.add([token(2)])
     assert refusal.value.cause == "lossy"
+    for _ in range(2):
+        with pytest.raises(StoreRefused):
+            store.ping()
+        assert outcome(store) == "refused"
     assert caplog.text.count("this Redis may forget: maxmemory-policy is allkeys-lru") == 1
+    assert "available again" not in caplog.text
     server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
     await_outcome(store, "found")
     assert "available again" in caplog.text
+
+
+def test_the_log_says_once_that_a_full_server_takes_no_changes(
+    server: RedisServer, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    await_added(store, REVOKED)
+    caplog.clear()
+    server.ask("CONFIG", "SET", "maxmemory", "1")
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            store.add([token(2)])
+        time.sleep(0.9)  # meanwhile the settings are looked at
+        await_outcome(store, "found")
+    assert caplog.text.count("unavailable for changes (refused): OOM") == 1
+    assert "available again" not in caplog.text
 
 
 def test_what_was_evicted_stays_noticed_when_the_settings_are_right_again(

@@ -667,6 +667,19 @@ def test_a_line_that_is_no_entry_stops_the_import_by_its_number(command: Command
     assert command("list").code == DONE
 
 
+def test_an_import_names_the_line_that_is_no_text_and_the_claims_that_nothing_asks_for(
+    command: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "entries"
+    claim = {**GOOD, "key": claim_key(ISSUER, "email", "a"), "claim": {"email": "a"}}
+    file.write_bytes(f"{json.dumps(claim)}\n".encode() + b"\xff\xfe\n")
+    assert "line 2 is not an entry" in command("import", str(file)).err
+    file.write_bytes(f"{json.dumps(claim)}\n".encode())
+    ended = command("import", str(file))
+    assert (ended.code, ended.out) == (DONE, "1 entries imported\n")
+    assert "BLACKLIST_CLAIMS does not name email: these entries blacklist nothing" in ended.err
+
+
 def test_a_large_import_and_export_goes_in_batches(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

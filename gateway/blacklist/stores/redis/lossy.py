@@ -93,7 +93,7 @@ class Lossy:
         if _UNCHECKED[command] in self._said:
             return []
         try:
-            return self._ask(*[(command, *each) for each in arguments], again=False)
+            return self._ask(*[(command, *each) for each in arguments])
         except StoreUnavailable as unavailable:
             if not is_forbidden(unavailable.__cause__):
                 raise

@@ -76,7 +76,7 @@ class Server:
         if age > CHECK_SECONDS:
             with blocking():
                 self._look_once(wait=age > LATEST_CHECK_SECONDS)
-        if self._lossy.faults and not self._accept_lossy:
+        if self._is_lossy():
             raise self.outage.begin(LOOKUPS, "lossy", f"this Redis may forget: {', '.join(self._lossy.faults)}")
         return self._ask(*commands, again=again)
 
@@ -88,6 +88,9 @@ class Server:
                     self._look()
             finally:
                 self._checking.release()
+
+    def _is_lossy(self) -> bool:
+        return bool(self._lossy.faults) and not self._accept_lossy
 
     def _look(self) -> None:
         newest = self.known.newest()
@@ -114,7 +117,7 @@ class Server:
             raise self._fail(error, lookup=again) from error
         if self._failed_until:
             self._failed_until = 0.0
-        if self.outage.causes:
+        if self.outage.causes and not self._is_lossy():
             self.outage.end(LOOKUPS)
             if not again:
                 self.outage.end(CHANGES)
@@ -240,7 +243,7 @@ class Server:
     def _refuse_lossy(self) -> None:
         self._look()
         faults = self._lossy.faults
-        if faults and not self._accept_lossy:
+        if self._is_lossy():
             raise StoreRefused(f"This Redis may forget: {', '.join(faults)}. ACCEPT_LOSSY_STORE takes the risk.")
         for fault in faults:
             self._lossy.say(f"Redis may forget entries: {fault}")

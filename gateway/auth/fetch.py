@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 import time
 import zlib
 from collections.abc import Collection, Iterator
@@ -172,7 +173,8 @@ def _cause(error: BaseException) -> str:
     if any(isinstance(each, requests.Timeout | TimeoutError) for each in chain):
         return "no answer in time"
     if texts := [each.verify_message for each in chain if hasattr(each, "verify_message")]:
-        return f"its certificate is not trusted: {texts[0]}"
+        hint = " (JWKS_CA names a CA of your own)" if re.search("self.signed|issuer", texts[0]) else ""
+        return f"its certificate is not trusted: {texts[0]}{hint}"
     told = [each.strerror for each in chain if isinstance(each, OSError) and each.strerror]
     return told[-1] if told else type(error).__name__
 

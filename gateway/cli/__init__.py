@@ -9,6 +9,7 @@ import click
 
 from gateway.cli import accept, check, entries, poll, run, tokens, transfer
 from gateway.cli.options import UNAVAILABLE, USAGE
+from gateway.cli.shown import echo
 from gateway.config.announce import misspelled
 from gateway.config.faults import faults
 from gateway.http.problems import Problem
@@ -48,13 +49,13 @@ def main() -> None:
     try:
         gateway(prog_name="gateway")
     except Problem as problem:
-        click.echo(f"gateway: {problem.detail}", err=True)
+        echo(f"gateway: {problem.detail}", err=True)
         sys.exit(UNAVAILABLE if problem.kind.status.startswith("503") else USAGE)
     except ValueError as error:  # pydantic's ValidationError, StoreRefused and KeysRefused are some
-        click.echo("gateway: this cannot work as it is set up:", err=True)
+        echo("gateway: this cannot work as it is set up:", err=True)
         for fault in [*faults(error), *misspelled()]:
-            click.echo(f"  - {fault}", err=True)
+            echo(f"  - {fault}", err=True)
         sys.exit(USAGE)
     except OSError as error:
-        click.echo(f"gateway: {error}", err=True)
+        echo(f"gateway: {error}", err=True)
         sys.exit(USAGE)

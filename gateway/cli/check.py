@@ -26,19 +26,19 @@ def check_config(settings: Settings) -> None:
     """Check every setting, the keys and the store. What is in force is printed, and where it was set."""
     places, values = given_by(settings), in_force(settings)
     for place in (*sorted(set(places.values())), DEFAULT):
-        click.echo(f"# {place}:")
+        echo(f"# {place}:")
         for name in (name for name in values if places.get(name, DEFAULT) == place):
-            click.echo(f"GATEWAY_{name.upper()}={values[name]}")
+            echo(f"GATEWAY_{name.upper()}={values[name]}")
     for warning in (*warnings(settings), *exposed(settings)):
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     if endpoint := traces_endpoint():
-        click.echo(f"# traces go to {masked(endpoint)}")
+        echo(f"# traces go to {masked(endpoint)}")
     issuers = build_issuers(settings)
     senders = [sender for sender in build_senders(settings, issuers).all if sender.has_own_keys]
     faults = [fault for issuer in (*issuers, *senders) for fault in _ask(issuer)]
     if store := existing_store(settings):
         store.ping()
-        click.echo(f"# store: {store.count()} live entries")
+        echo(f"# store: {store.count()} live entries")
     else:
         echo(f"# store: none yet; serve makes {store_name(settings)}")
     if faults:
@@ -48,7 +48,7 @@ def check_config(settings: Settings) -> None:
 def _ask(issuer: Issuer) -> Iterator[str]:
     """Print what the issuer's key set is; yield what is wrong with it."""
     try:
-        click.echo(f"# keys of {issuer.name}: {_described(issuer.keys.ask())}")
+        echo(f"# keys of {issuer.name}: {_described(issuer.keys.ask())}")
     except Exception as error:  # noqa: BLE001 - whatever a provider does is what is told
         yield f"issuer {issuer.name!r}: {fault_of(error)}"
 

@@ -17,6 +17,7 @@ from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.target import read_fingerprint, read_values
 from gateway.cli.options import open_blacklist, with_settings
+from gateway.cli.shown import printable
 from gateway.cli.tokens import split_claim
 from gateway.config.settings import Settings, issuer_settings
 from gateway.http.values import JOIN, value_text
@@ -143,7 +144,7 @@ def _by_fingerprint(
         raise click.UsageError("several entries' fingerprints begin so: give more digits")
     if found:
         if wanted not in (None, found[0].issuer):
-            raise click.UsageError(f"the entry is of the issuer {found[0].issuer}")
+            raise click.UsageError(f"the entry is of the issuer {printable(found[0].issuer)}")
         return Named(settings, blacklist, found[0].issuer, fingerprint=found[0].key.partition(":")[2])
     if len(digits) < 64:
         raise click.UsageError("no entry has a fingerprint that begins so: all 64 digits are needed")

@@ -13,6 +13,7 @@ import click
 from gateway.app import build_blacklist
 from gateway.auth.issuers import Issuers
 from gateway.cli.options import Fault, with_settings
+from gateway.cli.shown import printable
 from gateway.config.settings import Settings
 from gateway.http.problems import Problem
 from gateway.ops.logs import configure_logging
@@ -56,7 +57,7 @@ def _drain(poller: Poller) -> None:
         while poller.fetch(wait=False):
             pass
     except PollFailed as failure:
-        raise Fault(f"{poller.place}: {failure}") from failure
+        raise Fault(printable(f"{poller.place}: {failure}")) from failure
 
 
 def _follow(poller: Poller, sleep: Callable[[float], None]) -> None:

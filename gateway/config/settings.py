@@ -7,6 +7,7 @@ an env file, Docker secrets (`/run/secrets/gateway_*`), the default.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -146,7 +147,9 @@ class Settings(BaseSettings):
         # Ignored, a misspelt secret would leave the public one in force. Pydantic's own names begin with `_`.
         for name in values:
             if name not in Settings.model_fields and not name.startswith("_"):
-                raise TypeError(f"there is no setting {name!r}")
+                nearest = difflib.get_close_matches(name, Settings.model_fields, 1)
+                hint = "".join(f"; did you mean {right!r}?" for right in nearest)
+                raise TypeError(f"there is no setting {name!r}{hint}")
         super().__init__(**{"_env_file": env_file(), **values})
         self._arguments = frozenset(values)
 

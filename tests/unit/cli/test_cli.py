@@ -1041,3 +1041,13 @@ def test_the_commands_are_processes_too(store_url: str) -> None:
     assert record["by"].startswith("cli:")
     assert TOKEN not in revoked.stderr
     assert process("status", TOKEN, "--store", store_url).returncode == BLACKLISTED
+
+
+def test_faults_are_printed_escaped(command: Command, tmp_path: Path) -> None:
+    told = command("list", "--store", f"sqlite:///{tmp_path}/\x1b[31mred")
+    assert "\\x1b[31mred does not exist" in told.err
+    issuer = "https://\x1b[31mred.test/"
+    entry = {"key": f"token:{0:064}", "issuer": issuer, "created_at": 1, "expires_at": 2**32, "by": "", "reason": ""}
+    command("import", stdin=json.dumps(entry))
+    told = command("status", "--fingerprint", f"{0:064}", "--issuer", ISSUER)
+    assert (told.code, "\\x1b[31mred.test" in told.err) == (USAGE, True)

@@ -48,6 +48,7 @@ def show(side: str, reports: dict[str, dict[str, Any]]) -> None:
     for case in sorted(straight | through):
         if straight.get(case) != through.get(case):
             print("  differs:", case, straight.get(case), through.get(case))
+    print("  failed either way:", *(case for case in straight if "FAILED" in (straight[case][0], through[case][0])))
 
 
 def verdict(told: dict[str, Any]) -> tuple[Any, ...]:

@@ -66,6 +66,7 @@ def _passed() -> socket.socket | None:
 def _open(host: str, port: int) -> socket.socket:
     if host.startswith(UNIX):
         return _open_unix(host.removeprefix(UNIX))
+    host = host.removeprefix("[").removesuffix("]")  # as URLs write it
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

@@ -109,6 +109,14 @@ def test_systemd_must_pass_a_socket_that_takes_connections() -> None:
     assert "ListenStream=" in done.stderr
 
 
+@ipv6
+def test_an_address_may_have_the_brackets_that_it_has_in_a_url() -> None:
+    with listening("[::1]", 0) as sock:
+        assert sock.getsockname()[0] == "::1"
+    with listening("[::]", 0) as sock, socket.create_connection(("127.0.0.1", sock.getsockname()[1])):
+        pass
+
+
 def test_a_unix_socket_needs_a_path(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="path"), listening("unix:", 0):
         pass

@@ -69,7 +69,7 @@ def test_a_webdav_client_sees_no_difference_through_the_gateway(dav: str, tmp_pa
     assert all(whole for _, whole, _ in through[: len(NAMES)])
 
 
-@pytest.mark.skipif(not shutil.which("rclone"), reason="rclone is not installed")
+@pytest.mark.skipif(not shutil.which("rclone"), reason="this needs rclone")
 def test_rclone_sees_no_difference_through_the_gateway(dav: str, tmp_path: Path) -> None:
     for name in NAMES:
         (tmp_path / "local" / "folder").mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ async def as_server(program: str, cases: list[str], directory: Path) -> None:
     port = free_port()
     spec = write_spec(directory, cases, url=f"ws://127.0.0.1:{port}")
     suite = await asyncio.create_subprocess_exec(
-        program, "-m", "fuzzingserver", "-w", "0", "-s", spec, stdout=subprocess.DEVNULL
+        program, "-m", "fuzzingserver", "-w", str(free_port()), "-s", spec, stdout=subprocess.DEVNULL
     )
     try:
         with Running(directory, f"http://127.0.0.1:{port}", *FLAGS) as gateway:

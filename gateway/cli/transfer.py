@@ -94,9 +94,8 @@ def import_entries(settings: Settings, file: IO[bytes], as_json: bool) -> None:
             count, over = count + live, over + len(batch) - live
             unknown |= {entry.claim[0] for entry in batch if entry.claim} - set(blacklist.claims)
     if unknown:
-        echo(
-            f"entries of {', '.join(sorted(unknown))} blacklist nothing: BLACKLIST_CLAIMS does not name them", err=True
-        )
+        names = ", ".join(sorted(unknown))
+        echo(f"BLACKLIST_CLAIMS does not name {names}: these entries blacklist nothing", err=True)
     if as_json:
         echo_json({"imported": count, "expired": over, "store": store_name(settings)})
     else:

@@ -1,5 +1,5 @@
 -- Asks the gateway about a request: its refusals go to the client as they are.
-local FIELDS = { "authorization", "origin", "access-control-request-method" }
+local FIELDS = { "authorization", "origin", "access-control-request-method", "traceparent", "tracestate" }
 local PASSED_ON = { "content-type", "www-authenticate", "retry-after", "cache-control" }
 
 local function request_for(txn, url)

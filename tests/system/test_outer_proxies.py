@@ -27,6 +27,7 @@ SPOOFED = [
     for spelling in (f"X{mark}Token{mark}{name}", f"x-TOKEN{mark}{name}")
 ]
 PREFLIGHT = (("Origin", "https://app.test"), ("Access-Control-Request-Method", "DELETE"))
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 fresh = count(1)
 
 
@@ -226,9 +227,10 @@ def test_who_asks_is_the_peer_whatever_a_client_says_of_itself(outer: str, tmp_p
     ):
         decision.requests.clear()
         for line in ("GET /info", "POST /blacklist", "GET /blacklist/entries"):
-            Stage(port, api).ask(line, *SAID_OF_ITSELF, token=token)
+            Stage(port, api).ask(line, *SAID_OF_ITSELF, ("traceparent", TRACE), token=token)
         assert len(decision.requests) == 3
         for request in (*decision.requests, *api.requests):
+            assert request.field("traceparent") == TRACE
             assert request.field("X-Forwarded-For") == "127.0.0.1"
             assert "6.6.6.6" not in str(request.fields)
             assert "gopher" not in str(request.fields)

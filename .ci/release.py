@@ -5,6 +5,7 @@ it; sdist and wheel twice the same: the times in the archives are those of the c
 commit's tag, `v<version of pyproject.toml>`; a commit without one makes a development release of it (PEP 440).
 """
 
+import gzip
 import hashlib
 import json
 import os
@@ -56,12 +57,32 @@ def extract(source: str, version: str) -> None:
 
 def build(place: Path, version: str) -> None:
     """Build sdist and wheel of the commit that is checked out."""
-    environ = {**os.environ, "SOURCE_DATE_EPOCH": git("log", "-1", "--format=%ct").decode().strip()}
+    seconds = int(git("log", "-1", "--format=%ct"))
+    environ = {**os.environ, "SOURCE_DATE_EPOCH": str(seconds)}
     for what in ("sdist", "wheel"):
         with tempfile.TemporaryDirectory() as source:
             extract(source, version)
             command = [sys.executable, "-c", BUILD.format(what), str(place)]
             subprocess.run(command, cwd=source, env=environ, check=True, stdout=subprocess.DEVNULL)
+    for sdist in place.glob("*.tar.gz"):
+        settle(sdist, seconds)
+
+
+def settle(path: Path, seconds: int) -> None:
+    """Write an sdist anew, with one time and nobody's name: setuptools heeds SOURCE_DATE_EPOCH in wheels alone."""
+    with tarfile.open(path) as archive:
+        files = [(member, archive.extractfile(member)) for member in archive.getmembers()]
+        contents = {member.name: file.read() for member, file in files if file}
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=seconds) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        for member, _ in sorted(files, key=lambda each: each[0].name):
+            member.mtime, member.pax_headers = seconds, {}
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            archive.addfile(member, BytesIO(contents.get(member.name, b"")))
 
 
 def build_image(path: Path, version: str) -> bool:
@@ -89,7 +110,7 @@ def origin() -> str:
     asked = subprocess.run(
         ["git", "remote", "get-url", "origin"], cwd=ROOT, check=False, capture_output=True, text=True
     )
-    return asked.stdout.strip()
+    return re.sub("(?<=://)[^/@]*@", "", asked.stdout.strip())  # no credentials
 
 
 def provenance(subjects: list[Path], version: str) -> dict[str, object]:

@@ -24,6 +24,9 @@ _END_OF_NAME = re.compile(r"[;?#\0]")  # parameters are no part of a name for Ja
 _UNSEEN = re.compile(r"[\x00-\x20\x7f]")
 MOST_DECODINGS = 4
 
+# Some frameworks take the path to serve from these (CVE-2018-14773).
+_OTHER_PATHS = ("X-Original-Url", "X-Original-Uri", "X-Rewrite-Url")
+
 _URI = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#\\]*))?(.*)", re.DOTALL)  # RFC 3986 appendix B
 _COOKIE_PATH = re.compile(r"(;[ \t]*path[ \t]*=[ \t]*)([^;]*)", re.IGNORECASE)
 _LINK = re.compile(r"(<)([^<>]*)")
@@ -51,6 +54,8 @@ class Prefix:
 
         Interim answers are taken care of, too. Raises `Problem` as `extend`.
         """
+        for name in _OTHER_PATHS:
+            fields.pop(name, None)
         if "Destination" in fields:  # RFC 4918 section 10.3: another target
             scheme, authority, path = _parts(fields["Destination"])
             own = f"{scheme}://{authority}" if scheme else ""

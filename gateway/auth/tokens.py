@@ -73,7 +73,7 @@ class Verifier:
         self._max_age = max_age
         self._limit = cache_size
         self._cached: dict[str, Token] = {}
-        self._now = now
+        self.now = now
 
     def verify(self, text: str) -> Token:
         """Return the token if it is genuine and valid now. Raises `Problem` saying why it is not."""
@@ -87,7 +87,7 @@ class Verifier:
         """Return the code and detail of why the token is not valid now, both empty where it is."""
         if self._max_age is not None and "iat" not in token.claims:
             return "missing-claim", "The token lacks the claim iat."
-        now = self._now()
+        now = self.now()
         if now >= self.ends_at(token):
             is_only_old = now < token.expires_at + self._leeway
             return "token-expired", "The token was issued too long ago." if is_only_old else ""
@@ -109,7 +109,7 @@ class Verifier:
 
     def has_expired(self, token: Token) -> bool:
         """Return whether the token's `exp` or its age has come (RFC 7519 section 4.1.4: on or after is too late)."""
-        return self._now() >= self.ends_at(token)
+        return self.now() >= self.ends_at(token)
 
     def ends_at(self, token: Token) -> float:
         """Return from when on the token is refused, in epoch seconds."""

@@ -36,27 +36,34 @@ class Streams:
         The store's changes are read before `under_way` is asked for the requests being answered: one that was let
         through before a change is among them, one that comes after it has been refused.
         """
+        self._cut_expired(under_way())
         try:
             mark, changed = self._blacklist.store.changes(self._mark)
-            live = [(about, token) for about in under_way() if (token := _token_of(about))]
-            self._cut_expired(live)
             # At first nobody knows what came before.
-            self._cut_blacklisted(live, changed if self._mark else None)
+            self._cut_blacklisted(under_way(), changed if self._mark else None)
             self._mark, self._failures = mark, 0
         except StoreUnavailable:
             self._failures += 1
             if self._failures > FAILURES_ALLOWED:
                 self._cut_all(under_way())
 
-    def _cut_expired(self, live: list[tuple[Context, Token]]) -> None:
-        for about, token in live:
-            if self._verifier.has_expired(token):
-                _cut(about, "token-expired")
+    def _cut_expired(self, known: Iterable[Context]) -> None:
+        """Cut off those whose time is over: of thousands each is looked at, so with few words."""
+        now = self._verifier.now()
+        for about in known:
+            token = about.token
+            if isinstance(token, Token):
+                ends: float | None = token.derived.get(self)
+                if ends is None:
+                    ends = token.derived[self] = self._verifier.ends_at(token)
+                if now >= ends and _token_of(about):
+                    _cut(about, "token-expired")
 
-    def _cut_blacklisted(self, live: list[tuple[Context, Token]], changed: frozenset[str] | None) -> None:
+    def _cut_blacklisted(self, known: Iterable[Context], changed: frozenset[str] | None) -> None:
         """Ask about the streams that one of the changed keys may concern; about all, where those are not known."""
         if changed is not None and not changed:
             return
+        live = [(about, token) for about in known if (token := _token_of(about))]
         concerned: defaultdict[str, list[tuple[Context, Token]]] = defaultdict(list)
         for stream in live:
             for key in self._blacklist.lookup_keys(stream[1]):

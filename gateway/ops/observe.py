@@ -9,7 +9,7 @@ from functools import partial
 from random import getrandbits  # reseeded in every forked process; os.urandom is a system call
 from typing import Any, NamedTuple, Protocol
 
-from gateway.http.problems import Problem
+from gateway.http.problems import KINDS, Problem
 from gateway.http.target import OPERATORS, PROBES, is_decision
 from gateway.http.wsgi import App, Context, Environ, Fields, StartResponse, context
 
@@ -143,7 +143,7 @@ class _Seen:
     ) -> None:
         self._environ, self._about, self._start_response, self._tell = environ, about, start_response, tell
         self._began = time.perf_counter()
-        self._status = 500
+        self._status = 0  # none was given
         self._fault = ""
         self._body: Iterable[bytes] = ()
 
@@ -187,15 +187,23 @@ class _Seen:
                 self._body.close()
         finally:
             about = self._about
+            outcome = self._outcome(about.refusal)
             request = Request(
                 _route(about.target),
-                self._status,
-                self._outcome(about.refusal),
+                self._status or _status_of(outcome),
+                outcome,
                 time.perf_counter() - self._began,
                 _parts(about),
                 about.upstream_status,
             )
             self._tell(self._environ, request)
+
+
+def _status_of(outcome: str) -> int:
+    """Return the status of an answer that the server gave in the app's place, or that nobody got."""
+    if outcome == CLIENT_LEFT:
+        return _CLIENT_LEFT_STATUS
+    return int(KINDS[outcome if outcome in KINDS else "internal-error"].status[:3])
 
 
 def _start_with_id(

@@ -237,6 +237,8 @@ class Connection:
     def _cut_off(self, response: Response) -> Awaited | None:
         """End a response that must not go on: its client sees a reset, and nothing of what is unsent, or why."""
         code, response.cut_code = response.cut_code, ""
+        if self.about.refusal:  # an answer of its own is under way, and short
+            return _STEPS[self.state](self)
         self.about.refusal = code
         if response.has_begun:
             if response.say_farewell(self.about.farewell, code):

@@ -347,6 +347,20 @@ def test_a_response_that_is_cut_before_its_head_is_refused() -> None:
         about[0].cut("token-blacklisted")  # it is over: nothing happens
 
 
+def test_a_refusal_that_is_under_way_is_not_cut_off() -> None:
+    def app(environ: Environ, start: Start) -> Iterator[bytes]:
+        about = context(environ)
+        about.refusal = "token-blacklisted"
+        start("401 Unauthorized", [("Content-Length", "2")])
+        yield b"n"
+        assert about.cut
+        about.cut("token-blacklisted")
+        yield b"o"
+
+    with served(app, threads=1) as port:
+        assert exchange(port, request("GET /")).endswith(b"\r\n\r\nno")
+
+
 # Interim answers, and other protocols
 
 

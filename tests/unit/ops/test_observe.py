@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 from wsgiref.validate import validator
 
@@ -141,7 +142,7 @@ def test_the_time_of_a_part_that_fails_counts(record: Any, answer: Any) -> None:
     with pytest.raises(Problem):
         answer(app)
     assert record()["store_ms"] == 2
-    assert (record()["status"], record()["outcome"]) == (500, "store-unavailable")
+    assert (record()["status"], record()["outcome"]) == (503, "store-unavailable")
 
 
 def stream(*pieces: bytes, error: Exception | None = None, closed: list[bool] | None = None) -> Callable[..., Any]:
@@ -172,6 +173,21 @@ def test_a_stream_is_told_when_it_is_closed(records: Records, answer: Any) -> No
     body.close()
     assert [told["outcome"] for told in records] == ["passed"]
     assert closed == [True]
+
+
+@pytest.mark.parametrize(("refusal", "status"), [("token-expired", 401), ("", 499)])
+def test_an_answer_that_ends_before_it_begins_has_the_status_of_why(
+    record: Any, answer: Any, refusal: str, status: int
+) -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        yield b""
+        context(environ).refusal = refusal
+        yield b""
+
+    body = answer(app)
+    assert list(islice(body, 2)) == [b"", b""]
+    body.close()
+    assert (record()["status"], record()["outcome"]) == (status, refusal or "client-left")
 
 
 def test_a_client_that_leaves_amid_the_answer_is_no_error(record: Any, answer: Any) -> None:

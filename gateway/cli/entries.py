@@ -39,7 +39,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="print JSON, for 
 def revoke(
     settings: Settings,
     as_json: bool,
-    issued_before: int | None,
+    issued_before: CutOff,
     whenever: bool,
     until: int | None,
     reason: str,
@@ -62,7 +62,7 @@ def revoke(
     _tell(target, _revoke(target, issued_before, whenever, until, actor(reason)), as_json)
 
 
-def _revoke(target: Named, issued_before: int | None, whenever: bool, until: int | None, actor: Actor) -> bool:
+def _revoke(target: Named, issued_before: CutOff, whenever: bool, until: int | None, actor: Actor) -> bool:
     blacklist = target.blacklist
     if target.token is not None:
         # A gateway may tolerate more than this command does.
@@ -73,7 +73,7 @@ def _revoke(target: Named, issued_before: int | None, whenever: bool, until: int
             return False
         return blacklist.add_fingerprint(target.issuer, target.fingerprint, actor, until).changed
     name, values = target.claim
-    cut_off: CutOff = issued_before
+    cut_off = issued_before
     if cut_off is None and not whenever:
         cut_off = blacklist.cut_off_of(name)
     targets = [ClaimTarget(target.issuer, name, value, cut_off, until) for value in values]

@@ -6,10 +6,11 @@ import math
 import re
 import time
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import click
 
+from gateway.blacklist.rules import NOW
 from gateway.blacklist.stores.base import LATEST
 
 # Whole words: `2months` must not be two minutes.
@@ -25,8 +26,10 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # not generic before c
     def __init__(self, direction: int) -> None:
         self._direction = direction
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return epoch seconds, rounded up."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["now"]:
+        """Return epoch seconds, rounded up; of a cut-off `NOW` as it is, which each gateway reads for itself."""
+        if value == NOW and self._direction < 0:
+            return NOW
         try:
             moment = math.ceil(self._seconds(str(value).strip()))
         except (ValueError, OverflowError):
@@ -40,8 +43,6 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # not generic before c
             if len(text) == len("20260131"):  # a date as well, and hardly a second of the year 1970
                 raise ValueError
             return int(text)
-        if text == "now":
-            return time.time()
         if found := _SPAN.fullmatch(text):
             direction = -1 if found[3] else 1 if text.startswith("in ") else self._direction
             return time.time() + direction * int(found[1]) * _SECONDS[found[2][0]]

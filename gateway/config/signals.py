@@ -6,20 +6,29 @@ from collections.abc import Iterable
 from itertools import combinations
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import NoDecode
 
 from gateway.auth.fetch import checked_url
 from gateway.auth.issuers import TENANT
 from gateway.auth.keys import KeysRefused
-from gateway.config.values import IssuerSettings, Members, json_list, split_list
+from gateway.config.values import IssuerSettings, Members, check_claim_name, json_list, split_list
 from gateway.http.values import JOIN
 
 # What an issuer of access tokens has, and a sender of signals has not.
 _OF_TOKENS = ("administers", "required_claims", "client_ids")
 _NEED_AUDIENCE = ("logout", "events")
 
-Claim = Annotated[str, Field(min_length=1)]
+Claim = Annotated[str, Field(min_length=1), AfterValidator(check_claim_name)]
 
 
 def _secrets(value: object) -> object:

@@ -153,9 +153,14 @@ MEMBERS = (
 def _claim_names(value: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(value)) < len(value):
         raise ValueError("every claim must be there once")
-    if taken := [name for name in value if name in MEMBERS]:
-        raise ValueError(f"{taken[0]!r} is the name of a member of requests, and cannot be that of a claim")
-    return value
+    return tuple(map(check_claim_name, value))
+
+
+def check_claim_name(name: str) -> str:
+    """Return the name of a claim that can be blacklisted. Raises ValueError for one that requests have otherwise."""
+    if name in MEMBERS:
+        raise ValueError(f"{name!r} is the name of a member of requests, and cannot be that of a claim")
+    return name
 
 
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]

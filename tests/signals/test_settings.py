@@ -35,6 +35,7 @@ BAD_SENDERS: dict[str, Any] = {
     "polling in clear": [{"issuer": ISSUER, "audience": "api", "poll_url": "http://idp.test/poll"}],
     "polling with a password": [{"issuer": ISSUER, "audience": "api", "poll_url": "https://a:b@idp.test/poll"}],
     "an hour and more without exp": [{"issuer": ISSUER, "audience": "api", "without_exp": 3601}],
+    "a claim that requests have otherwise": [{"issuer": ISSUER, "audience": "api", "session_claim": "token"}],
     "no list": {"issuer": ISSUER, "audience": "api"},
 }
 

@@ -462,6 +462,19 @@ def test_a_cut_off_is_a_date(command: Command, when: str, seconds: int) -> None:
     assert entry["issued_before"] == seconds
 
 
+def test_a_cut_off_now_covers_what_passes_with_more_leeway(
+    command: Command, monkeypatch: pytest.MonkeyPatch, upstream: Any, store_url: str
+) -> None:
+    gate = Api(Gateway(upstream, Settings(store=store_url, secret="discogs", leeway=30)))
+    for named in (("--sub", "1001"), ("--sid", "s", "--issued-before", "now")):
+        ahead = mint(**{named[0].strip("-"): named[1]}, iat=int(time.time()) + 20)
+        assert gate("GET", "/", ahead).status_code == 200
+        assert command("revoke", *named).code == DONE
+        assert gate("GET", "/", ahead).status_code == 401
+        assert gate("GET", "/", mint(sid="s", iat=int(time.time()) + 40)).status_code == 401  # not valid yet
+    assert command("revoke", "--sub", "1002", "--until", "now").code == USAGE
+
+
 @pytest.mark.parametrize(
     "when",
     ["", "yesterday", "2h3", "-5", "1e9", "2026-13-01", "99999999999999", "2months", "3 mo", "1M", "5ms", "2 hairs",

@@ -151,6 +151,8 @@ class Upstream:
                 pool = self._pool()
                 peer = pool.peer() or (yield from _sleep(about, pool.wait()))
                 answer = self._begin(pool, peer, request, environ, about)
+                if about.pause is not None:
+                    yield b""  # others send theirs meanwhile, and then most answers are there
                 try:
                     while not answer.take_head():
                         if answer.waits():

@@ -138,7 +138,8 @@ def provenance(subjects: list[Path], version: str) -> dict[str, object]:
 
 def main(sbom: Path, *, with_image: bool) -> None:
     """Write dist/ anew, and print what is in it."""
-    if git("status", "--porcelain"):
+    if changed := git("status", "--porcelain"):
+        print(changed.decode(errors="replace"), end="")
         sys.exit("make release: commit first, for a release is made of a commit")
     version = released_version()
     place = ROOT / "dist"

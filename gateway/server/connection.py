@@ -51,6 +51,7 @@ class Connection:
         notify: Callable[[Connection], None],
     ) -> None:
         self.wire = Wire(sock, keep_alive)
+        self._look_seconds = min(LOOK_SECONDS, keep_alive)
         self.fd = self.wire.fd
         self.lock = Lock()
         self.state: State = HEAD
@@ -261,7 +262,7 @@ class Connection:
         """Return when to look again after it, though nothing has happened: whether time is over, or to watch it."""
         if self.state is UNREAD:
             return min(now + LOOK_SECONDS, self.pause.resume_at)
-        return self.pause.next_look(now, LOOK_SECONDS) if self.state is PAUSE else now + LOOK_SECONDS
+        return self.pause.next_look(now, LOOK_SECONDS) if self.state is PAUSE else now + self._look_seconds
 
     def reset_at_close(self) -> None:
         """Have the close show as a reset, not as an end."""

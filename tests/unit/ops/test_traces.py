@@ -195,6 +195,21 @@ class TestOneTrace:
         assert PARENT not in upstream.requests[-1]["HTTP_TRACEPARENT"]
         assert watched.spans() == {}
 
+    @pytest.mark.parametrize(("sampler", "is_told"), [("always_off", False), ("traceidratio", True)])
+    def test_the_sampler_is_that_of_the_standard_variables(
+        self, traced: Any, monkeypatch: pytest.MonkeyPatch, sampler: str, is_told: bool
+    ) -> None:
+        """A client's word about sampling does not count, where the sampler does not ask for it."""
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+        watched = traced()
+        watched.ask("GET", "/", TOKEN, headers={"traceparent": f"00-{TRACE}-{PARENT}-0{int(not is_told)}"})
+        assert bool(watched.spans()) == is_told
+
+    def test_two_traceparents_are_none(self, traced: Any) -> None:
+        watched = traced()
+        watched.ask("GET", "/", TOKEN, headers={"traceparent": f"{INBOUND['traceparent']},{INBOUND['traceparent']}"})
+        assert watched.spans()["SERVER"].parent is None
+
     def test_the_audit_log_names_the_trace(self, traced: Any, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level("INFO", "gateway.audit"):
             traced().ask("POST", "/blacklist", TOKEN, headers=INBOUND)

@@ -23,6 +23,7 @@ from gateway.cli.shown import echo, echo_json, store_name
 from gateway.config.settings import Settings
 from gateway.http.problems import StoreUnavailable
 from gateway.http.strict_json import json_object
+from gateway.parties import name_issuers
 
 BATCH = 1000  # entries read at once
 # Entries in one change, and a rest after it: other changes to the store wait for no more, and then have a turn.
@@ -86,16 +87,21 @@ def _write(entries: Sequence[Entry], file: IO[str]) -> None:
 def import_entries(settings: Settings, file: IO[bytes], as_json: bool) -> None:
     """Add entries that `export` wrote. Nothing is lowered or lifted; a bad line stops it, by number."""
     blacklist = build_blacklist(settings)
-    store, count, over, unknown = blacklist.store, 0, 0, set[str]()
+    store, count, over, unknown, issuers = blacklist.store, 0, 0, set[str](), set[str]()
     with click.progressbar(_batches(file), label="importing", file=sys.stderr) as batches:
         for batch in batches:
             _add(store, batch)
             live = sum(entry.is_live(time.time()) for entry in batch)
             count, over = count + live, over + len(batch) - live
             unknown |= {entry.claim[0] for entry in batch if entry.claim} - set(blacklist.claims)
+            issuers |= {entry.issuer for entry in batch if entry.claim}
     if unknown:
         names = ", ".join(sorted(unknown))
         echo(f"BLACKLIST_CLAIMS does not name {names}: these entries blacklist nothing", err=True)
+    name_of = name_issuers(settings).name_of
+    if others := sorted(issuer for issuer in issuers if name_of(issuer) != issuer):
+        # An alias is one too: what is looked for stands under the issuer's name.
+        echo(f"No issuer that is set has the name {', '.join(others)}: those entries blacklist nothing here", err=True)
     if as_json:
         echo_json({"imported": count, "expired": over, "store": store_name(settings)})
     else:

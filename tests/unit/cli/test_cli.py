@@ -693,6 +693,22 @@ def test_an_import_names_the_line_that_is_no_text_and_the_claims_that_nothing_as
     assert "BLACKLIST_CLAIMS does not name email: these entries blacklist nothing" in ended.err
 
 
+def test_an_import_names_issuers_whose_claims_nothing_asks_for(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [ISSUER, "https://other.test", "https://gone.test/"]
+    lines = [
+        json.dumps({**GOOD, "key": claim_key(name, "sub", "a"), "claim": {"sub": "a"}, "issuer": name})
+        for name in names
+    ]
+    issuers = [{"issuer": ISSUER, "secret": "a"}, {"issuer": "https://other.test/", "aliases": names[1], "secret": "b"}]
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps(issuers))
+    told = command("import", stdin="\n".join(lines))
+    assert (told.code, told.out) == (DONE, "3 entries imported\n")
+    assert "has the name https://gone.test/, https://other.test:" in told.err
+    assert "has the name" not in command("import", stdin=lines[0]).err
+
+
 def test_a_large_import_and_export_goes_in_batches(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

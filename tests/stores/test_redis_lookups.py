@@ -1,8 +1,9 @@
 """Look-ups in Redis hold no thread of the server's, and those that come at once are one question."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from relay import Relay
 from running import Running
 
 from gateway import Gateway
+from gateway.blacklist.stores.redis.lookups import LookUps
+from gateway.http.problems import StoreUnavailable
+from gateway.http.wsgi import Context
 
 pytestmark = pytest.mark.slow
 
@@ -95,3 +99,29 @@ def test_a_server_that_does_not_answer_closes_all_and_the_log_says_why(gateway: 
     relay.cut()
     assert until(lambda: ask(gateway, 2) == [b"HTTP/1.1 200 OK", b"HTTP/1.1 401 Unauthorized"])
     assert gateway.log.count("unavailable for look-ups (unreachable)") == 1
+
+
+def test_what_nobody_thought_of_refuses_and_the_next_one_is_looked_up(caplog: pytest.LogCaptureFixture) -> None:
+    answers: list[Any] = [[b"{}"], RuntimeError("what nobody thought of")]
+
+    def find(keys: Collection[str]) -> list[Any]:
+        answer = answers.pop()
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+    def look_up() -> list[Any]:
+        about, resumed = Context(), Event()
+        about.pause, about.resume = (lambda *_, **__: None), resumed.set
+        asked = look_ups.find(["token:1"], about)
+        assert next(asked) == b""
+        assert resumed.wait(15)
+        with pytest.raises(StopIteration) as found:
+            next(asked)
+        return list(found.value.value)
+
+    look_ups = LookUps(find)
+    with pytest.raises(StoreUnavailable):
+        look_up()
+    assert [record.message for record in caplog.records] == ["look-ups failed"]
+    assert look_up() == [b"{}"]

@@ -5,6 +5,7 @@ Those that come while a question is under way go out together, as the next one.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
@@ -16,6 +17,8 @@ from typing import Any
 from gateway.blacklist.stores.redis.client import SECONDS
 from gateway.http.problems import StoreUnavailable
 from gateway.http.wsgi import Context
+
+log = logging.getLogger(__name__)
 
 MOST = 64  # look-ups in one question, about 20 KB of it
 LONGEST_SECONDS = 5 * SECONDS  # for the question before, and for one's own, each with a new connection
@@ -74,9 +77,12 @@ class LookUps:
     def _answer(self, look_ups: list[LookUp]) -> None:
         try:
             texts = self._find([key for look_up in look_ups for key in look_up.keys])
-        except StoreUnavailable as error:
+        except Exception as error:
+            # Whatever it is: were the thread to end, all would wait for it.
             for look_up in look_ups:
-                look_up.error = StoreUnavailable(error.cause)
+                look_up.error = StoreUnavailable(getattr(error, "cause", "damaged"))
+            if not isinstance(error, StoreUnavailable):
+                log.exception("look-ups failed")
         else:
             for look_up in look_ups:
                 look_up.texts, texts = texts[: len(look_up.keys)], texts[len(look_up.keys) :]

@@ -28,7 +28,7 @@ slow: $(VENV)/dev.stamp  ## run the tests that take long or need a server: redis
 again: $(VENV)/dev.stamp  ## run what failed once more, one test at a time: a busy machine makes some wait too long
 	$(VENV)/bin/python -m pytest -q --last-failed --last-failed-no-failures none
 
-check: lint types test slow versions  ## all of what CI runs but the containers
+check: lint types docs test slow versions  ## all of what CI runs but the containers
 
 versions:  ## run the fast tests with every other Python that is here, and with the oldest libraries allowed
 	.ci/versions $(VENV)

@@ -8,6 +8,7 @@ from typing import Any
 from gateway.auth.issuers import Issuers
 from gateway.auth.signed import Message
 from gateway.auth.tokens import is_time
+from gateway.blacklist.rules import CutOff
 from gateway.blacklist.target import LONGEST_REASON
 from gateway.http.wsgi import Context, Environ, context
 from gateway.signals.answers import Answer, Refusal, media_type
@@ -97,7 +98,7 @@ class Events:
             return []
         return find_subjects(message.claims["sub_id"], sender, self._issuers, action.opaque)
 
-    def _cut_off(self, events: dict[str, Any], message: Message) -> int:
+    def _cut_off(self, events: dict[str, Any], message: Message) -> CutOff:
         """Return the first second after the event: when it happened, if that is told, not when we hear of it."""
         told: list[Any] = [event["event_timestamp"] for event in events.values() if "event_timestamp" in event]
         if not told and "toe" in message.claims:
@@ -105,7 +106,7 @@ class Events:
         if not all(is_time(each) for each in told):
             raise Refusal("invalid_request", "The time of the event must be a number.")
         if not told:
-            return max(self._recorder.cut_off(), math.ceil(message.time("iat")))
+            return self._recorder.cut_off_since(message.time("iat"))
         # One that lies ahead would lock the user out.
         happened: float = min(max(*told, 0), self._recorder.latest())
         return math.floor(happened) + 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from gateway.auth.signed import Message
 from gateway.http.values import value_text
 from gateway.http.wsgi import Environ, context
@@ -32,7 +30,7 @@ class Logout:
             kind=LOGOUT,
             sender=sender,
             subjects=_subjects(sender, message),
-            cut_off=max(self._recorder.cut_off(), math.ceil(message.time("iat"))),
+            cut_off=self._recorder.cut_off_since(message.time("iat")),
             jti=message.text("jti"),
             kept_until=expires_at,
         )

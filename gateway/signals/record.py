@@ -20,7 +20,7 @@ audit = logging.getLogger("gateway.audit")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """What one message says: whom it takes back, by a cut-off where they do not end for good (None: now).
+    """What one message says: whom it takes back, by a cut-off where they do not end for good.
 
     `jti` is the message's number, kept until that time; "" is a message that may come again.
     """
@@ -28,7 +28,7 @@ class Notice:
     kind: str
     sender: Sender
     subjects: Sequence[Subject]
-    cut_off: int | None = None
+    cut_off: CutOff = NOW
     reason: str = ""
     jti: str = ""
     kept_until: float = 0
@@ -48,9 +48,10 @@ class Recorder:
         """Return the latest time of issue that a message may have."""
         return self.now() + max(self.leeway, self.AHEAD_SECONDS)
 
-    def cut_off(self) -> int:
-        """Return the cut-off that takes back whatever passes at this moment."""
-        return self._blacklist.cut_off_now()
+    def cut_off_since(self, issued: float) -> CutOff:
+        """Return the cut-off of whatever passes at this moment, and of what was issued before a message."""
+        latest = math.ceil(issued)
+        return NOW if latest <= self._blacklist.cut_off_now() else latest
 
     def record(self, notice: Notice, about: Context) -> bool:
         """Take back what the notice says, and return whether it comes for the first time: else nothing changes.
@@ -58,9 +59,8 @@ class Recorder:
         One that takes nothing back is not kept: streams of sign-ins would fill the store. Raises `StoreUnavailable`;
         then the same message can come again.
         """
-        latest: CutOff = NOW if notice.cut_off is None else notice.cut_off
         targets = [
-            ClaimTarget(each.issuer, each.claim, each.value, None if each.for_good else latest)
+            ClaimTarget(each.issuer, each.claim, each.value, None if each.for_good else notice.cut_off)
             for each in notice.subjects
         ]
         actor = Actor(f"{notice.kind}:{notice.sender.name}", about.client, notice.reason or notice.kind, about.trace)

@@ -72,6 +72,15 @@ def test_without_a_session_every_token_of_the_user_until_now_is_refused(gate_api
     assert passes(gate_api, iat=int(NOW) + 9)
 
 
+def test_a_logout_covers_what_passes_on_gateways_with_more_leeway(make_api: Make, clock: Clock) -> None:
+    told, asked = make_api(signals=SIGNALS), make_api(leeway=30)
+    assert passes(asked, iat=int(NOW) + 20)
+    send(told, logout_token(sid=ABSENT))
+    assert not passes(asked, iat=int(NOW) + 20)
+    clock.advance(40)
+    assert passes(asked, iat=int(NOW) + 40)
+
+
 def test_a_session_alone_will_do(gate_api: Api) -> None:
     assert send(gate_api, logout_token(sub=ABSENT)).status_code == 200
     assert not passes(gate_api)

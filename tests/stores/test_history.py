@@ -206,6 +206,22 @@ def test_an_older_copy_put_beneath_the_log_is_refused_also_by_who_starts_anew(
         assert {told(again, number) for number in (1, 2, 200, 201)} == {"found"}
 
 
+VACUUM = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None).execute(*sys.argv[2:3], sys.argv[3:])"
+
+
+def test_a_copy_of_the_newest_state_on_other_pages_is_refused_beneath_the_log(store: SqliteStore, path: Path) -> None:
+    store.add([entry(number) for number in range(300)])
+    subprocess.run([sys.executable, "-c", FOLD, str(path)], check=True)
+    store.add([entry(300)])
+    subprocess.run([sys.executable, "-c", VACUUM, str(path), "VACUUM"], check=True)  # in place, which is as good
+    store.add([entry(301)])
+    assert {told(store, number) for number in (1, 300, 301)} == {"found"}
+    copied = str(path.with_name("copy"))
+    subprocess.run([sys.executable, "-c", VACUUM, str(path), "VACUUM INTO ?", copied], check=True)
+    subprocess.run(["cp", copied, path], check=True)
+    assert {told(store, number) for number in (1, 300, 301)} == {"replaced"}
+
+
 def test_a_log_that_was_cut_takes_no_more_changes(store: SqliteStore, path: Path) -> None:
     store.add([entry(1)])
     os.truncate(path.with_name(path.name + "-wal"), 5000)
@@ -242,7 +258,7 @@ def test_a_link_that_comes_to_lead_elsewhere_is_noticed(path: Path, clock: Clock
             assert told(store, 1) == "found"
             at.unlink()
             at.symlink_to(path.with_name(elsewhere))
-            assert told(store, 1) == "damaged"
+            assert told(store, 1) == "replaced"
 
 
 def test_what_a_clock_that_was_ahead_has_forgotten_is_not_taken_for_absent(

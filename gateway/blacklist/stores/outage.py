@@ -22,7 +22,7 @@ WHAT_TO_DO: Final = {
     "damaged": "restore the newest backup, import the newest export",
     "disk": "look at the disk, and at the kernel's log",
     "full": "make room",
-    "history": "restore what is missing; or have `gateway accept-store` take the store as it is",
+    "history": "restore what is missing; or import the newest export, then run `gateway accept-store`",
     "lossy": "mend the server's settings, then import the newest export: entries may be gone",
     "refused": "mend what the server says: its role, its rights, its memory",
     "replaced": "put the right file in place, end everything that uses it, then start anew",

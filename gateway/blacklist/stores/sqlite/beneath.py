@@ -3,6 +3,7 @@
 What stands in the log hides what stands in the file. An older copy put beneath a log looks new, for the newest mark is
 in the log; and it lacks whatever was folded in before. So each change writes its number into the file's first page
 too, as `application_id`: the file's own number must be one that the log has, or the one before the log's first.
+A copy by VACUUM INTO has the same numbers on other pages: it raises the schema's number beyond what the log knows.
 (https://www.sqlite.org/fileformat2.html, sections 1.3 and 4.1)
 """
 
@@ -11,9 +12,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 LARGEST = 2**31 - 1  # a number has 31 bits
-_NUMBER_AT, _NUMBER_BYTES = 68, 4
+_PAGE_BYTES, _SCHEMA_AT, _NUMBER_AT = 72, 40, 68
 _HEAD_BYTES, _FRAME_BYTES = 32, 24  # before all frames, and before each page
 
 
@@ -36,33 +38,44 @@ def check_continues(file: int, log: int, count_frames: Callable[[], int] | None 
 
     `count_frames` returns how many the log has; without it, all those count that have the salt of its head.
     """
-    own = _number(os.pread(file, _NUMBER_AT + _NUMBER_BYTES, 0))
+    own = FirstPage.read(os.pread(file, _PAGE_BYTES, 0))
     # Read after the file: whatever has been folded in by now is in the log.
     head = os.pread(log, _HEAD_BYTES, 0)
-    if len(head) < _HEAD_BYTES or own == 0:
+    if len(head) < _HEAD_BYTES or (own and not own.number):
         return  # no log; or a file of an older version
     if count_frames:
         frames = count_frames()
     else:
         frames = (os.fstat(log).st_size - _HEAD_BYTES) // (_FRAME_BYTES + int.from_bytes(head[8:12], "big"))
-    first = next(_numbers(log, head, range(frames)), None)
-    last = next(_numbers(log, head, range(frames - 1, -1, -1)), None)
-    if first is None or (last is not None and own is not None and first - 1 <= own <= last):
+    first = next(_first_pages(log, head, range(frames)), None)
+    last = next(_first_pages(log, head, range(frames - 1, -1, -1)), None)
+    if not first or not last:
         return
-    if own not in set(_numbers(log, head, range(frames))):
+    if own and first.number - 1 <= own.number <= last.number and own.schema <= last.schema:
+        return
+    if own not in set(_first_pages(log, head, range(frames))):
         raise Replaced("the file is not the one that its log continues: another copy was put beneath it")
 
 
-def _numbers(log: int, head: bytes, frames: Iterable[int]) -> Iterator[int]:
-    """Yield the numbers in those of the frames that hold the first page."""
+class FirstPage(NamedTuple):
+    """What the first page says: the newest change's number, and the schema's."""
+
+    number: int
+    schema: int
+
+    @classmethod
+    def read(cls, page: bytes) -> FirstPage | None:
+        """Return what the beginning of a page says, None if it is too short."""
+        if len(page) < _PAGE_BYTES:
+            return None
+        return cls(*(int.from_bytes(page[at : at + 4], "big") for at in (_NUMBER_AT, _SCHEMA_AT)))
+
+
+def _first_pages(log: int, head: bytes, frames: Iterable[int]) -> Iterator[FirstPage]:
+    """Yield what those of the frames say that hold the first page."""
     size = _FRAME_BYTES + int.from_bytes(head[8:12], "big")
     for frame in frames:
-        read = os.pread(log, _FRAME_BYTES + _NUMBER_AT + _NUMBER_BYTES, _HEAD_BYTES + frame * size)
-        number = _number(read[_FRAME_BYTES:])
-        if number and read[8:16] == head[16:24] and int.from_bytes(read[:4], "big") == 1:
-            yield number
-
-
-def _number(page: bytes) -> int | None:
-    found = page[_NUMBER_AT : _NUMBER_AT + _NUMBER_BYTES]
-    return int.from_bytes(found, "big") if len(found) == _NUMBER_BYTES else None
+        read = os.pread(log, _FRAME_BYTES + _PAGE_BYTES, _HEAD_BYTES + frame * size)
+        page = FirstPage.read(read[_FRAME_BYTES:])
+        if page and page.number and read[8:16] == head[16:24] and int.from_bytes(read[:4], "big") == 1:
+            yield page

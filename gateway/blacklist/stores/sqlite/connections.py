@@ -207,7 +207,7 @@ class Connections:
 
     def _ours(self, state: State) -> State:
         if state[:2] != self._identity or not state[2]:
-            raise sqlite3.DatabaseError("the file was emptied or replaced")
+            raise Replaced("the file was emptied or replaced")
         return state
 
     def is_fresh(self, conn: Connection) -> bool:

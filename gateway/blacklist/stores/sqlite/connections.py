@@ -6,9 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
-import random
 import sqlite3
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,11 +16,10 @@ from typing import Any, TypeVar
 from gateway.blacklist.stores.history import ClockBehind, HistoryLost
 from gateway.blacklist.stores.outage import Outage
 from gateway.blacklist.stores.sqlite.beneath import Replaced
-from gateway.blacklist.stores.sqlite.file import FAILURES
+from gateway.blacklist.stores.sqlite.file import BUSY_SECONDS, FAILURES
 from gateway.blacklist.stores.sqlite.index import Identity, Index, join, leave
 from gateway.http.blocking import blocking
 
-BUSY_SECONDS = 2.0
 # Who makes the log longer than this folds it into the file, while others change on.
 FOLD_FRAMES = 1000
 # Beyond this the others wait: readers in turn would keep it growing for ever.
@@ -90,26 +87,6 @@ def state_of(path: str) -> State:
     """Return the file's state. Raises OSError."""
     found = os.stat(path)
     return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
-
-
-def begin(conn: Connection) -> None:
-    """Begin a transaction that changes something, once others have ended theirs. Raises sqlite3.Error.
-
-    SQLite waits in steps that grow to 100 ms: of 32 writers some had no turn in 2 s. In steps
-    this small all had, and made twice as many changes.
-    """
-    last_try = time.monotonic() + BUSY_SECONDS
-    conn.execute("PRAGMA busy_timeout=0")
-    with blocking():  # for others; and for the disk, as this thread's turn is over until the change is made
-        while True:
-            try:
-                conn.execute("BEGIN IMMEDIATE")
-                break
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > last_try:
-                    raise
-            time.sleep(random.uniform(0, 0.002))  # noqa: S311 - apart from each other is all they must be
-    conn.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
 
 
 class Connections:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import random
 import re
 import sqlite3
 import struct
@@ -20,9 +21,11 @@ from gateway.blacklist.stores.sqlite.beneath import Replaced, check_continues, w
 from gateway.blacklist.stores.sqlite.index import is_open
 from gateway.blacklist.stores.sqlite.statements import WRITE
 from gateway.blacklist.stores.sqlite.upgrade import VERSION, upgrade
+from gateway.http.blocking import blocking
 
 log = logging.getLogger(__name__)
 
+BUSY_SECONDS = 2.0  # to wait for the changes of others
 START_SECONDS = 30.0  # to wait for another process that brings the file up to date
 CHECKED_BYTES = 8 << 20  # a check takes 44 ms for each MB; what is larger is checked as it is read
 # What SQLite says of a damaged schema quotes it, and Python's sqlite3 takes that for UTF-8.
@@ -31,6 +34,26 @@ FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 # SQLite's log needs memory and locks that all its users share: https://www.sqlite.org/wal.html
 _REMOTE = re.compile(r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|ncpfs|9p")
 _MOUNTS = Path("/proc/self/mountinfo")  # Linux's; elsewhere nothing is known of mounts
+
+
+def begin(conn: sqlite3.Connection, seconds: float = BUSY_SECONDS) -> None:
+    """Begin a transaction that changes something, once others have ended theirs. Raises sqlite3.Error.
+
+    SQLite waits in steps that grow to 100 ms: of 32 writers some had no turn in 2 s. In steps
+    this small all had, and made twice as many changes.
+    """
+    last_try = time.monotonic() + seconds
+    conn.execute("PRAGMA busy_timeout=0")
+    with blocking():  # for others; and for the disk, as this thread's turn is over until the change is made
+        while True:
+            try:
+                conn.execute("BEGIN IMMEDIATE")
+                break
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > last_try:
+                    raise
+            time.sleep(random.uniform(0, 0.002))  # noqa: S311 - apart from each other is all they must be
+    conn.execute(f"PRAGMA busy_timeout={seconds * 1000:.0f}")
 
 
 def prepare(path: Path, *, create: bool = True) -> None:
@@ -192,7 +215,7 @@ def _check(path: Path, conn: sqlite3.Connection, *, thoroughly: bool) -> None:
     if thoroughly and conn.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
         raise StoreRefused(f"{path} is damaged: restore it from a backup.")
     conn.execute("PRAGMA journal_mode=WAL")
-    conn.execute("BEGIN IMMEDIATE")
+    begin(conn, START_SECONDS)
     conn.execute(WRITE)  # raises if it cannot be written
     (head,) = conn.execute("SELECT value FROM unnamed WHERE key = 'head'").fetchone() or ("",)
     write_number(conn, number_of(str(head).strip('"')))

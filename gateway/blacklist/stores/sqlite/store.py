@@ -21,8 +21,8 @@ from gateway.blacklist.stores.history import MOST_KEYS, ClockBehind, Head, Histo
 from gateway.blacklist.stores.outage import Probe
 from gateway.blacklist.stores.sqlite import statements as sql
 from gateway.blacklist.stores.sqlite.beneath import write_number
-from gateway.blacklist.stores.sqlite.connections import CHANGES, Connection, Connections, begin
-from gateway.blacklist.stores.sqlite.file import prepare
+from gateway.blacklist.stores.sqlite.connections import CHANGES, Connection, Connections
+from gateway.blacklist.stores.sqlite.file import begin, prepare
 from gateway.blacklist.stores.sqlite.index import Stamp, is_sound
 from gateway.blacklist.stores.sqlite.rows import decode, encode, forget, parts, vacuum
 from gateway.http.problems import StoreUnavailable

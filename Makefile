@@ -11,7 +11,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --no-strip-extras --pytho
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow again check versions lint types cover bench fuzz audit sbom release proxies docs still lock clean
+.PHONY: help run test slow again compiled check versions lint types cover bench fuzz audit sbom release proxies docs still lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ slow: $(VENV)/dev.stamp  ## run the tests that take long or need a server: redis
 
 again: $(VENV)/dev.stamp  ## run what failed once more, one test at a time: a busy machine makes some wait too long
 	$(VENV)/bin/python -m pytest -q --last-failed --last-failed-no-failures none
+
+compiled: $(VENV)/dev.stamp  ## compile what every request passes through, in place, for this Python: `make clean` takes it away
+	GATEWAY_COMPILE=1 $(VENV)/bin/python setup.py --quiet build_ext --inplace --parallel 2
 
 check: lint types docs test slow versions  ## all of what CI runs but the containers
 
@@ -85,12 +88,14 @@ lock: $(VENV)/dev.stamp  ## compile the lock files anew from pyproject.toml
 	$(LOCK) --upgrade requirements/build.in -o requirements/build.lock
 	$(LOCK) --upgrade pyproject.toml --all-extras --group dev -o requirements/dev.lock
 	$(LOCK) pyproject.toml --all-extras -c requirements/dev.lock -o requirements/runtime.lock
+	$(LOCK) requirements/compile.in -c requirements/dev.lock -c requirements/build.lock -o requirements/compile.lock
 	$(LOCK) --upgrade requirements/docs.in -o requirements/docs.lock
 	$(LOCK) --upgrade requirements/proxies.in -o requirements/proxies.lock
 	$(LOCK) pyproject.toml --all-extras --resolution lowest-direct -o requirements/lowest.lock
 	$(LOCK) upstream/requirements.in -c requirements/dev.lock -o upstream/requirements.txt
 
 clean:  ## remove what the other targets made
+	find gateway -name '*.so' -delete
 	rm -rf $(VENV) node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 $(VENV)/bin/python:

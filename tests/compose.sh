@@ -72,6 +72,7 @@ for service in gateway upstream; do
   [ "$health" = healthy ] || { echo "compose: $service is $health" >&2; exit 1; }
 done
 
+compose exec -T gateway gateway --version | grep -F '(compiled)'
 hardened gateway
 hardened upstream
 [ -z "$(docker port "$(compose ps -q upstream)")" ] || { echo "compose: the upstream is published" >&2; exit 1; }

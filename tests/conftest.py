@@ -21,6 +21,15 @@ hypothesis.settings.load_profile("quick")
 from helpers import SECRET, Api, Clock  # noqa: E402
 
 from gateway import Gateway, Settings  # noqa: E402
+from gateway.http.build import BUILD  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skipped = pytest.mark.skipif(BUILD == "compiled", reason="compiled modules cannot be changed from outside")
+    for item in items:
+        if item.get_closest_marker("interpreted"):
+            item.add_marker(skipped)
+
 
 CHROMIUM_FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "

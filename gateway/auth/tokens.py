@@ -198,7 +198,7 @@ def is_time(value: object) -> TypeGuard[float]:
     return type(value) is int or (isinstance(value, float) and math.isfinite(value))
 
 
-def _seconds(value: float) -> float:
+def _seconds(value: Any) -> float:
     # A whole number can be too large for a float, and takes longer to compare with the clock's.
     return float(min(max(value, 0), 2**53))
 

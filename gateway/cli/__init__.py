@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 
 import click
 
@@ -12,11 +11,12 @@ from gateway.cli.options import UNAVAILABLE, USAGE
 from gateway.cli.shown import echo
 from gateway.config.announce import misspelled
 from gateway.config.faults import faults
+from gateway.http.build import BUILD, VERSION
 from gateway.http.problems import Problem
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("jwt-blacklist-gateway"), prog_name="gateway")
+@click.version_option(f"{VERSION} ({BUILD})", prog_name="gateway")
 def gateway() -> None:
     """Let stateless JWTs be taken back.
 

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-from importlib.metadata import version
 
 from dotenv import dotenv_values
 
@@ -27,6 +26,7 @@ from gateway.config.settings import (
     issuer_settings,
 )
 from gateway.config.tracing import traces_endpoint
+from gateway.http.build import BUILD, VERSION
 
 log = logging.getLogger("gateway")
 
@@ -37,8 +37,9 @@ def announce(settings: Settings) -> None:
         log.warning(warning)
     was_set = {name: text for name, text in in_force(settings).items() if name in settings.model_fields_set}
     log.info(
-        "version %s starts; what was set:",
-        version("jwt-blacklist-gateway"),
+        "version %s (%s) starts; what was set:",
+        VERSION,
+        BUILD,
         extra={"record": {"settings": was_set}},
     )
     if endpoint := traces_endpoint():

@@ -49,7 +49,8 @@ def on_blocking(release: Callable[[], None]) -> None:
 class Watchdog:
     """Logs where threads are that hold up all others without having said that they wait: once an incident.
 
-    Threads whose innermost call is in `own`, a folder, are at the server's work, and only slow.
+    Threads whose innermost call is in `own`, a package, are at the server's work, and only slow. So may those be that
+    have no call but their first: compiled code shows none.
     """
 
     def __init__(self, own: str) -> None:
@@ -61,9 +62,13 @@ class Watchdog:
         frames = sys._current_frames()
         for thread in threads:
             frame = frames.get(thread)
-            if frame and not frame.f_code.co_filename.startswith(self._own) and self._is_new(frame):
+            if frame and not self._is_own(frame) and self._is_new(frame):
                 stack = "".join(traceback.format_stack(frame))  # code alone, without values
                 log.warning("a thread waits outside `blocking()`, and holds up all others", extra=_members(stack))
+
+    def _is_own(self, frame: FrameType) -> bool:
+        name: str = frame.f_globals.get("__name__", "")
+        return frame.f_code is threading.Thread.run.__code__ or name.startswith(self._own)
 
     def _is_new(self, frame: FrameType) -> bool:
         place, now = (frame.f_code, frame.f_lineno), time.monotonic()

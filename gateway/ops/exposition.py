@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any, NamedTuple, NoReturn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from gateway.http.build import BUILD, VERSION
 from gateway.http.problems import Problem
 from gateway.ops.metrics import DIRECTORY, added_up
 
@@ -106,7 +106,7 @@ class _Deployment:
             if not _is_running(int(file.stem.rpartition("_")[2])):
                 file.unlink(missing_ok=True)
         yield from added_up(self._directory)
-        yield InfoMetricFamily("gateway_build", "Version", value={"version": version("jwt-blacklist-gateway")})
+        yield InfoMetricFamily("gateway_build", "Version", value={"version": VERSION, "build": BUILD})
         for gauge in self._gauges:
             with suppress(Problem):
                 yield GaugeMetricFamily(gauge.name, gauge.help, value=gauge.read())

@@ -141,16 +141,19 @@ class Upstream:
         if about.overloaded:  # it may have become so since the gate was passed
             yield from refuse(Problem("overloaded"), environ, start_response)
             return
-        answer: Answer | None = None
         began = perf_counter()
         try:
+            if body is not None:
+                yield from _add_body(request, body, about)
+                began = perf_counter()
+            pool = self._pool()
+            peer = pool.peer() or (yield from _sleep(about, pool.wait()))
+            answer = self._begin(pool, peer, request, environ, about)
+        except Problem as problem:
+            yield from _refuse(problem, began, environ, about, start_response)
+            return
+        try:
             try:
-                if body is not None:
-                    yield from _add_body(request, body, about)
-                    began = perf_counter()
-                pool = self._pool()
-                peer = pool.peer() or (yield from _sleep(about, pool.wait()))
-                answer = self._begin(pool, peer, request, environ, about)
                 if about.pause is not None:
                     yield b""  # others send theirs meanwhile, and then most answers are there
                 try:
@@ -164,9 +167,7 @@ class Upstream:
                 about.upstream_status = answer.status
                 start_response(f"{answer.status} {answer.reason}", response_fields(answer.fields, answer.status))
             except Problem as problem:
-                about.cause = getattr(problem, "cause", "")
-                about.upstream_seconds = perf_counter() - began
-                yield from refuse(problem, environ, start_response)
+                yield from _refuse(problem, began, environ, about, start_response)
                 return
             while (piece := answer.take()) is None or piece:
                 if piece or answer.waits():
@@ -175,8 +176,7 @@ class Upstream:
             about.cause = failed.cause
             raise
         finally:
-            if answer:
-                answer.close()  # one that is not complete is given up
+            answer.close()  # one that is not complete is given up
 
     def _begin(self, pool: Pool, peer: Peer, request: Outbound, environ: Environ, about: Context) -> Answer:
         user = about.token.fingerprint if about.token is not None else self._user(environ)
@@ -243,6 +243,14 @@ def _sleep(about: Context, waits: Generator[float, None, Peer]) -> Generator[byt
         else:
             with blocking():
                 time.sleep(seconds)
+
+
+def _refuse(
+    problem: Problem, began: float, environ: Environ, about: Context, start_response: StartResponse
+) -> Iterable[bytes]:
+    about.cause = getattr(problem, "cause", "")
+    about.upstream_seconds = perf_counter() - began
+    return refuse(problem, environ, start_response)
 
 
 def _forwards_left(environ: Environ) -> int | None:

@@ -8,7 +8,6 @@ with 32 connections a request takes 28 % less CPU than where each connection is 
 from __future__ import annotations
 
 import logging
-import os
 import select
 import socket
 import time
@@ -66,7 +65,7 @@ class Listener:
         self._alarms = Alarms(time.monotonic())
         self._delay = QueueingDelay(queue_timeout)
         self._turns = Turns()
-        self._watchdog = Watchdog(os.path.dirname(__file__))
+        self._watchdog = Watchdog("gateway.server")
         self._ready: tuple[deque[Connection], ...] = tuple(deque() for _ in range(STAGES))  # by stage
         self._next: deque[Connection] = deque()  # those that have had their turn, and go on after the others
         self._is_over = False

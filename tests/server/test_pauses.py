@@ -114,6 +114,7 @@ def test_those_who_come_together_go_through_their_stages_together() -> None:
     assert seen[-8:] == ["begin"] + ["answer"] + ["begin"] * 3 + ["answer"] * 3
 
 
+@pytest.mark.interpreted
 def test_a_connection_that_cannot_be_taken_harms_no_other(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_descriptor_that_was_closed_does_no_harm(poller: Poller) -> None:
     assert told(poller) == []
 
 
+@pytest.mark.interpreted
 def test_events_that_came_together_are_attended_to_though_one_of_them_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = threading.Event()
     work_on = Listener._work_on
@@ -116,6 +117,7 @@ class Thing:
     alarm = 1 << 62
 
 
+@pytest.mark.interpreted
 def test_an_alarm_is_the_earliest_that_was_set() -> None:
     from gateway.server.connection import NEVER
 

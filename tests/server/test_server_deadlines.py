@@ -109,6 +109,7 @@ def test_what_found_no_free_thread_is_not_the_clients_delay() -> None:
         assert until(lambda: not talk.is_expired(HEAD_SECONDS + 5))
 
 
+@pytest.mark.interpreted
 def test_a_drain_closes_what_has_no_head_and_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "is_draining", lambda: True)
     with Talk() as idle, Talk(reads) as uploading:

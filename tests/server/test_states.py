@@ -105,6 +105,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[tuple[State, State]]
     assert {(old, new) for old, new in seen if new not in TRANSITIONS[old]} == set()
 
 
+@pytest.mark.interpreted
 def test_what_connections_do_is_in_the_table(walked: set[tuple[State, State]]) -> None:
     asks = request("POST /upload", KEEP, ("Content-Length", "5"))
     skips = request("POST /", KEEP, ("Content-Length", "5"))

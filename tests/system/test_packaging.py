@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_sdist_and_the_wheel_made_of_it_hold_every_file_of_the_package_and_no_other(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    shutil.copytree(ROOT / "gateway", source / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+    shutil.copytree(ROOT / "gateway", source / "gateway", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
     # The tests and the sample upstream lie beside the package in a clone.
     for name in ("tests", "upstream", "benchmarks"):
@@ -37,7 +37,16 @@ def test_sdist_and_the_wheel_made_of_it_hold_every_file_of_the_package_and_no_ot
     with tarfile.open(sdist) as archive:
         paths = {member.name.partition("/")[2] for member in archive if member.isfile()}
     files = {path for path in paths if ".egg-info/" not in path}
-    assert files == {*expected, "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "PKG-INFO", "setup.cfg"}
+    assert files == {
+        *expected,
+        "pyproject.toml",
+        "setup.py",
+        "README.md",
+        "LICENSE",
+        "MANIFEST.in",
+        "PKG-INFO",
+        "setup.cfg",
+    }
 
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", tmp_path, sdist], check=True)
@@ -129,6 +138,6 @@ class TestRelease:
 def test_the_version_is_written_by_hand_in_one_place() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     version = project.partition('\nversion = "')[2].partition('"')[0]
-    named = [path for path in (ROOT / "gateway").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    named = [path for path in (ROOT / "gateway").rglob("*") if path.is_file() and path.suffix not in (".pyc", ".so")]
     named += [ROOT / "Dockerfile", ROOT / "docker-compose.yml", *(ROOT / "deploy").rglob("*.y*ml")]
     assert [str(path) for path in named if version in path.read_text()] == []

@@ -56,7 +56,7 @@ def test_the_stack_of_who_holds_up_all_others_is_logged_once_an_incident(
 ) -> None:
     with stuck() as one, stuck() as other:
         threads = [thread.ident for thread in (one, other) if thread.ident]
-        watchdog = Watchdog("/nowhere/")
+        watchdog = Watchdog("nowhere")
         for _ in range(3):
             watchdog.report(threads)
         [record] = caplog.records
@@ -70,6 +70,6 @@ def test_the_stack_of_who_holds_up_all_others_is_logged_once_an_incident(
 def test_a_thread_at_the_servers_own_work_or_gone_is_none(caplog: pytest.LogCaptureFixture) -> None:
     with stuck() as thread:
         assert thread.ident
-        Watchdog(threading.__file__).report([thread.ident])
-    Watchdog("/nowhere/").report([thread.ident])
+        Watchdog("threading").report([thread.ident])
+    Watchdog("nowhere").report([thread.ident])
     assert caplog.records == []

@@ -299,6 +299,7 @@ class BusyHandle:
         return True
 
 
+@pytest.mark.interpreted
 def test_an_upstream_that_is_worked_on_has_all_of_its_time_to_answer() -> None:
     request = Outbound("GET", "/", {})
     answer = Answer(BusyHandle(), Pool("http://127.0.0.1", 1, True, None), request, Context(), 60)  # type: ignore[arg-type]

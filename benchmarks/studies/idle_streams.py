@@ -64,11 +64,15 @@ def upstream() -> Iterator[str]:
 def open_stream(port: int, number: int) -> socket.socket:
     """Return a client whose answer has started, from one of several addresses."""
     token = mint(sub=f"user-{number}", jti=str(number), sid=f"s{number}", iat=int(time.time()) - 10)
-    sock = socket.create_connection(("127.0.0.1", port), 60, (f"127.0.0.{2 + number % 8}", 0))
-    sock.sendall(request("GET /events", ("Authorization", f"Bearer {token}")))
-    answer = sock.recv(4096)
-    assert answer.startswith(b"HTTP/1.1 200 "), answer
-    return sock
+    asked = request("GET /events", ("Authorization", f"Bearer {token}"))
+    for _ in range(10):  # a store on a busy machine may be late, and the answer then is 503
+        sock = socket.create_connection(("127.0.0.1", port), 60, (f"127.0.0.{2 + number % 8}", 0))
+        sock.sendall(asked)
+        if sock.recv(4096).startswith(b"HTTP/1.1 200 "):
+            return sock
+        sock.close()
+        time.sleep(1)
+    raise AssertionError("no stream")
 
 
 def used(gateway: Running) -> float:

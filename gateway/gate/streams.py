@@ -56,19 +56,23 @@ class Streams:
                 ends: float | None = token.derived.get(self)
                 if ends is None:
                     ends = token.derived[self] = self._verifier.ends_at(token)
-                if now >= ends and _token_of(about):
+                if now >= ends and _is_stream(about):
                     _cut(about, "token-expired")
 
     def _cut_blacklisted(self, known: Iterable[Context], changed: frozenset[str] | None) -> None:
         """Ask about the streams that one of the changed keys may concern; about all, where those are not known."""
         if changed is not None and not changed:
             return
-        live = [(about, token) for about in known if (token := _token_of(about))]
         concerned: defaultdict[str, list[tuple[Context, Token]]] = defaultdict(list)
-        for stream in live:
-            for key in self._blacklist.lookup_keys(stream[1]):
-                if changed is None or key in changed:
-                    concerned[key].append(stream)
+        for about in known:
+            token = about.token
+            if not isinstance(token, Token) or not _is_stream(about):
+                continue
+            keys = self._blacklist.lookup_keys(token)
+            if changed is None or not changed.isdisjoint(keys):
+                for key in keys:
+                    if changed is None or key in changed:
+                        concerned[key].append((about, token))
         for key in self._found(list(concerned)):
             for about, token in concerned[key]:
                 if problem := self._blacklist.refusal(token):
@@ -79,7 +83,7 @@ class Streams:
             yield from {entry.key for entry in self._blacklist.store.find(keys[start : start + KEYS_AT_ONCE])}
 
     def _cut_all(self, under_way: Iterable[Context]) -> None:
-        live = [about for about in under_way if _token_of(about)]
+        live = [about for about in under_way if isinstance(about.token, Token) and _is_stream(about)]
         if live:
             log.warning("%d streams are cut off: the blacklist store does not answer", len(live))
         for about in live:
@@ -105,10 +109,9 @@ class Streams:
                 body.close()
 
 
-def _token_of(about: Context) -> Token | None:
-    """Return the token of a request that has been passed on; the gateway's own answers are short."""
-    token = about.token
-    return token if isinstance(token, Token) and about.cut and about.target and not about.target.is_own else None
+def _is_stream(about: Context) -> bool:
+    """Return whether the request has been passed on; the gateway's own answers are short."""
+    return bool(about.cut and about.target and not about.target.is_own)
 
 
 def _cut(about: Context, code: str) -> None:

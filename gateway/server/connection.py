@@ -94,6 +94,7 @@ class Connection:
             head, used = self._head.feed(wire.received)
         except Problem as problem:
             request, wire.received = Request.bad(problem), b""
+            self._head.clear()  # the connection lingers
         else:
             wire.received = wire.received[used:]
             if head is None:
@@ -223,8 +224,7 @@ class Connection:
         _report(error)
         if not response.has_begun:
             self._refuse(response, error if isinstance(error, Problem) else Problem("internal-error"))
-        # Without the end that its framing promised it is visibly cut off. HTTP/1.0's only end is the close:
-        # there is no more to tell this client but a reset, as at any close amid such a body.
+        # Without the end that was promised it is visibly cut off. Where the close is the only end, a reset shows it.
         elif not response.is_framed:
             raise ClientDisconnected
         else:

@@ -117,22 +117,29 @@ class TestRelease:
         return done.stdout + done.stderr
 
     @pytest.mark.parametrize("what", ["the wheel", "the address of a clone", "a clone, as the README has it"])
-    def test_the_demo_runs_from_what_is_installed(self, release: Path, tmp_path: Path, what: str) -> None:
+    def test_what_is_installed_is_the_gateway_and_its_sample_api(
+        self, release: Path, tmp_path: Path, what: str
+    ) -> None:
         clone, target = release.parent, tmp_path / "installed"
         [line] = re.findall(r"^python3 (-m pip install \S+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
         places = {"the wheel": [*release.glob("*.whl")], "the address of a clone": [f"git+file://{clone}"]}
         words = ["-m", "pip", "install", *places[what]] if what in places else line.split()
         quick = ["--quiet", "--no-deps", "--no-build-isolation", "--target", target]
         subprocess.run([sys.executable, *words, *quick], cwd=clone, check=True, capture_output=True)
+        where = [sys.executable, "-c", "from gateway.cli import sample; print(sample.__file__)"]
         environ = {**os.environ, "PYTHONPATH": str(target)}
+        used = subprocess.run(where, cwd=tmp_path, env=environ, check=True, capture_output=True, text=True)
+        assert used.stdout.startswith(str(target))
+        if what == "the wheel":
+            self._demo_runs(target, tmp_path)
+
+    @staticmethod
+    def _demo_runs(installed: Path, directory: Path) -> None:
         port = free_port()
         flags = ["--port", str(port), "--upstream", f"http://127.0.0.1:{free_port()}", "--workers", "1"]
         command = [sys.executable, "-m", "gateway", "demo", *flags]
-        with running(command, port, tmp_path, PYTHONPATH=str(target)):
+        with running(command, port, directory, PYTHONPATH=str(installed)):
             assert ask(port, "GET /info").code == "missing-credentials"
-        where = [sys.executable, "-c", "import gateway; print(gateway.__file__)"]
-        used = subprocess.run(where, cwd=tmp_path, env=environ, check=True, capture_output=True, text=True)
-        assert used.stdout.startswith(str(target))
 
 
 def test_the_version_is_written_by_hand_in_one_place() -> None:

@@ -75,7 +75,7 @@ def test_a_unix_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not(tm
         killed.wait()
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-    assert until(lambda: not is_answered(path)), "its worker ends, too"
+    assert until(lambda: not is_answered(path), 60), "its worker ends, too"
     with Bundled(tmp_path / "one", host=f"unix:{path}"):
         assert ask(socket.AF_UNIX, str(path))
         with Bundled(tmp_path / "other", host=f"unix:{path}") as second:

@@ -16,7 +16,6 @@ from time import monotonic
 from gateway.blacklist.stores.sqlite.beneath import Replaced, check_continues, log_bytes
 
 _HEADER_BYTES = 48  # the header stands there twice; SQLite writes the second before the first
-_SALTS = slice(32, 40)  # new whenever the log begins anew
 _VERSION = (3_007_000).to_bytes(4, "little"), (3_007_000).to_bytes(4, "big")  # the one layout there is
 
 Identity = tuple[int, int]  # device and inode of the database
@@ -128,7 +127,7 @@ class Index:
                     check_continues(file, log, self.frames)
                 return
             except Replaced:
-                if self._header()[_SALTS] == header[_SALTS]:  # else the log was started anew meanwhile
+                if self._header()[32:40] == header[32:40]:  # its salts, new whenever the log begins anew
                     raise
 
     def frames(self) -> int:

@@ -39,8 +39,8 @@ class Streams:
         self._cut_expired(under_way())
         try:
             mark, changed = self._blacklist.store.changes(self._mark)
-            # At first nobody knows what came before.
-            self._cut_blacklisted(under_way(), changed if self._mark else None)
+            if changed is None or changed or not self._mark:  # at first nobody knows what came before
+                self._cut_blacklisted(under_way(), changed if self._mark else None)
             self._mark, self._failures = mark, 0
         except StoreUnavailable:
             self._failures += 1
@@ -61,8 +61,6 @@ class Streams:
 
     def _cut_blacklisted(self, known: Iterable[Context], changed: frozenset[str] | None) -> None:
         """Ask about the streams that one of the changed keys may concern; about all, where those are not known."""
-        if changed is not None and not changed:
-            return
         concerned: defaultdict[str, list[tuple[Context, Token]]] = defaultdict(list)
         for about in known:
             token = about.token

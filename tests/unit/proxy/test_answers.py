@@ -203,6 +203,7 @@ def test_a_slow_trickle_is_no_silence() -> None:
     "answer",
     [
         b"hello\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 101 + ok(),
         b"\x16\x03\x01\r\n\r\n",
         b"HTTP/1.1 20 OK\r\n\r\n",
         b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",

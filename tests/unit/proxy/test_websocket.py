@@ -29,3 +29,11 @@ def test_a_close_frame_has_a_code_and_a_reason_that_fits(reason: str) -> None:
     assert whole[1] == len(whole) - 2 <= 125
     assert whole[2:4] == (1008).to_bytes(2, "big")
     assert whole[4:].decode() == reason[:123]
+
+
+def test_of_a_flood_of_empty_frames_the_end_is_lost_sight_of() -> None:
+    frames = Frames()
+    frames.feed(b"\x81\x00" * 4096)
+    assert frames.at_boundary
+    frames.feed(b"\x81\x00" * 4097)
+    assert not frames.at_boundary

@@ -41,6 +41,7 @@ def main() -> int:
     print(page)
     if not (options.only or options.quick):
         (HERE / "RESULTS.md").write_text(page)
+        report.insert(HERE.parent / "README.md", report.readme_table(results))
     return 0
 
 

@@ -1,6 +1,9 @@
-"""Results as the tables of RESULTS.md."""
+"""Results as tables: all of them for RESULTS.md, the most asked for for the README."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 from benchmarks.bench import Row
 from benchmarks.runner import BROWSER, EQUAL, MANY_TOKENS, POST, Cell, Result, Results, Sample
@@ -19,6 +22,8 @@ GOALS: tuple[tuple[str, Cell, str, Cell, float], ...] = (
     ("redis", BROWSER, "gateway", BROWSER, 1.25),
     ("auth-request", BROWSER, "envoy", BROWSER, 0.90),
 )
+README_ROWS = ("compiled", "gateway", "redis", "envoy", "haproxy", "fastify", "flask")
+START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
 
 def page(results: Results, costs: list[Cost], about: list[str]) -> str:
@@ -84,6 +89,24 @@ def token_table(costs: list[Cost]) -> list[str]:
 def _token_line(cost: Cost) -> list[str]:
     pyjwt, first, again = (f"{value:.1f} µs" for value in (cost.pyjwt_us, cost.first_us, cost.again_us))
     return [cost.algorithm, pyjwt, first, _ratio(cost.first_us, cost.pyjwt_us), again]
+
+
+def readme_table(results: Results) -> list[str]:
+    """Return the README's table: what a request costs that is like a user's, beside the best known of the others."""
+    head = ["CPU for a request", "GET", "POST of 1 KiB", "p50 of GETs", "p99"]
+    shown = {row.name: (row, result.median) for row, result in results[BROWSER].items()}
+    lines = []
+    for row, it in (shown[name] for name in README_ROWS if name in shown):
+        cpus = [f"{sample.cpu_us:.0f} µs" for sample in (it, results[POST][row].median)]
+        lines.append([row.title, *cpus, f"{it.p50_ms:.1f} ms", f"{it.p99_ms:.1f} ms"])
+    return _markdown(head, lines)
+
+
+def insert(path: Path, lines: list[str]) -> None:
+    """Put the lines between the file's markers."""
+    block = "\n".join([START, *lines, END])
+    pattern = f"{re.escape(START)}.*?{re.escape(END)}"
+    path.write_text(re.sub(pattern, lambda _: block, path.read_text(), count=1, flags=re.DOTALL))
 
 
 def _ratio(value: float, own: float) -> str:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import os
+import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
-from benchmarks.bench import PEERS, PEERS_BIN, Bench, Row, Running
+from benchmarks.bench import HERE, PEERS, PEERS_BIN, Bench, Row, Running
 from benchmarks.processes import LOAD, Failed, free_port
 from benchmarks.runner import BROWSER
 from benchmarks.tokens import ISSUER, SECRET, public_jwk
 from benchmarks.web import ask
+
+ROOT = HERE.parent
 
 # --- this gateway ---
 
@@ -41,12 +45,25 @@ def _blacklist(bench: Bench, port: int) -> None:
         raise Failed(f"POST /blacklist answered {status}")
 
 
-def gateway(bench: Bench, name: str = "gateway", **settings: str) -> Running:
+def gateway(bench: Bench, name: str = "gateway", folder: Path = ROOT, **settings: str) -> Running:
+    """Start the gateway of a folder."""
     port = free_port()
     env = _settings(bench, port, **{"store": _sqlite(bench, name), **settings})
+    env["PYTHONPATH"] = os.pathsep.join([str(folder), *sys.path])
     server = bench.server(name, [sys.executable, "-m", "gateway", "serve"], port, env)
     _blacklist(bench, port)
     return Running(port, [server])
+
+
+def gateway_compiled(bench: Bench) -> Running:
+    """Start what the container image has: this gateway with its path compiled, from a folder of its own."""
+    folder = bench.work / "compiled"
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation", "--target", str(folder)]
+    try:
+        subprocess.run([*pip, str(ROOT)], check=True, timeout=600, env={**os.environ, "GATEWAY_COMPILE": "1"})
+    except subprocess.SubprocessError as error:
+        raise Failed("compiling failed: see docs/operations.md for what it takes") from error
+    return gateway(bench, "gateway-compiled", folder=folder)
 
 
 def gateway_logging(bench: Bench) -> Running:
@@ -144,6 +161,7 @@ def nginx(bench: Bench) -> Running:
 # The first row is what the others are compared with.
 ROWS = (
     Row("gateway", "this gateway", gateway),
+    Row("compiled", "this gateway, compiled as in the image", gateway_compiled),
     Row("bare", "the same without auth and blacklist", bare, verifies=False, blacklists=False),
     Row("logging", "this gateway, writing its access log", gateway_logging),
     # redis-server shares the load generator's core, where 1 MiB answers starve it beyond the store's time-out.

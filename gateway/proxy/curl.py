@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pycurl
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from gateway.proxy.failures import UpstreamFailed, failure
 from gateway.proxy.outbound import Outbound, Peer, Take
@@ -250,8 +249,9 @@ def _tls(peer: Peer) -> dict[int, Any]:
     options: dict[int, Any] = {
         pycurl.SSL_VERIFYPEER: 1 if peer.verify else 0,
         pycurl.SSL_VERIFYHOST: 2 if peer.verify else 0,
-        pycurl.CAINFO: peer.verify if isinstance(peer.verify, str) else DEFAULT_CA_BUNDLE_PATH,
     }
+    if isinstance(peer.verify, str):
+        options[pycurl.CAINFO] = peer.verify
     if peer.cert:
         options[pycurl.SSLCERT] = options[pycurl.SSLKEY] = peer.cert
     return options

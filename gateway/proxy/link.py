@@ -11,8 +11,6 @@ from contextlib import suppress
 from functools import lru_cache
 from time import monotonic
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
-
 from gateway.proxy.failures import UpstreamFailed, connection_cause
 from gateway.proxy.outbound import Peer
 
@@ -122,7 +120,7 @@ def _until(deadline: float) -> float:
 @lru_cache(4)
 def _tls_context(verify: bool | str, cert: str | None, stamp: tuple[object, ...]) -> ssl.SSLContext:
     """Return what verifies as libcurl does; `stamp` changes with the files."""
-    context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH)
+    context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
     context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
     if not verify:
         context.check_hostname = False

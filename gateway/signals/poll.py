@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any
-
-import requests
+from typing import TYPE_CHECKING, Any
 
 from gateway.auth.fetch import shown
 from gateway.http.problems import Problem
@@ -20,6 +18,9 @@ from gateway.signals.senders import Poll
 MAX_EVENTS = 100  # asked for at once
 LARGEST_ANSWER = 16 * 1024 * 1024  # bytes
 CONNECT_SECONDS, READ_SECONDS = 5, 120  # a transmitter may hold its answer back until there are events
+
+if TYPE_CHECKING:
+    import requests
 
 log = logging.getLogger("gateway.signals")
 
@@ -86,6 +87,8 @@ class Poller:
         self._faults[jti] = {"err": error, "description": why}
 
     def _ask(self, members: dict[str, Any]) -> dict[str, Any]:
+        import requests  # for this command alone
+
         # One session per request, and nothing from the environment: no cookie, netrc or proxy.
         with requests.Session() as session:
             session.trust_env = False

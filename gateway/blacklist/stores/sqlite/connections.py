@@ -105,6 +105,7 @@ class Connections:
         self.outage = Outage()
         self.index = Index()  # of the connections there are now
         self._idle: deque[Connection] = deque()
+        self._in_doubt: deque[Connection] = deque()  # to be closed, once the disk can be read again
         self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._inherited: list[Connection] = []
         self._replaced: Replaced | None = None  # what was done to the files; from then on nothing can be trusted
@@ -129,6 +130,15 @@ class Connections:
         return answer
 
     def _discard(self, conn: Connection) -> None:
+        """Close a connection; where nobody can tell whether that is safe, once somebody can."""
+        try:
+            self._close(conn)
+        except OSError:
+            with contextlib.suppress(sqlite3.Error):
+                conn.rollback()  # what it holds locked nobody else could change
+            self._in_doubt.append(conn)
+
+    def _close(self, conn: Connection) -> None:
         """Close a connection, but never once its files were replaced: it would fold the log into another's."""
         try:
             self.check_log()
@@ -142,11 +152,22 @@ class Connections:
     def _take(self) -> Connection:
         if self._replaced:
             raise self._replaced.with_traceback(None)
+        self._close_doubtful()
         try:
             return self._idle.pop()
         except IndexError:
             with blocking():
                 return self._open()
+
+    def _close_doubtful(self) -> None:
+        """Close what could not be closed before. Raises OSError while that cannot be: no more are opened then."""
+        while self._in_doubt:
+            conn = self._in_doubt.pop()
+            try:
+                self._close(conn)
+            except OSError:
+                self._in_doubt.append(conn)
+                raise
 
     def _open(self) -> Connection:
         if self._inherited:
@@ -250,6 +271,7 @@ class Connections:
         """Give up in a child process what the parent was using; unclosed, for its locks are the parent's."""
         self._inherited = list(self._opened)
         self._idle.clear()
+        self._in_doubt.clear()
         self.index = Index()
 
 

@@ -7,16 +7,16 @@ from gateway.config.settings import Settings
 from gateway.gate.annotate import Annotate
 from gateway.ops.observe import Observe
 from gateway.proxy.forwarded import client_address
-from gateway.server import serve
+from gateway.server import listening, serve
 
 settings = Settings()
-serve(
-    lambda: Observe(
-        Annotate(build_upstream(settings), settings.annotate),
-        partial(client_address, trusted_proxies=settings.trusted_proxies),
-    ),
-    host=settings.host,
-    port=settings.port,
-    workers=settings.workers,
-    threads=settings.threads,
-)
+with listening(settings.host, settings.port) as sock:
+    serve(
+        lambda: Observe(
+            Annotate(build_upstream(settings), settings.annotate),
+            partial(client_address, trusted_proxies=settings.trusted_proxies),
+        ),
+        sock=sock,
+        workers=settings.workers,
+        threads=settings.threads,
+    )

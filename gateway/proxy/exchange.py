@@ -57,7 +57,9 @@ class Upstream:
         self._prefix = Prefix(parts.netloc, parts.path)
         self._connect, self._silence = timeout  # seconds
         if verify is True and origin.startswith("https:"):
-            from requests.utils import DEFAULT_CA_BUNDLE_PATH as verify  # a sixth of the start, which others save
+            from requests.utils import DEFAULT_CA_BUNDLE_PATH  # a sixth of the start, which others save
+
+            verify = DEFAULT_CA_BUNDLE_PATH
         self._peers = origin, timeout[0], verify, cert
         self._pools = {os.getpid(): Pool(*self._peers)}
         self._max_body = max_body

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from helpers import fingerprint, mint
 from outer_proxies import ROOT, ask, gateway
-from recorder import Recorder
+from processes import workers_at
+from recorder import Recorder, until
 from redis_servers import SAFE, RedisServer
 from relay import Relay
 
@@ -41,15 +42,6 @@ def verdicts(port: int, token: str, times: int = 40) -> Counter[str]:
     return told
 
 
-def workers(port: int) -> list[int]:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        words = path.read_bytes().split(b"\0")
-        children = path.parent / f"task/{path.parent.name}/children"
-        if str(port).encode() in words and b"serve" in words and (found := children.read_text().split()):
-            return [int(child) for child in found]
-    raise AssertionError("no workers")
-
-
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "gateway", *arguments]
@@ -62,10 +54,9 @@ def copy(source: Path, target: Path) -> None:
 
 def assert_nobody_lets_it_through(port: int, token: str) -> None:
     assert set(verdicts(port, token)) == {"store-unavailable"}
-    os.kill(workers(port)[0], signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while len(workers(port)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    killed, kept = workers_at(port)
+    os.kill(killed, signal.SIGKILL)
+    assert until(lambda: len({*workers_at(port)} - {killed, kept}) == 1)
     assert set(verdicts(port, token)) == {"store-unavailable"}
     assert {ask(port, "GET /-/ready").status for _ in range(10)} == {503}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from helpers import mint
 from outer_proxies import ROOT, ask, gateway
+from processes import workers_at
 from recorder import Recorder
 from redis_servers import RedisServer
 from relay import Relay
@@ -109,7 +110,7 @@ def test_a_wiped_redis_is_refused_by_every_worker_also_by_those_that_start_later
         assert ask(port, "POST /blacklist", bearer(token)).status == 200
         server.ask("FLUSHALL")
         assert {verdict(port, token) for _ in range(20)} == {"store-unavailable"}
-        for worker in workers(port):
+        for worker in workers_at(port):
             os.kill(worker, signal.SIGKILL)
         told = set()
         for _ in range(50):
@@ -118,16 +119,6 @@ def test_a_wiped_redis_is_refused_by_every_worker_also_by_those_that_start_later
             except OSError:
                 continue  # the worker that had the connection has gone
         assert told == {"store-unavailable"}
-
-
-def workers(port: int) -> list[int]:
-    """Return the process ids of the gateway's workers."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        words = path.read_bytes().split(b"\0")
-        children = path.parent / f"task/{path.parent.name}/children"
-        if words[-2:-1] == [str(port).encode()] and b"serve" in words and (found := children.read_text().split()):
-            return [int(child) for child in found]
-    raise AssertionError("no workers")
 
 
 def run(*arguments: str) -> str:

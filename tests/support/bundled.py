@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from processes import children
 from recorder import exchange, request, until
 
 ROOT = Path(__file__).parents[2]
@@ -66,8 +67,7 @@ class Bundled:
     @property
     def workers(self) -> list[int]:
         """The worker processes' ids."""
-        pid = self._process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children(self._process.pid)
 
     def serves_with(self, count: int) -> bool:
         """Wait until so many workers serve; return whether they did in time."""

@@ -42,7 +42,7 @@ PROXIES: dict[str, tuple[list[str], dict[str, str]]] = {
     ),
 }
 SERVERS = {
-    "bundled": ["gateway", "serve", "--host", "127.0.0.1", "--workers", "1", "--log-level", "error", "--port"],
+    "bundled": ["gateway", "serve", "--host", "127.0.0.1", "--log-level", "error", "--port"],
     "granian": ["granian", "--interface", "wsgi", "--no-ws", "gateway.wsgi:app", "--log-level", "error", "--port"],
 }
 
@@ -120,7 +120,7 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path
 def gateway(directory: Path, server: str = "bundled", **settings: Any) -> Iterator[int]:
     """Run a gateway; the value is its port."""
     port = free_port()
-    settings = {"store": f"sqlite:///{directory}/{port}.sqlite3", **settings}
+    settings = {"store": f"sqlite:///{directory}/{port}.sqlite3", "workers": 1, **settings}
     environment = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", *SERVERS[server], str(port)]
     with running(command, port, directory, PYTHONPATH=str(ROOT), **environment):

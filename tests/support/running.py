@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from processes import children
 from recorder import until
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +87,7 @@ class Running:
     @property
     def workers(self) -> list[int]:
         """The worker processes' ids."""
-        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        return children(self.pid)
 
     @property
     def log(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from helpers import as_bytes, b64, mint, sign, signature_spellings
+from processes import children
 from recorder import Client, Recorder, ok, request, response
 from servers import SERVERS, Fleet, Reply, Served
 
@@ -329,8 +330,7 @@ def peak_kib(gateway: Served) -> int:
 
 def family(gateway: Served) -> list[Path]:
     pid = gateway.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [Path(f"/proc/{each}") for each in (pid, *children)]
+    return [Path(f"/proc/{each}") for each in (pid, *children(pid))]
 
 
 # Tokens (CVE-2025-30204, CVE-2024-28180, CVE-2026-102269, CVE-2026-32597, CVE-2026-102267)

@@ -15,6 +15,7 @@ from wsgiref.simple_server import make_server
 
 import pytest
 from helpers import Api, mint
+from processes import children
 from prometheus_client.parser import text_string_to_metric_families
 from recorder import Recorder, ok, until
 from running import Running, fetch
@@ -166,8 +167,7 @@ def test_nothing_is_left_of_a_gateway_that_was_killed(tmp_path: Path) -> None:
 def test_a_signal_to_all_processes_ends_them_in_order(tmp_path: Path) -> None:
     """As systemd sends it: the figures can be read until the last request is answered."""
     with measured(tmp_path) as (gateway, _):
-        children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()
-        for pid in (*map(int, children), gateway.pid):
+        for pid in (*children(gateway.pid), gateway.pid):
             os.kill(pid, SIGTERM)
         assert gateway.wait() == 0
         assert "Traceback" not in gateway.log

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from gateway.auth.issuers import TENANT
-from gateway.auth.keys import KeysRefused
-from gateway.auth.tokens import Issuer, Verifier
+from gateway.auth.issuers import TENANT, Issuer
+from gateway.auth.keyset import KeysRefused
+from gateway.auth.tokens import Verifier
 from gateway.blacklist.permissions import Scopes
 from gateway.blacklist.resource import Resource
 from gateway.blacklist.rules import Blacklist, Rules

@@ -9,12 +9,15 @@ from typing import TypeVar
 
 from pydantic import SecretStr
 
+from gateway.auth.fetch import FetchPolicy
 from gateway.auth.issuers import Issuer, Issuers
-from gateway.auth.keys import FetchPolicy, KeySet, KeysRefused, StaticKeys, build_keys
+from gateway.auth.keys import StaticKeys, build_keys
+from gateway.auth.keyset import KeySet, KeysRefused
 from gateway.auth.required import read_requirement
 from gateway.config.public_secret import refuse_public_secret, refuse_weak_parts
-from gateway.config.settings import IssuerSettings, Settings, issuer_settings
+from gateway.config.settings import Settings, issuer_settings
 from gateway.config.signals import SignalSettings
+from gateway.config.values import IssuerSettings
 from gateway.signals.clients import Client, Clients
 from gateway.signals.senders import Poll, Sender, Senders
 

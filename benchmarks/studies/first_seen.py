@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from benchmarks.processes import TESTED, pinned
 from benchmarks.tokens import ISSUER, SECRET, mint
+from gateway.auth.issuers import Issuer
 from gateway.auth.keys import Keys, build_keys
-from gateway.auth.tokens import Issuer, Verifier
+from gateway.auth.tokens import Verifier
 
 TOKENS = 300
 ROUNDS = 5

@@ -14,22 +14,9 @@ from urllib.parse import unquote, urlsplit
 from gateway.auth.fetch import MAX_BYTES, FetchPolicy, checked_url, fetch_keys, follow, is_metadata
 from gateway.auth.keyset import ASYMMETRIC, HMAC, Key, KeySet, KeysRefused, known_algorithms
 from gateway.auth.keytext import is_key_text, read_keys
-from gateway.auth.secrets import read_secrets, weak_secrets
+from gateway.auth.secrets import read_secrets
 from gateway.auth.snapshot import Ignored, Read, Snapshot, fault_of
 from gateway.auth.watched import WatchedKeys
-
-__all__ = [
-    "FetchPolicy",
-    "Key",
-    "KeySet",
-    "Keys",
-    "KeysRefused",
-    "StaticKeys",
-    "WatchedKeys",
-    "allowed_algorithms",
-    "build_keys",
-    "weak_secrets",
-]
 
 _BARE_KEY = re.compile(r"M[A-Za-z0-9+/\s]{50,}={0,2}")  # the base64 of DER, as Keycloak's pages show a key
 

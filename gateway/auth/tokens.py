@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from gateway.auth.issuers import Issuer, Issuers
-from gateway.auth.keys import KeySet
+from gateway.auth.keyset import KeySet
 from gateway.auth.kinds import is_other_type, other_kind
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object
@@ -24,8 +24,6 @@ GRAMMAR = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re
 UNSUPPORTED_HEADERS = ("crit", "b64", "zip")
 
 Claims = dict[str, Any]
-
-__all__ = ["Claims", "Issuer", "Token", "Verifier"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)  # a trace must not show a token

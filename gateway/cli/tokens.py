@@ -19,7 +19,8 @@ from gateway.auth.keyset import ALGORITHMS, ASYMMETRIC, CURVES, HMAC, KeysRefuse
 from gateway.auth.secrets import secret_bytes
 from gateway.cli.options import with_settings
 from gateway.config.public_secret import refuse_public_secret
-from gateway.config.settings import IssuerSettings, Settings, issuer_settings
+from gateway.config.settings import Settings, issuer_settings
+from gateway.config.values import IssuerSettings
 
 _USUAL = ("RS256", "EdDSA")
 _SIGNER = jwt.PyJWS()

@@ -10,9 +10,10 @@ import re
 
 from dotenv import dotenv_values
 
-from gateway.auth.keys import allowed_algorithms, weak_secrets
+from gateway.auth.keys import allowed_algorithms
 from gateway.auth.keyset import HMAC
 from gateway.auth.keytext import is_key_text
+from gateway.auth.secrets import weak_secrets
 from gateway.config.files import env_file
 from gateway.config.settings import (
     BY_FLAGS,
@@ -20,12 +21,12 @@ from gateway.config.settings import (
     PREFIX,
     PUBLIC_SECRET,
     SECRETS_DIR,
-    IssuerSettings,
     Settings,
     given_by,
     issuer_settings,
 )
 from gateway.config.tracing import traces_endpoint
+from gateway.config.values import IssuerSettings
 from gateway.http.build import BUILD, VERSION
 
 log = logging.getLogger("gateway")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dotenv import dotenv_values
 
-from gateway.auth.keys import KeysRefused, weak_secrets
+from gateway.auth.keyset import KeysRefused
+from gateway.auth.secrets import weak_secrets
 from gateway.config.files import env_file
-from gateway.config.settings import PREFIX, PUBLIC_SECRET, SECRETS_DIR, IssuerSettings, Settings
-from gateway.config.values import Part
+from gateway.config.settings import PREFIX, PUBLIC_SECRET, SECRETS_DIR, Settings
+from gateway.config.values import IssuerSettings, Part
 
 
 def refuse_public_secret(settings: Settings, *, in_process: bool = False) -> None:

@@ -39,8 +39,6 @@ from gateway.config.values import (
     cores,
 )
 
-__all__ = ["IssuerSettings", "Settings", "issuer_settings"]
-
 PREFIX = "GATEWAY_"
 SECRETS_DIR = Path("/run/secrets")
 PUBLIC_SECRET = "discogs"  # noqa: S105 - the assignment's, printed in its own text

@@ -20,7 +20,7 @@ from pydantic_settings import NoDecode
 
 from gateway.auth.fetch import checked_url
 from gateway.auth.issuers import TENANT
-from gateway.auth.keys import KeysRefused
+from gateway.auth.keyset import KeysRefused
 from gateway.config.values import IssuerSettings, Members, check_claim_name, json_list, split_list
 from gateway.http.values import JOIN
 

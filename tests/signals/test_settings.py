@@ -8,7 +8,7 @@ from helpers import ISSUER
 from pydantic import ValidationError
 
 from gateway import Settings
-from gateway.auth.keys import KeysRefused
+from gateway.auth.keyset import KeysRefused
 from gateway.config.announce import in_force
 from gateway.parties import build_issuers, build_senders
 

@@ -16,8 +16,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from provider import Signer, jwks, pem, signer
 
-from gateway.auth.keys import KeySet, KeysRefused, build_keys
-from gateway.auth.keyset import ALGORITHMS, ASYMMETRIC
+from gateway.auth.keys import build_keys
+from gateway.auth.keyset import ALGORITHMS, ASYMMETRIC, KeySet, KeysRefused
 
 SIGNED = b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJyb290In0"
 HASHES = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}

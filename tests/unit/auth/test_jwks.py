@@ -24,12 +24,14 @@ from hypothesis import strategies as st
 from provider import Provider, Signer, certificate, content, drip, jwks, pem, private_key, send, signer, status
 from recorder import until
 
-from gateway.auth.fetch import MAX_BYTES, fetch_keys
-from gateway.auth.keys import FetchPolicy, KeySet, KeysRefused, WatchedKeys, build_keys
-from gateway.auth.keyset import MAX_TRIES
+from gateway.auth.fetch import MAX_BYTES, FetchPolicy, fetch_keys
+from gateway.auth.issuers import Issuer
+from gateway.auth.keys import build_keys
+from gateway.auth.keyset import MAX_TRIES, KeySet, KeysRefused
 from gateway.auth.keytext import MAX_KEYS, read_keys
 from gateway.auth.snapshot import Ignored
-from gateway.auth.tokens import Issuer, Verifier
+from gateway.auth.tokens import Verifier
+from gateway.auth.watched import WatchedKeys
 from gateway.http.problems import Problem
 
 ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]

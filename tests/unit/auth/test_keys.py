@@ -14,8 +14,11 @@ from helpers import Clock
 from provider import Provider, certificate, jwks, pem, private_key, private_pem, signer
 from recorder import until
 
-from gateway.auth.keys import FetchPolicy, Keys, KeySet, KeysRefused, WatchedKeys, build_keys, weak_secrets
-from gateway.auth.keyset import ALGORITHMS, ASYMMETRIC, HMAC, MAX_TRIES, Key
+from gateway.auth.fetch import FetchPolicy
+from gateway.auth.keys import Keys, build_keys
+from gateway.auth.keyset import ALGORITHMS, ASYMMETRIC, HMAC, MAX_TRIES, Key, KeySet, KeysRefused
+from gateway.auth.secrets import weak_secrets
+from gateway.auth.watched import WatchedKeys
 from gateway.http.problems import Problem
 
 ISSUER = "https://issuer.test/"

@@ -16,8 +16,10 @@ from helpers import ABSENT, EXPIRES, ISSUER, NOW, SECRET, Clock, b64, fingerprin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.auth.keys import KeySet, build_keys
-from gateway.auth.tokens import Issuer, Verifier
+from gateway.auth.issuers import Issuer
+from gateway.auth.keys import build_keys
+from gateway.auth.keyset import KeySet
+from gateway.auth.tokens import Verifier
 from gateway.http.problems import Problem
 
 HEADER = {"alg": "HS256", "typ": "JWT"}

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from helpers import ABSENT, EXPIRES, ISSUER, NOW, SECRET, Clock, mint, signature_spellings
 
+from gateway.auth.issuers import Issuer
 from gateway.auth.keys import build_keys
-from gateway.auth.tokens import Issuer, Token, Verifier
+from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.rules import LARGEST_LEEWAY, Actor, Blacklist, ClaimTarget, Rules
 from gateway.blacklist.stores import Entry, open_store
 from gateway.http.problems import StoreUnavailable

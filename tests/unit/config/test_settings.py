@@ -14,7 +14,7 @@ from provider import jwks, pem, private_key, signer
 from pydantic import ValidationError
 
 from gateway import Gateway
-from gateway.auth.keys import KeysRefused
+from gateway.auth.keyset import KeysRefused
 from gateway.config.announce import announce, misspelled, warnings
 from gateway.config.settings import PUBLIC_SECRET, Settings
 from gateway.parties import build_issuers

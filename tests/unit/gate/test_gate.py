@@ -12,7 +12,7 @@ import pytest
 from helpers import ABSENT, EXPIRES, ISSUER, NOW, SECRET, Api, Clock, assert_refused, b64, mint, sign
 
 from gateway import Gateway, Settings
-from gateway.auth.keys import KeysRefused
+from gateway.auth.keyset import KeysRefused
 from gateway.blacklist.stores import StoreRefused
 from gateway.http.problems import Problem
 from gateway.http.wsgi import context

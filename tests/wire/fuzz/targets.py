@@ -15,8 +15,9 @@ from typing import Any
 from helpers import finish
 
 from gateway.auth.bearer import bearer_token
+from gateway.auth.issuers import Issuer
 from gateway.auth.keys import build_keys
-from gateway.auth.tokens import Issuer, Verifier
+from gateway.auth.tokens import Verifier
 from gateway.blacklist.body import body_members
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.target import read_target

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from gateway.auth.fetch import FetchPolicy
 from gateway.auth.issuers import Issuer, Issuers
-from gateway.auth.keys import StaticKeys, build_keys
+from gateway.auth.keys import Keys, StaticKeys, build_keys
 from gateway.auth.keyset import KeySet, KeysRefused
 from gateway.auth.required import read_requirement
 from gateway.config.public_secret import refuse_public_secret, refuse_weak_parts
@@ -24,27 +24,18 @@ from gateway.signals.senders import Poll, Sender, Senders
 Clock = Callable[[], float]
 T = TypeVar("T")
 
-_NO_KEYS = (frozenset[str](), frozenset[str](), StaticKeys(frozenset(), KeySet(())))
+_NO_KEYS = StaticKeys(frozenset(), KeySet(()))
 
 
 def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
     """Return the issuers with their keys. Raises KeysRefused with a line for each issuer that has none to go by."""
     refuse_public_secret(settings)
-    return _built([partial(_issuer, each, settings, now) for each in issuer_settings(settings)])
+    return _built([partial(_with_keys, each, settings, now) for each in issuer_settings(settings)])
 
 
 def name_issuers(settings: Settings) -> Issuers:
     """Return the issuers by their names alone, for what needs none of their keys."""
-    return Issuers(
-        Issuer(
-            each.issuer,
-            *_NO_KEYS,
-            aliases=each.aliases,
-            tenants=frozenset(each.tenants),
-            administers=frozenset(each.administers),
-        )
-        for each in issuer_settings(settings)
-    )
+    return Issuers(_issuer(each, settings, _NO_KEYS) for each in issuer_settings(settings))
 
 
 def build_senders(settings: Settings, issuers: Sequence[Issuer], now: Clock = time.time) -> Senders:
@@ -82,7 +73,7 @@ def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer
     known = next((issuer for issuer in issuers if issuer.name == signal.issuer), None)
     aliases = (*(known.aliases if known else ()), *signal.aliases)
     if signal.has_keys or known is None:
-        known = _issuer(signal, settings, now) if signal.has_keys else Issuer(signal.issuer, *_NO_KEYS)
+        known = _with_keys(signal, settings, now) if signal.has_keys else _issuer(signal, settings, _NO_KEYS)
     return Sender(
         signal.issuer,
         known.algorithms,
@@ -115,7 +106,7 @@ def _text(secret: SecretStr | None) -> str:
     return secret.get_secret_value() if secret else ""
 
 
-def _issuer(issuer: IssuerSettings, settings: Settings, now: Clock) -> Issuer:
+def _with_keys(issuer: IssuerSettings, settings: Settings, now: Clock) -> Issuer:
     refuse_weak_parts(issuer)
     policy = FetchPolicy(
         insecure_hosts=frozenset(settings.jwks_insecure_http),
@@ -132,6 +123,10 @@ def _issuer(issuer: IssuerSettings, settings: Settings, now: Clock) -> Issuer:
         now=now,
         policy=policy,
     )
+    return _issuer(issuer, settings, keys)
+
+
+def _issuer(issuer: IssuerSettings, settings: Settings, keys: Keys) -> Issuer:
     return Issuer(
         issuer.issuer,
         keys.algorithms,

@@ -8,12 +8,12 @@ import re
 import time
 import zlib
 from collections.abc import Collection, Iterator
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from gateway.auth.keyset import KeysRefused
 from gateway.auth.keytext import read_object
+from gateway.http.build import VERSION
 
 if TYPE_CHECKING:
     import requests
@@ -22,7 +22,7 @@ MAX_BYTES = 4 * 1024 * 1024  # a thousand keys with their certificates
 
 _FIELDS = {
     # Some providers' firewalls turn away what calls itself python-requests.
-    "User-Agent": f"jwt-blacklist-gateway/{version('jwt-blacklist-gateway')}",
+    "User-Agent": f"jwt-blacklist-gateway/{VERSION}",
     "Accept": "application/jwk-set+json, application/json, */*;q=0.1",
     "Accept-Encoding": "identity",
 }

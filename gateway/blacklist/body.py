@@ -7,14 +7,13 @@ from collections.abc import Generator
 from typing import Any
 from urllib.parse import parse_qsl
 
-from gateway.http.body import read_whole
+from gateway.http.body import FORM, JSON, media_type, read_whole
 from gateway.http.problems import Problem
 from gateway.http.strict_json import Number, json_object, unique_members
 from gateway.http.values import number_text, value_text
 from gateway.http.wsgi import Environ
 
 LARGEST_BODY = 64 * 1024  # bytes
-JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
 Members = dict[str, Any]
 
@@ -34,12 +33,12 @@ def body_members(environ: Environ) -> Generator[bytes, None, Members]:
     body = yield from read_whole(environ, LARGEST_BODY)
     if not body:
         return {}
-    media_type = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
-    if media_type not in (JSON, FORM):
+    kind = media_type(environ)
+    if kind not in (JSON, FORM):
         raise Problem(
             "unsupported-media-type", f"The body must be {JSON} or {FORM}.", fields=[("Accept", f"{JSON}, {FORM}")]
         )
-    members = _json(body) if media_type == JSON else _form(body)
+    members = _json(body) if kind == JSON else _form(body)
     if not members.keys() - {"token_type_hint"}:
         raise _invalid("The body names nothing.")  # a hint is ignored, and then nothing is left
     return members

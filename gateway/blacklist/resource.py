@@ -12,7 +12,7 @@ from gateway.blacklist.body import body_members, restate
 from gateway.blacklist.entries import entry_kind, entry_to_json, timestamp
 from gateway.blacklist.listing import list_entries
 from gateway.blacklist.permissions import Scopes
-from gateway.blacklist.rules import Actor, Blacklist, ClaimTarget
+from gateway.blacklist.rules import Actor, Blacklist
 from gateway.blacklist.stores.base import LATEST, Entry
 from gateway.blacklist.target import Target, read_target, with_query
 from gateway.http.body import body_length
@@ -135,10 +135,8 @@ class Resource:
             return self._add_fingerprint(caller, target, target.fingerprint, actor)
         issuer = self._within(caller, target.issuer, asked="add")
         name, values = target.claim or ("", ())
-        cut_off = self._blacklist.cut_off_of(name) if target.cut_off == "by claim" else target.cut_off
-        targets = [ClaimTarget(issuer, name, value, cut_off, target.until) for value in values]
-        added = self._blacklist.take_back(targets, actor) or []
-        return self._claim_answer(caller, target, issuer, any(each.changed for each in added))
+        changed = self._blacklist.add_claims(issuer, name, values, target.cut_off, target.until, actor)
+        return self._claim_answer(caller, target, issuer, changed)
 
     def _add_fingerprint(self, caller: Caller, target: Target, digits: str, actor: Actor) -> Answer:
         issuer, fingerprint, entries = self._by_fingerprint(caller, target, digits)
@@ -223,7 +221,7 @@ class Resource:
 
     def _forbid(self, caller: Caller, detail: str, **asked: object) -> NoReturn:
         about = {"by_issuer": caller.token.issuer.name, "by_fingerprint": caller.token.fingerprint, **asked}
-        self._blacklist.record_refusal(caller.actor(), **about)
+        self._blacklist.record("refuse", caller.actor(), **about)
         raise Problem("insufficient-scope", detail, scope=self._scopes.admin)
 
     # What is answered.

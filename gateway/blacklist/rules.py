@@ -22,6 +22,8 @@ MOST_MEMBERS = 64  # of a claim that is a list
 NOW: Final = "now"  # as a cut-off: whatever passes at this moment was issued before it
 
 CutOff = int | Literal["now"] | None
+BY_CLAIM: Final = "by claim"  # as a cut-off that is asked for: the one that CUT_OFF_CLAIMS say
+AskedCutOff = CutOff | Literal["by claim"]
 
 
 class Actor(NamedTuple):
@@ -134,10 +136,6 @@ class Blacklist:
         """
         return self._next_second() + math.ceil(self._rules.leeway)
 
-    def cut_off_of(self, name: str) -> CutOff:
-        """Return the cut-off of a claim where none is named: a person signs in again, what has ended does not."""
-        return NOW if name in self._rules.cut_off_claims else None
-
     # What is changed.
 
     def add_token(self, token: Token, actor: Actor) -> bool:
@@ -149,7 +147,7 @@ class Blacklist:
             # Somebody took the fingerprint for another issuer's. The token itself knows better.
             self.store.remove(entry.key)
             added = self._add_one(entry)
-        self._record("add", actor, changed=added.changed, issuer=entry.issuer, fingerprint=token.fingerprint)
+        self.record("add", actor, changed=added.changed, issuer=entry.issuer, fingerprint=token.fingerprint)
         return added.changed
 
     def add_fingerprint(self, issuer: str, fingerprint: str, actor: Actor, until: int | None = None) -> Added:
@@ -159,8 +157,17 @@ class Blacklist:
         then nothing has changed, and the token is not taken back.
         """
         added = self._add_one(self._entry(token_key(fingerprint), issuer, until, actor))
-        self._record("add", actor, changed=added.changed, issuer=issuer, fingerprint=fingerprint, until=until)
+        self.record("add", actor, changed=added.changed, issuer=issuer, fingerprint=fingerprint, until=until)
         return added
+
+    def add_claims(
+        self, issuer: str, name: str, values: Iterable[str], cut_off: AskedCutOff, until: int | None, actor: Actor
+    ) -> bool:
+        """Add an entry for the claim with each of these values; return whether that changed anything."""
+        if cut_off == BY_CLAIM:  # a person signs in again, what has ended does not
+            cut_off = NOW if name in self._rules.cut_off_claims else None
+        targets = [ClaimTarget(issuer, name, value, cut_off, until) for value in values]
+        return any(added.changed for added in self.take_back(targets, actor) or ())
 
     def take_back(
         self, targets: Sequence[ClaimTarget], actor: Actor, *, once: Entry | None = None
@@ -174,7 +181,7 @@ class Blacklist:
         for entry, changed in added or ():
             claim = dict([entry.claim or ("", "")])
             about = {"claim": claim, "issued_before": entry.issued_before, "until": entry.expires_at}
-            self._record("add", actor, changed=changed, issuer=entry.issuer, **about)
+            self.record("add", actor, changed=changed, issuer=entry.issuer, **about)
         return added
 
     def remove_token(self, token: Token, actor: Actor) -> bool:
@@ -184,25 +191,24 @@ class Blacklist:
     def remove_fingerprint(self, issuer: str, fingerprint: str, actor: Actor) -> bool:
         """Lift the entry of the token with this fingerprint; return whether there was one."""
         changed = self.store.remove(token_key(fingerprint))
-        self._record("remove", actor, changed=changed, issuer=issuer, fingerprint=fingerprint)
+        self.record("remove", actor, changed=changed, issuer=issuer, fingerprint=fingerprint)
         return changed
 
     def remove_claims(self, issuer: str, name: str, values: Sequence[str], actor: Actor) -> bool:
         """Lift the entries of the claim with these values; return whether there was one."""
         lifted = [self.store.remove(key) for key in self._claim_keys(issuer, name, values)]
         changed = any(lifted)
-        self._record("remove", actor, changed=changed, issuer=issuer, claim={name: values[0]})
+        self.record("remove", actor, changed=changed, issuer=issuer, claim={name: values[0]})
         return changed
 
-    def record_refusal(self, actor: Actor, **asked: object) -> None:
-        """Note in the audit log that somebody asked for what was not theirs to ask for."""
-        self._record("refuse", actor, **asked)
+    def record(self, action: str, actor: Actor, **about: object) -> None:
+        """Note in the audit log what somebody did, or was refused."""
+        record = {"action": action, **about, "by": actor.by, "from": actor.address, "reason": actor.reason}
+        if actor.trace:
+            record["trace"] = actor.trace
+        audit.info("blacklist %s", action, extra={"record": record})
 
     # How.
-
-    def record_acceptance(self, actor: Actor, **about: object) -> None:
-        """Note in the audit log that an operator took the store as it was."""
-        self._record("accept", actor, **about)
 
     def _applies(self, entry: Entry, token: Token) -> bool:
         if entry.claim is None and not self._may_act(entry.issuer, token.issuer.name):
@@ -281,12 +287,6 @@ class Blacklist:
 
     def _add_one(self, entry: Entry) -> Added:
         return (self.store.add([entry]) or [])[0]  # None is for messages that come once
-
-    def _record(self, action: str, actor: Actor, **about: object) -> None:
-        record = {"action": action, **about, "by": actor.by, "from": actor.address, "reason": actor.reason}
-        if actor.trace:
-            record["trace"] = actor.trace
-        audit.info("blacklist %s", action, extra={"record": record})
 
 
 def _distinct(entries: Iterable[Entry]) -> list[Entry]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.blacklist.body import Members, Typed
+from gateway.blacklist.rules import BY_CLAIM, AskedCutOff
 from gateway.blacklist.stores.base import LATEST
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_list
@@ -15,8 +16,6 @@ from gateway.http.values import JOIN, join_texts, number_text, value_text
 LONGEST_REASON = 1000  # characters
 # Members beside a token or a claim: no claim that can be blacklisted may have one of these names.
 BESIDE = ("fingerprint", "issuer", "issued_before", "until", "reason")
-
-CutOff = int | Literal["by claim"] | None
 
 # What stands for bytes that are no UTF-8: in a query U+FFFD, on a command line a lone surrogate.
 _UNREADABLE = re.compile("[\ufffd\ud800-\udfff]")
@@ -27,14 +26,14 @@ class Target(NamedTuple):
     """What to act on: a token's text, a claim, a fingerprint or its beginning; all None: the caller's own token.
 
     A claim has its name and the values that its text may mean. `issuer` is whose it is, None where that is not said.
-    `cut_off` and `until` are in epoch seconds; a cut-off of None is none, "by claim" is what CUT_OFF_CLAIMS say.
+    `cut_off` and `until` are in epoch seconds; a cut-off of None is none.
     """
 
     token: str | None = None
     claim: tuple[str, tuple[str, ...]] | None = None
     fingerprint: str | None = None
     issuer: str | None = None
-    cut_off: CutOff = "by claim"
+    cut_off: AskedCutOff = BY_CLAIM
     until: int | None = None
     reason: str = ""
 
@@ -82,7 +81,7 @@ def read_target(members: Members, claims: tuple[str, ...]) -> Target:
         claim=(what, read_values(what, members[what])) if what in claims else None,
         fingerprint=read_fingerprint(members[what]) if what == "fingerprint" else None,
         issuer=read_text(members, "issuer") if "issuer" in members else None,
-        cut_off=_cut_off(members["issued_before"]) if "issued_before" in members else "by claim",
+        cut_off=_cut_off(members["issued_before"]) if "issued_before" in members else BY_CLAIM,
         until=None if members.get("until") is None else read_seconds("until", members["until"]),
         reason=_reason(members.get("reason", "")),
     )

@@ -50,7 +50,7 @@ def main() -> None:
         gateway(prog_name="gateway")
     except Problem as problem:
         echo(f"gateway: {problem.detail}", err=True)
-        sys.exit(UNAVAILABLE if problem.kind.status.startswith("503") else USAGE)
+        sys.exit(UNAVAILABLE if problem.status == 503 else USAGE)
     except ValueError as error:  # pydantic's ValidationError, StoreRefused and KeysRefused are some
         echo("gateway: this cannot work as it is set up:", err=True)
         for fault in [*faults(error), *misspelled()]:

@@ -52,7 +52,7 @@ def accept_store(settings: Settings, audit: IO[str] | None, yes: bool, reason: s
     if not yes:
         click.confirm("Whatever it lacks will pass. Take it as it is?", abort=True, err=True)
     store.accept()
-    blacklist.record_acceptance(actor(reason), missing=len(missing) if audit else None)
+    blacklist.record("accept", actor(reason), missing=len(missing) if audit else None)
     echo("Accepted: every gateway takes the store at its next request.", err=True)
 
 

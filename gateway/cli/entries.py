@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from gateway.blacklist.entries import entry_to_json
-from gateway.blacklist.rules import LARGEST_LEEWAY, Actor, ClaimTarget, CutOff
+from gateway.blacklist.rules import BY_CLAIM, LARGEST_LEEWAY, Actor, CutOff
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.target import LONGEST_REASON
 from gateway.cli.moments import Moment
@@ -73,11 +73,8 @@ def _revoke(target: Named, issued_before: CutOff, whenever: bool, until: int | N
             return False
         return blacklist.add_fingerprint(target.issuer, target.fingerprint, actor, until).changed
     name, values = target.claim
-    cut_off = issued_before
-    if cut_off is None and not whenever:
-        cut_off = blacklist.cut_off_of(name)
-    targets = [ClaimTarget(target.issuer, name, value, cut_off, until) for value in values]
-    return any(added.changed for added in blacklist.take_back(targets, actor) or ())
+    cut_off = BY_CLAIM if issued_before is None and not whenever else issued_before
+    return blacklist.add_claims(target.issuer, name, values, cut_off, until, actor)
 
 
 @click.command()

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -57,44 +57,34 @@ def _read_json(text: str) -> object:
 
 
 def _http_url(value: str) -> str:
-    fault = ValueError("must be an http:// or https:// URL without user, query or fragment")
+    parts = _split_http(value)
+    if not parts or parts.query or parts.fragment or parts.username or not re.fullmatch("[!-~]+", value):
+        raise ValueError("must be an http:// or https:// URL without user, query or fragment")
+    return value.rstrip("/")
+
+
+def _split_http(value: str) -> SplitResult | None:
+    """Return the parts of an http URL, None where it is none: an error's own text may hold a password."""
     try:
         parts = urlsplit(value)
-        port = parts.port
-    except ValueError as error:
-        raise fault from error  # the error's own text may hold a password
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or port == 0
-        or parts.query
-        or parts.fragment
-        or parts.username
-        or not re.fullmatch("[!-~]+", value)
-    ):
-        raise fault
-    return value.rstrip("/")
+        is_one = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return None
+    return parts if is_one else None
 
 
 def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
     """Check origins, which are as browsers send them (RFC 6454 section 6.2), or `*`."""
     for origin in value:
-        if origin != "*" and not re.fullmatch(
-            r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?", origin
-        ):
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise ValueError("must be origins as a browser sends them, https://app.example.com, or *")
     return value
 
 
 def _http_proxy(value: str) -> str:
-    fault = ValueError("must be an http:// or https:// URL of host and port; a user may stand before them")
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError as error:
-        raise fault from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.path.strip("/"):
-        raise fault
+    parts = _split_http(value)
+    if not parts or parts.path.strip("/"):
+        raise ValueError("must be an http:// or https:// URL of host and port; a user may stand before them")
     return value
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from gateway.http.answers import refuse
 from gateway.http.grammar import TOKEN_CHARS, elements
 from gateway.http.problems import Problem
-from gateway.http.target import read_target, request_target
+from gateway.http.target import request_target
 from gateway.http.wsgi import App, Environ, Fields, StartResponse, context, start_lazily
 
 LIMIT_BYTES = 1 << 20  # larger bodies pass untouched: an object has to be held as a whole
@@ -43,7 +43,7 @@ class Annotate:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Pass the request on, and annotate its answer where that is asked for and possible."""
         about = context(environ)
-        path = read_target(environ, about).path
+        path = request_target(environ).path
         if path not in self._exact and not path.startswith(self._prefixes):
             return self._app(environ, start_response)
         environ["HTTP_ACCEPT_ENCODING"] = "identity"  # what is coded cannot be read

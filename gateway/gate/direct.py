@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.auth.tokens import Verifier
-from gateway.blacklist.rules import Actor, Blacklist, ClaimTarget
+from gateway.blacklist.rules import Actor, Blacklist
 from gateway.blacklist.target import Target, read_target
 from gateway.http.problems import Problem
 
@@ -33,10 +33,8 @@ class Direct:
         if target.until is not None and self._blacklist.is_past(target.until):
             raise Problem("invalid-request", "until must lie in the future.")
         name, values = target.claim
-        cut_off = self._blacklist.cut_off_of(name) if target.cut_off == "by claim" else target.cut_off
         issuer = self._issuer_of(target)
-        targets = [ClaimTarget(issuer, name, value, cut_off, target.until) for value in values]
-        return any(each.changed for each in self._blacklist.take_back(targets, actor) or ())
+        return self._blacklist.add_claims(issuer, name, values, target.cut_off, target.until, actor)
 
     def remove(self, members: dict[str, Any], by: str) -> bool:
         """Lift the entry of what the members name; return whether there was one. Raises `Problem`."""

@@ -16,7 +16,7 @@ from gateway.gate.public import Public
 from gateway.gate.streams import Streams
 from gateway.http.answers import refuse, respond
 from gateway.http.problems import Problem
-from gateway.http.target import BLACKLIST, is_decision, read_target, request_target
+from gateway.http.target import BLACKLIST, is_decision, request_target
 from gateway.http.wsgi import App, Context, Environ, StartResponse, context, start_lazily
 
 
@@ -60,7 +60,7 @@ class Gate:
             start_response = self._cors.readable(environ, start_response)
         try:
             about = context(environ)
-            target = read_target(environ, about)
+            target = request_target(environ)
             if self._cors and self._cors.answers(environ):
                 return self._cors.answer(environ, start_response)
             path = target.path
@@ -121,7 +121,7 @@ class Gate:
         refusal: Problem | None,
     ) -> Iterable[bytes]:
         """Answer, or pass the request on, now that the caller's token is known (None where none is needed)."""
-        target = read_target(environ, about)
+        target = request_target(environ)
         if refusal and target.path != BLACKLIST:
             raise refusal
         if target.is_own:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.http.problems import Problem
-from gateway.http.wsgi import Environ, Fields, StartResponse, context
+from gateway.http.wsgi import App, Environ, Fields, StartResponse, context
 
 
 def refuse(problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -22,3 +22,15 @@ def respond(
     """Answer with a body of the gateway's own, which nothing may store; HEAD gets the fields alone."""
     start_response(status, [*fields, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+def page(body: bytes, media_type: str, *fields: tuple[str, str], status: str = "200 OK") -> App:
+    """Return a resource that always answers the same, which may be read and not changed; nothing may store it."""
+
+    def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return refuse(Problem("method-not-allowed", fields=[("Allow", "GET, HEAD")]), environ, start_response)
+        head = [("Content-Type", media_type), ("X-Content-Type-Options", "nosniff"), *fields]
+        return respond(environ, start_response, status, head, body)
+
+    return answer

@@ -8,6 +8,7 @@ from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, context
 
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 WAIT_SECONDS = 60.0  # between two looks; the server wakes whoever waits for a body as soon as more has come
 
 
@@ -28,6 +29,11 @@ def body_length(environ: Environ) -> int | None:
     if number is None:
         raise Problem("invalid-request", "Content-Length is not a number.")
     return number
+
+
+def media_type(environ: Environ) -> str:
+    """Return the body's media type without parameters, in lower case."""
+    return str(environ.get("CONTENT_TYPE", "")).partition(";")[0].strip().lower()
 
 
 def take_body(environ: Environ, limit: int) -> bytes | None:

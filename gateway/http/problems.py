@@ -109,20 +109,19 @@ class Problem(Exception):
 
         `resource_metadata` is an address that the challenge names (RFC 9728 section 5.1).
         """
-        status = int(self.kind.status[:3])
         members = {
             "success": False,
             "type": f"urn:jwt-gateway:{self.code}",
             "title": self.kind.title,
-            "status": status,
+            "status": self.status,
             "detail": self.detail,
-            "help": f"{HELP}#{self.code}-{status}",
+            "help": f"{HELP}#{self.code}-{self.status}",
             **({"scope": self.scope} if self.scope else {}),
         }
         fields = [("Content-Type", MEDIA_TYPE), *self.fields]
         if self.kind.error is not None:
             fields.append(("WWW-Authenticate", self._challenge(resource_metadata)))
-        if self.kind.status.startswith("503"):
+        if self.status == 503:
             fields.append(("Retry-After", str(RETRY_AFTER_SECONDS)))
         return self.kind.status, fields, (json.dumps(members) + "\n").encode()
 

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 from gateway.http.cache import bounded_cache
 from gateway.http.problems import Problem
-from gateway.http.wsgi import Context, Environ, context
+from gateway.http.wsgi import Environ, context
 
 # The gateway's own routes; every other path is the upstream's.
 BLACKLIST = "/blacklist"
@@ -53,17 +53,13 @@ def collect(pairs: list[tuple[str, str]]) -> dict[str, str | list[str]]:
 
 
 def request_target(environ: Environ) -> Target:
-    """Return the request's target, as `read_target` does."""
-    return read_target(environ, context(environ))
-
-
-def read_target(environ: Environ, about: Context) -> Target:
-    """Return the request's target, byte for byte where the server gives it; `about` is the request's context.
+    """Return the request's target, byte for byte where the server gives it.
 
     Raises `Problem` bad-request-target for anything but origin-form, an absolute URI of the host that the
     request's Host names, if it has one (RFC 9112 section 3.2.2), or `*` with OPTIONS; and
     upgrade-unsupported for CONNECT with a target of its own.
     """
+    about = context(environ)
     found: Target | None = about.target
     if found is None:
         raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or _rebuilt(environ)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from gateway.http.answers import page
 from gateway.http.wsgi import App, Environ, StartResponse, context
-from gateway.ops.pages import page
 
 live = page(b"live\n", "text/plain")  # the process serves
 _ready = page(b"ready\n", "text/plain")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from importlib.resources import files
 
+from gateway.http.answers import page
+from gateway.http.build import VERSION
 from gateway.http.wsgi import App
-from gateway.ops.pages import page
 
 
 def description() -> App:
     """Return the resource that describes all others; it needs no token, for it tells what is public anyway."""
     document = json.loads(files(__package__).joinpath("openapi.json").read_bytes())
-    document["info"]["version"] = version("jwt-blacklist-gateway")
+    document["info"]["version"] = VERSION
     return page(json.dumps(document).encode(), "application/json")

@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +24,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from gateway.http.build import VERSION
 from gateway.http.target import DECISION
 from gateway.http.wsgi import App, Context, Environ, StartResponse, context
 from gateway.ops.observe import Request, is_good_probe
@@ -54,12 +54,12 @@ class Traces:
     """
 
     def __init__(self, upstream: str, exporter: SpanExporter | None = None) -> None:
-        resource = Resource.create({"service.version": version(NAME), "process.pid": os.getpid()})
+        resource = Resource.create({"service.version": VERSION, "process.pid": os.getpid()})
         if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": NAME}))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(Delivery(exporter or OTLPSpanExporter())))
-        self._tracer = self._provider.get_tracer("gateway", version(NAME))
+        self._tracer = self._provider.get_tracer("gateway", VERSION)
         parts = urlsplit(upstream)
         self._upstream = parts.geturl().rstrip("/")
         self._peer = {"server.address": parts.hostname or "", "server.port": parts.port or _port(parts.scheme)}

@@ -14,7 +14,7 @@ from gateway.http.blocking import blocking
 from gateway.http.body import body_length
 from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
-from gateway.http.target import read_target
+from gateway.http.target import request_target
 from gateway.http.wsgi import Context, Environ, StartResponse, context, start_lazily
 from gateway.proxy.answer import Answer
 from gateway.proxy.body import Body
@@ -85,7 +85,7 @@ class Upstream:
         if forwards == 0:
             return _answer_here(environ, start_response)
         about = context(environ)
-        target = self._prefix.extend(read_target(environ, about).raw)
+        target = self._prefix.extend(request_target(environ).raw)
         fields = self._fields(environ)
         if forwards is not None:
             fields["Max-Forwards"] = str(forwards - 1)

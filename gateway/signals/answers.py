@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from gateway.http.answers import refuse, respond
-from gateway.http.body import read_whole
+from gateway.http.body import FORM, media_type, read_whole
 from gateway.http.problems import Problem
 from gateway.http.target import collect
 from gateway.http.wsgi import Environ, StartResponse, context, start_lazily
 
 LARGEST_BODY = 64 * 1024  # bytes
 BAD_REQUEST = "400 Bad Request"
-FORM = "application/x-www-form-urlencoded"
 
 Form = Mapping[str, str | list[str]]
 
@@ -71,7 +70,7 @@ class Resource:
         except Refusal as refusal:
             yield from self._refuse(refusal, environ, start_response)
         except Problem as problem:
-            if not problem.kind.status.startswith("401"):
+            if problem.status != 401:
                 yield from refuse(problem, environ, start_response)
             else:  # of a message, not of the caller's own token
                 error = self._errors.get(problem.code, self._errors[""])
@@ -119,8 +118,3 @@ def one(form: Form, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise Refusal("invalid_request", f"The form must have one {name}.")
     return value
-
-
-def media_type(environ: Environ) -> str:
-    """Return the body's media type without parameters, in lower case."""
-    return str(environ.get("CONTENT_TYPE", "")).partition(";")[0].strip().lower()

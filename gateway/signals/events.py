@@ -10,8 +10,9 @@ from gateway.auth.signed import Message
 from gateway.auth.tokens import is_time
 from gateway.blacklist.rules import CutOff
 from gateway.blacklist.target import LONGEST_REASON
+from gateway.http.body import media_type
 from gateway.http.wsgi import Context, Environ, context
-from gateway.signals.answers import Answer, Refusal, media_type
+from gateway.signals.answers import Answer, Refusal
 from gateway.signals.event_kinds import ACTIONS, STREAM_UPDATED, VERIFICATION, log_update
 from gateway.signals.record import Notice, Recorder
 from gateway.signals.senders import EVENTS, Sender

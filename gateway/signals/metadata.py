@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from gateway.http.answers import refuse, respond
-from gateway.http.problems import Problem
-from gateway.http.wsgi import App, Environ, StartResponse
+from gateway.http.answers import page
+from gateway.http.wsgi import App
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 
@@ -26,12 +25,5 @@ def metadata_pages(resource: str, issuers: Sequence[str]) -> dict[str, App]:
         "authorization_servers": list(issuers),
         "bearer_methods_supported": ["header"],
     }
-    body = json.dumps(members).encode()
-
-    def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return refuse(Problem("method-not-allowed", fields=[("Allow", "GET, HEAD")]), environ, start_response)
-        fields = [("Content-Type", "application/json"), ("Access-Control-Allow-Origin", "*")]
-        return respond(environ, start_response, "200 OK", fields, body)
-
+    answer = page(json.dumps(members).encode(), "application/json", ("Access-Control-Allow-Origin", "*"))
     return {WELL_KNOWN: answer, urlsplit(metadata_url(resource)).path: answer}

@@ -78,7 +78,7 @@ class Poller:
         except Refusal as refusal:
             self._fault(jti, refusal.error, refusal.why)
         except Problem as problem:
-            if not problem.kind.status.startswith("401"):
+            if problem.status != 401:
                 raise
             self._fault(jti, ERRORS.get(problem.code, ERRORS[""]), problem.detail)
 

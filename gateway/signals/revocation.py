@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from gateway.auth.issuers import Issuers
 from gateway.auth.signed import Message
+from gateway.http.body import JSON, media_type
 from gateway.http.problems import REALM, Problem
 from gateway.http.strict_json import json_object
 from gateway.http.wsgi import Environ, context
-from gateway.signals.answers import Answer, Refusal, media_type
+from gateway.signals.answers import Answer, Refusal
 from gateway.signals.record import Notice, Recorder
 from gateway.signals.senders import REVOCATION, Sender
 from gateway.signals.subjects import NotAbout, Subject, Unmatched, find_subjects
@@ -47,7 +48,7 @@ class Revocation:
             sender, message = self._recorder.senders.read(text, TYPES, REVOCATION)
             return sender, message.text("jti"), self._check(environ, sender, message)
         except Problem as problem:
-            if not problem.kind.status.startswith("401"):
+            if problem.status != 401:
                 raise
             raise _unauthorized(problem.detail) from problem
         except Refusal as refusal:
@@ -63,8 +64,8 @@ class Revocation:
         return expires_at
 
     def _read(self, environ: Environ, body: bytes, sender: Sender) -> list[Subject]:
-        if media_type(environ) != "application/json":
-            raise Refusal("invalid_request", "The body must be application/json.")
+        if media_type(environ) != JSON:
+            raise Refusal("invalid_request", f"The body must be {JSON}.")
         try:
             members = json_object(body)
         except ValueError as error:

@@ -41,7 +41,7 @@ class Revoke:
             # we cannot say that it will not pass.
             if problem.code == "unknown-key":
                 raise Problem("keys-unavailable") from problem
-            if problem.kind.status.startswith("503"):
+            if problem.status == 503:
                 raise
             if is_refresh and problem.code == "malformed-token":
                 # It lives at the authorization server: 200 would say that it is gone.
@@ -68,7 +68,7 @@ class Introspect:
             token = self._verifier.verify(text)
             is_open = client.knows(token.issuer.name) and not self._blacklist.has(token)
         except Problem as problem:
-            if problem.kind.status.startswith("503"):
+            if problem.status == 503:
                 raise
             return None
         return token if is_open else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Collection, Sequence
-from importlib.metadata import version
 from importlib.resources import files
 
+from gateway.http.answers import page
+from gateway.http.build import VERSION
 from gateway.http.wsgi import App
-from gateway.ops.pages import page
 
 _FILES = {
     "/-/console": ("console.html", "text/html; charset=utf-8"),
@@ -43,7 +43,7 @@ def console_pages(
         ),
         "<!-- admin claims -->": html.escape(" ".join(admin_claims)),
         "<!-- leeway -->": str(math.ceil(leeway)),
-        "<!-- version -->": html.escape(version("jwt-blacklist-gateway")),
+        "<!-- version -->": html.escape(VERSION),
     }
     return {path: _page(*described, filled) for path, described in _FILES.items()}
 

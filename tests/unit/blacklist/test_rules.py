@@ -12,7 +12,7 @@ from helpers import ABSENT, EXPIRES, ISSUER, NOW, SECRET, Clock, mint, signature
 from gateway.auth.issuers import Issuer
 from gateway.auth.keys import build_keys
 from gateway.auth.tokens import Token, Verifier
-from gateway.blacklist.rules import LARGEST_LEEWAY, Actor, Blacklist, ClaimTarget, Rules
+from gateway.blacklist.rules import BY_CLAIM, LARGEST_LEEWAY, Actor, Blacklist, ClaimTarget, Rules
 from gateway.blacklist.stores import Entry, open_store
 from gateway.http.problems import StoreUnavailable
 
@@ -46,9 +46,9 @@ def add_claim(
     blacklist: Blacklist, issuer: str, name: str, value: str, issued_before: int | None, actor: Actor
 ) -> tuple[Entry, bool]:
     """Take a claim back, with the cut-off that it gets when None is named."""
-    cut_off = blacklist.cut_off_of(name) if issued_before is None else issued_before
-    ((entry, changed),) = blacklist.take_back([ClaimTarget(issuer, name, value, cut_off)], actor) or []
-    return entry, changed
+    cut_off = BY_CLAIM if issued_before is None else issued_before
+    changed = blacklist.add_claims(issuer, name, [value], cut_off, None, actor)
+    return blacklist.find_claims(issuer, name, [value])[0], changed
 
 
 def remove_claim(blacklist: Blacklist, issuer: str, name: str, value: str, actor: Actor) -> bool:

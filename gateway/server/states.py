@@ -78,7 +78,8 @@ class Deadlines:
                 return self.heard + self._keep_alive
             return min(self.since + HEAD_SECONDS, self.heard + QUIET_SECONDS)
         if state is LINGER:
-            return (self.since or self.heard) + LINGER_SECONDS
+            end = (self.since or self.heard) + LINGER_SECONDS
+            return min(end, self.heard + GRACE_SECONDS) if draining else end
         if state in (SEND, SKIP, UNREAD) or (state is PAUSE and awaits_body and not self.is_quiet_allowed):
             return self.heard + QUIET_SECONDS
         return inf

@@ -119,6 +119,18 @@ def test_a_drain_closes_what_has_no_head_and_is_quiet(monkeypatch: pytest.Monkey
         assert not uploading.is_expired(GRACE_SECONDS + 5)
 
 
+@pytest.mark.interpreted
+def test_a_drain_does_not_wait_for_who_has_its_answer_and_does_not_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_draining", lambda: True)
+    with Talk() as quiet, Talk() as sending:
+        for talk in (quiet, sending):
+            assert talk.send(request("GET /") + b"more")
+            assert not talk.is_expired(GRACE_SECONDS / 2)
+        sending.client.sendall(b"and more")
+        assert until(lambda: not sending.is_expired(GRACE_SECONDS + 5))
+        assert quiet.is_expired(GRACE_SECONDS + 5)
+
+
 def test_a_drain_does_not_close_on_a_request_that_waits_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     with Talk() as talk:
         talk.client.sendall(2 * request("GET /", KEEP))

@@ -82,12 +82,12 @@ class Server:
 
     def _look_once(self, *, wait: bool) -> None:
         """Look at what makes the server forget, unless another thread does at this moment; `wait` for that one."""
-        if self._checking.acquire(blocking=wait):
-            try:
-                if time.monotonic() - self._lossy.checked > CHECK_SECONDS:
-                    self._look()
-            finally:
-                self._checking.release()
+        if self._checking.locked() and not wait:
+            return
+        # By `with`: whatever a signal raises here, in a server that ends what takes too long, leaves no lock behind.
+        with self._checking:
+            if time.monotonic() - self._lossy.checked > CHECK_SECONDS:
+                self._look()
 
     def _is_lossy(self) -> bool:
         return bool(self._lossy.faults) and not self._accept_lossy

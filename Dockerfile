@@ -39,7 +39,7 @@ CMD ["python", "-m", "upstream", "--host", "0.0.0.0"]
 
 FROM base AS gateway
 LABEL org.opencontainers.image.title="jwt-blacklist-gateway" \
-    org.opencontainers.image.description="A gateway that lets stateless JWTs be taken back" \
+    org.opencontainers.image.description="A gateway that makes stateless JWTs revocable" \
     org.opencontainers.image.licenses="MIT"
 COPY --from=build-gateway /venv /venv
 VOLUME /data

@@ -1,4 +1,4 @@
-"""A gateway that lets stateless JWTs be taken back."""
+"""A gateway that makes stateless JWTs revocable."""
 
 import os
 

@@ -134,11 +134,11 @@ class Gateway(_Pipeline):
         self._direct = Direct(self._blacklist, self._verifier, only)
 
     def blacklist(self, *, by: str = "the application", **members: Any) -> bool:
-        """Take back a token, or every token with a claim; return whether that changed anything.
+        """Blacklist a token, or every token with a claim; return whether that changed anything.
 
         The members are those of `POST /blacklist`: `token="…"`, or `sub="1001"` (or `sid`, `jti`, …) with
         `issued_before`, `until` and, where there are several, `issuer`; and `reason`. `by` is for the audit log.
-        Raises `Problem`, and then nothing was taken back: of a token that does not verify, of members that say
+        Raises `Problem`, and then nothing was blacklisted: of a token that does not verify, of members that say
         nothing clear, and of a store that could not make it last (`store-unavailable`).
         """
         return self._direct.add(members, by)

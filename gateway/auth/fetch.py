@@ -32,7 +32,7 @@ _FIELDS = {
 class FetchPolicy:
     """When keys are fetched, how, and how long they serve; times in seconds."""
 
-    refresh: float = 300  # a key that the provider takes back stops verifying within this time
+    refresh: float = 300  # a key that the provider withdraws stops verifying within this time
     retry: float = 1  # after a failed fetch, doubled at each further one, up to max_retry
     max_retry: float = 30
     cool_down: float = 30  # between fetches that tokens bring about, failed or not

@@ -9,7 +9,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ed448, ed25519
 from jwt.algorithms import OKPAlgorithm, get_default_algorithms
 
-MAX_TRIES = 16  # keys tried for a token that names none, or a kid of several: what a stranger's token may cost us
+MAX_TRIES = 16  # keys tried for a token that names none, or a kid of several: what a forged token may cost us
 
 # ES521 is PyJWT's old misspelling of ES512, no algorithm of RFC 7518. RFC 9864 names each curve of EdDSA.
 ALGORITHMS = {name: each for name, each in get_default_algorithms().items() if name not in ("none", "ES521")} | {

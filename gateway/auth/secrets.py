@@ -60,11 +60,11 @@ def _checked(number: int, secret: str) -> bytes:
     except ValueError as error:
         raise KeysRefused(f"secret {number} is not base64 after {AS_BYTES!r}") from error
     try:
-        for dress in (data, _hidden(data)):
-            if b"-----BEGIN" in dress or b"-----END" in dress:
+        for text in (data, _hidden(data)):
+            if b"-----BEGIN" in text or b"-----END" in text:
                 raise jwt.InvalidKeyError("PEM armour")
-            if dress:
-                ALGORITHMS["HS256"].prepare_key(dress)
+            if text:
+                ALGORITHMS["HS256"].prepare_key(text)
     except jwt.InvalidKeyError as error:
         raise KeysRefused(f"secret {number} is the text of a key, which is no secret") from error
     return data

@@ -36,7 +36,7 @@ class WatchedKeys:
         os.register_at_fork(after_in_child=self._forget_thread)
 
     def _forget_thread(self) -> None:
-        """Begin anew in a forked child: it has no thread, and its lock may have been held by another."""
+        """Start again in a forked child: it has no thread, and its lock may have been held by another."""
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._asked = self._done = 0  # numbers of the newest fetch asked for, and of the newest one made

@@ -1,1 +1,1 @@
-"""What has been taken back: the rules, the resource, the stores."""
+"""The blacklist: its rules, its resource, its stores."""

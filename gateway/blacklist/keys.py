@@ -1,4 +1,4 @@
-"""Under which key a store keeps what has been taken back."""
+"""Under which key a store keeps an entry."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def claim_key(issuer: str, name: str, text: str) -> str:
 def legacy_claim_keys(issuer: str, name: str, text: str) -> tuple[str, ...]:
     """Return the other keys under which older gateways look for this value, and keep it.
 
-    To them 7001, 7001.0 and "7001" were three claims. While such gateways use the same store, what is taken back is
+    To them 7001, 7001.0 and "7001" were three claims. While such gateways use the same store, an entry is
     kept under all of these keys, and looked for under all of them. None for text that is no number's.
     """
     if len(text) > LONGEST_NUMBER or "e" in text or number_text(text) != text:
         return ()
     spellings = [float(text), *([] if "." in text else [int(text)])]
-    # A float that stands for other numbers, too, would take their tokens back.
+    # A float that stands for other numbers, too, would blacklist their tokens.
     return tuple(_claim_key(issuer, name, each) for each in spellings if number_text(repr(each)) == text)
 
 

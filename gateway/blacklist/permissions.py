@@ -9,7 +9,7 @@ from gateway.http.values import find_claim
 
 
 class Scopes(NamedTuple):
-    """The scopes that let an admin do all, take back alone, and look up alone; and the claims they stand in."""
+    """The scopes that let an admin do all, blacklist alone, and look up alone; and the claims they stand in."""
 
     admin: str = "blacklist:admin"
     revoke: str = "blacklist:revoke"
@@ -20,8 +20,8 @@ class Scopes(NamedTuple):
         """Return whether a token with these claims may do whatever an admin may."""
         return self.admin in self._of(claims)
 
-    def may_take_back(self, claims: Claims) -> bool:
-        """Return whether it may take back by claim or fingerprint."""
+    def may_add(self, claims: Claims) -> bool:
+        """Return whether it may blacklist by claim or fingerprint."""
         return not self._of(claims).isdisjoint((self.admin, self.revoke))
 
     def may_look_up(self, claims: Claims) -> bool:

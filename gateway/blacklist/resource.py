@@ -1,4 +1,4 @@
-"""/blacklist over HTTP: take back, restore, tell the state; list what is blacklisted."""
+"""/blacklist over HTTP: add, restore, show the state; list what is blacklisted."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Resource:
             token = self._token(caller, target)
             changed = not self._verifier.has_expired(token) and self._blacklist.add_token(token, actor)
             return self._token_answer(caller, token, changed)
-        self._require(self._scopes.may_take_back, caller, asked="add")
+        self._require(self._scopes.may_add, caller, asked="add")
         if target.until is not None and self._blacklist.is_past(target.until):
             raise Problem("invalid-request", "until must lie in the future.")
         if target.fingerprint is not None:

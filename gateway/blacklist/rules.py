@@ -1,4 +1,4 @@
-"""The rules: what blacklists a token, and what taking back and restoring change."""
+"""The rules: what blacklists a token, and what blacklisting and restoring change."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ClaimTarget(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What can be taken back, and for how long. Times are in seconds.
+    """What can be blacklisted, and for how long. Times are in seconds.
 
     Claims of `cut_off_claims` get the cut-off "now" unless another is named, all others none. With `by_auth_time` a
     cut-off counts for a token's `auth_time`, where it has one. Tokens older than `max_token_age` are refused.
@@ -154,7 +154,7 @@ class Blacklist:
         """Add an entry for a token that is known by its fingerprint alone.
 
         It ends at `until`, or never: nobody knows when the token does. The entry in force may be of another issuer;
-        then nothing has changed, and the token is not taken back.
+        then nothing has changed, and the token is not blacklisted.
         """
         added = self._add_one(self._entry(token_key(fingerprint), issuer, until, actor))
         self.record("add", actor, changed=added.changed, issuer=issuer, fingerprint=fingerprint, until=until)
@@ -167,9 +167,9 @@ class Blacklist:
         if cut_off == BY_CLAIM:  # a person signs in again, what has ended does not
             cut_off = NOW if name in self._rules.cut_off_claims else None
         targets = [ClaimTarget(issuer, name, value, cut_off, until) for value in values]
-        return any(added.changed for added in self.take_back(targets, actor) or ())
+        return any(added.changed for added in self.add_targets(targets, actor) or ())
 
-    def take_back(
+    def add_targets(
         self, targets: Sequence[ClaimTarget], actor: Actor, *, once: Entry | None = None
     ) -> list[Added] | None:
         """Add an entry for each of the claims, all or none, in one change of the store.

@@ -18,7 +18,7 @@ from gateway.http.problems import Problem
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(f"{VERSION} ({BUILD})", prog_name="gateway")
 def gateway() -> None:
-    """Let stateless JWTs be taken back.
+    """Make stateless JWTs revocable.
 
     Every setting is an environment variable GATEWAY_<NAME>, or a flag of the same name.
     Exit codes: 0 done, 1 "it is blacklisted" (status), 2 wrong usage or settings, 3 the

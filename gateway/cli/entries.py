@@ -45,7 +45,7 @@ def revoke(
     reason: str,
     **named: Any,
 ) -> None:
-    """Take back a TOKEN, or every token with a claim. `-` reads the token from standard input."""
+    """Blacklist a TOKEN, or every token with a claim. `-` reads the token from standard input."""
     if whenever and issued_before is not None:
         raise click.UsageError("--all means that there is no cut-off: leave --issued-before out")
     if named["claim"] is None and not any(named[name] for name in ("jti", "sub", "sid")):

@@ -153,7 +153,7 @@ def _secret_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _name_secret_file(context: click.Context, option: click.Parameter, value: str | None) -> None:
-    if value is not None:  # as a variable, the file is read anew when the settings are
+    if value is not None:  # as a variable, the file is read again when the settings are
         os.environ[f"{PREFIX}SECRET_FILE"] = value
 
 

@@ -41,7 +41,7 @@ The token of a user, in a file that curl reads: 200, and what the API answers.
 echo "Authorization: Bearer {token}" > token.txt
 curl -i {url}/info -H "@token.txt"
 
-Take the token back, and use it again: 200, then 401, token-blacklisted.
+Blacklist the token, and use it again: 200, then 401, token-blacklisted.
 curl -i -X POST {url}/blacklist -H "@token.txt"
 curl -i {url}/info -H "@token.txt"
 
@@ -50,7 +50,7 @@ curl -i -X DELETE {url}/blacklist -H "@token.txt"
 curl -i {url}/info -H "@token.txt"
 
 In a browser, {url}/-/console shows what becomes of a token.
-Paste the one above there, or this one of an admin, who sees and takes back everything:
+Paste the one above there, or this one of an admin, who may see and blacklist everything:
 
 {admin}
 
@@ -92,7 +92,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
     flags = {name: value for name, value in click.get_current_context().params.items() if value is not None}
 
     def load() -> Any:
-        # All but the flags is read anew in each worker, so that SIGHUP brings new secrets and keys. The store
+        # All but the flags is read again in each worker, so that SIGHUP brings new secrets and keys. The store
         # is the one opened here: a worker that starts later must not take an emptied or other one for it.
         try:
             return build_app(Settings(**flags | forced), store)

@@ -26,7 +26,7 @@ from gateway.http.strict_json import json_object
 from gateway.parties import name_issuers
 
 BATCH = 1000  # entries read at once
-# Entries in one change, and a rest after it: other changes to the store wait for no more, and then have a turn.
+# Entries in one change, and a rest after it: no other change to the store waits for more than that.
 AT_ONCE, REST_SECONDS = 125, 0.005
 
 TRIES, PAUSE_SECONDS = 10, 1.0
@@ -110,7 +110,7 @@ def import_entries(settings: Settings, file: IO[bytes], as_json: bool) -> None:
 
 
 def _add(store: Store, batch: list[Entry]) -> None:
-    """Add a batch, and anew while the store is too busy: what is there already does no harm."""
+    """Add a batch, and try again while the store is too busy: what is there already does no harm."""
     for start in range(0, len(batch), AT_ONCE):
         _add_part(store, batch[start : start + AT_ONCE])
         time.sleep(REST_SECONDS)

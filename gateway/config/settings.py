@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     auth_time: bool = Field(False, description="compare cut-offs with a token's auth_time, if it has one, not its iat")
     admin_scope: Scope = Field("blacklist:admin", description="scope that may do all, and that RESTORE=admin asks for")
     admin_claims: Listed = Field(("scope", "scp"), min_length=1, description="claims in which scopes stand")
-    revoke_scope: Scope = Field("blacklist:revoke", description="scope that may take back")
+    revoke_scope: Scope = Field("blacklist:revoke", description="scope that may blacklist")
     read_scope: Scope = Field("blacklist:read", description="scope that may list and look up")
     restore: Literal["holder", "admin"] = Field("holder", description="who may lift a token's entry: holder or admin")
     max_token_age: int | None = Field(None, ge=1, description="seconds after its iat from which a token is refused")
@@ -260,7 +260,7 @@ def issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
     """Return the settings of each issuer."""
     if settings.issuers:
         return settings.issuers
-    # The defaults are the assignment's; they give way to public keys that somebody set.
+    # The defaults are the assignment's; public keys that somebody set replace them.
     public = settings.public_key or settings.jwks_url
     own = settings.model_fields_set
     return [

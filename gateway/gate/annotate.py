@@ -120,7 +120,7 @@ def members_of(environ: Environ) -> dict[str, Any]:
 def with_members(data: bytes, members: dict[str, Any]) -> bytes | None:
     """Return a JSON object's text with the members it lacks put before its last brace; None if it is no object.
 
-    The rest stays byte for byte: reading and writing it anew would change numbers and repeated names.
+    The rest stays byte for byte: reading and writing it again would change numbers and repeated names.
     """
     try:
         known = json.loads(data.decode())

@@ -24,7 +24,7 @@ class Direct:
         self._issuer = issuer
 
     def add(self, members: dict[str, Any], by: str) -> bool:
-        """Take back what the members name; return whether that changed anything. Raises `Problem`."""
+        """Blacklist what the members name; return whether that changed anything. Raises `Problem`."""
         target = self._target(members)
         actor = Actor(by, "", target.reason)
         if target.claim is None:

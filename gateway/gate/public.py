@@ -42,7 +42,7 @@ class Public:
         self._trusts_outer = trusts_outer
 
     def admits(self, environ: Environ, path: str) -> bool:
-        """Return whether the request may pass without a token. Who shows a Bearer token is judged by it anywhere.
+        """Return whether the request may pass without a token. A Bearer token is checked wherever one is shown.
 
         A preflight that passes is made one: without a body, cookies, and what would make another request of it.
         """

@@ -1,4 +1,4 @@
-"""Responses under way end when their token is taken back, and when it expires: no stream outlives its token."""
+"""Responses under way end when their token is blacklisted, and when it expires: no stream outlives its token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("gateway.streams")
 
 KEYS_AT_ONCE = 100  # in one look-up
 # A store that fails once may be failing over. After the second failure in a row nobody can tell any more which of the
-# streams has been taken back, so all of them end.
+# streams' tokens are blacklisted, so all of them end.
 FAILURES_ALLOWED = 1
 
 

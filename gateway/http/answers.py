@@ -9,7 +9,7 @@ from gateway.http.wsgi import App, Environ, Fields, StartResponse, context
 
 
 def refuse(problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer with a refusal, and leave in the context what the log shall say of it."""
+    """Answer with a refusal, and leave in the context what the log is to say of it."""
     about = context(environ)
     about.refusal, about.refusal_detail, about.refusal_log = problem.code, problem.detail, problem.log
     status, fields, body = problem.response(about.resource_metadata)

@@ -1,4 +1,4 @@
-"""Whoever waits for a disk, a lock, a reader or the network says so here, for a server whose threads take turns."""
+"""Code that waits for a disk, a lock, a reader or the network says so here, for a server whose threads take turns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 
 log = logging.getLogger("gateway.blocking")
 
-INCIDENT_SECONDS = 60.0  # after which the same place is logged anew
+INCIDENT_SECONDS = 60.0  # after which the same place is logged again
 
 
 class _Thread(threading.local):

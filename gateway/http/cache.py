@@ -33,7 +33,7 @@ class _Memory(dict[K, T]):
 def bounded_cache(count: int, longest: int = LONGEST) -> Callable[[Callable[[K], T]], Callable[[K], T]]:
     """Return a decorator by which up to `count` results are kept; those of longer texts are not.
 
-    `lru_cache` counts but does not weigh: with 3,000 texts of 200 KB a stranger, without a token, took
+    `lru_cache` counts but does not weigh: with 3,000 texts of 200 KB a client without a token took
     1.2 GB of a worker. And what is known costs a look into a dictionary, 40 ns, not a call.
     """
     return lambda function: _Memory(function, count, longest).__getitem__

@@ -19,12 +19,12 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Context:
-    """What is known about one request beside its environ. Whoever is named first sets a value, the others read it.
+    """What is known about one request beside its environ. The one named above a value sets it, the others read it.
 
     A server other than the bundled one sets nothing; then the defaults hold.
     """
 
-    # Made anew for each request: with a `__dict__` each look at it would take three times as long.
+    # Made for each request: with a `__dict__` each look at it would take three times as long.
     __slots__ = (
         "auth_seconds", "body_left", "cause", "client", "client_left", "cut", "farewell", "interim", "is_cached",
         "is_duplex", "is_unread", "overloaded", "pause", "received", "refusal", "refusal_detail", "refusal_log",

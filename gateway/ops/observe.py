@@ -62,8 +62,8 @@ class Observe:
     """Passes every request on under an id, and tells the log and the metrics what became of it.
 
     `client_of` returns the client's address by the rules of trust; `write` takes a line's message and members, and
-    `write_probe` those of probes that find nothing amiss, where they shall be told apart. With `in_detail` a line says
-    more about how the request was judged.
+    `write_probe` those of probes that find nothing wrong, if they are to be told apart. With `in_detail` a line says
+    more about the decision.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class _Seen:
         return _start_with_id(self._about, self._start_response, status, fields, *rest)
 
     def response(self, body: Iterable[bytes]) -> Iterable[bytes]:
-        """Return what the server shall send: a list is over here, anything else when the server closes it."""
+        """Return what the server is to send: a list is over here, anything else when the server closes it."""
         if isinstance(body, list):
             self.close()
             return body
@@ -236,12 +236,12 @@ def _route(target: Any) -> str:
 
 
 def is_good_probe(environ: Environ, request: Request) -> bool:
-    """Return whether a machine asked whether all is well, and it is: thousands of times a day."""
+    """Return whether it is a health check that succeeded: they come thousands of times a day."""
     return request.route == "operators" and request.status == 200 and context(environ).target.path in PROBES
 
 
 def _details(environ: Environ) -> dict[str, Any]:
-    """Return what helps to find out why a request was judged as it was."""
+    """Return what helps to find out why a request was decided on as it was."""
     about = context(environ)
     found: dict[str, Any] = {"detail": about.refusal_detail} if about.refusal_detail else {}
     if about.is_cached is not None:

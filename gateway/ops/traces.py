@@ -91,7 +91,7 @@ class Traces:
                 environ.pop(key, None)  # a state without a parent that is one
 
     def finished(self, environ: Environ, request: Request) -> None:
-        """End the spans of a request, with what became of it. Those of probes that find nothing amiss are given up."""
+        """End the spans of a request, with what became of it. Those of successful health checks are dropped."""
         about = context(environ)
         span = about.span
         if span is None or not span.is_recording() or is_good_probe(environ, request):

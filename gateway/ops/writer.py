@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 LIMIT_BYTES = 4 << 20  # of lines that wait; what comes when there are so many is dropped, and counted
-# Who is served first is not the log: while requests come, lines are gathered, so that the thread does not take the
+# Requests come before the log: while they come, lines are collected, so that the thread does not take the
 # interpreter's lock for each of them.
 GATHER_SECONDS = 0.02
 IDLE_SECONDS = 5.0  # after which the thread ends, until there is another line
@@ -74,7 +74,7 @@ class LineWriter:
             self._changed.wait_for(lambda: not self._bytes, seconds)
 
     def _rest(self) -> None:
-        """End the thread before the process forks, if its reader lets it: a fork had better find no other thread."""
+        """End the thread before the process forks, if its reader lets it: a fork copies no other thread."""
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return
@@ -98,7 +98,7 @@ class LineWriter:
                 self.write(self.describe_loss(lost), at_once=True)
 
     def _take(self) -> list[bytes]:
-        """Return the lines that wait, gathered for a moment; none when the thread shall end."""
+        """Return the lines that wait, gathered for a moment; none when the thread is to end."""
         with self._changed:
             self._is_idle = True
             self._changed.wait_for(lambda: self._lines or self._ends, IDLE_SECONDS)

@@ -1,4 +1,4 @@
-"""Which events take something back: CAEP 1.0 section 3, RISC 1.0 section 2, SSF 1.0 sections 8.1.4 and 8.1.5."""
+"""Which events blacklist something: CAEP 1.0 section 3, RISC 1.0 section 2, SSF 1.0 sections 8.1.4 and 8.1.5."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _always(_: Event) -> bool:
 
 
 def _credential(event: Event) -> bool:
-    """A credential that is new takes nothing back."""
+    """A credential that is new ends no token."""
     _text(event, "credential_type")
     return _text(event, "change_type", "create", "revoke", "update", "delete") != "create"
 

@@ -16,7 +16,7 @@ TYPES = frozenset(("logout+jwt", "jwt", ""))
 
 
 class Logout:
-    """Takes a session back for good, and a user's tokens with a cut-off."""
+    """Blacklists a session for good, and a user's tokens with a cut-off."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder

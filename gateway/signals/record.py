@@ -1,4 +1,4 @@
-"""What has been signalled is taken back, once, in one change of the store: durable before anything is answered."""
+"""What has been signalled is blacklisted, once, in one change of the store: durable before anything is answered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ audit = logging.getLogger("gateway.audit")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """What one message says: whom it takes back, by a cut-off where they do not end for good.
+    """What one message says: whose tokens it blacklists, by a cut-off where they do not end for good.
 
     `jti` is the message's number, kept until that time; "" is a message that may come again.
     """
@@ -35,7 +35,7 @@ class Notice:
 
 
 class Recorder:
-    """Takes back what senders name. `leeway` is in seconds, `now` returns epoch seconds."""
+    """Blacklists what senders name. `leeway` is in seconds, `now` returns epoch seconds."""
 
     # A message comes once: one that is refused because its sender's clock is ahead would be lost.
     AHEAD_SECONDS = 30
@@ -54,9 +54,9 @@ class Recorder:
         return NOW if latest <= self._blacklist.cut_off_now() else latest
 
     def record(self, notice: Notice, about: Context) -> bool:
-        """Take back what the notice says, and return whether it comes for the first time: else nothing changes.
+        """Blacklist what the notice names, and return whether it comes for the first time: else nothing changes.
 
-        One that takes nothing back is not kept: streams of sign-ins would fill the store. Raises `StoreUnavailable`;
+        One that blacklists nothing is not kept: streams of sign-ins would fill the store. Raises `StoreUnavailable`;
         then the same message can come again.
         """
         targets = [
@@ -64,7 +64,7 @@ class Recorder:
             for each in notice.subjects
         ]
         actor = Actor(f"{notice.kind}:{notice.sender.name}", about.client, notice.reason or notice.kind, about.trace)
-        added = self._blacklist.take_back(targets, actor, once=self._mark(notice)) if targets else []
+        added = self._blacklist.add_targets(targets, actor, once=self._mark(notice)) if targets else []
         outcome = "repeated" if added is None else "taken" if targets else "nothing-to-do"
         about.signals += ((notice.kind, outcome),)
         record = {"signal": notice.kind, "sender": notice.sender.name, "what": notice.reason, "subjects": len(targets)}

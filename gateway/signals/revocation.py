@@ -20,7 +20,7 @@ FORBIDDEN, UNPROCESSABLE = "403 Forbidden", "422 Unprocessable Content"
 
 
 class Revocation:
-    """Takes back all tokens that one user has been issued until now."""
+    """Blacklists all tokens that one user has been issued until now."""
 
     def __init__(self, recorder: Recorder, issuers: Issuers) -> None:
         self._recorder, self._issuers = recorder, issuers

@@ -14,7 +14,7 @@ INACTIVE = {"active": False}
 
 
 class Revoke:
-    """Takes a client's token back."""
+    """Blacklists a client's token."""
 
     def __init__(self, clients: Clients, verifier: Verifier, blacklist: Blacklist) -> None:
         self._clients, self._verifier, self._blacklist = clients, verifier, blacklist

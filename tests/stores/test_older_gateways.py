@@ -40,21 +40,21 @@ def found_by_older(server: RedisServer, name: str, value: Any) -> dict[str, Any]
 
 @pytest.mark.parametrize("value", [7001, 7001.0, "7001"])
 def test_an_older_gateway_finds_a_number_however_it_is_written(server: RedisServer, store: Store, value: Any) -> None:
-    Blacklist(store).take_back([ClaimTarget("i", "sub", "7001", 1_800_000_000)], Actor())
+    Blacklist(store).add_targets([ClaimTarget("i", "sub", "7001", 1_800_000_000)], Actor())
     found = found_by_older(server, "sub", value)
     assert found
     assert (found["claim"], found["issued_before"]) == ({"sub": "7001"}, 1_800_000_000)
 
 
 def test_what_is_kept_for_older_gateways_is_neither_listed_nor_counted(store: Store) -> None:
-    Blacklist(store).take_back([ClaimTarget("i", "sub", "7001", None)], Actor())
+    Blacklist(store).add_targets([ClaimTarget("i", "sub", "7001", None)], Actor())
     assert [entry.claim for entry in store.page(10)[0]] == [("sub", "7001")]
     assert store.count() == 1
 
 
 def test_an_older_gateways_cut_off_does_not_take_the_place_of_none(server: RedisServer, store: Store) -> None:
     """It keeps the later of two, and so the latest there is."""
-    Blacklist(store).take_back([ClaimTarget("i", "sid", "s1", None)], Actor())
+    Blacklist(store).add_targets([ClaimTarget("i", "sid", "s1", None)], Actor())
     found = found_by_older(server, "sid", "s1")
     assert found
     assert found["issued_before"] == LATEST
@@ -66,6 +66,6 @@ def test_an_older_gateways_cut_off_does_not_take_the_place_of_none(server: Redis
 
 def test_what_is_lifted_is_lifted_for_older_gateways_too(server: RedisServer, store: Store) -> None:
     blacklist = Blacklist(store)
-    blacklist.take_back([ClaimTarget("i", "sub", "7001", None)], Actor())
+    blacklist.add_targets([ClaimTarget("i", "sub", "7001", None)], Actor())
     assert blacklist.remove_claims("i", "sub", ["7001"], Actor())
     assert [found_by_older(server, "sub", value) for value in (7001, 7001.0, "7001")] == [None] * 3

@@ -1,4 +1,4 @@
-"""No response outlives its token: streams end when it is taken back, and when it expires."""
+"""No response outlives its token: streams end when it is blacklisted, and when it expires."""
 
 import os
 import signal
@@ -170,7 +170,7 @@ def test_a_stream_that_was_restored_in_time_goes_on_at_the_next_request(gateway:
 
 
 def test_streams_end_once_the_store_does_not_answer(tmp_path: Path, upstream: Streaming) -> None:
-    """Nobody could tell any more which of them was taken back."""
+    """Nobody could tell any more whose token was blacklisted."""
     with Recorder(upstream) as api, Running(tmp_path, api.url) as gateway, stream(gateway.port, mint()) as client:
         os.truncate(tmp_path / "blacklist.sqlite3", 0)
         assert is_cut_off(client)

@@ -17,7 +17,7 @@ LATEST = 253_402_300_799
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that has been taken back: a token, or all tokens with a claim issued before a cut-off.
+    """One thing that is blacklisted: a token, or all tokens with a claim issued before a cut-off.
 
     `key` is what the store looks up: `token:` or `claim:` and 64 hexadecimal digits, see gateway.blacklist.keys.
     `claim` is a name and the value's text. Times are whole epoch seconds. `issued_before` is the cut-off of a claim

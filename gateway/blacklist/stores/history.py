@@ -1,12 +1,12 @@
 """The history of a blacklist: how a store that lacks a change is told from one that has them all.
 
-Each change leaves a mark at random, which nobody can come by again. The newest is the store's head; the last
+Each change leaves a random mark, which no other change will have. The newest is the store's head; the last
 `WINDOW` are kept in the store, with the keys they changed, and by every machine that asks. A store is trusted
 while its marks contain the newest one that is known: a copy that lacks a change has another mark at its place,
 or none, and that stays so when its number of changes is level again.
 
 What one process knows, all know that were forked from the same one, before or later: it lies in memory that they
-share. A machine that starts anew knows nothing, and takes the store as it finds it.
+share. A machine that has just started knows nothing, and takes the store as it finds it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Head(NamedTuple):
 
 
 def new_mark() -> str:
-    """Return a mark that nobody has come by."""
+    """Return a mark that no other change has."""
     return secrets.token_hex(_MARK_BYTES)
 
 

@@ -25,7 +25,7 @@ WHAT_TO_DO: Final = {
     "history": "restore what is missing; or import the newest export, then run `gateway accept-store`",
     "lossy": "mend the server's settings, then import the newest export: entries may be gone",
     "refused": "mend what the server says: its role, its rights, its memory",
-    "replaced": "put the right file in place, end everything that uses it, then start anew",
+    "replaced": "put the right file in place, end everything that uses it, then start it again",
     "replicas": "look at the replicas, and at the way to them",
     "rights": "let the gateway's user read and write the file and its folder",
     "unreachable": "look whether the server runs, and at the way to it",
@@ -109,7 +109,7 @@ class Probe:
         return time.monotonic(), self._outage.turns, found
 
     def forget(self) -> None:
-        """Begin anew, in a child process: the lock may have been held."""
+        """Start again, in a child process: the lock may have been held."""
         self._lock = threading.Lock()
         self._outcome = None
 

@@ -65,7 +65,7 @@ async function explain(mine, blacklisted) {
   if (mine !== turn) return;
   $("against").hidden = !state.ok;
   $("against").replaceChildren(...(state.entries || []).map((entry) => made("li", entry.kind
-    ? (entry.kind === "token" ? "It was taken back itself." : "All tokens with one of its claims were taken back.")
+    ? (entry.kind === "token" ? "It was blacklisted itself." : "All tokens with one of its claims were blacklisted.")
     : `${named(entry)}: by ${entry.by}, ${moment(entry.created_at)}${entry.reason && `, ${entry.reason}`}`)));
 }
 
@@ -219,7 +219,7 @@ async function logOut(event) {
   await show();
 }
 
-// What is taken back of the chosen claim where nothing else is said.
+// What is blacklisted of the chosen claim where nothing else is said.
 function usual() {
   return $("claim").selectedOptions[0]?.hasAttribute("data-cut-off") ? "now" : "all";
 }

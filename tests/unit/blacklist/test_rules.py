@@ -213,7 +213,7 @@ def test_a_cut_off_in_the_future_locks_the_subject_out_until_then(blacklist: Bla
 @pytest.mark.parametrize("iat", [0, int(NOW) + 1, int(NOW) + 10**6, ABSENT])
 def test_without_a_cut_off_every_token_is_blacklisted_whenever_issued(blacklist: Blacklist, iat: Any) -> None:
     add_claim(blacklist, ISSUER, "sid", "a", None, SOMEBODY)
-    blacklist.take_back([ClaimTarget(ISSUER, "sub", "1001", None)], SOMEBODY)
+    blacklist.add_targets([ClaimTarget(ISSUER, "sub", "1001", None)], SOMEBODY)
     assert blacklist.has(token(sid="a", iat=iat))
     assert blacklist.has(token(sub="1001", iat=iat))
     add_claim(blacklist, ISSUER, "sid", "a", 1000, SOMEBODY)
@@ -221,7 +221,7 @@ def test_without_a_cut_off_every_token_is_blacklisted_whenever_issued(blacklist:
 
 
 def test_an_entry_ends_when_it_was_asked_to(blacklist: Blacklist, clock: Clock) -> None:
-    blacklist.take_back([ClaimTarget(ISSUER, "sub", "1001", None, int(NOW) + 10)], SOMEBODY)
+    blacklist.add_targets([ClaimTarget(ISSUER, "sub", "1001", None, int(NOW) + 10)], SOMEBODY)
     clock.advance(9)
     assert blacklist.has(token(sub="1001"))
     clock.advance(1)

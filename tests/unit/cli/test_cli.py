@@ -731,7 +731,7 @@ def test_an_export_has_what_is_changed_while_it_is_written(
     def changing(store: SqliteStore, limit: int, cursor: str = "", **only: Any) -> Any:
         found = page(store, limit, cursor, **only)
         if not cursor:
-            blacklist.take_back([oldest], Actor())
+            blacklist.add_targets([oldest], Actor())
         return found
 
     monkeypatch.setattr(SqliteStore, "page", changing)

@@ -1,7 +1,7 @@
 """Questions to Redis over a pool of connections, each with one deadline for all of its answer.
 
 redis-py opens the connections. Its own way of asking takes four times as long
-(`python -m benchmarks.studies.redis_lookup`), and its time-out begins anew with every part of an answer.
+(`python -m benchmarks.studies.redis_lookup`), and its time-out starts again with every part of an answer.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RedisConnection:
         return found
 
     def _rest(self, answers: int, deadline: float) -> list[Any]:
-        """Return the answers still to come. The socket's time-out is for each part: a drip must not stretch it."""
+        """Return the answers still to come. All share one deadline; the socket's time-out is for each part."""
         found: list[Any] = []
         while len(found) < answers:
             left = deadline - time.monotonic()
@@ -67,7 +67,7 @@ class RedisConnection:
     def _received(self) -> list[Any]:
         data = self._socket.recv(_SIZE)
         if not data:
-            raise ConnectionResetError("the server hung up")
+            raise ConnectionResetError("the server closed the connection")
         self._reader.feed(data)
         found = []
         while (answer := self._reader.gets()) is not False:
@@ -75,7 +75,7 @@ class RedisConnection:
         return found
 
     def close(self) -> None:
-        """Hang up."""
+        """Close it."""
         self._connection.disconnect()  # type: ignore[no-untyped-call]
 
 
@@ -94,7 +94,7 @@ class Connections:
     def ask(self, request: bytes, answers: int, *, again: bool) -> list[Any]:
         """Return the answers to packed commands, within two and a half times `SECONDS`.
 
-        `again`: ask once more over a new connection if the server had hung up. Raises what `FAILURES` names.
+        `again`: ask once more over a new connection if the server had closed it. Raises what `FAILURES` names.
         """
         if self._pid != os.getpid():  # no connection crosses a fork
             self._forget()
@@ -148,7 +148,7 @@ class Connections:
                 self._idle.append(connection)  # too late for the one who asked, but the next need not wait
 
     def close(self) -> None:
-        """Hang up what is idle; a later request opens anew."""
+        """Close what is idle; a later request opens new ones."""
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()

@@ -42,7 +42,7 @@ class Lossy:
     def look(self, accepted: int) -> None:
         """Find the faults there are now. Raises `StoreUnavailable`.
 
-        `accepted` is when an operator last took the store as it is: what happened before is forgiven.
+        `accepted` is when an operator last took the store as it is: what happened before no longer counts.
         """
         if accepted != self._accepted:
             self._forgotten = 0.0

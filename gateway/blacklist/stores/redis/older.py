@@ -1,4 +1,4 @@
-"""What gateways of older versions need on the same database: nothing that was taken back passes on them either.
+"""What gateways of older versions need on the same database: nothing that was blacklisted passes on them either.
 
 They look for a claim that is a number under a key of its own, by how it is written, and know no claim entry without a
 cut-off: merged with one of theirs it would get one.

@@ -130,7 +130,7 @@ class Connections:
         return answer
 
     def _discard(self, conn: Connection) -> None:
-        """Close a connection; where nobody can tell whether that is safe, once somebody can."""
+        """Close a connection; where it cannot be known whether that is safe, later."""
         try:
             self._close(conn)
         except OSError:
@@ -256,7 +256,7 @@ class Connections:
         """Do nothing: each statement was committed when it returned."""
 
     def close(self, force: bool = False) -> None:
-        """Close what is idle; a later look-up opens anew."""
+        """Close what is idle; a later look-up opens new ones."""
         while self._idle:
             self._discard(self._idle.pop())
 

@@ -112,7 +112,7 @@ class Index:
                 raise Replaced(f"{name} was removed or replaced while it was in use")
         header = self._header()
         if length < log_bytes(*_log_of(header)):
-            # Read, then measured: unless it was started anew in between, which comes first, it was cut.
+            # Read, then measured: unless it was started again in between, which comes first, it was cut.
             length = os.stat(self._files[1][0]).st_size
             if self._header() == header and length < log_bytes(*_log_of(header)):
                 raise Replaced(f"{self._files[1][0]} was cut while it was in use")
@@ -127,7 +127,7 @@ class Index:
                     check_continues(file, log, self.frames)
                 return
             except Replaced:
-                if self._header()[32:40] == header[32:40]:  # its salts, new whenever the log begins anew
+                if self._header()[32:40] == header[32:40]:  # its salts, new whenever the log starts again
                     raise
 
     def frames(self) -> int:
@@ -197,7 +197,7 @@ def is_open(path: Path) -> bool:
 
 
 def _forget() -> None:
-    """Begin anew in a child process: the lock may have been held, and no connection is its own."""
+    """Start again in a child process: the lock may have been held, and no connection is its own."""
     global _lock  # noqa: PLW0603 - there is one for the process
     _lock = RLock()
     _indexes.clear()

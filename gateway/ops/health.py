@@ -20,7 +20,8 @@ def readiness(*checks: Callable[[], object]) -> App:
             for check in checks:
                 check()
         except Exception as error:  # noqa: BLE001 - whatever the reason, the answer is "not ready"
-            context(environ).refusal = getattr(error, "code", "not-ready")
+            about = context(environ)
+            about.refusal, about.refusal_log = getattr(error, "code", "not-ready"), getattr(error, "log", {})
             return _not_ready(environ, start_response)
         return _ready(environ, start_response)
 

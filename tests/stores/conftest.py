@@ -1,4 +1,4 @@
-"""A SQLite store and its file."""
+"""A SQLite store and its file; a Redis server, and a relay before it."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from helpers import Clock
+from redis_servers import RedisServer
+from relay import Relay
 
 from gateway.blacklist.stores.sqlite.store import SqliteStore
 
@@ -19,3 +21,15 @@ def path(store_url: str) -> Path:
 def store(path: Path, clock: Clock) -> Iterator[SqliteStore]:
     with closing(SqliteStore(str(path), clock)) as store:
         yield store
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as running:
+        yield running
+
+
+@pytest.fixture
+def relay(server: RedisServer) -> Iterator[Relay]:
+    with Relay(server.port) as running:
+        yield running

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,6 +15,7 @@ from relay import Relay
 from running import Running
 
 from gateway import Gateway
+from gateway.blacklist.stores.outage import Outage
 from gateway.blacklist.stores.redis.lookups import LookUps
 from gateway.http.problems import StoreUnavailable
 from gateway.http.wsgi import Context
@@ -21,18 +23,6 @@ from gateway.http.wsgi import Context
 pytestmark = pytest.mark.slow
 
 GOOD, TAKEN = (("Authorization", f"Bearer {mint(sub=sub, jti=sub)}") for sub in ("good", "taken"))
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-def relay(server: RedisServer) -> Iterator[Relay]:
-    with Relay(server.port) as relay:
-        yield relay
 
 
 @pytest.fixture
@@ -101,6 +91,17 @@ def test_a_server_that_does_not_answer_closes_all_and_the_log_says_why(gateway: 
     assert gateway.log.count("unavailable for look-ups (unreachable)") == 1
 
 
+def look_up(look_ups: LookUps) -> list[Any]:
+    about, resumed = Context(), Event()
+    about.pause, about.resume = lambda *_, **__: None, resumed.set
+    asked = look_ups.find(["token:1"], about)
+    try:
+        while next(asked) == b"":
+            resumed.wait(0.1)
+    except StopIteration as found:
+        return list(found.value)
+
+
 def test_what_nobody_thought_of_refuses_and_the_next_one_is_looked_up(caplog: pytest.LogCaptureFixture) -> None:
     answers: list[Any] = [[b"{}"], RuntimeError("what nobody thought of")]
 
@@ -110,18 +111,26 @@ def test_what_nobody_thought_of_refuses_and_the_next_one_is_looked_up(caplog: py
             raise answer
         return list(answer)
 
-    def look_up() -> list[Any]:
-        about, resumed = Context(), Event()
-        about.pause, about.resume = (lambda *_, **__: None), resumed.set
-        asked = look_ups.find(["token:1"], about)
-        assert next(asked) == b""
-        assert resumed.wait(15)
-        with pytest.raises(StopIteration) as found:
-            next(asked)
-        return list(found.value.value)
+    look_ups = LookUps(find, partial(Outage().begin, "look-ups"))
+    with pytest.raises(StoreUnavailable) as refusal:
+        look_up(look_ups)
+    assert refusal.value.cause == "damaged"
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "look-ups failed",
+        "the blacklist store is unavailable for look-ups (damaged)",
+    ]
+    assert look_up(look_ups) == [b"{}"]
 
-    look_ups = LookUps(find)
-    with pytest.raises(StoreUnavailable):
-        look_up()
-    assert [record.message for record in caplog.records] == ["look-ups failed"]
-    assert look_up() == [b"{}"]
+
+def test_who_waits_too_long_for_its_look_up_is_refused_and_the_log_says_why_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.blacklist.stores.redis.lookups.LONGEST_SECONDS", 0.05)
+    over = Event()
+    look_ups = LookUps(lambda keys: over.wait() and [b"{}"] * len(keys), partial(Outage().begin, "look-ups"))
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable) as refusal:
+            look_up(look_ups)
+        assert refusal.value.cause == "unreachable"
+    over.set()
+    assert caplog.text.count("unavailable for look-ups (unreachable): no answer in time. What to do: look whether") == 1

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import redis
 from certificates import Certificates
-from redis_servers import PATIENCE, SAFE, RedisServer, Sentinel, be_patient, free_port
+from redis_servers import CLUSTER, PATIENCE, SAFE, SLOTS, RedisServer, Sentinel, be_patient, free_port, join
 from relay import Relay
 
 from gateway.blacklist.stores import Entry, Store, StoreMissing, StoreRefused, open_store
@@ -47,18 +47,6 @@ def cut_off(number: int, before: int) -> Entry:
 
 
 REVOKED = token(1)
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as running:
-        yield running
-
-
-@pytest.fixture
-def relay(server: RedisServer) -> Iterator[Relay]:
-    with Relay(server.port) as running:
-        yield running
 
 
 @pytest.fixture
@@ -508,13 +496,8 @@ def test_a_planned_failover_to_a_replica_under_changes_loses_none_that_was_answe
 
 
 def test_a_cluster_keeps_the_blacklist_on_one_shard(opened: Callable[..., Store]) -> None:
-    cluster = (*SAFE, "--cluster-enabled", "yes")
-    with RedisServer(*cluster) as one, RedisServer(*cluster) as two:
-        one.ask("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
-        two.ask("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
-        one.ask("CLUSTER", "MEET", "127.0.0.1", two.port)
-        for node in (one, two):
-            await_cluster(node)
+    with RedisServer(*CLUSTER) as one, RedisServer(*CLUSTER) as two:
+        join(one, two)
         stores = [opened(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{node.port}") for node in (one, two)]
         assert stores[0].add([REVOKED, cut_off(1, 1)])[0].changed
         for store in stores:
@@ -525,12 +508,8 @@ def test_a_cluster_keeps_the_blacklist_on_one_shard(opened: Callable[..., Store]
 
 
 def test_look_ups_follow_the_blacklist_while_its_slot_migrates(opened: Callable[..., Store]) -> None:
-    cluster = (*SAFE, "--cluster-enabled", "yes")
-    with RedisServer(*cluster) as one, RedisServer(*cluster) as two:
-        one.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        one.ask("CLUSTER", "MEET", "127.0.0.1", two.port)
-        for node in (one, two):
-            await_cluster(node)
+    with RedisServer(*CLUSTER) as one, RedisServer(*CLUSTER) as two:
+        join(one, two, slots=[SLOTS, 0])
         store = opened(f"redis+cluster://127.0.0.1:{one.port}")
         await_added(store, REVOKED)
         slot, source, target = (
@@ -552,13 +531,6 @@ def test_look_ups_follow_the_blacklist_while_its_slot_migrates(opened: Callable[
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", target)
         await_outcome(store, "found")
         await_added(store, token(2))
-
-
-def await_cluster(node: RedisServer) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while "cluster_state:ok" not in str(node.ask("CLUSTER", "INFO")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # --- another blacklist in its place ---

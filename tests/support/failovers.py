@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import redis
 from histories import Operation, is_linearizable
-from redis_servers import SAFE, RedisServer, Sentinel
+from redis_servers import CLUSTER, SAFE, RedisServer, Sentinel, join
 from relay import HoldingRelay
 from running import ROOT
 
@@ -258,20 +258,10 @@ def is_primary(server: RedisServer) -> bool:
     return role(server) == "master"
 
 
-def is_joined(node: RedisServer) -> bool:
-    return "cluster_state:ok" in str(node.ask("CLUSTER", "INFO"))
-
-
 def by_migration(rounds: int) -> Outcome:
     """Return what came of the blacklist's slot moving from one node of a cluster to the other, and back."""
-    cluster = (*SAFE, "--cluster-enabled", "yes")
-    with RedisServer(*cluster) as one, RedisServer(*cluster) as two:
-        # A node that has none left would become a replica.
-        one.ask("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
-        two.ask("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
-        one.ask("CLUSTER", "MEET", "127.0.0.1", two.port)
-        for node in (one, two):
-            wait_for(partial(is_joined, node))
+    with RedisServer(*CLUSTER) as one, RedisServer(*CLUSTER) as two:
+        join(one, two)  # a node that has no slots left would become a replica
         slot = ask(one, "CLUSTER", "KEYSLOT", TAG)
 
         def migrate() -> None:

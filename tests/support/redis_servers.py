@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
@@ -21,6 +23,8 @@ from gateway.blacklist.stores.redis import store as redis_store
 
 COMMAND = os.environ.get("REDIS_SERVER", "redis-server")  # or Valkey's
 SAFE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--repl-diskless-sync-delay", "0")
+CLUSTER = (*SAFE, "--cluster-enabled", "yes")
+SLOTS = 16384  # of a cluster
 MEMORY = Path("/dev/shm")  # servers are killed here, machines are not: what disks do is tested elsewhere
 PATIENCE = 20.0  # seconds after which a server that does not start has failed
 
@@ -34,8 +38,11 @@ def program() -> str:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = int(server.getsockname()[1])
+        if port < 55_536:  # a cluster's nodes speak to each other on the port 10,000 above
+            return port
 
 
 def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +115,24 @@ class RedisServer:
             for name, figures in stats.items()
             if name.removeprefix("cmdstat_") not in ours
         }
+
+
+def join(*nodes: RedisServer, slots: Sequence[int] = (), ports: Sequence[int] = ()) -> None:
+    """Make the nodes a cluster, each with so many slots, by default its share, and by these ports if not its own."""
+    ends = list(accumulate(slots or [SLOTS // len(nodes)] * (len(nodes) - 1)))
+    ends += [SLOTS] * (len(nodes) - len(ends))
+    for node, first, end in zip(nodes, [0, *ends], ends, strict=False):
+        if end > first:
+            node.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+    for port in (ports or [node.port for node in nodes])[1:]:
+        nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", port)
+    for node in nodes:
+        deadline = time.monotonic() + PATIENCE
+        while not {"cluster_state:ok", f"cluster_known_nodes:{len(nodes)}"} <= {
+            *str(node.ask("CLUSTER", "INFO")).split()
+        }:
+            assert time.monotonic() < deadline, "the nodes do not become a cluster"
+            time.sleep(0.05)
 
 
 class Sentinel(RedisServer):

@@ -32,6 +32,7 @@ WHAT_TO_DO: Final = {
 }
 PROBE_SECONDS = 1.0  # probes come without a token: no more often than this do they make the store sync
 WAIT_SECONDS = 0.2  # for the first probe's outcome
+PROBES = "probes"
 
 
 class Outage:
@@ -89,7 +90,7 @@ class Probe:
                 finally:
                     self._lock.release()
             elif not self._outcome:
-                raise StoreUnavailable("busy")
+                raise self._outage.begin(PROBES, "busy", "the first look at it takes long")
         error = self._outcome and self._outcome[2]
         if error:
             raise error.with_traceback(None)
@@ -106,6 +107,7 @@ class Probe:
             self._ask()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what all who ask are told
             found = error
+        self._outage.end(PROBES)
         return time.monotonic(), self._outage.turns, found
 
     def forget(self) -> None:

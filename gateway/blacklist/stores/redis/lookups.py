@@ -37,10 +37,17 @@ class LookUp:
 
 
 class LookUps:
-    """The look-ups of one process. `find` returns the texts of entries, or raises `StoreUnavailable`; it may wait."""
+    """The look-ups of one process.
 
-    def __init__(self, find: Callable[[Collection[str]], list[Any]]) -> None:
+    `find` returns the texts of entries, or raises `StoreUnavailable`; it may wait. `fail` notes why a look-up fails
+    (a cause, and what is known of it), and returns what to raise.
+    """
+
+    def __init__(
+        self, find: Callable[[Collection[str]], list[Any]], fail: Callable[[str, object], StoreUnavailable]
+    ) -> None:
         self._find = find
+        self._fail = fail
         self._pid = 0
 
     def find(self, keys: Sequence[str], about: Context) -> Generator[bytes, None, list[Any]]:
@@ -56,7 +63,7 @@ class LookUps:
         while look_up.texts is None:
             left = until - time.monotonic()
             if look_up.error or left <= 0:
-                raise look_up.error or StoreUnavailable("unreachable")
+                raise look_up.error or self._fail("unreachable", "no answer in time")
             pause(left)
             yield b""
         return look_up.texts
@@ -79,10 +86,11 @@ class LookUps:
             texts = self._find([key for look_up in look_ups for key in look_up.keys])
         except Exception as error:
             # Whatever it is: were the thread to end, all would wait for it.
-            for look_up in look_ups:
-                look_up.error = StoreUnavailable(getattr(error, "cause", "damaged"))
             if not isinstance(error, StoreUnavailable):
                 log.exception("look-ups failed")
+                error = self._fail("damaged", error)
+            for look_up in look_ups:
+                look_up.error = StoreUnavailable(error.cause)
         else:
             for look_up in look_ups:
                 look_up.texts, texts = texts[: len(look_up.keys)], texts[len(look_up.keys) :]

@@ -62,7 +62,7 @@ class Server:
         self._lossy = Lossy(self._ask, now)
         self._checking = threading.Lock()
         try:
-            self.check()
+            self._begin_to_trust()
         except StoreUnavailable as error:
             if not create and isinstance(error.__cause__, NoBlacklist):
                 self._lossy = Lossy(self._ask_bare, now)
@@ -236,7 +236,14 @@ class Server:
         return self.outage.begin(what, cause, str(error) or "no answer in time")
 
     def check(self) -> None:
-        """Raise `StoreRefused` if the server may forget."""
+        """Raise `StoreRefused` if the server may forget; the log says so."""
+        try:
+            self._begin_to_trust()
+        except StoreRefused as refused:
+            self.outage.begin(LOOKUPS, "lossy", refused)
+            raise
+
+    def _begin_to_trust(self) -> None:
         self._ask()  # what is known of its history, first
         self._refuse_lossy()
 

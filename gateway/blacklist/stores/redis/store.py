@@ -20,7 +20,7 @@ from gateway.blacklist.stores.outage import Probe
 from gateway.blacklist.stores.redis.keys import FORGET, GRACE_SECONDS, MATCH
 from gateway.blacklist.stores.redis.lookups import LookUps
 from gateway.blacklist.stores.redis.older import from_stored, is_twin, to_stored, with_twins
-from gateway.blacklist.stores.redis.server import Server, read_row
+from gateway.blacklist.stores.redis.server import LOOKUPS, Server, read_row
 from gateway.http.problems import StoreUnavailable
 from gateway.http.wsgi import Context
 
@@ -56,7 +56,7 @@ class RedisStore:
     ) -> None:
         self._now = now
         self._server = Server(url, now, replicas=replicas, accept_lossy=accept_lossy, create=create)
-        self._look_ups = LookUps(self._server.find)
+        self._look_ups = LookUps(self._server.find, partial(self._server.outage.begin, LOOKUPS))
         self._takes_changes = Probe(self._server.write, self._server.outage)
         self._lists = self._server.keys.created, self._server.keys.expires
 
@@ -113,8 +113,8 @@ class RedisStore:
             outcome = change(about)
             if outcome is not None:
                 return outcome
-        log.warning("a change is refused: other nodes kept changing the same entry")
-        raise StoreUnavailable
+        log.warning("a change is refused: other nodes kept changing the same entry. What to do: ask again")
+        raise StoreUnavailable("busy")
 
     def _texts(self, keys: Collection[str]) -> dict[str, bytes | None]:
         return dict(zip(keys, self._server.find(keys), strict=True)) if keys else {}
@@ -126,7 +126,7 @@ class RedisStore:
             return True
         args: list[Any] = []
         for key, text in texts.items():
-            args += [text or "", _name(_decode(key, text)) if text else ""]
+            args += [text or "", _name(self._decode(key, text)) if text else ""]
             args += _written(entries[key]) if key in entries else ["", "", ""]
         message, ends = (once.key, "+inf" if once.expires_at is None else once.expires_at) if once else ("", "")
         swapped, _ = self._server.change(
@@ -224,8 +224,14 @@ class RedisStore:
         self._server.close()
 
     def _live(self, texts: dict[str, bytes | None]) -> list[Entry]:
-        entries = [_decode(key, text) for key, text in texts.items() if text is not None]
+        entries = [self._decode(key, text) for key, text in texts.items() if text is not None]
         return [entry for entry in entries if entry.is_live(self._now())]
+
+    def _decode(self, key: str, text: bytes) -> Entry:
+        try:
+            return from_stored(Entry.from_json(key, json.loads(text)))
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self._server.outage.begin(LOOKUPS, "damaged", f"what stands under {key} is no entry") from error
 
 
 def _name(entry: Entry) -> str:
@@ -236,13 +242,6 @@ def _name(entry: Entry) -> str:
 def _written(entry: Entry) -> list[Any]:
     text = json.dumps(to_stored(entry).to_json(), separators=(",", ":"), allow_nan=False)
     return [text, "" if is_twin(entry) else _name(entry), "+inf" if entry.expires_at is None else entry.expires_at]
-
-
-def _decode(key: str, text: bytes) -> Entry:
-    try:
-        return from_stored(Entry.from_json(key, json.loads(text)))
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise StoreUnavailable from error
 
 
 def _chunks(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.bench import HERE, PEERS_BIN
 from benchmarks.processes import LOAD, TESTED
-from benchmarks.tokens import USERS
+from benchmarks.tokens import MANY, USERS
 
 OWN = ("werkzeug", "pycurl", "PyJWT", "cryptography", "requests", "redis")
 PEERS = ("Flask", "Flask-JWT-Extended", "gunicorn", "requests", "Werkzeug", "PyJWT")
@@ -43,6 +43,7 @@ def about(rounds: int, seconds: int, load: float) -> list[str]:
         f"- one worker and no access log unless named, connections kept; the HS256 tokens of {USERS} users in turn",
         "- browser heads: eleven fields as Chromium sends them, and a query, an id and a cookie unlike each time;",
         "  equal heads: nothing but Host and Authorization",
+        f"- {MANY:,} tokens: asked with for some seconds before, so that most have been seen",
         "- this gateway asks its store at every request, SQLite unless another is named; the peers' lists are in RAM",
         "- CPU/request: user and system time of the processes under test, by completed requests; spread: the rounds'",
         "  range; beside: CPU of redis-server, which is not counted",

@@ -13,8 +13,11 @@ from benchmarks.studies.first_seen import Cost
 GOALS: tuple[tuple[str, Cell, str, Cell, float], ...] = (
     ("gateway", BROWSER, "envoy", BROWSER, 1.25),
     ("gateway", BROWSER, "fastify", BROWSER, 0.70),
+    ("compiled", BROWSER, "envoy", BROWSER, 1.25),
+    ("compiled", BROWSER, "fastify", BROWSER, 0.70),
     ("gateway", BROWSER, "bare", BROWSER, 1.10),
     ("gateway", EQUAL, "envoy", EQUAL, 1.00),
+    ("compiled", EQUAL, "envoy", EQUAL, 1.00),
     ("gateway", EQUAL, "bare", EQUAL, 1.10),
     ("gateway", POST, "gateway", BROWSER, 1.30),
     ("gateway", MANY_TOKENS, "gateway", BROWSER, 1.05),

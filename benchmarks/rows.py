@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.bench import HERE, PEERS, PEERS_BIN, Bench, Row, Running
 from benchmarks.processes import LOAD, Failed, free_port
@@ -57,13 +58,19 @@ def gateway(bench: Bench, name: str = "gateway", folder: Path = ROOT, **settings
 
 def gateway_compiled(bench: Bench) -> Running:
     """Start what the container image has: this gateway with its path compiled, from a folder of its own."""
-    folder = bench.work / "compiled"
-    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation", "--target", str(folder)]
+    return gateway(bench, "gateway-compiled", folder=Path(_compiled().name))
+
+
+@cache
+def _compiled() -> TemporaryDirectory[str]:
+    """Return a folder with the compiled package, which is there until the run ends."""
+    folder = TemporaryDirectory()
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation", "--target", folder.name]
     try:
         subprocess.run([*pip, str(ROOT)], check=True, timeout=600, env={**os.environ, "GATEWAY_COMPILE": "1"})
     except subprocess.SubprocessError as error:
         raise Failed("compiling failed: see docs/operations.md for what it takes") from error
-    return gateway(bench, "gateway-compiled", folder=folder)
+    return folder
 
 
 def gateway_logging(bench: Bench) -> Running:

@@ -649,7 +649,7 @@ def test_the_log_says_why_once_and_what_to_do_and_when_it_is_over(
         (record,) = caplog.records
         assert record.getMessage() == (
             "the blacklist store is unavailable for look-ups (replaced): [Errno 2] No such file or directory: "
-            f"'{path}'. What to do: put the right file in place, end everything that uses it, then start anew"
+            f"'{path}'. What to do: put the right file in place, end everything that uses it, then start it again"
         )
         inflict(PRELUDE + "os.rename(path + '.away', path)", path)
         assert not store.find([ABSENT.key])

@@ -29,6 +29,7 @@ TABLE = [
     ("unsupported-scheme", 401, ""),
     ("malformed-credentials", 400, "invalid_request"),
     *((code, 401, "invalid_token") for code in INVALID_TOKEN),
+    ("sign-in-required", 401, "insufficient_user_authentication"),
     ("insufficient-scope", 403, "insufficient_scope"),
     ("not-found", 404, None),
     ("invalid-request", 400, None),
@@ -36,10 +37,15 @@ TABLE = [
     ("unsupported-media-type", 415, None),
     ("method-not-allowed", 405, None),
     ("bad-request-target", 400, None),
+    ("fields-too-large", 431, None),
     ("upgrade-unsupported", 501, None),
+    ("not-implemented", 501, None),
+    ("internal-error", 500, None),
+    ("loop-detected", 508, None),
     ("upstream-unreachable", 502, None),
     ("upstream-protocol", 502, None),
     ("upstream-timeout", 504, None),
+    ("overloaded", 503, None),
     ("store-unavailable", 503, None),
     ("keys-unavailable", 503, None),
 ]
@@ -132,5 +138,6 @@ def test_a_store_that_fails_is_a_refusal_of_its_own() -> None:
 
 
 def test_there_is_no_other_code() -> None:
+    assert {code for code, _, _ in TABLE} == set(KINDS)
     with pytest.raises(KeyError):
         Problem("whatever")

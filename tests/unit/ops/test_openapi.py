@@ -14,7 +14,7 @@ from helpers import ISSUER, mint
 from recorder import Recorder, ok
 from running import Running
 
-from gateway.http.problems import KINDS
+from gateway.http.problems import KINDS, Problem
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 from schemathesis.core import NOT_SET  # noqa: E402
@@ -92,10 +92,13 @@ def test_the_description_is_served_with_the_version(gateway: Running) -> None:
 def test_every_refusal_is_described() -> None:
     described = DESCRIBED["components"]
     assert set(described["schemas"]["Problem"]["properties"]["type"]["enum"]) == CODES
-    for response in described["responses"].values():
-        for content in response.get("content", {}).values():
-            types = content["schema"]["allOf"][1]["properties"]["type"]["enum"]
-            assert set(types) <= CODES
+    told = {
+        name: set(content["schema"]["allOf"][1]["properties"]["type"]["enum"])
+        for name, response in described["responses"].items()
+        for content in response.get("content", {}).values()
+    }
+    assert told["Unauthorized"] == {f"urn:jwt-gateway:{code}" for code in KINDS if Problem(code).status == 401}
+    assert set().union(*told.values()) <= CODES
 
 
 def test_every_reference_leads_somewhere() -> None:

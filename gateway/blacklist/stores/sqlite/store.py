@@ -119,6 +119,15 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         first = read_head(since).number if since else 0
         self._known.check(head.strip('"'), since, dict(conn.execute(sql.MARKS, (first,)).fetchall()))
 
+    def _ask(self, work: Callable[..., T], *args: Any) -> T:
+        """Return what `work` makes of a connection, once it is sure that the file is ours."""
+        asked: Callable[..., T] = self._asked
+        return self.conn.run(asked, work, *args)
+
+    def _asked(self, conn: Connection, work: Callable[..., T], *args: Any) -> T:
+        self._rows(conn, ())
+        return work(conn, *args)
+
     def _change(self, work: Callable[..., T], *args: Any) -> T:
         """Return what `work` makes of a transaction; what it changed is synced, and known to all workers, by then."""
         changed: Callable[..., T] = self._changed
@@ -192,10 +201,9 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
     def matching(self, prefix: str) -> list[Entry]:
         """Return up to two live entries whose key begins so. Raises ValueError for what `Store.matching` refuses."""
         check_prefix(prefix)
-        return self.conn.run(self._matching, prefix)
+        return self._ask(self._matching, prefix)
 
     def _matching(self, conn: Connection, prefix: str) -> list[Entry]:
-        self._rows(conn, ())
         return [decode(key, text) for key, text in conn.execute(sql.MATCHING, (prefix, prefix, self._now()))]
 
     def page(
@@ -209,12 +217,11 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         if not found:
             raise ValueError("not a cursor")
         named = [None if name is None else json.dumps(name) for name in (issuer, claim)]
-        return self.conn.run(self._page, limit, int(found[1]), int(found[2]), named)
+        return self._ask(self._page, limit, int(found[1]), int(found[2]), named)
 
     def _page(
         self, conn: Connection, limit: int, second: int, row: int, named: list[str | None]
     ) -> tuple[list[Entry], str]:
-        self._rows(conn, ())
         now, wanted = self._now(), limit + 1
         only = [value for name in named for value in (name, name)]
         rows = conn.execute(sql.SAME_SECOND, (second, row, now, *only, wanted)).fetchall()
@@ -224,10 +231,9 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def changes(self, since: str) -> tuple[str, frozenset[str] | None]:
         """Return the newest mark, and the keys changed since the mark `since`, None if that is not known."""
-        return self.conn.run(self._changes, since)
+        return self._ask(self._changes, since)
 
     def _changes(self, conn: Connection, since: str) -> tuple[str, frozenset[str] | None]:
-        self._rows(conn, ())
         newest = self._known.newest()
         if since == newest:
             return newest, frozenset()
@@ -258,10 +264,9 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def count(self, later: int = 0) -> int:
         """Return how many entries will still be live in so many seconds, if nobody lifts them."""
-        return self.conn.run(self._count, later)
+        return self._ask(self._count, later)
 
     def _count(self, conn: Connection, later: int) -> int:
-        self._rows(conn, ())
         return int(conn.execute(sql.COUNT, (self._now() + later,)).fetchone()[0])
 
     def ping(self) -> None:

@@ -83,6 +83,12 @@ def read_whole(environ: Environ, limit: int) -> Generator[bytes, None, bytes]:
     return b"".join(parts)
 
 
+def abandon_body(environ: Environ) -> None:
+    """Say that the request's body may never come: the bundled server takes nothing after it for another request."""
+    if abandon := getattr(environ["wsgi.input"], "abandon", None):
+        abandon()
+
+
 def await_body(environ: Environ) -> None:
     """Have the server ask again when more of the body has come: for a stage that then yields b""."""
     pause = context(environ).pause

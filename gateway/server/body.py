@@ -19,11 +19,12 @@ LOOK_SECONDS = 1.0  # between two looks of who waits for a body, whether the res
 class Body:
     """A body as it comes. `invite` is called once, before the first wait for a body: a client may expect a 100."""
 
-    __slots__ = ("_framing", "_invite", "_kept", "_problem", "_wire", "end_was_taken", "is_cut")
+    __slots__ = ("_framing", "_invite", "_is_abandoned", "_kept", "_problem", "_wire", "end_was_taken", "is_cut")
 
     def __init__(self, wire: Wire, framing: Framing | None, invite: Callable[[], None] | None = None) -> None:
         self.is_cut = False  # whether nobody may wait for it any more
         self.end_was_taken = False
+        self._is_abandoned = False  # whether nobody knows that it comes
         self._kept = b""  # what `readline` received and did not return
         self._problem: Problem | None = None
         self._wire = wire
@@ -49,7 +50,13 @@ class Body:
     def can_be_skipped(self) -> bool:
         """Return whether the connection may go on after what is left. Who expects a 100 may send it, or may not."""
         framing = self._framing
-        return framing is None or (framing.is_short(SKIPPED_BYTES) and (framing.ended or self._invite is None))
+        if framing is None or framing.ended:
+            return True
+        return framing.is_short(SKIPPED_BYTES) and self._invite is None and not self._is_abandoned
+
+    def abandon(self) -> None:
+        """Have the connection end after the answer, unless the whole body has been taken: it may never come."""
+        self._is_abandoned = True
 
     def take(self, limit: int = RECEIVE_BYTES) -> bytes | None:
         """Return what has come, at most `limit` bytes: b"" at the end, None where nothing has come yet.

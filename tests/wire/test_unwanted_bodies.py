@@ -47,9 +47,20 @@ def test_what_needs_no_body_is_answered_by_its_head(
         assert b"\r\nConnection: close\r\n" in answer
 
 
-def test_a_decision_does_not_wait_for_a_body(gateway: Running) -> None:
-    with Client(gateway.port, request("POST /-/auth", BEARER, ("Content-Length", "5"))) as client:
-        assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+@pytest.mark.parametrize(("fields", "status"), [((BEARER,), 200), ((), 401)])
+def test_a_decision_does_not_wait_for_a_body_and_takes_no_later_request_for_one(
+    gateway: Running, fields: tuple[tuple[str, str], ...], status: int
+) -> None:
+    """An outer proxy that sends the head alone uses the connection for somebody else next."""
+    with Client(gateway.port, request("POST /-/auth", KEEP, ("Content-Length", "5"), *fields)) as client:
+        answer = client.read_until(b"\r\n\r\n")
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_a_decision_without_a_body_keeps_its_connection(gateway: Running) -> None:
+    with Client(gateway.port, request("POST /-/auth", KEEP, BEARER, ("Content-Length", "0"))) as client:
+        assert b"\r\nConnection: close\r\n" not in client.read_until(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize("path", ["/", "/blacklist"])

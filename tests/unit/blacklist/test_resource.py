@@ -178,7 +178,8 @@ def test_an_expired_token_is_answered_as_success_with_nothing_to_do(api: Api, me
     expired = mint(exp=exp)
     answer = done(api(method, "/blacklist", HOLDER, json={"token": expired}))
     assert (answer["token"], answer["blacklisted"], answer["changed"]) == (expired, False, False)
-    assert answer["expires_at"] == rfc3339(exp)
+    assert (answer["expires_at"], answer["entries"]) == (rfc3339(exp), [])
+    assert answer["message"] == "The token has expired."
     assert done(api("GET", "/blacklist/entries", ADMIN))["entries"] == []
 
 
@@ -349,14 +350,6 @@ def test_the_claims_that_can_be_named_are_set(make_api: Any) -> None:
     assert_refused(api("POST", "/blacklist", ADMIN, json={"jti": "a"}), "invalid-request")
 
 
-@pytest.mark.parametrize(("value", "other"), [("7001", "07001"), ("7001", "7001.0"), (7001, 7001.5), ("a", "A")])
-def test_other_text_is_another_claim(api: Api, value: Any, other: Any) -> None:
-    done(api("POST", "/blacklist", ADMIN, json={"sub": value}))
-    assert (passes(api, mint(sub=value)), passes(api, mint(sub=other))) == (False, True)
-    assert outcome(api("DELETE", "/blacklist", ADMIN, json={"sub": other})) == (False, False)
-    assert not passes(api, mint(sub=value))
-
-
 @pytest.mark.parametrize("value", ["\ud800", "\0", "a\0b", "x" * 60_000, "Zoë", "\U0001f600", 10**400, -1, 1.5])
 def test_odd_claims_are_taken_back_exactly(api: Api, value: Any) -> None:
     answer = done(api("POST", "/blacklist", ADMIN, json={"sub": value}))
@@ -415,24 +408,6 @@ def test_a_lifted_cut_off_can_be_set_lower(api: Api) -> None:
     done(api("POST", "/blacklist", ADMIN, json={"sub": "1001", "issued_before": 2000}))
     done(api("DELETE", "/blacklist", ADMIN, json={"sub": "1001"}))
     assert done(api("POST", "/blacklist", ADMIN, json={"sub": "1001", "issued_before": 500}))["issued_before"] == 500
-
-
-def test_what_has_a_cut_off_is_forgotten_when_every_older_token_is_refused(make_api: Any, clock: Clock) -> None:
-    api = make_api(max_token_age=3600)
-    admin = mint(sub="admin", scope="blacklist:admin", iat=int(NOW))
-    for issued_before in (None, 1000):
-        body = {"sub": "1001"} if issued_before is None else {"sid": "a", "issued_before": issued_before}
-        answer = done(api("POST", "/blacklist", admin, json=body))
-        assert (answer["blacklisted"], answer["changed"]) == (True, True)
-        assert answer["expires_at"] == rfc3339(NOW + 4201)
-    assert not passes(api, HOLDER)
-    clock.advance(3600)
-    assert_refused(api("GET", "/info", HOLDER), "token-expired")
-    clock.advance(601)
-    assert_refused(api("GET", "/info", HOLDER), "token-expired")
-    admin = mint(sub="admin", scope="blacklist:admin", iat=int(NOW) + 3901)
-    assert outcome(api("GET", "/blacklist?sub=1001", admin)) == (False, False)
-    assert done(api("GET", "/blacklist/entries", admin))["entries"] == []
 
 
 def test_with_a_longest_age_a_token_must_say_when_it_was_issued(make_api: Any, clock: Clock) -> None:
@@ -607,12 +582,6 @@ def test_get_tells_a_claims_state_to_an_admin(api: Api) -> None:
     assert_refused(api("GET", "/blacklist?sub=1001", HOLDER), "insufficient-scope")
 
 
-def test_a_claim_in_the_query_is_the_number_or_the_text(api: Api) -> None:
-    done(api("POST", "/blacklist", ADMIN, json={"sub": 7001}))
-    assert outcome(api("GET", "/blacklist?sub=7001", ADMIN)) == (True, False)
-    assert outcome(api("GET", "/blacklist", ADMIN, json={"sub": 7001})) == (True, False)
-
-
 @pytest.mark.parametrize("query", ["sub=", "sub=a&sub=b", "sub=a&jti=b"])
 def test_a_query_that_does_not_name_one_claim_is_refused(api: Api, query: str) -> None:
     assert_refused(api("GET", f"/blacklist?{query}", ADMIN), "invalid-request")
@@ -650,7 +619,10 @@ BAD_BODIES: list[tuple[Any, str]] = [
     (b'{"sub": ""}', "invalid-request"),
     (b'{"sub": null}', "invalid-request"),
     (b'{"sub": true}', "invalid-request"),
+    (b'{"sub": false}', "invalid-request"),
+    (b'{"sub": []}', "invalid-request"),
     (b'{"sub": ["1001"]}', "invalid-request"),
+    (b'{"sub": {"a": 1}}', "invalid-request"),
     (b'{"sub": NaN}', "invalid-request"),
     (b'{"sub": 1e400}', "invalid-request"),
     (b'{"sub": "1001", "jti": "a"}', "invalid-request"),
@@ -791,17 +763,6 @@ def test_entries_are_listed_newest_first(api: Api, clock: Clock) -> None:
         ],
         "next_cursor": None,
     }
-
-
-def test_a_list_never_shows_a_token(api: Api) -> None:
-    done(api("POST", "/blacklist", ADMIN, json={"token": HOLDER}))
-    text = api("GET", "/blacklist/entries", ADMIN).get_data(as_text=True)
-    assert HOLDER not in text
-    assert HOLDER.rpartition(".")[2] not in text
-
-
-def test_the_list_needs_the_admin_scope(api: Api) -> None:
-    assert_refused(api("GET", "/blacklist/entries", HOLDER), "insufficient-scope")
 
 
 def test_only_live_entries_are_listed(api: Api, clock: Clock) -> None:

@@ -1,18 +1,16 @@
 """The rules: what blacklists a token, what does not, and what each change changes."""
 
 import logging
-import math
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from helpers import ABSENT, EXPIRES, ISSUER, NOW, SECRET, Clock, mint, signature_spellings
+from helpers import ISSUER, NOW, SECRET, Clock, mint
 
 from gateway.auth.issuers import Issuer
 from gateway.auth.keys import build_keys
 from gateway.auth.tokens import Token, Verifier
-from gateway.blacklist.rules import BY_CLAIM, LARGEST_LEEWAY, Actor, Blacklist, ClaimTarget, Rules
+from gateway.blacklist.rules import BY_CLAIM, LARGEST_LEEWAY, Actor, Blacklist, Rules
 from gateway.blacklist.stores import Entry, open_store
 from gateway.http.problems import StoreUnavailable
 
@@ -62,22 +60,6 @@ def find_claim(blacklist: Blacklist, issuer: str, name: str, value: str) -> Entr
 # A token's own entry.
 
 
-def test_a_token_is_blacklisted_until_it_is_restored(blacklist: Blacklist) -> None:
-    stolen = token(sub="1001")
-    assert not blacklist.has(stolen)
-    assert blacklist.add_token(stolen, SOMEBODY)
-    assert blacklist.has(stolen)
-    assert blacklist.remove_token(stolen, SOMEBODY)
-    assert not blacklist.has(stolen)
-
-
-def test_a_change_that_changes_nothing_says_so(blacklist: Blacklist) -> None:
-    stolen = token()
-    assert not blacklist.remove_token(stolen, SOMEBODY)
-    assert [blacklist.add_token(stolen, SOMEBODY) for _ in range(3)] == [True, False, False]
-    assert [blacklist.remove_token(stolen, SOMEBODY) for _ in range(3)] == [True, False, False]
-
-
 def test_no_other_token_is_blacklisted_however_alike(blacklist: Blacklist) -> None:
     blacklist.add_token(token(sub="1001", jti="a", iat=1), SOMEBODY)
     assert not blacklist.has(token(sub="1001", jti="a", iat=2))
@@ -85,48 +67,7 @@ def test_no_other_token_is_blacklisted_however_alike(blacklist: Blacklist) -> No
     assert not blacklist.has(token(sub="1001", jti="a", iat=1, iss=OTHER_ISSUER))
 
 
-def test_every_spelling_of_a_blacklisted_token_is_blacklisted(blacklist: Blacklist) -> None:
-    first, *others = signature_spellings(mint())
-    blacklist.add_token(VERIFIER.genuine(first), SOMEBODY)
-    assert all(blacklist.has(VERIFIER.genuine(text)) for text in [mint(), *others])
-    assert blacklist.remove_token(VERIFIER.genuine(others[0]), SOMEBODY)
-    assert not blacklist.has(VERIFIER.genuine(first))
-
-
-@pytest.mark.parametrize("exp", [EXPIRES + 0.5, 2**63, 10**18, 10**400, 1e308, 253_402_300_800])
-def test_an_absurd_expiry_is_clamped_and_the_entry_lasts(blacklist: Blacklist, clock: Clock, exp: Any) -> None:
-    eternal = token(exp=exp)
-    assert blacklist.add_token(eternal, SOMEBODY)
-    clock.seconds = EXPIRES
-    assert blacklist.has(eternal)
-    assert not blacklist.add_token(eternal, SOMEBODY)
-
-
-@pytest.mark.parametrize("leeway", [0, 30, 0.5])
-def test_an_entry_lives_as_long_as_anybody_could_let_its_token_through(
-    make_blacklist: Any, clock: Clock, leeway: float
-) -> None:
-    blacklist, stolen = make_blacklist(leeway=leeway), token(exp=int(NOW) + 100)
-    blacklist.add_token(stolen, SOMEBODY)
-    clock.seconds = NOW + 100 + LARGEST_LEEWAY - 0.001
-    assert blacklist.has(stolen)
-    clock.seconds = NOW + 100 + LARGEST_LEEWAY
-    assert not blacklist.has(stolen)
-    assert not blacklist.store.page(10)[0]
-
-
 # A claim's entry.
-
-
-@pytest.mark.parametrize("name", ["jti", "sub", "sid"])
-def test_an_entry_for_a_claim_blacklists_every_token_that_has_it(blacklist: Blacklist, name: str) -> None:
-    assert add_claim(blacklist, ISSUER, name, "a", None, SOMEBODY)[1]
-    assert blacklist.has(token(**{name: "a"}))
-    assert blacklist.has(token(**{name: "a"}, iat=int(NOW)))
-    assert not blacklist.has(token(**{name: "b"}))
-    assert not blacklist.has(token())
-    assert remove_claim(blacklist, ISSUER, name, "a", SOMEBODY)
-    assert not blacklist.has(token(**{name: "a"}))
 
 
 def test_a_claim_is_blacklisted_under_its_own_name_alone(blacklist: Blacklist) -> None:
@@ -142,13 +83,22 @@ def test_only_the_claims_that_are_set_are_looked_at(make_blacklist: Any) -> None
     assert not blacklist.has(token(sub="a"))
 
 
-def test_a_claim_belongs_to_its_issuer(blacklist: Blacklist) -> None:
-    add_claim(blacklist, ISSUER, "sub", "1001", None, SOMEBODY)
-    assert not blacklist.has(token(sub="1001", iss=OTHER_ISSUER))
-    assert find_claim(blacklist, OTHER_ISSUER, "sub", "1001") is None
-
-
-LOOKALIKES = ["7001", "7001.0", "7001 ", '"7001"', "07001", "1", "true", "0.1", "á", "a\u0301", "7.001e3", "+7001"]
+LOOKALIKES = [
+    "a",
+    "A",
+    "7001",
+    "7001.0",
+    "7001 ",
+    '"7001"',
+    "07001",
+    "1",
+    "true",
+    "0.1",
+    "á",
+    "a\u0301",
+    "7.001e3",
+    "+7001",
+]
 
 
 @pytest.mark.parametrize("value", LOOKALIKES)
@@ -164,83 +114,7 @@ def test_what_is_no_claim_value_is_never_looked_up(blacklist: Blacklist, value: 
     assert not blacklist.has(token(jti=value))
 
 
-@pytest.mark.parametrize("value", ["\ud800", "\0", "a\0b", "x" * 1_000_000, "é", "\U0010ffff", "1" + "0" * 400])
-def test_odd_values_neither_escape_nor_break_anything(blacklist: Blacklist, value: str) -> None:
-    _, changed = add_claim(blacklist, ISSUER, "sub", value, None, SOMEBODY)
-    found = find_claim(blacklist, ISSUER, "sub", value)
-    assert changed
-    assert found is not None
-    assert found.claim == ("sub", value)
-    assert remove_claim(blacklist, ISSUER, "sub", value, SOMEBODY)
-
-
 # Cut-offs.
-
-
-@pytest.mark.parametrize(
-    ("iat", "refused"), [(999, True), (999.999, True), (1000, False), (1001, False), (ABSENT, True)]
-)
-def test_a_cut_off_refuses_what_was_issued_strictly_before_it(blacklist: Blacklist, iat: Any, refused: bool) -> None:
-    add_claim(blacklist, ISSUER, "sub", "1001", 1000, SOMEBODY)
-    assert blacklist.has(token(sub="1001", iat=iat)) is refused
-
-
-@pytest.mark.parametrize("fraction", [0, 0.001, 0.999])
-def test_the_cut_off_is_the_next_whole_second(blacklist: Blacklist, clock: Clock, fraction: float) -> None:
-    """With iat in whole seconds, now would spare a token stolen in this very second."""
-    clock.advance(fraction)
-    entry, _ = add_claim(blacklist, ISSUER, "sub", "1001", None, SOMEBODY)
-    assert entry.issued_before == NOW + 1
-    assert blacklist.has(token(sub="1001", iat=int(NOW)))
-    assert not blacklist.has(token(sub="1001", iat=int(NOW) + 1))
-
-
-@pytest.mark.parametrize("leeway", [0.5, 1, 30])
-def test_now_covers_what_passes_with_the_leeway(make_blacklist: Any, clock: Clock, leeway: float) -> None:
-    blacklist = make_blacklist(leeway=leeway)
-    entry, _ = add_claim(blacklist, ISSUER, "sub", "1001", None, SOMEBODY)
-    assert entry.issued_before == NOW + 1 + math.ceil(leeway)
-    assert blacklist.has(token(sub="1001", iat=NOW + leeway))
-
-
-def test_a_cut_off_in_the_future_locks_the_subject_out_until_then(blacklist: Blacklist, clock: Clock) -> None:
-    add_claim(blacklist, ISSUER, "sub", "1001", int(NOW) + 100, SOMEBODY)
-    clock.advance(99)
-    assert blacklist.has(token(sub="1001", iat=int(NOW) + 99))
-    assert not blacklist.has(token(sub="1001", iat=int(NOW) + 100))
-
-
-@pytest.mark.parametrize("iat", [0, int(NOW) + 1, int(NOW) + 10**6, ABSENT])
-def test_without_a_cut_off_every_token_is_blacklisted_whenever_issued(blacklist: Blacklist, iat: Any) -> None:
-    add_claim(blacklist, ISSUER, "sid", "a", None, SOMEBODY)
-    blacklist.add_targets([ClaimTarget(ISSUER, "sub", "1001", None)], SOMEBODY)
-    assert blacklist.has(token(sid="a", iat=iat))
-    assert blacklist.has(token(sub="1001", iat=iat))
-    add_claim(blacklist, ISSUER, "sid", "a", 1000, SOMEBODY)
-    assert blacklist.has(token(sid="a", iat=iat))
-
-
-def test_an_entry_ends_when_it_was_asked_to(blacklist: Blacklist, clock: Clock) -> None:
-    blacklist.add_targets([ClaimTarget(ISSUER, "sub", "1001", None, int(NOW) + 10)], SOMEBODY)
-    clock.advance(9)
-    assert blacklist.has(token(sub="1001"))
-    clock.advance(1)
-    assert not blacklist.has(token(sub="1001"))
-
-
-def test_the_latest_cut_off_wins_and_none_is_lowered(blacklist: Blacklist) -> None:
-    cut_offs, answers = [1000, 500, 1000, 2000, 0], []
-    for cut_off in cut_offs:
-        entry, changed = add_claim(blacklist, ISSUER, "sub", "1001", cut_off, SOMEBODY)
-        answers.append((entry.issued_before, changed))
-    assert answers == [(1000, True), (1000, False), (1000, False), (2000, True), (2000, False)]
-
-
-def test_claim_entries_live_until_they_are_lifted(blacklist: Blacklist, clock: Clock) -> None:
-    entry, _ = add_claim(blacklist, ISSUER, "sub", "1001", 0, SOMEBODY)
-    assert entry.expires_at is None
-    clock.seconds = EXPIRES - 1
-    assert find_claim(blacklist, ISSUER, "sub", "1001") == entry
 
 
 @pytest.mark.parametrize("issued_before", [None, 0, int(NOW) - 10_000, int(NOW) + 500])
@@ -263,17 +137,6 @@ def test_what_has_no_cut_off_is_never_forgotten(make_blacklist: Any, clock: Cloc
     blacklist = make_blacklist(max_token_age=3600)
     entry, _ = add_claim(blacklist, ISSUER, "sid", "a", None, SOMEBODY)
     assert entry.expires_at is None
-
-
-def test_a_token_and_its_claim_each_blacklist_alone(blacklist: Blacklist) -> None:
-    stolen = token(sub="1001")
-    assert add_claim(blacklist, ISSUER, "sub", "1001", None, SOMEBODY)[1]
-    assert blacklist.add_token(stolen, SOMEBODY)
-    assert blacklist.remove_token(stolen, SOMEBODY)
-    assert blacklist.has(stolen)
-    assert blacklist.add_token(stolen, SOMEBODY)
-    assert remove_claim(blacklist, ISSUER, "sub", "1001", SOMEBODY)
-    assert blacklist.has(stolen)
 
 
 # The store.
@@ -306,15 +169,6 @@ def test_every_look_up_is_one_look_up_and_none_is_cached(blacklist: Blacklist) -
     assert [len(keys) for keys in store.questions] == [4, 4, 4]
 
 
-def test_what_another_process_changes_counts_at_the_next_question(make_blacklist: Any) -> None:
-    ours, theirs, stolen = make_blacklist(), make_blacklist(), token(sub="1001")
-    for _ in range(3):
-        assert theirs.add_token(stolen, SOMEBODY)
-        assert ours.has(stolen)
-        assert ours.remove_token(stolen, SOMEBODY)
-        assert not theirs.has(stolen)
-
-
 @pytest.mark.parametrize(
     "ask",
     [
@@ -334,25 +188,6 @@ def test_a_store_that_fails_is_never_an_answer(
     with pytest.raises(StoreUnavailable):
         ask(blacklist)
     assert not caplog.records
-
-
-def test_racing_changes_of_one_token_end_in_one_of_the_two_states(blacklist: Blacklist) -> None:
-    stolen, balance = token(), []
-
-    def change(number: int) -> None:
-        for _ in range(20):
-            if number % 2:
-                balance.append(int(blacklist.add_token(stolen, SOMEBODY)))
-            else:
-                balance.append(-int(blacklist.remove_token(stolen, SOMEBODY)))
-
-    threads = [threading.Thread(target=change, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(balance) == 80
-    assert sum(balance) == blacklist.has(stolen) == len(blacklist.store.page(10)[0])
 
 
 # The audit.
@@ -376,14 +211,3 @@ def test_every_change_is_one_record_without_a_token(blacklist: Blacklist, caplog
         {"action": "remove", "changed": False, **claim, **who},
     ]
     assert stolen.text not in caplog.text
-
-
-def test_an_entry_tells_who_made_it_when_and_why(blacklist: Blacklist) -> None:
-    blacklist.add_token(token(), SOMEBODY)
-    (entry,), _ = blacklist.store.page(1)
-    assert (entry.by, entry.reason, entry.created_at, entry.expires_at) == (
-        "somebody",
-        "stolen",
-        NOW,
-        EXPIRES + LARGEST_LEEWAY,
-    )

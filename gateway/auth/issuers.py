@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -24,7 +24,7 @@ class Issuer:
     `aliases` are other spellings of the `iss`. Where the name has `{tenantid}`, each tenant is an issuer of its own,
     and `tenants`, in lower case, are those let in (none: all). `administers` names the issuers that its admins may act
     in beside their own: names as they stand here, or `*` for all. `client_ids` are accepted in `client_id` or `azp` of
-    tokens without `aud`; `required` is what their claims must meet.
+    tokens without `aud`, and of all where no audience is; `required` is what their claims must meet.
     """
 
     name: str
@@ -39,11 +39,7 @@ class Issuer:
 
     def may_administer(self, name: str) -> bool:
         """Return whether this issuer's admins may act within the issuer of that name, as `Issuers.name_of` gives it."""
-        return (
-            name == self.name
-            or bool(self.administers & {ANY, name})
-            or any(_pattern(each).fullmatch(name) for each in self.administers if TENANT in each)
-        )
+        return name == self.name or ANY in self.administers or is_named(name, self.administers)
 
 
 class Issuers:
@@ -85,6 +81,11 @@ class Issuers:
                 # A tenant's id is a UUID, and one tenant in either case (RFC 9562 section 4).
                 return replace(issuer, name=issuer.name.replace(TENANT, match[1].lower())), match[1]
         return None, None
+
+
+def is_named(issuer: str, names: Collection[str]) -> bool:
+    """Return whether an issuer, as `Issuers.name_of` gives it, is among the names: one with tenants stands for each."""
+    return issuer in names or any(_pattern(each).fullmatch(issuer) for each in names if TENANT in each)
 
 
 @cache

@@ -185,7 +185,8 @@ def _check_claims(claims: Claims, issuer: Issuer) -> None:
         raise Problem("invalid-claim", f"The token's claim {telling} says that it is no access token.")
     for requirement in issuer.required:
         requirement.check(claims)
-    if issuer.client_ids and claims.get("aud") is None:
+    # Where no audience is set, an `aud` must not be a way around the client.
+    if issuer.client_ids and (claims.get("aud") is None or not issuer.audience):
         _check_client(claims, issuer.client_ids)
     elif issuer.audience:
         check_audience(claims.get("aud"), issuer.audience)
@@ -211,10 +212,10 @@ def check_audience(audience: object, accepted: frozenset[str]) -> None:
 
 
 def _check_client(claims: Claims, accepted: frozenset[str]) -> None:
-    """Check the client that a token without `aud` is for, as Amazon Cognito's access tokens are."""
+    """Check the client that a token is for, which Amazon Cognito's access tokens name in place of an `aud`."""
     named = [claims[name] for name in ("client_id", "azp") if claims.get(name) is not None]
     if not named:
-        raise Problem("missing-claim", "The token lacks the claims aud and client_id.")
+        raise Problem("missing-claim", "The token lacks the claim client_id.")
     if not all(isinstance(name, str) and name in accepted for name in named):
         raise Problem("wrong-audience")
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from urllib.parse import unquote_plus
 
+from gateway.auth.issuers import is_named
 from gateway.auth.secrets import is_same_secret
 from gateway.http.problems import REALM
 from gateway.http.wsgi import Environ, context
@@ -35,7 +36,7 @@ class Client:
 
     def knows(self, issuer: str) -> bool:
         """Return whether the issuer's tokens are any business of the client's."""
-        return not self.issuers or issuer in self.issuers
+        return not self.issuers or is_named(issuer, self.issuers)
 
 
 class Clients:

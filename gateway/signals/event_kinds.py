@@ -11,7 +11,7 @@ from gateway.signals.answers import Refusal
 Event = dict[str, Any]
 
 _SCHEMAS = "https://schemas.openid.net/secevent/"
-_CAEP, _RISC, _SSF = (f"{_SCHEMAS}{name}/event-type/" for name in ("caep", "risc", "ssf"))
+_CAEP, _RISC, _SSF, _OAUTH = (f"{_SCHEMAS}{name}/event-type/" for name in ("caep", "risc", "ssf", "oauth"))
 VERIFICATION, STREAM_UPDATED = _SSF + "verification", _SSF + "stream-updated"
 
 log = logging.getLogger("gateway.signals")
@@ -91,6 +91,8 @@ ACTIONS = {
         _RISC + name: Action(name, _always, formats=frozenset(("email", "phone_number")))
         for name in ("identifier-changed", "identifier-recycled")
     },
+    # Google's, of a draft that never became a standard: all of a user's tokens.
+    _OAUTH + "tokens-revoked": Action("tokens-revoked", _always),
 }
 
 

@@ -16,7 +16,7 @@ from gateway.signals.answers import Answer, Refusal
 from gateway.signals.event_kinds import ACTIONS, STREAM_UPDATED, VERIFICATION, log_update
 from gateway.signals.record import Notice, Recorder
 from gateway.signals.senders import EVENTS, Sender
-from gateway.signals.subjects import Subject, find_subjects
+from gateway.signals.subjects import Subject, find_subjects, read_subject
 
 TYPES = frozenset(("secevent+jwt",))
 MEDIA_TYPE = "application/secevent+jwt"
@@ -81,8 +81,6 @@ class Events:
         events = claims.get("events")
         if not isinstance(events, dict) or not events or not all(isinstance(each, dict) for each in events.values()):
             raise Refusal("invalid_request", "The claim events must be an object of objects that is not empty.")
-        if not isinstance(claims.get("sub_id"), dict):
-            raise Refusal("invalid_request", "The claim sub_id must be an object.")
 
     def _subjects(self, uri: str, event: dict[str, Any], sender: Sender, message: Message) -> list[Subject]:
         action = ACTIONS.get(uri)
@@ -93,11 +91,13 @@ class Events:
             log_update(sender.name, event)
         if action is None or (action.is_optional and action.name not in sender.extra_events):
             return []
-        if action.formats and message.claims["sub_id"].get("format") not in action.formats:
+        # Okta and Google have it in the event, as drafts did before SSF 1.0.
+        subject = read_subject(message.claims.get("sub_id", event.get("subject")))
+        if action.formats and subject["format"] not in action.formats:
             raise Refusal("invalid_request", f"The subject must be {' or '.join(sorted(action.formats))}.")
         if not action.acts(event):
             return []
-        return find_subjects(message.claims["sub_id"], sender, self._issuers, action.opaque)
+        return find_subjects(subject, sender, self._issuers, action.opaque)
 
     def _cut_off(self, events: dict[str, Any], message: Message) -> CutOff:
         """Return the first second after the event: when it happened, if that is told, not when we hear of it."""
@@ -109,8 +109,13 @@ class Events:
         if not told:
             return self._recorder.cut_off_since(message.time("iat"))
         # One that lies ahead would lock the user out.
-        happened: float = min(max(*told, 0), self._recorder.latest())
+        happened: float = min(max(*map(_seconds, told), 0), self._recorder.latest())
         return math.floor(happened) + 1
+
+
+def _seconds(told: float) -> float:
+    """Return the seconds of a time that may be in milliseconds, as Okta's are: seconds are that many in the year 5138."""
+    return told / 1000 if told > 10**11 else told
 
 
 def _reason(events: dict[str, Any]) -> str:

@@ -50,7 +50,7 @@ def find_subjects(subject: object, sender: Sender, issuers: Issuers, part: str =
     What stands for a session is opaque; other formats name a user then. Raises `Unmatched`, and `Refusal`
     invalid_request for what is no subject identifier.
     """
-    members = _members(subject)
+    members = read_subject(subject)
     if members["format"] == "complex":
         return _complex(members, sender, issuers)
     return _part(members, sender, issuers, "user" if part == "session" and members["format"] != "opaque" else part)
@@ -90,8 +90,8 @@ def _in_claim(part: str, value: str, names: tuple[str, ...], sender: Sender) -> 
 def _issuers_of(iss: str, sender: Sender, issuers: Issuers) -> tuple[str, ...]:
     """Return the issuers whose subjects a sender means: the one it names; by its own name all that it speaks about."""
     about = sender.issuers_about()
-    if iss in (sender.name, *sender.aliases) and sender.name not in about:
-        return about
+    if iss in (sender.name, *sender.aliases):
+        return (sender.name,) if sender.name in about else about
     name = issuers.name_of(iss)
     if name is None or name not in about:
         raise NotAbout("this sender does not speak about its issuer.")
@@ -105,7 +105,7 @@ def _aliases(members: Members, sender: Sender, issuers: Issuers, part: str) -> l
     found: list[Subject] = []
     missed: Unmatched | None = None
     for identifier in identifiers:
-        inner = _members(identifier)
+        inner = read_subject(identifier)
         if inner["format"] == "aliases":
             raise _malformed("aliases must not be within others.")
         try:
@@ -118,7 +118,7 @@ def _aliases(members: Members, sender: Sender, issuers: Issuers, part: str) -> l
 
 
 def _complex(members: Members, sender: Sender, issuers: Issuers) -> list[Subject]:
-    parts = {name: _members(part) for name, part in members.items() if name != "format"}
+    parts = {name: read_subject(part) for name, part in members.items() if name != "format"}
     if not parts:
         raise _malformed("a complex subject must have a part.")
     if unknown := sorted(parts.keys() - set(_PARTS)):
@@ -160,6 +160,8 @@ def _session(parts: Mapping[str, Members], sender: Sender, issuers: Issuers) -> 
     except Unmatched:
         return sessions
     found = [session for session in sessions if session.issuer in {user.issuer for user in users}]
+    if not found:
+        raise Unmatched("its session and its user are of different issuers.")
     return [*found, *(users if sender.by_subject else [])]
 
 
@@ -170,10 +172,21 @@ def _check_tenant(part: Members, sender: Sender) -> None:
         raise Unmatched("its tenant is not one of those that are set.")
 
 
-def _members(subject: object) -> Members:
-    if not isinstance(subject, dict) or not isinstance(subject.get("format"), str):
+def read_subject(subject: object) -> Members:
+    """Return a subject identifier's members, with the format that older drafts left out or called `subject_type`.
+
+    Raises `Refusal` invalid_request for what is none.
+    """
+    members = dict(subject) if isinstance(subject, dict) else {}
+    if isinstance(older := members.pop("subject_type", None), str):
+        name = older.replace("-", "_")
+        # Google's, which may have an email beside it.
+        members.setdefault("format", "iss_sub" if name == "id_token_claims" else name)
+    if members and all(isinstance(part, dict) for part in members.values()):
+        members["format"] = "complex"
+    if not isinstance(members.get("format"), str):
         raise _malformed("it must be an object with a format.")
-    return subject
+    return members
 
 
 def _text(members: Members, name: str) -> str:

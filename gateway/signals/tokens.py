@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.auth.tokens import Token, Verifier
+from gateway.auth.kinds import other_kind
+from gateway.auth.tokens import Token, Verifier, decode_object
 from gateway.blacklist.rules import Actor, Blacklist
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, context
@@ -43,9 +44,9 @@ class Revoke:
                 raise Problem("keys-unavailable") from problem
             if problem.status == 503:
                 raise
-            if is_refresh and problem.code == "malformed-token":
+            if is_refresh or _is_of_other_kind(text):
                 # It lives at the authorization server: 200 would say that it is gone.
-                raise Refusal("unsupported_token_type", "Only JWTs can be revoked here.") from problem
+                raise Refusal("unsupported_token_type", "Only access tokens can be revoked here.") from problem
             return None  # RFC 7009 section 2.2: whatever is invalid already needs no revoking
 
 
@@ -72,6 +73,14 @@ class Introspect:
                 raise
             return None
         return token if is_open else None
+
+
+def _is_of_other_kind(text: str) -> bool:
+    """Return whether a token that is not accepted calls itself a refresh token, or another kind."""
+    try:
+        return other_kind(decode_object(text.split(".")[1])) is not None
+    except (Problem, IndexError):
+        return False
 
 
 def _check_owner(token: Token, client: Client) -> None:

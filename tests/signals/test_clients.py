@@ -84,6 +84,23 @@ class TestRevoking:
         assert (answer.status_code, answer.json["error"]) == (400, "unsupported_token_type")
 
     @pytest.mark.parametrize(
+        ("token", "hint"),
+        [
+            (mint("of its maker alone", iss=ISSUER), "refresh_token"),
+            (mint(iss="https://unknown.test/"), "refresh_token"),
+            (mint(typ="Refresh"), "refresh_token"),
+            (mint(typ="Refresh"), "access_token"),
+            (mint("of its maker alone", typ="Offline"), ""),
+            (mint(token_type="refresh"), ""),
+            (mint(type="refresh", exp=int(NOW) - 1), "nonsense"),
+        ],
+    )
+    def test_nor_is_one_that_is_a_jwt(self, gate_api: Api, token: str, hint: str) -> None:
+        """As those of Keycloak and simplejwt are."""
+        answer = ask(gate_api, "revoke", token, token_type_hint=hint)
+        assert (answer.status_code, answer.json["error"]) == (400, "unsupported_token_type")
+
+    @pytest.mark.parametrize(
         "claims", [{"client_id": "api"}, {"azp": "api"}, {"client_id": "shop", "azp": "api"}], ids=str
     )
     def test_another_clients_token_is_refused(self, gate_api: Api, claims: dict[str, str]) -> None:
@@ -91,6 +108,18 @@ class TestRevoking:
         answer = ask(gate_api, "revoke", token)
         assert (answer.status_code, answer.json["error"]) == (400, "unauthorized_client")
         assert passes(gate_api, token)
+
+    def test_a_client_of_an_issuer_with_tenants_asks_for_any_of_theirs(self, make_api: Make) -> None:
+        issuer, tenant = "https://login.test/{tenantid}/v2.0", "5B1C2D3E-0000-4000-8000-0000000000aa"
+        client = {"client_id": "shop", "secret": "s3cret of the shop", "issuers": [issuer]}
+        listed = [{"issuer": issuer, "secret": "discogs"}, {"issuer": ISSUER, "secret": "discogs"}]
+        api = make_api(issuers=json.dumps(listed), clients=json.dumps([client]))
+        token = mint(iss=issuer.replace("{tenantid}", tenant), tid=tenant, sub="1")
+        assert ask(api, "introspect", token).json["active"] is True
+        assert ask(api, "introspect", mint(sub="1")).json == {"active": False}
+        assert ask(api, "revoke", token).status_code == 200
+        assert ask(api, "introspect", token).json == {"active": False}
+        assert not passes(api, token)
 
     def test_a_token_that_names_no_client_is_its_holders(self, gate_api: Api) -> None:
         token = mint("other", iss=OTHER, sub="7")

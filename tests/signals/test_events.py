@@ -12,6 +12,7 @@ IDP, SECRET = "https://idp.example.com/123456789/", "the transmitter's"
 CAEP = "https://schemas.openid.net/secevent/caep/event-type/"
 RISC = "https://schemas.openid.net/secevent/risc/event-type/"
 SSF = "https://schemas.openid.net/secevent/ssf/event-type/"
+OAUTH = "https://schemas.openid.net/secevent/oauth/event-type/"
 SENDER = {
     "issuer": IDP,
     "audience": "https://sp.example2.net/caep",
@@ -32,7 +33,7 @@ numbers = itertools.count()
 Make = Callable[..., Api]
 
 
-def event(uri: str, subject: Any = ISS_SUB, _header: Any = None, _secret: str = SECRET, **members: Any) -> str:
+def event(uri: str, _subject: Any = ISS_SUB, _header: Any = None, _secret: str = SECRET, **members: Any) -> str:
     """Return a good event with these members of its payload; `_claims` are claims instead of its own."""
     own = members.pop("_claims", {})
     claims = {
@@ -40,7 +41,7 @@ def event(uri: str, subject: Any = ISS_SUB, _header: Any = None, _secret: str = 
         "jti": f"set-{next(numbers)}",
         "iat": int(NOW) - 5,
         "aud": "https://sp.example2.net/caep",
-        "sub_id": subject,
+        "sub_id": _subject,
         "events": {uri: {"event_timestamp": THEN, **members}},
         **own,
     }
@@ -272,6 +273,17 @@ BAD: dict[str, tuple[str, str]] = {
     "empty events": (event(URI, _claims={"events": {}}), "invalid_request"),
     "events that are a list": (event(URI, _claims={"events": [URI]}), "invalid_request"),
     "an event that is null": (event(URI, _claims={"events": {URI: None}}), "invalid_request"),
+    "no subject anywhere": (event(URI, _claims={"sub_id": ABSENT}, subject=None), "invalid_request"),
+    "an older subject without parts": (event(URI, _claims={"sub_id": ABSENT}, subject={}), "invalid_request"),
+    "an older subject that is text": (event(URI, _claims={"sub_id": ABSENT}, subject="1001"), "invalid_request"),
+    "an older complex subject in another": (
+        event(URI, _claims={"sub_id": ABSENT}, subject={"user": {"user": ISS_SUB}}),
+        "invalid_request",
+    ),
+    "an older subject of a type that is no text": (
+        event(URI, _claims={"sub_id": ABSENT}, subject={"subject_type": 1, "iss": IDP, "sub": "1001"}),
+        "invalid_request",
+    ),
     "a time that is text": (event(URI, event_timestamp="2026-01-01"), "invalid_request"),
     "a credential that changed somehow": (
         event(CAEP + "credential-change", credential_type="pin", change_type="lost"),
@@ -332,8 +344,81 @@ def test_an_event_that_comes_again_is_acknowledged_and_does_not_count_twice(gate
     assert entries(gate_api) == []
 
 
+OLDER: dict[str, tuple[str, dict[str, Any]]] = {
+    "Okta's": (CAEP + "session-revoked", {"user": ISS_SUB}),
+    "Okta's of a credential": (CAEP + "credential-change", ISS_SUB),
+    "Google's": (RISC + "account-disabled", {"subject_type": "iss-sub", "iss": IDP, "sub": "1001"}),
+    "Google's with an email": (
+        OAUTH + "tokens-revoked",
+        {"subject_type": "id_token_claims", "iss": IDP, "sub": "1001", "email": "b@example.test"},
+    ),
+    "of several names": (
+        RISC + "sessions-revoked",
+        {
+            "subject_type": "aliases",
+            "identifiers": [
+                {"subject_type": "phone-number", "phone_number": "+1"},
+                {"subject_type": "email", "email": "a@example.test"},
+            ],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("uri", "subject"), OLDER.values(), ids=OLDER)
+def test_a_subject_may_stand_in_its_event_and_a_time_in_milliseconds(
+    gate_api: Api, uri: str, subject: dict[str, Any]
+) -> None:
+    members = {"subject": subject, "event_timestamp": THEN * 1000 + 643}
+    if uri.endswith("credential-change"):
+        members |= {"credential_type": "password", "change_type": "revoke"}
+    assert send(gate_api, event(uri, ABSENT, **members)).status_code == 202
+    assert not passes(gate_api)
+    assert not passes(gate_api, iat=THEN)
+    assert passes(gate_api, iat=THEN + 1)
+    assert passes(gate_api, sub="1002", email="c@example.test")
+
+
+def test_the_subject_of_the_whole_message_counts_before_that_of_an_event(gate_api: Api) -> None:
+    assert send(gate_api, event(URI, subject={**ISS_SUB, "sub": "1002"})).status_code == 202
+    assert not passes(gate_api)
+    assert passes(gate_api, sub="1002")
+
+
+def test_each_event_has_its_own_subject_where_the_message_has_none(gate_api: Api) -> None:
+    two = {
+        uri: {"subject": {**ISS_SUB, "sub": sub}}
+        for uri, sub in {URI: "1001", RISC + "account-disabled": "1002", CAEP + "session-presented": "1003"}.items()
+    }
+    assert send(gate_api, event(URI, ABSENT, _claims={"events": two})).status_code == 202
+    assert [passes(gate_api, sub=sub, sid=sub) for sub in ("1001", "1002", "1003")] == [False, False, True]
+
+
+def test_a_sender_names_itself_by_any_of_its_names(make_api: Make) -> None:
+    """As Google does, whose tokens are `https://accounts.google.com`'s and whose events have a final slash."""
+    api = make_api(signals=json.dumps([{"issuer": ISSUER, "aliases": [IDP], "audience": SENDER["audience"]}]))
+    subject = {"subject_type": "iss-sub", "iss": IDP, "sub": "1001"}
+    token = event(RISC + "sessions-revoked", ABSENT, subject=subject, _secret="discogs")
+    assert send(api, token).status_code == 202
+    assert not passes(api)
+    assert passes(api, sub="1002")
+
+
+def test_a_session_and_a_user_of_different_issuers_are_nobody(make_api: Make) -> None:
+    other = "https://other.test/"
+    api = make_api(
+        issuers=json.dumps([{"issuer": ISSUER, "secret": "discogs"}, {"issuer": other, "secret": "other"}]),
+        signals=json.dumps([{**SENDER, "about": [ISSUER, other]}]),
+    )
+    session = {"format": "iss_sub", "iss": ISSUER, "sub": "s-1"}
+    user = {"format": "iss_sub", "iss": other, "sub": "1001"}
+    answer = send(api, event(URI, {"format": "complex", "session": session, "user": user}))
+    assert (answer.status_code, answer.json["err"]) == (400, "invalid_request")
+    assert passes(api)
+
+
 def test_a_time_far_ahead_locks_nobody_out(gate_api: Api, clock: Clock) -> None:
-    assert send(gate_api, event(URI, event_timestamp=int(NOW) * 1000)).status_code == 202
+    assert send(gate_api, event(URI, event_timestamp=int(NOW) * 10)).status_code == 202
     assert not passes(gate_api, iat=int(NOW))
     clock.advance(60)
     assert passes(gate_api, iat=int(NOW) + 31)

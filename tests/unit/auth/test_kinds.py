@@ -95,6 +95,27 @@ def test_a_token_without_audience_is_for_a_client(make_api: Any, claims: dict[st
     assert answer.status_code == 200 if code is None else assert_refused(answer, code) is None
 
 
+@pytest.mark.parametrize(
+    ("claims", "code"),
+    [
+        ({"client_id": "web"}, None),
+        ({"client_id": "web", "aud": "https://orders.test/"}, None),
+        ({"client_id": "other", "aud": "https://orders.test/"}, "wrong-audience"),
+        ({"client_id": "other", "aud": "web"}, "wrong-audience"),
+        ({"client_id": "other", "aud": []}, "wrong-audience"),
+        ({"azp": "other", "aud": ["web"]}, "wrong-audience"),
+        ({"aud": "web"}, "missing-claim"),
+    ],
+)
+def test_where_no_audience_is_set_an_audience_is_no_way_around_the_client(
+    make_api: Any, claims: dict[str, Any], code: str | None
+) -> None:
+    """Cognito's access tokens have an `aud` where a client asks for one (resource binding)."""
+    listed = [{**CLIENTS[0], "audience": []}]
+    answer = make_api(issuers=json.dumps(listed))("GET", "/", mint(**claims))
+    assert answer.status_code == 200 if code is None else assert_refused(answer, code) is None
+
+
 # What a token must have
 
 

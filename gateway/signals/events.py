@@ -114,7 +114,7 @@ class Events:
 
 
 def _seconds(told: float) -> float:
-    """Return the seconds of a time that may be in milliseconds, as Okta's are: seconds are that many in the year 5138."""
+    """Return the seconds of a time that may be in milliseconds, as Okta's are: so many seconds are the year 5138."""
     return told / 1000 if told > 10**11 else told
 
 

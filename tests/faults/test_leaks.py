@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers import mint
 from recorder import Recorder, exchange, ok, request, until
 from running import ROOT, Answer, Running, fetch
@@ -61,6 +62,7 @@ def a_rich_day(gateway: Running, upstream: Recorder, known: dict[str, str]) -> l
     return told
 
 
+@pytest.mark.slow
 def test_no_token_signature_or_secret_is_written_anywhere(tmp_path: Path) -> None:
     known = tokens()
     environ = {"GATEWAY_SECRET": f"{SECRET},{NEXT_SECRET}", "GATEWAY_LOG_LEVEL": "debug"}

@@ -1,4 +1,4 @@
-"""Key confusion: a public key, in any dress, never serves as an HMAC secret, nor one key as another's.
+"""Key confusion: a public key, in any form, never serves as an HMAC secret, nor one key as another's.
 
 The attack (CVE-2015-9235, CVE-2022-29217): everybody has the public key; a verifier that lets the
 token pick the algorithm takes HS256 over its text for a signature.
@@ -24,8 +24,8 @@ HASHES = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha
 SIGNERS = [signer(algorithm, "a") for algorithm in ("RS256", "PS256", "ES256", "ES384", "ES512", "EdDSA")]
 
 
-def dresses(each: Signer) -> dict[str, bytes]:
-    """Return every form in which a stranger can get the public key."""
+def forms(each: Signer) -> dict[str, bytes]:
+    """Return every form in which anybody can get the public key."""
     public, text = each.key.public_key(), pem(each.key)
     der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     body, jwk = b"".join(text.splitlines()[1:-1]), each.jwk()
@@ -81,20 +81,20 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Signer],
 
 
 @pytest.mark.parametrize("each", SIGNERS, ids=lambda each: each.algorithm)
-def test_hmac_over_a_public_key_in_any_dress_never_passes(each: Signer, source: Callable[[Signer], KeySet]) -> None:
+def test_hmac_over_a_public_key_in_any_form_never_passes(each: Signer, source: Callable[[Signer], KeySet]) -> None:
     keys = source(each)
     assert passes(keys, each.algorithm, ALGORITHMS[each.algorithm].sign(SIGNED, each.key))
-    for dress, secret in dresses(each).items():
+    for form, secret in forms(each).items():
         for algorithm, signature in forged(secret).items():
             assert not keys.candidates("a", algorithm)
             for named in (*HASHES, *ASYMMETRIC, "none", "None", "", "hs256"):
-                assert not passes(keys, named, signature), (dress, algorithm, named)
+                assert not passes(keys, named, signature), (form, algorithm, named)
 
 
 @pytest.mark.parametrize("each", SIGNERS, ids=lambda each: each.algorithm)
 def test_even_a_key_reached_past_the_set_refuses_hmac(each: Signer, source: Callable[[Signer], KeySet]) -> None:
     (key,) = source(each).candidates(None, each.algorithm)
-    for secret in dresses(each).values():
+    for secret in forms(each).values():
         for algorithm, signature in forged(secret).items():
             assert not key.verifies(algorithm, SIGNED, signature)
 
@@ -117,12 +117,12 @@ KEYS_BY_THEIR_LOOKS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dress", KEYS_BY_THEIR_LOOKS)
+@pytest.mark.parametrize("form", KEYS_BY_THEIR_LOOKS)
 @pytest.mark.parametrize("each", SIGNERS, ids=lambda each: each.algorithm)
-def test_a_public_key_configured_as_a_secret_is_refused(each: Signer, dress: str) -> None:
+def test_a_public_key_configured_as_a_secret_is_refused(each: Signer, form: str) -> None:
     with pytest.raises(KeysRefused, match="is the text of a key"):
         build_keys(
-            secrets=[dresses(each)[dress].decode()], public_key=None, jwks_url=None, algorithms=["HS256"], issuer="x"
+            secrets=[forms(each)[form].decode()], public_key=None, jwks_url=None, algorithms=["HS256"], issuer="x"
         )
 
 

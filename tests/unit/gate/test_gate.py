@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,52 +14,28 @@ from gateway import Gateway, Settings
 from gateway.auth.keyset import KeysRefused
 from gateway.blacklist.stores import StoreRefused
 from gateway.http.problems import Problem
-from gateway.http.wsgi import context
 from upstream.app import app as sample_api
 
 TOKEN = mint(sub="1001", scope="blacklist:admin")
 PATHS = ["/", "/info", "/info?a=1", "/a/b", "/blacklist", "/blacklist/entries", "/blacklist/x", "/-/auth", "/-/x"]
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
-HEADER = {"alg": "HS256"}
-LIMIT = 8192
 
-
+# One for each code; all there are: tests/unit/auth.
 CREDENTIALS = [
     (None, "missing-credentials"),
     ("", "missing-credentials"),
     ("Basic dXNlcjpwYXNz", "unsupported-scheme"),
-    ("Token " + TOKEN, "unsupported-scheme"),
-    (TOKEN, "unsupported-scheme"),
-    ("Bearer", "malformed-credentials"),
-    ("Bearer ", "malformed-credentials"),
-    ("Bearer  " + TOKEN, "malformed-credentials"),
-    ("Bearer\t" + TOKEN, "malformed-credentials"),
-    (f"Bearer {TOKEN} {TOKEN}", "malformed-credentials"),
-    (f"Bearer {TOKEN},{TOKEN}", "malformed-credentials"),
     (f"Bearer {TOKEN},Bearer {TOKEN}", "malformed-credentials"),
-    (f"Bearer {TOKEN}, Basic dXNlcjpwYXNz", "malformed-credentials"),
     ("Bearer garbage", "malformed-token"),
     ("Bearer " + TOKEN + "=", "malformed-token"),
-    ("Bearer " + TOKEN + ".x.y", "malformed-token"),
-    ("Bearer " + TOKEN.rpartition(".")[0] + ".", "malformed-token"),
-    ("Bearer " + TOKEN.rpartition(".")[0], "malformed-token"),
     ("Bearer " + "." * 100_000, "malformed-token"),
-    ("Bearer " + "x" * (LIMIT + 1), "malformed-token"),
     ("Bearer " + sign({"alg": "none"}, {"iss": ISSUER, "exp": EXPIRES}), "algorithm-not-allowed"),
-    ("Bearer " + sign({"alg": ["HS256"]}, {"iss": ISSUER, "exp": EXPIRES}), "algorithm-not-allowed"),
-    ("Bearer " + sign({"alg": "HS512"}, {"iss": ISSUER, "exp": EXPIRES}, digest="sha512"), "algorithm-not-allowed"),
-    ("Bearer " + sign({"alg": "HS256", "crit": ["exp"]}, {"iss": ISSUER, "exp": EXPIRES}), "malformed-token"),
-    ("Bearer " + sign(HEADER, b'{"iss":"a","iss":"b"}'), "malformed-token"),
     ("Bearer " + mint("wrong"), "bad-signature"),
-    ("Bearer " + mint(iss=ABSENT), "missing-claim"),
     ("Bearer " + mint(exp=ABSENT), "missing-claim"),
-    ("Bearer " + mint(exp="never"), "invalid-claim"),
     ("Bearer " + mint(exp=True), "invalid-claim"),
     ("Bearer " + mint(iss="https://evil.test/"), "wrong-issuer"),
-    ("Bearer " + mint(iss=[ISSUER]), "wrong-issuer"),
     ("Bearer " + mint(exp=int(NOW)), "token-expired"),
     ("Bearer " + mint(nbf=int(NOW) + 1), "token-not-yet-valid"),
-    ("Bearer " + mint(iat=int(NOW) + 1), "token-not-yet-valid"),
 ]
 
 
@@ -83,12 +58,6 @@ def test_a_refused_head_has_no_body(make_gate: Any) -> None:
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="gateway"'
 
 
-def test_the_size_limit_is_inclusive(make_api: Any) -> None:
-    size = len(TOKEN)
-    assert make_api(max_token_bytes=size)("GET", "/", TOKEN).status_code == 200
-    assert_refused(make_api(max_token_bytes=size - 1)("GET", "/", TOKEN), "malformed-token")
-
-
 def test_a_token_may_have_8192_bytes(api: Api) -> None:
     tokens = [mint(padding="x" * length) for length in range(6005, 6030)]
     assert {len(token) for token in tokens} >= {8192, 8193}
@@ -102,11 +71,6 @@ def test_a_good_token_goes_through(api: Api, upstream: Any, method: str, scheme:
     answer = api(method, "/a/b?x=1", headers={"Authorization": f"{scheme} {TOKEN}"})
     assert (answer.status_code, answer.json) == (200, {"path": "/a/b"})
     assert len(upstream.requests) == 1
-
-
-def test_every_claim_beyond_iss_and_exp_may_be_absent_or_odd(api: Api) -> None:
-    assert api("GET", "/", mint()).status_code == 200
-    assert api("GET", "/", mint(sub=1001, jti=5, aud=["x"], nbf=1, iat=1)).status_code == 200
 
 
 def test_an_audience_is_demanded_where_it_is_set(make_api: Any) -> None:
@@ -140,7 +104,7 @@ def test_keys_that_cannot_be_had_are_no_fault_of_the_token(make_gate: Any) -> No
 # What is cached, and what never is.
 
 
-def test_a_token_seen_before_is_judged_anew(api: Api, clock: Clock) -> None:
+def test_a_token_seen_before_is_checked_again(api: Api, clock: Clock) -> None:
     token = mint(exp=int(NOW) + 10)
     assert api("GET", "/", token).status_code == 200
     api("POST", "/blacklist", token)
@@ -166,7 +130,7 @@ def broken(make_gate: Any, store_url: str) -> Gateway:
     return gate
 
 
-def test_nothing_passes_while_the_blacklist_cannot_be_asked(broken: Gateway, upstream: Any) -> None:
+def test_nothing_passes_while_the_store_is_unavailable(broken: Gateway, upstream: Any) -> None:
     upstream.requests.clear()
     api = Api(broken)
     for path in ("/", "/info", "/blacklist", "/blacklist/entries", "/-/auth", "/open"):
@@ -182,13 +146,6 @@ def test_what_asks_nothing_of_the_store_goes_on_while_it_fails(broken: Gateway) 
     assert_refused(api("GET", "/info", mint("wrong")), "bad-signature")
 
 
-def test_readiness_says_so_without_saying_why(broken: Gateway) -> None:
-    api = Api(broken)
-    answer = api("GET", "/-/ready")
-    assert (answer.status_code, answer.data) == (503, b"not ready\n")
-    assert api("GET", "/-/live").status_code == 200
-
-
 # Operators' routes.
 
 
@@ -198,12 +155,6 @@ def test_alive_and_ready_need_no_token_and_tell_no_detail(api: Api, path: str, b
     answer = api("GET", path, token)
     assert (answer.status_code, answer.data) == (200, body)
     assert answer.headers["Cache-Control"] == "no-store"
-
-
-@pytest.mark.parametrize("path", ["/-/live", "/-/ready"])
-def test_alive_and_ready_answer_head(make_gate: Any, path: str) -> None:
-    answer = Api(make_gate())("HEAD", path)
-    assert (answer.status_code, answer.data) == (200, b"")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -318,19 +269,6 @@ def test_the_response_body_is_handed_through_and_closed_by_whoever_takes_it(make
     assert (answer.data, body.closed) == (b"onetwo", 1)
 
 
-def test_no_log_holds_a_token_or_the_secret(api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    for token in (TOKEN, mint("wrong"), mint(exp=1), "garbage-garbage-garbage"):
-        for method in ("GET", "POST", "DELETE"):
-            api(method, "/blacklist", token)
-            api(method, "/info", token)
-        assert token not in caplog.text
-        assert token.rpartition(".")[2] not in caplog.text
-    written = caplog.text + "".join(str(vars(record)) for record in caplog.records)
-    assert TOKEN not in written
-    assert "discogs'" not in written
-
-
 # What must not start.
 
 
@@ -352,12 +290,6 @@ def test_a_gate_that_could_not_keep_its_promises_does_not_start(
 ) -> None:
     with pytest.raises(fault):
         Gateway(upstream, Settings(**{"store": store_url, "secret": SECRET, **values}))
-
-
-def test_a_refusal_leaves_its_code_for_the_access_log(gate: Gateway) -> None:
-    environ: dict[str, Any] = {"REQUEST_METHOD": "GET", "REQUEST_URI": "/"}
-    list(gate(environ, lambda status, fields: None))
-    assert context(environ).refusal == "missing-credentials"
 
 
 def test_what_the_app_refuses_with_a_problem_is_answered_as_one(make_gate: Any) -> None:

@@ -160,6 +160,7 @@ logging.getLogger("gateway").info("the last one")
     assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["the last one", "at the exit"]
 
 
+@pytest.mark.slow
 def test_a_gateway_whose_log_is_not_read_serves_probes_and_ends(tmp_path: Path) -> None:
     flags = ("--host", "127.0.0.1", "--port", "0", "--workers", "1", "--metrics-port", "0")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "GATEWAY_STORE": f"sqlite:///{tmp_path}/store"}

@@ -10,6 +10,7 @@ import click
 from gateway.auth.issuers import Issuer
 from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import fault_of
+from gateway.blacklist.stores import store_warnings
 from gateway.cli.options import existing_store, with_settings
 from gateway.cli.shown import echo, store_name
 from gateway.config.announce import exposed, in_force, masked, warnings
@@ -41,6 +42,8 @@ def check_config(settings: Settings) -> None:
         echo(f"# store: {store.count()} live entries")
     else:
         echo(f"# store: none yet; serve makes {store_name(settings)}")
+    for warning in store_warnings(settings.store):
+        echo(f"# store: {warning}")
     if faults:
         raise ValueError("\n".join(faults))
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 from gateway.app import build_app, build_blacklist
+from gateway.blacklist.stores import store_warnings
 from gateway.cli.options import Fault, with_settings
 from gateway.cli.tokens import mint
 from gateway.config.announce import announce
@@ -88,7 +89,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
     configure_logging(settings.log_format, settings.log_level)
     build_issuers(settings)
     store = build_blacklist(settings).store
-    announce(settings)
+    announce(settings, store_warnings(settings.store))
     flags = {name: value for name, value in click.get_current_context().params.items() if value is not None}
 
     def load() -> Any:

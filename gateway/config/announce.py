@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterable
 
 from dotenv import dotenv_values
 
@@ -32,9 +33,9 @@ from gateway.http.build import BUILD, VERSION
 log = logging.getLogger("gateway")
 
 
-def announce(settings: Settings) -> None:
-    """Log at the start what an operator should know, and what was set."""
-    for warning in (*warnings(settings), *exposed(settings)):
+def announce(settings: Settings, more: Iterable[str] = ()) -> None:
+    """Log at the start what an operator should know (`more` is of others than the settings), and what was set."""
+    for warning in (*warnings(settings), *exposed(settings), *more):
         log.warning(warning)
     was_set = {name: text for name, text in in_force(settings).items() if name in settings.model_fields_set}
     log.info(

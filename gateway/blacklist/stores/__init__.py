@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import unquote
 
 from gateway.blacklist.stores.base import Added, Entry, Store, StoreMissing, StoreRefused
 
-__all__ = ["Added", "Entry", "Store", "StoreMissing", "StoreRefused", "open_store"]
+__all__ = ["Added", "Entry", "Store", "StoreMissing", "StoreRefused", "open_store", "store_warnings"]
 
 
 def open_store(
@@ -29,7 +30,7 @@ def open_store(
     if scheme == "sqlite" and rest.startswith("/") and rest != "/":
         from gateway.blacklist.stores.sqlite.store import SqliteStore
 
-        path = unquote(rest[1:])
+        path = _path(rest)
         if "\0" in path:
             raise StoreRefused("STORE has a NUL in its path.")
         return SqliteStore(path, now, create=create)
@@ -40,6 +41,22 @@ def open_store(
             raise StoreRefused("A Redis store needs two more packages: pip install redis hiredis") from error
         return RedisStore(url, now, replicas=replicas, accept_lossy=accept_lossy, create=create)
     raise StoreRefused(_no_store(url))
+
+
+def store_warnings(url: str) -> list[str]:
+    """Return what an operator should know about the place of the store, one sentence each."""
+    scheme, _, rest = url.partition("://")
+    if scheme != "sqlite":
+        return []
+    from gateway.blacklist.stores.sqlite.place import how_it_ends
+
+    path = Path(_path(rest)).resolve()
+    how = how_it_ends(path)
+    return [f"the blacklist {how}, and what was blacklisted passes again. Keep {path} in a volume"] if how else []
+
+
+def _path(rest: str) -> str:
+    return unquote(rest[1:])
 
 
 def _no_store(url: str) -> str:

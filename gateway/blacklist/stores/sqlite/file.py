@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import random
-import re
 import sqlite3
-import struct
-import tempfile
 import time
 import uuid
 from contextlib import closing, suppress
@@ -19,6 +15,7 @@ from gateway.blacklist.stores.base import StoreMissing, StoreRefused
 from gateway.blacklist.stores.history import number_of
 from gateway.blacklist.stores.sqlite.beneath import Replaced, check_continues, write_number
 from gateway.blacklist.stores.sqlite.index import is_open
+from gateway.blacklist.stores.sqlite.place import check_locks, check_mount, fault_of_folder
 from gateway.blacklist.stores.sqlite.statements import WRITE
 from gateway.blacklist.stores.sqlite.upgrade import VERSION, upgrade
 from gateway.http.blocking import blocking
@@ -30,10 +27,6 @@ START_SECONDS = 30.0  # to wait for another process that brings the file up to d
 CHECKED_BYTES = 8 << 20  # a check takes 44 ms for each MB; what is larger is checked as it is read
 # What SQLite says of a damaged schema quotes it, and Python's sqlite3 takes that for UTF-8.
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
-
-# SQLite's log needs memory and locks that all its users share: https://www.sqlite.org/wal.html
-_REMOTE = re.compile(r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|ncpfs|9p")
-_MOUNTS = Path("/proc/self/mountinfo")  # Linux's; elsewhere nothing is known of mounts
 
 
 def begin(conn: sqlite3.Connection, seconds: float = BUSY_SECONDS) -> None:
@@ -59,16 +52,19 @@ def begin(conn: sqlite3.Connection, seconds: float = BUSY_SECONDS) -> None:
 def prepare(path: Path, *, create: bool = True) -> None:
     """Make the file if there is none and `create`, check it and bring it up to date. Raises `StoreRefused`."""
     log_file = path.with_name(path.name + "-wal")
-    _check_mount(path)
+    check_mount(path)
     try:
+        fault = fault_of_folder(path.parent)
         if log_file.exists() and not path.exists():  # in this order: another process may be making both
             raise StoreRefused(
                 f"{path} is gone, but entries may be in {log_file}: restore the one or remove the other."
             )
+        if not path.exists() and not create:
+            why = f", and cannot be made: {fault}" if fault else ""
+            raise StoreMissing(f"There is no store: {path} does not exist{why}.", can_be_made=not fault)
+        if fault:
+            raise StoreRefused(f"{path} cannot hold the blacklist: {fault}.")
         if not path.exists():
-            if not create:
-                can_be_made = os.access(path.parent, os.W_OK | os.X_OK)
-                raise StoreMissing(f"There is no store: {path} does not exist.", can_be_made=can_be_made)
             _create(path)
         if not path.is_file():
             raise StoreRefused(f"{path} cannot hold the blacklist: unable to open it, for it is no file.")
@@ -76,7 +72,7 @@ def prepare(path: Path, *, create: bool = True) -> None:
         if not size:
             raise StoreRefused(_emptied(path))
         _check_names(path)
-        _check_locks(path)
+        check_locks(path)
         _check_log(path, log_file)
         with closing(_connect(f"{path.as_uri()}?mode=rw")) as conn:
             _check(path, conn, thoroughly=size <= CHECKED_BYTES)
@@ -122,29 +118,6 @@ def _keep_private(path: Path) -> None:
                     log.warning("%s is open to other users, and belongs to another: chmod 600 it", file)
 
 
-def _check_mount(path: Path) -> None:
-    """Raise `StoreRefused` where log and index would not lie beside the file, or would not be shared."""
-    if not _MOUNTS.exists():
-        return
-    kind, nearest = "", ""
-    for line in _MOUNTS.read_bytes().splitlines():
-        before, _, after = line.partition(b" - ")
-        mount = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), before.split()[4])
-        place = os.fsdecode(mount)
-        if place == str(path) and not path.is_dir():
-            raise StoreRefused(
-                f"{path} is itself a mount point: its log, with the newest entries, would stay behind. "
-                "Mount the folder it is in."
-            )
-        if len(place) >= len(nearest) and str(path).startswith(place.rstrip("/") + "/"):
-            nearest, kind = place, os.fsdecode(after.split()[0])
-    if _REMOTE.fullmatch(kind):
-        raise StoreRefused(
-            f"{path} is on a network file system ({kind}): SQLite's locks and its log cannot be relied on there. "
-            "Use a local disk, or Redis."
-        )
-
-
 def _check_names(path: Path) -> None:
     """Raise `StoreRefused` if the file has two names: who uses the other has a log of its own."""
     while (found := path.stat()).st_nlink > 1:
@@ -158,19 +131,6 @@ def _check_names(path: Path) -> None:
                 f"{path} has another name, too (a hard link): who uses that has a log of its own, and neither sees the "
                 "other's changes. Remove one of the two, or copy the file instead."
             )
-
-
-def _check_locks(path: Path) -> None:
-    """Raise `StoreRefused` where those who lock a file do not exclude each other, as on some file systems."""
-    if not hasattr(fcntl, "F_OFD_SETLK"):
-        return  # Linux's, by which one process can tell
-    with tempfile.TemporaryFile(dir=path.parent) as one, open(f"/proc/self/fd/{one.fileno()}", "r+b") as other:
-        try:
-            fcntl.lockf(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.fcntl(other, fcntl.F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-        except BlockingIOError:
-            return
-        raise StoreRefused(f"{path} is on a file system whose locks do not work: two would change it at once.")
 
 
 def _check_log(path: Path, log_file: Path) -> None:

@@ -185,7 +185,7 @@ class Resource:
             if problem.code == "keys-unavailable":
                 raise
             # Of the caller's own it would be said by a 401.
-            raise Problem("invalid-request", "The token in the request does not verify.") from problem
+            raise Problem("invalid-request", f"The token in the request does not verify: {problem.code}.") from problem
         return token
 
     def _by_fingerprint(self, caller: Caller, target: Target, digits: str) -> tuple[str, str, list[Entry]]:

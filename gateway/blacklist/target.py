@@ -66,7 +66,8 @@ def read_target(members: Members, claims: tuple[str, ...]) -> Target:
     """Return what the members name. Raises `Problem` invalid-request for anything unknown, mistyped or double."""
     known = ("token", *claims, *BESIDE)
     if unknown := sorted(members.keys() - {"token_type_hint", *known}):
-        nearest = difflib.get_close_matches(unknown[0][:64], known, 1)  # its own text may be a token
+        # Its own text may be a token. What is only a little alike (user_id and sid) would mislead.
+        nearest = difflib.get_close_matches(unknown[0][:64], known, 1, 0.65)
         hint = "".join(f"; did you mean {name}?" for name in nearest) or "."
         raise _invalid(f"Only {', '.join(known)} can be named{hint}")
     named = [name for name in ("token", "fingerprint", *claims) if name in members]

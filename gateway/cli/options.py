@@ -64,7 +64,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
 def checked(given: dict[str, Any]) -> Settings:
     """Return the settings. Raises ValueError with a line for each fault: of settings, files, keys and the store."""
     found: list[str] = []
-    settings, sound = None, dict(given)
+    settings, sound, reset = None, dict(given), set[str]()
     while settings is None:
         try:
             settings = Settings(**sound)
@@ -74,6 +74,9 @@ def checked(given: dict[str, Any]) -> Settings:
                 raise  # the env file: without it nothing else is known
             # What is sound is looked into all the same, with defaults for the rest, whose own faults are none.
             found = found or list(faults(error))
+            if wrong <= reset:  # a default is what does not go with the rest
+                raise ValueError("\n".join(found)) from error
+            reset |= wrong
             fields = Settings.model_fields
             sound |= {name: fields[name].get_default(call_default_factory=True) for name in wrong}
     found += _certificate_faults(settings)

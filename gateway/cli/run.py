@@ -33,7 +33,7 @@ LASTING = 600  # seconds; those of the alert GatewayEntriesVanished
 # an interactive zsh would run, no variable, no apostrophe. What comes of each stands above it.
 STORY = """
 The gateway is on {url}, in front of a sample API on {upstream}.
-Paste these lines into another terminal, one by one or all at once.
+Paste the commands below into another terminal, one by one.
 
 A request without a token: 401, missing-credentials.
 curl -i {url}/info

@@ -7,15 +7,15 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from dotenv import dotenv_values
+from pydantic import SecretStr
 
 from gateway.auth.keys import allowed_algorithms
 from gateway.auth.keyset import HMAC
 from gateway.auth.keytext import is_key_text
 from gateway.auth.secrets import weak_secrets
-from gateway.config.files import env_file
+from gateway.config.files import env_file, env_file_values
 from gateway.config.settings import (
     BY_FLAGS,
     OF_ONE_ISSUER,
@@ -50,7 +50,7 @@ def announce(settings: Settings, more: Iterable[str] = ()) -> None:
 
 def warnings(settings: Settings) -> list[str]:
     """Return what an operator should know about the settings, one sentence each."""
-    found = misspelled()
+    found = [*misspelled(), *_around(settings), *_never_matched(settings)]
     for issuer in issuer_settings(settings):
         secrets = [secret.get_secret_value() for secret in issuer.secret]
         if PUBLIC_SECRET in secrets:
@@ -58,6 +58,25 @@ def warnings(settings: Settings) -> list[str]:
         elif weak_secrets(secrets, issuer.algorithms or ("HS256",)):
             found.append(f"a secret of {issuer.issuer} is shorter than its hash (RFC 7518, 3.2): 32 random bytes")
     return found
+
+
+def _around(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each setting whose value has what a shell or an editor would have left out around it."""
+    for name in sorted(settings.model_fields_set):
+        value = getattr(settings, name)
+        for part in value if isinstance(value, tuple) else (value,):
+            text = part.get_secret_value() if isinstance(part, SecretStr) else part if isinstance(part, str) else ""
+            if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+                yield f"{PREFIX}{name.upper()} has quotes around it, which are taken as part of the value"
+            elif text != text.strip():
+                yield f"{PREFIX}{name.upper()} has a blank or a line end around it, which is taken as part of the value"
+
+
+def _never_matched(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each path that looks like a pattern and is none."""
+    for path in settings.public_paths:
+        if "*" in path.removesuffix("/*"):
+            yield f"GATEWAY_PUBLIC_PATHS: {path} is one exact path; a prefix ends in /*"
 
 
 def exposed(settings: Settings) -> list[str]:
@@ -119,7 +138,7 @@ def misspelled() -> list[str]:
     known = [name.upper() for name in Settings.model_fields]
     known += [name + "_FILE" for name in known] + ["ENV_FILE"]
     secrets = [path.name for path in SECRETS_DIR.iterdir()] if SECRETS_DIR.is_dir() else []
-    given = {name.upper() for name in (*os.environ, *dotenv_values(env_file()), *secrets)}
+    given = {name.upper() for name in (*os.environ, *env_file_values(env_file()), *secrets)}
     named = sorted(name.removeprefix(PREFIX) for name in given if name.startswith(PREFIX))
     return [_nearest(name, difflib.get_close_matches(name, known, 1)) for name in named if name not in known]
 

@@ -42,16 +42,16 @@ def faults(error: ValueError) -> Iterator[str]:
         yield from str(error).splitlines()
         return
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        yield f"{_place(fault['loc'])}: {_what(fault['type'], fault['loc'], fault['msg'])}"
+        yield _place(fault["loc"]) + _what(fault["type"], fault["loc"], fault["msg"])
 
 
 def _place(loc: tuple[Any, ...]) -> str:
-    """Return the setting's name, and of a list the member by its number and name."""
+    """Return the beginning of a sentence: the setting's name, and of a list the member by its number and name."""
     if not loc:
-        return "settings"
+        return ""
     name, *inner = loc
     parts = [f"number {part + 1}" if isinstance(part, int) else part for part in inner]
-    return ", ".join([PREFIX + str(name).upper(), *parts])
+    return ", ".join([PREFIX + str(name).upper(), *parts]) + ": "
 
 
 def _what(kind: str, loc: tuple[Any, ...], message: str) -> str:

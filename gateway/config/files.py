@@ -37,7 +37,7 @@ class NamedFiles(_Files):
 
     def __call__(self) -> dict[str, Any]:
         """Return the values by the settings' names."""
-        given = {**dotenv_values(self._place), **os.environ}
+        given = {**env_file_values(self._place), **os.environ}
         variables = {name: f"{self._prefix}{name}_FILE".upper() for name in self.settings_cls.model_fields}
         return {
             name: _content(name, Path(path), f"{variable}: ")
@@ -63,9 +63,9 @@ class DockerSecrets(_Files):
 
 def _content(name: str, path: Path, named_by: str = "") -> str | list[str] | Unreadable:
     try:
-        content = path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return Unreadable(f"{named_by}cannot read {path}")
+        content = path.read_text("utf-8-sig").strip()  # Windows' editors begin a file with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        return Unreadable(f"{named_by}cannot read {path.absolute()}: {why(error)}")
     if not content:
         return Unreadable(f"{named_by}{path} is empty")
     return lines_of(content) if name in LINE_BY_LINE else content
@@ -76,6 +76,30 @@ def lines_of(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def why(error: OSError | UnicodeDecodeError) -> str:
+    """Return in a few words why a file cannot be read."""
+    return error.strerror or "" if isinstance(error, OSError) else "it is not UTF-8"
+
+
 def env_file() -> Path:
     """Return where the env file is, or would be."""
     return Path(os.environ.get("GATEWAY_ENV_FILE") or ".env")
+
+
+def env_file_fault() -> str:
+    """Return why the env file cannot be read, as a sentence; nothing where it can be, or where there need be none."""
+    if not os.environ.get("GATEWAY_ENV_FILE") and not env_file().is_file():
+        return ""
+    try:
+        env_file().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return f"GATEWAY_ENV_FILE: cannot read {env_file().absolute()}: {why(error)}"
+    return ""
+
+
+def env_file_values(path: Path) -> dict[str, str | None]:
+    """Return what an env file sets; nothing where it cannot be read, which the settings say."""
+    try:
+        return dotenv_values(path)
+    except (OSError, UnicodeDecodeError):
+        return {}

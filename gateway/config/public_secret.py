@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dotenv import dotenv_values
-
 from gateway.auth.keyset import KeysRefused
 from gateway.auth.secrets import weak_secrets
-from gateway.config.files import env_file
+from gateway.config.files import env_file, env_file_values
 from gateway.config.settings import PREFIX, PUBLIC_SECRET, SECRETS_DIR, Settings
 from gateway.config.values import IssuerSettings, Part
 
@@ -28,7 +26,7 @@ def refuse_public_secret(settings: Settings, *, in_process: bool = False) -> Non
 def _named_without_prefix() -> str:
     """Return a hint at what stands in the env file, or among the Docker secrets, under half of its name."""
     files = [path.name for path in SECRETS_DIR.iterdir()] if SECRETS_DIR.is_dir() else []
-    given = {name.upper(): name for name in (*dotenv_values(env_file()), *files)}
+    given = {name.upper(): name for name in (*env_file_values(env_file()), *files)}
     meant = [given[name] for name in ("SECRET", "SECRET_FILE", "PUBLIC_KEY", "JWKS_URL", "ISSUERS") if name in given]
     return f" ({meant[0]} sets nothing; did you mean {PREFIX}{meant[0].upper()}?)" if meant else ""
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.config.files import DockerSecrets, NamedFiles, Unreadable, env_file
+from gateway.config.files import DockerSecrets, NamedFiles, Unreadable, env_file, env_file_fault, env_file_values
 from gateway.config.signals import Clients, Signals, check_clients, check_signals
 from gateway.config.values import (
     ClaimNames,
@@ -148,14 +147,14 @@ class Settings(BaseSettings):
                 nearest = difflib.get_close_matches(name, Settings.model_fields, 1)
                 hint = "".join(f"; did you mean {right!r}?" for right in nearest)
                 raise TypeError(f"there is no setting {name!r}{hint}")
-        super().__init__(**{"_env_file": env_file(), **values})
+        super().__init__(**{"_env_file": None if env_file_fault() else env_file(), **values})
         self._arguments = frozenset(values)
 
     @model_validator(mode="before")
     @classmethod
     def _env_file_is_there(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if os.environ.get("GATEWAY_ENV_FILE") and not env_file().is_file():
-            raise ValueError(f"GATEWAY_ENV_FILE: cannot read {env_file()}")
+        if fault := env_file_fault():
+            raise ValueError(fault)
         return values
 
     @model_validator(mode="before")
@@ -280,7 +279,7 @@ def issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
 def given_by(settings: Settings) -> dict[str, str]:
     """Return where each setting that was set comes from, by its name: as a heading for people."""
     places = {name.upper(): "set in the environment" for name in os.environ}
-    places = {**{name.upper(): f"set in {env_file()}" for name in dotenv_values(env_file())}, **places}
+    places = {**{name.upper(): f"set in {env_file()}" for name in env_file_values(env_file())}, **places}
     found = {}
     for name in settings.model_fields_set:
         variable = (PREFIX + name).upper()

@@ -59,7 +59,7 @@ def _read_json(text: str) -> object:
 def _http_url(value: str) -> str:
     parts = _split_http(value)
     if not parts or parts.query or parts.fragment or parts.username or not re.fullmatch("[!-~]+", value):
-        raise ValueError("must be an http:// or https:// URL without user, query or fragment")
+        raise ValueError("must be an http:// or https:// URL (http://127.0.0.1:8000) without user, query or fragment")
     return value.rstrip("/")
 
 

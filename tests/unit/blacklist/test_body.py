@@ -34,6 +34,7 @@ def detail(read: Any, *arguments: Any) -> str:
 
 def test_what_is_misspelt_or_repeated_is_told_but_not_repeated() -> None:
     assert detail(read_target, {"sub": "1", "resaon": "x"}, CLAIMS).endswith("can be named; did you mean reason?")
+    assert detail(read_target, {"user_id": "1"}, CLAIMS).endswith("can be named.")  # sid is another thing
     assert detail(read_target, {mint(): "x"}, CLAIMS).endswith("can be named.")
     assert detail(with_query, {}, {"sub": ["1", "2"]}, CLAIMS) == "sub is there more than once."
 

@@ -172,6 +172,12 @@ def test_a_token_in_the_body_that_does_not_verify_is_an_invalid_request(api: Api
     assert passes(api, OTHER)
 
 
+def test_why_a_token_in_the_body_does_not_verify_is_said(api: Api) -> None:
+    for text, code in (("Bearer " + OTHER, "malformed-token"), (mint(iss="https://evil.test/"), "wrong-issuer")):
+        refused = json.loads(api("POST", "/blacklist", HOLDER, json={"token": text}).data)
+        assert refused["detail"] == f"The token in the request does not verify: {code}."
+
+
 @pytest.mark.parametrize("method", ["POST", "DELETE", "GET"])
 @pytest.mark.parametrize("exp", [1, int(NOW) - 1, int(NOW), NOW - 0.5])
 def test_an_expired_token_is_answered_as_success_with_nothing_to_do(api: Api, method: str, exp: float) -> None:

@@ -908,6 +908,23 @@ def test_check_config_warns(command: Command, monkeypatch: pytest.MonkeyPatch) -
     assert "GATEWAY_SEKRET sets nothing; did you mean GATEWAY_SECRET?" in checked.err
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("UPSTREAM", "http://127.0.0.1:35000", "GATEWAY_PORT: must not be the port of UPSTREAM"),
+        ("CLAIMS_FIELD", "X-Token-Subject", "GATEWAY_SUBJECT_FIELD: must not be the field of the claims"),
+    ],
+)
+def test_a_default_that_does_not_go_with_what_is_set_is_a_fault(
+    command: Command, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(f"GATEWAY_{name}", value)
+    for subcommand in ("check-config", "serve"):
+        checked = command(subcommand)
+        assert checked.code == USAGE
+        assert told in checked.err
+
+
 def test_faults_of_files_keys_and_the_store_are_told_with_those_of_settings(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

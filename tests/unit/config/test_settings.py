@@ -231,8 +231,29 @@ def test_the_env_file_may_name_files_too(tmp_path: Path) -> None:
 
 def test_an_env_file_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_ENV_FILE", "/does/not/exist")
-    with pytest.raises(ValueError, match="cannot read /does/not/exist"):
+    with pytest.raises(ValueError, match="cannot read /does/not/exist: No such file"):
         Settings()
+
+
+def test_an_env_file_that_is_not_utf8_is_a_fault_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("GATEWAY_ISSUER=https://issuer.example/\n", "utf-16")
+    with pytest.raises(ValueError, match=r"cannot read .*/\.env: it is not UTF-8"):
+        Settings()
+
+
+def test_a_folder_beside_is_no_env_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()  # as some call their virtual environment
+    assert Settings().issuer == "https://www.discogs.com/"
+
+
+def test_what_editors_of_windows_put_into_a_file_is_no_part_of_a_value(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfGATEWAY_ISSUER=https://issuer.example/\r\nGATEWAY_PORT=8080\r\n")
+    (tmp_path / "secret").write_bytes(b"\xef\xbb\xbfnew\r\nold\r\n")
+    monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "secret"))
+    settings = Settings()
+    assert (settings.issuer, settings.port, secrets(settings)) == ("https://issuer.example/", 8080, ["new", "old"])
 
 
 @pytest.mark.parametrize("value", ["", " ", ",", "[]", '[""]', '["good", ""]'])
@@ -442,6 +463,30 @@ def test_any_server_warns_of_the_public_secret(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import gateway.wsgi"]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert told.stderr.count("public example") == 1
+
+
+@pytest.mark.parametrize("name", ["ISSUER", "SECRET", "ADMIN_CLAIMS"])
+@pytest.mark.parametrize(
+    ("around", "what"), [('"{}"', "quotes"), ("'{}'", "quotes"), ("{}\r", "a line end"), (" {}", "a blank")]
+)
+def test_what_stands_around_a_value_is_warned_of_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, around: str, what: str
+) -> None:
+    """`docker run --env-file` takes quotes for a part of the value, and a shell the line ends of Windows."""
+    if name != "ISSUER" and what != "quotes":
+        return  # the blanks around the members of a list are left out
+    monkeypatch.setenv("GATEWAY_SECRET", "s" * 32)
+    monkeypatch.setenv(f"GATEWAY_{name}", around.format("v" * 40))
+    [warning] = warnings(Settings())
+    assert warning.startswith(f"GATEWAY_{name} has ")
+    assert what in warning
+    assert "vv" not in warning
+
+
+def test_a_path_that_looks_like_a_pattern_and_is_none_is_warned_of() -> None:
+    paths = "/static*,/a/*,/*,/b,/*/c"
+    told = [f"GATEWAY_PUBLIC_PATHS: {path} is one exact path; a prefix ends in /*" for path in ("/static*", "/*/c")]
+    assert warnings(Settings(secret="x" * 32, public_paths=paths)) == told
 
 
 def test_the_public_secret_and_weak_ones_are_warned_of() -> None:

@@ -148,7 +148,10 @@ class Connection:
             return NOTHING
         if response.is_over:
             return self._finish(response)
-        self.state = ANSWER if self.pause.awaited is None else PAUSE
+        if self.pause.awaited is None:
+            self.state = ANSWER
+            return NOTHING
+        self.state = PAUSE
         return response.awaited(self.fd)
 
     def _finish(self, response: Response) -> Awaited | None:

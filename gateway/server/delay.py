@@ -8,10 +8,11 @@ import time
 class QueueingDelay:
     """The wait of the latest probe, or of a connection that came late to be accepted; more than `limit` is overload.
 
-    In seconds. A probe under way that is not taken counts with what it has waited.
+    In seconds. A probe under way that is not taken counts with what it has waited, from the next look on.
     """
 
     def __init__(self, limit: float) -> None:
+        self.is_too_long = False  # whether requests wait longer than they may
         self._limit = limit
         self._waited = 0.0
         self._sent = 0.0  # when the probe was sent that is under way; 0: none is
@@ -28,13 +29,16 @@ class QueueingDelay:
         sent, self._sent = self._sent, 0.0
         if sent:
             self._waited = time.monotonic() - sent
+        self.look()
 
     def note(self, seconds: float) -> None:
         """Note how long a connection has waited to be accepted, if that is too long."""
         if seconds > self._limit:
             self._waited = seconds
+            self.is_too_long = True
 
-    def is_too_long(self) -> bool:
-        """Return whether requests wait longer than they may."""
+    def look(self) -> bool:
+        """Return whether requests wait longer than they may, and keep it: each visit of a connection reads that."""
         sent = self._sent  # once: a thread may come for it now
-        return self._waited > self._limit or (sent > 0 and time.monotonic() - sent > self._limit)
+        self.is_too_long = self._waited > self._limit or (sent > 0 and time.monotonic() - sent > self._limit)
+        return self.is_too_long

@@ -133,7 +133,7 @@ class Listener:
         while connection.state is not CLOSED:  # it may have been closed while it was ready
             if connection.state in WAITING:
                 self._forget(connection)
-            awaited = connection.serve(self._delay.is_too_long())
+            awaited = connection.serve(self._delay.is_too_long)
             if awaited is None or self._is_over:
                 self._close(connection)
             elif awaited is not NOTHING:
@@ -243,7 +243,7 @@ class Listener:
         """
         has_probe = False
         try:
-            while self._delay.is_too_long() and time.monotonic() < until:
+            while self._delay.look() and time.monotonic() < until:
                 if not any(self._ready):
                     has_probe |= self._gather(0)
                 if not (connection := next(filter(None, map(_first, self._ready)), None)):

@@ -64,7 +64,8 @@ class RequestFields:
 
     def __call__(self, environ: Environ) -> dict[str, str]:
         """Return the fields to send, framing aside. Raises `Problem` invalid-request and loop-detected."""
-        fields = {name: environ[key] for key, name in _names(tuple(environ))}
+        keys, names = _names(tuple(environ))
+        fields = dict(zip(names, map(environ.__getitem__, keys)))
         if not (self._preserve_host and environ.get("HTTP_HOST")):
             fields["Host"] = self._authority
         if "HTTP_CONNECTION" in environ:
@@ -155,9 +156,10 @@ def _agreed(lengths: list[str]) -> str:
 
 
 @bounded_cache(256, longest=64)
-def _names(keys: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return those of an environ's keys that go on, each with its name."""
-    return [(key, name) for key in keys if (name := _name(key))]
+def _names(keys: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return those of an environ's keys that go on, and the name of each."""
+    kept = [key for key in keys if _name(key)]
+    return kept, list(map(_name, kept))
 
 
 @bounded_cache(2048)

@@ -96,8 +96,13 @@ class Listener:
                     gathered = time.monotonic()
                 for ready in self._ready:
                     for _ in range(len(ready)):
-                        if me in holder and (connection := _first(ready)):
-                            self._attend(connection)
+                        if me not in holder:
+                            break
+                        try:
+                            connection = ready.popleft()
+                        except IndexError:  # another thread has taken it
+                            break
+                        self._attend(connection)
         finally:
             self._turns.release()
 

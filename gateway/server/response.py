@@ -62,14 +62,12 @@ class Response:
 
     def go_on(self) -> None:
         """Ask for something to send, up to a pause or the response's end."""
-        pause, wire = self._pause, self._wire
-        if pause.awaited is not None:
-            pause.clear()
+        if self._pause.awaited is not None:
+            self._pause.clear()
         # Once all bytes of the content are given to send, nothing but its end is to be asked for, and that is asked for
         # at once: one step less, for most.
-        while not (self.is_over or pause.awaited is not None or (wire.unsent and self._remaining != 0)):
-            if not self._advance():
-                break
+        while self._advance() and not self.is_over and not (self._wire.unsent and self._remaining != 0):
+            pass
         if self.is_over:
             self.close()
 
@@ -98,9 +96,9 @@ class Response:
             self._write(part, len(part) if self._is_whole else None)
         elif part is None:
             self._finish()
-        elif self._head and not self.has_begun:
-            self._write(b"")  # it pauses, and the client may wait for the fields
-        if part == b"":
+        else:
+            if self._head and not self.has_begun:
+                self._write(b"")  # it pauses, and the client may wait for the fields
             return False
         self._pause.awaited = None  # it may have asked for a pause, and had something to send after all
         return True
@@ -233,12 +231,8 @@ class Response:
 def _field_lines(status: str, fields: Fields) -> tuple[list[str], dict[str, str]]:
     """Return the lines, and of the fields that the server has to know the values by name in lower case."""
     # The server's own version, whatever the request's (RFC 9110 section 6.2).
-    lines = ["HTTP/1.1 " + status]
-    noted: dict[str, str] = {}
-    for name, value in fields:
-        lines.append(name + ": " + value)
-        if key := _noted(name):
-            noted[key] = value
+    lines = ["HTTP/1.1 " + status, *map(": ".join, fields)]
+    noted = {key: value for name, value in fields if (key := _noted(name))}
     return lines, noted
 
 

@@ -80,11 +80,10 @@ class Connection:
             if response is not None and response.cut_code:
                 return self._cut_off(response)
             return _STEPS[self.state](self)
-        except (ClientDisconnected, OSError):
+        except ClientDisconnected:
             return None
-        except Exception:
-            log.exception("a connection failed")
-            return None
+        except BaseException as error:  # noqa: BLE001 - an application may raise anything
+            return self._fail(error)
 
     def _read_head(self) -> Awaited | None:
         wire = self.wire
@@ -103,9 +102,9 @@ class Connection:
             request = Request.read(head)
         wire.deadlines.since = None
         body = Body(wire, request.framing, self._invite if request.expects_continue else None)
-        self._response = Response(request, body, wire, self.pause, self._notify)
-        self._work(self._begin)
-        return self._proceed()
+        self._response = response = Response(request, body, wire, self.pause, self._notify)
+        self._begin(response)
+        return self._proceed(response)
 
     def _invite(self) -> None:
         """Let a client go on that waits to be asked for its body (RFC 9110 section 10.1.1)."""
@@ -114,15 +113,19 @@ class Connection:
             self.wire.flush()
 
     def _answer(self) -> Awaited | None:
+        response = self._response
+        assert response  # noqa: S101 - the state has one
         if self.pause.is_watched and self.wire.has_left():
             raise ClientDisconnected
-        self._work(Response.go_on)
-        return self._proceed()
+        response.go_on()
+        return self._proceed(response)
 
     def _send(self) -> Awaited | None:
+        response = self._response
+        assert response  # noqa: S101 - the state has one
         if self.wire.flush():
-            return self._proceed()
-        if self.about.is_duplex and self._response and not self._response.is_over:
+            return self._proceed(response)
+        if self.about.is_duplex and not response.is_over:
             self.state = UNREAD
             return NOTHING
         return {self.fd: select.POLLOUT}
@@ -132,17 +135,17 @@ class Connection:
         if not self.about.is_unread:
             self.state = ANSWER
             return NOTHING
-        self._work(Response.go_on_unread)
-        if self._response is None or self._response.is_over:
+        response = self._response
+        assert response  # noqa: S101 - the state has one
+        response.go_on_unread()
+        if response.is_over:
             self.state = SEND
             return NOTHING
-        awaited = self._response.awaited(self.fd)
+        awaited = response.awaited(self.fd)
         return awaited if awaited is NOTHING else {**awaited, self.fd: awaited.get(self.fd, 0) | select.POLLOUT}
 
-    def _proceed(self) -> Awaited | None:
+    def _proceed(self, response: Response) -> Awaited | None:
         """Set the state that follows, and return what has to happen before it; None where all is over."""
-        response = self._response
-        assert response  # noqa: S101 - these states have one
         if self.wire.unsent:
             self.state = SEND
             return NOTHING
@@ -190,17 +193,6 @@ class Connection:
         self.wire.received = b""
         return self._readable
 
-    def _work(self, step: Callable[[Response], None]) -> None:
-        """Go a step on with the response. Whatever the application raises is an answer, or a visible cut-off."""
-        response = self._response
-        assert response  # noqa: S101 - the state has one
-        try:
-            step(response)
-        except ClientDisconnected:
-            raise
-        except BaseException as error:  # noqa: BLE001
-            self._fail(response, error)
-
     def _begin(self, response: Response) -> None:
         """Have the application begin."""
         request = response.request
@@ -219,24 +211,34 @@ class Connection:
         give_context(environ, about)
         response.start(self._application, environ)
 
-    def _fail(self, response: Response, error: BaseException) -> None:
-        """Answer with a refusal, or show that the answer is cut off."""
-        response.close()
-        if self.wire.has_left():
-            raise ClientDisconnected
-        _report(error)
-        if not response.has_begun:
-            self._refuse(response, error if isinstance(error, Problem) else Problem("internal-error"))
-        # Without the end that was promised it is visibly cut off. Where the close is the only end, a reset shows it.
-        elif not response.is_framed:
-            raise ClientDisconnected
-        else:
+    def _fail(self, error: BaseException) -> Awaited | None:
+        """Answer with a refusal, or show that the answer is cut off; return as `serve` does."""
+        response = self._response
+        try:
+            if response is None:
+                raise error
+            response.close()
+            if self.wire.has_left():
+                return None
+            _report(error)
+            if not response.has_begun:
+                return self._refuse(response, error if isinstance(error, Problem) else Problem("internal-error"))
+            # Without the end that was promised it is visibly cut off. Where the close is the only end, a reset shows it.
+            if not response.is_framed:
+                return None
             response.closes = response.is_over = True
+            return self._proceed(response)
+        except OSError:  # the client has left
+            return None
+        except Exception:
+            log.exception("a connection failed")
+            return None
 
-    def _refuse(self, response: Response, problem: Problem) -> None:
+    def _refuse(self, response: Response, problem: Problem) -> Awaited | None:
         """Answer with a refusal in place of a response that has not started."""
-        self._response = Response(response.request, response.body, self.wire, self.pause, self._notify)
-        self._response.refuse(problem)
+        self._response = refusal = Response(response.request, response.body, self.wire, self.pause, self._notify)
+        refusal.refuse(problem)
+        return self._proceed(refusal)
 
     def _cut_off(self, response: Response) -> Awaited | None:
         """End a response that must not go on: its client sees a reset, and nothing of what is unsent, or why."""
@@ -246,12 +248,11 @@ class Connection:
         self.about.refusal = code
         if response.has_begun:
             if response.say_farewell(self.about.farewell, code):
-                return self._proceed()
+                return self._proceed(response)
             self.wire.reset_at_close()
             return None
         response.close()
-        self._refuse(response, Problem(code))
-        return self._proceed()
+        return self._refuse(response, Problem(code))
 
     def is_expired(self, now: float) -> bool:
         """Return whether the client has had its time; in a drain, whether nothing would be lost by closing."""

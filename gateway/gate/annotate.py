@@ -43,7 +43,7 @@ class Annotate:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Pass the request on, and annotate its answer where that is asked for and possible."""
         about = context(environ)
-        path = request_target(environ).path
+        path = (about.target or request_target(environ)).path
         if path not in self._exact and not path.startswith(self._prefixes):
             return self._app(environ, start_response)
         environ["HTTP_ACCEPT_ENCODING"] = "identity"  # what is coded cannot be read

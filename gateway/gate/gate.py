@@ -124,7 +124,7 @@ class Gate:
         refusal: Problem | None,
     ) -> Iterable[bytes]:
         """Answer, or pass the request on, now that the caller's token is known (None where none is needed)."""
-        target = request_target(environ)
+        target = about.target
         if refusal and target.path != BLACKLIST:
             raise refusal
         if target.is_own:

@@ -24,6 +24,7 @@ _OPTIONS: dict[int, Any] = {
     pycurl.USERAGENT: "",  # none
     pycurl.NOSIGNAL: 1,
     pycurl.TCP_NODELAY: 1,
+    pycurl.DNS_CACHE_TIMEOUT: -1,  # what it knows is what `point_to` says
 }
 _SUPPRESSED = ("Accept:", "Expect:")  # what libcurl would add
 _LOOKED_FOR = ("Host", "Content-Length")  # where libcurl has words of its own

@@ -85,7 +85,7 @@ class Upstream:
         if forwards == 0:
             return _answer_here(environ, start_response)
         about = context(environ)
-        target = self._prefix.extend(request_target(environ).raw)
+        target = self._prefix.extend((about.target or request_target(environ)).raw)
         fields = self._fields(environ)
         if forwards is not None:
             fields["Max-Forwards"] = str(forwards - 1)

@@ -21,22 +21,20 @@ class Request:
 
     __slots__ = ("closes", "expects_continue", "fields", "framing", "is_head", "is_http_1_0", "line", "problem")
 
-    def __init__(self) -> None:
-        self.line: Mapping[str, str] = _NOTHING
-        self.fields: Mapping[str, str] = _NOTHING
-        self.is_http_1_0 = False
-        self.is_head = False
-        self.problem: Problem | None = None
+    def __init__(self, line: Mapping[str, str], fields: Mapping[str, str], *, problem: Problem | None = None) -> None:
+        self.line = line
+        self.fields = fields
+        self.problem = problem
         self.framing: Framing | None = None  # None: no body
-        self.expects_continue = False
+        self.is_head = self.is_http_1_0 = self.expects_continue = False
         self.closes = False  # whether the connection ends with it
 
     @classmethod
     def read(cls, head: bytes) -> Request:
         """Return the request whose head this is (RFC 9112 sections 2.2 to 6), or one with a problem."""
-        request = cls()
         try:
-            request._read(head)
+            request = cls(*read_head(head))
+            request._read()
         except Problem as problem:
             return cls.bad(problem)
         return request
@@ -44,25 +42,25 @@ class Request:
     @classmethod
     def bad(cls, problem: Problem) -> Request:
         """Return a request that cannot be understood: nobody knows where the next one begins."""
-        request = cls()
-        request.problem = problem
+        request = cls(_NOTHING, _NOTHING, problem=problem)
         request.framing = Raw()
         request.closes = True
         return request
 
-    def _read(self, head: bytes) -> None:
-        self.line, self.fields = line, fields = read_head(head)
+    def _read(self) -> None:
+        line, fields = self.line, self.fields
         self.is_head = line["REQUEST_METHOD"] == "HEAD"
-        self.is_http_1_0 = line["SERVER_PROTOCOL"] == "HTTP/1.0"
-        connection = fields.get("HTTP_CONNECTION", "").lower()
-        if self.is_http_1_0:
+        connection = fields["HTTP_CONNECTION"].lower() if "HTTP_CONNECTION" in fields else ""
+        if line["SERVER_PROTOCOL"] == "HTTP/1.0":
+            self.is_http_1_0 = True
             self.closes = connection != "keep-alive"
         else:
             if "HTTP_HOST" not in fields:
                 raise Problem("invalid-request")
-            self.expects_continue = fields.get("HTTP_EXPECT", "").lower() == "100-continue"
+            self.expects_continue = "HTTP_EXPECT" in fields and fields["HTTP_EXPECT"].lower() == "100-continue"
             self.closes = "close" in connection
-        self._frame(fields.get("HTTP_TRANSFER_ENCODING"), fields.get("CONTENT_LENGTH"))
+        if "HTTP_TRANSFER_ENCODING" in fields or "CONTENT_LENGTH" in fields:
+            self._frame(fields.get("HTTP_TRANSFER_ENCODING"), fields.get("CONTENT_LENGTH"))
 
     def _frame(self, coding: str | None, length: str | None) -> None:
         """Decide how the body is delimited; two answers are none (RFC 9112 section 6.3)."""
@@ -77,8 +75,6 @@ class Request:
             if number is None:
                 raise Problem("invalid-request")
             self.framing = Length(number) if number else None
-        else:
-            self.framing = None
 
     def environ(self, connection: Environ) -> Environ:
         """Return the environ for the app: the connection's own part, and what this request says."""

@@ -65,7 +65,7 @@ class RequestFields:
     def __call__(self, environ: Environ) -> dict[str, str]:
         """Return the fields to send, framing aside. Raises `Problem` invalid-request and loop-detected."""
         keys, names = _names(tuple(environ))
-        fields = dict(zip(names, map(environ.__getitem__, keys)))
+        fields = dict(zip(names, map(environ.__getitem__, keys), strict=True))
         if not (self._preserve_host and environ.get("HTTP_HOST")):
             fields["Host"] = self._authority
         if "HTTP_CONNECTION" in environ:

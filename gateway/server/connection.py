@@ -79,13 +79,13 @@ class Connection:
         try:
             if response is not None and response.cut_code:
                 return self._cut_off(response)
-            return _STEPS[self.state](self)
+            return _STEPS[self.state](self, response)
         except ClientDisconnected:
             return None
         except BaseException as error:  # noqa: BLE001 - an application may raise anything
             return self._fail(error)
 
-    def _read_head(self) -> Awaited | None:
+    def _read_head(self, _: None) -> Awaited | None:
         wire = self.wire
         if not wire.received and not wire.receive():
             return self._readable
@@ -112,17 +112,13 @@ class Connection:
             self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.wire.flush()
 
-    def _answer(self) -> Awaited | None:
-        response = self._response
-        assert response  # noqa: S101 - the state has one
+    def _answer(self, response: Response) -> Awaited | None:
         if self.pause.is_watched and self.wire.has_left():
             raise ClientDisconnected
         response.go_on()
         return self._proceed(response)
 
-    def _send(self) -> Awaited | None:
-        response = self._response
-        assert response  # noqa: S101 - the state has one
+    def _send(self, response: Response) -> Awaited | None:
         if self.wire.flush():
             return self._proceed(response)
         if self.about.is_duplex and not response.is_over:
@@ -130,13 +126,11 @@ class Connection:
             return NOTHING
         return {self.fd: select.POLLOUT}
 
-    def _go_on_unread(self) -> Awaited | None:
+    def _go_on_unread(self, response: Response) -> Awaited | None:
         self.about.is_unread = not self.wire.flush()
         if not self.about.is_unread:
             self.state = ANSWER
             return NOTHING
-        response = self._response
-        assert response  # noqa: S101 - the state has one
         response.go_on_unread()
         if response.is_over:
             self.state = SEND
@@ -177,7 +171,7 @@ class Connection:
         self.state = HEAD
         return NOTHING if wire.received else self._readable
 
-    def _skip(self) -> Awaited | None:
+    def _skip(self, _: None) -> Awaited | None:
         body = self._skipped
         assert body  # noqa: S101 - the state has one
         while part := body.take():
@@ -188,7 +182,7 @@ class Connection:
         self.state = HEAD
         return NOTHING if self.wire.received else self._readable
 
-    def _linger(self) -> Awaited | None:
+    def _linger(self, _: None) -> Awaited | None:
         self.wire.receive()
         self.wire.received = b""
         return self._readable
@@ -223,7 +217,7 @@ class Connection:
             _report(error)
             if not response.has_begun:
                 return self._refuse(response, error if isinstance(error, Problem) else Problem("internal-error"))
-            # Without the end that was promised it is visibly cut off. Where the close is the only end, a reset shows it.
+            # Without the promised end it is visibly cut off. Where the close is the only end, a reset shows it.
             if not response.is_framed:
                 return None
             response.closes = response.is_over = True
@@ -244,7 +238,7 @@ class Connection:
         """End a response that must not go on: its client sees a reset, and nothing of what is unsent, or why."""
         code, response.cut_code = response.cut_code, ""
         if self.about.refusal:  # an answer of its own is under way, and short
-            return _STEPS[self.state](self)
+            return _STEPS[self.state](self, response)
         self.about.refusal = code
         if response.has_begun:
             if response.say_farewell(self.about.farewell, code):
@@ -286,7 +280,8 @@ class Connection:
             self.wire.close()
 
 
-_STEPS: dict[State, Callable[[Connection], Awaited | None]] = {
+# What each state does, with the response where it has one.
+_STEPS: dict[State, Callable[[Connection, Any], Awaited | None]] = {
     HEAD: Connection._read_head,
     ANSWER: Connection._answer,
     PAUSE: Connection._answer,

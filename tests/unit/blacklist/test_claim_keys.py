@@ -115,11 +115,6 @@ def test_the_later_cut_off_and_the_later_end_win_and_none_beats_any(first: Entry
     assert (merged is first) == first.covers(second)
 
 
-def test_a_second_change_without_a_reason_keeps_the_first_ones() -> None:
-    assert entry(1, reason="stolen").merged(entry(2)).reason == "stolen"
-    assert entry(1, reason="stolen").merged(entry(2, reason="again")).reason == "again"
-
-
 def test_an_entry_of_another_issuer_changes_nothing() -> None:
     mine, other = Entry("token:x", "a", 1, 10), Entry("token:x", "b", 2, None)
     assert mine.merged(other) is mine

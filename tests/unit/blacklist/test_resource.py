@@ -112,12 +112,6 @@ def test_two_gateways_on_one_store_agree_at_once(make_api: Any) -> None:
         assert passes(one, HOLDER)
 
 
-@pytest.mark.parametrize("media_type", ["application/json", "application/x-www-form-urlencoded", "text/plain", "x"])
-@pytest.mark.parametrize("method", ["POST", "DELETE", "GET"])
-def test_an_empty_body_is_no_body_whatever_its_type_says(api: Api, method: str, media_type: str) -> None:
-    assert done(api(method, "/blacklist", HOLDER, data=b"", content_type=media_type))["token"] == HOLDER
-
-
 # A token in the body.
 
 
@@ -612,33 +606,16 @@ def test_a_token_in_the_url_is_no_credential(api: Api) -> None:
         assert_refused(api("GET", f"{path}?access_token={HOLDER}"), "missing-credentials")
 
 
-# Bodies that are refused, each with nothing changed.
+# Bodies that are refused, each with nothing changed: one of each kind, all there are stand in test_body.py.
 
-BAD_BODIES: list[tuple[Any, str]] = [
+BAD_BODIES = [
     (b"{}", "invalid-request"),
-    (b"[]", "invalid-request"),
-    (b"null", "invalid-request"),
     (b"{", "invalid-request"),
-    (b" ", "invalid-request"),
-    (b"\xff\xfe", "invalid-request"),
-    (b'{"sub": "1001", "sub": "1001"}', "invalid-request"),
     (b'{"sub": ""}', "invalid-request"),
-    (b'{"sub": null}', "invalid-request"),
-    (b'{"sub": true}', "invalid-request"),
-    (b'{"sub": false}', "invalid-request"),
-    (b'{"sub": []}', "invalid-request"),
-    (b'{"sub": ["1001"]}', "invalid-request"),
-    (b'{"sub": {"a": 1}}', "invalid-request"),
-    (b'{"sub": NaN}', "invalid-request"),
-    (b'{"sub": 1e400}', "invalid-request"),
-    (b'{"sub": "1001", "jti": "a"}', "invalid-request"),
+    (b'{"sub": "1001", "sub": "1001"}', "invalid-request"),
     (b'{"sub": "1001", "token": "a"}', "invalid-request"),
     (b'{"sub": "1001", "unknown": 1}', "invalid-request"),
-    (b'{"iss": "1001"}', "invalid-request"),
     (b'{"sub": "1001", "issued_before": "yesterday"}', "invalid-request"),
-    (b'{"issued_before": 1}', "invalid-request"),
-    (b'{"sub": "1001", "reason": 1}', "invalid-request"),
-    (b"[" * 60_000, "invalid-request"),
     (b'{"sub": "' + b"x" * 65_536 + b'"}', "payload-too-large"),
 ]
 
@@ -673,13 +650,6 @@ def test_another_media_type_is_refused_and_the_right_ones_are_named(api: Api, me
     answer = api(method, "/blacklist", HOLDER, data=b'{"token": "x"}', content_type=media_type)
     assert_refused(answer, "unsupported-media-type")
     assert "application/json" in answer.headers["Accept"]
-
-
-@pytest.mark.parametrize(
-    "body", [b"token", b"token=a&token=b", f"sub=1001&token={OTHER}".encode(), b"sub=", b"x=1", b"sub=%ff"]
-)
-def test_a_bad_form_is_refused(api: Api, body: bytes) -> None:
-    assert_refused(api("POST", "/blacklist", ADMIN, data=body, **FORM), "invalid-request")
 
 
 def test_a_form_names_claims_as_text(api: Api) -> None:

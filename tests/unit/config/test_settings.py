@@ -194,12 +194,6 @@ def test_the_environment_beats_the_env_file_and_that_the_docker_secrets(
     assert (settings.issuer, settings.port) == ("of the environment", 1)
 
 
-def test_several_secrets_may_stand_in_a_file_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "secret").write_text("newest\nolder\n\n")
-    monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "secret"))
-    assert secrets(Settings()) == ["newest", "older"]
-
-
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"])
 def test_a_file_that_cannot_be_read_is_never_replaced_by_a_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None

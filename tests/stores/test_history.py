@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -289,6 +290,14 @@ def test_an_answer_that_comes_late_takes_nothing_back() -> None:
     assert known.newest() == str(second)
     with pytest.raises(HistoryLost, match="lacks the last 1 changes"):
         known.check(str(first), known.newest(), heads(first))
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="elsewhere a file on a disk is needed")
+def test_a_store_is_opened_though_no_disk_takes_temporary_files(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/null/full")
+    SqliteStore(path, now=clock).ping()
 
 
 def test_of_two_histories_that_part_while_they_are_asked_one_is_refused() -> None:

@@ -98,15 +98,22 @@ def changed_keys(since: str, rows: Sequence[tuple[int, str, str | None]]) -> fro
     return frozenset(key for _, _, keys in later for key in json.loads(keys or "[]"))
 
 
+def _open_nameless_file() -> int:
+    """Return a descriptor of an empty file; where the system can, it lies on no disk, which may be full."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("gateway")
+    descriptor, name = tempfile.mkstemp()
+    os.unlink(name)
+    return descriptor
+
+
 class Known:
     """What this process and all that are forked from it know of one store's history. It never goes back."""
 
     def __init__(self, *, accept_lossy: bool = False) -> None:
         self._accept_lossy = accept_lossy
         self._memory = mmap.mmap(-1, _MARKS + WINDOW * _MARK_BYTES)
-        # A file for its lock, which ends with its holder.
-        self._file, name = tempfile.mkstemp()
-        os.unlink(name)
+        self._file = _open_nameless_file()  # for its lock, which ends with its holder
         weakref.finalize(self, os.close, self._file)
         self._lock = Lock()
         self._read = bytes(_TURN.size), ""

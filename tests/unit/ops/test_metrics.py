@@ -164,6 +164,17 @@ def test_nothing_is_left_of_a_gateway_that_was_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="nothing is kept in memory here")
+def test_figures_lie_on_no_disk_that_may_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system would kill every worker that starts."""
+    monkeypatch.delenv("TMPDIR", raising=False)
+    with Recorder(ok()) as upstream, Running(tmp_path, upstream.url, "--metrics-port", "0") as gateway:
+        gateway.get("/", mint())
+        maps = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in gateway.workers)
+        assert "/dev/shm/gateway-metrics-" in maps
+
+
+@pytest.mark.slow
 def test_a_signal_to_all_processes_ends_them_in_order(tmp_path: Path) -> None:
     """As systemd sends it: the figures can be read until the last request is answered."""
     with measured(tmp_path) as (gateway, _):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from gateway.cli.options import Fault, with_settings
 from gateway.cli.tokens import mint
 from gateway.config.announce import announce
 from gateway.config.faults import faults
-from gateway.config.settings import Settings
+from gateway.config.settings import PREFIX, Settings
 from gateway.ops.exposition import Figure, served
 from gateway.ops.logs import configure_logging
 from gateway.parties import build_issuers
@@ -28,6 +29,12 @@ from gateway.server import listening
 from gateway.server import serve as serve_app
 
 LASTING = 600  # seconds; those of the alert GatewayEntriesVanished
+# Settings of the first process, which SIGHUP does not renew.
+AT_THE_START = (
+    "host", "port", "workers", "threads", "queue_timeout", "drain_timeout", "keep_alive", "store", "replicas",
+    "accept_lossy_store", "metrics_host", "metrics_port", "log_format", "log_level",
+)  # fmt: skip
+log = logging.getLogger("gateway")
 
 # Lines for pasting hold nothing but a command that bash, zsh, fish, dash and PowerShell read alike: no comment, which
 # an interactive zsh would run, no variable, no apostrophe. What comes of each stands above it.
@@ -80,7 +87,9 @@ def demo(settings: Settings) -> None:
         url = f"http://{host}:{settings.port}"
         click.echo(STORY.format(url=url, upstream=settings.upstream, token=token, admin=admin))
         # The console's chart needs the metrics, on whatever port.
-        _serve(settings, sock, console=True, log_format="text", metrics_port=settings.metrics_port or 0)
+        _serve(
+            settings, sock, host=settings.host, console=True, log_format="text", metrics_port=settings.metrics_port or 0
+        )
 
 
 def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
@@ -100,6 +109,13 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
         except ValueError as error:
             raise ValueError("; ".join(faults(error))) from error
 
+    def renewed() -> None:
+        with contextlib.suppress(ValueError):  # a fault since a moment ago: the new workers tell it
+            now = Settings(**flags | forced)
+            if changed := [name for name in AT_THE_START if getattr(now, name) != getattr(settings, name)]:
+                names = ", ".join(PREFIX + name.upper() for name in changed)
+                log.warning("changed, but not in force until the gateway is restarted: %s", names)
+
     entries = [
         Figure("gateway_entries", "Live entries", store.count),
         Figure("gateway_entries_lasting", "Live entries that last ten minutes more", lambda: store.count(LASTING)),
@@ -113,6 +129,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
             queue_timeout=settings.queue_timeout,
             drain_timeout=settings.drain_timeout,
             keep_alive=settings.keep_alive,
+            renewed=renewed,
         )
 
 

@@ -12,7 +12,7 @@ from gateway.server.sockets import listening
 __all__ = ["listening", "serve"]
 
 
-def serve(
+def serve(  # noqa: PLR0913 - each is a setting of its own
     load: Callable[[], Application],
     *,
     sock: socket.socket,
@@ -21,11 +21,13 @@ def serve(
     queue_timeout: float = 5.0,
     drain_timeout: float = 30.0,
     keep_alive: float = 75.0,
+    renewed: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve the WSGI app that `load` returns to whoever connects to `sock`, until SIGTERM or SIGINT; raise SystemExit.
 
     `load` is called in every worker process, at the start and at SIGHUP. If it raises at the start,
-    the exit status is 3; if it raises later, the running workers stay. A request that has waited
+    the exit status is 3; if it raises later, the running workers stay. `renewed` is called in the first process once
+    it has loaded at SIGHUP. A request that has waited
     `queue_timeout` seconds for a thread comes with `Context.overloaded` true.
     `drain_timeout`, in seconds, is what requests in flight have at the end, `keep_alive` how long a connection may be
     idle. The app may have an attribute `refuses(environ) -> bool`: it is asked about a request whose body is still to
@@ -36,4 +38,4 @@ def serve(
     from gateway.server.worker import Options
 
     options = Options(threads, queue_timeout, drain_timeout, keep_alive)
-    sys.exit(Master(load, sock, options, workers).run())
+    sys.exit(Master(load, sock, options, workers, renewed).run())

@@ -47,8 +47,15 @@ class _Process:
 class Master:
     """Keeps `count` workers, which serve what `load` returns to whoever connects to `sock`."""
 
-    def __init__(self, load: Callable[[], Application], sock: socket.socket, options: Options, count: int) -> None:
-        self._load, self._socket, self._options, self._count = load, sock, options, count
+    def __init__(
+        self,
+        load: Callable[[], Application],
+        sock: socket.socket,
+        options: Options,
+        count: int,
+        renewed: Callable[[], None],
+    ) -> None:
+        self._load, self._socket, self._options, self._count, self._renewed = load, sock, options, count, renewed
         self._workers: dict[int, _Process] = {}
         self._generation = 0
         self._trial = 0  # the process that tries to load new settings
@@ -175,6 +182,7 @@ class Master:
                         self._generation += 1
                         self._spawn_after = 0.0
                         log.info("the app is loaded anew: new workers take over, and the old ones finish")
+                        self._renewed()
                 elif worker := self._workers.pop(pid, None):
                     self._note_end(pid, worker, status)
 

@@ -103,15 +103,20 @@ def test_a_secret_is_rotated_without_losing_a_request(tmp_path: Path) -> None:
         assert set(load.seen) == {200}, gateway.log[-3000:]
 
 
-def test_a_blacklisted_token_stays_blacklisted_through_it(tmp_path: Path) -> None:
+def test_a_blacklisted_token_stays_blacklisted_through_it_and_what_needs_a_restart_is_named(tmp_path: Path) -> None:
     token = mint(jti="gone")
     with started(tmp_path) as gateway:
+        assert "restarted" not in gateway.log
+        (tmp_path / ".env").write_text("GATEWAY_KEEP_ALIVE=9\nGATEWAY_READ_TIMEOUT=9\n")
         assert gateway.request("POST", "/blacklist", token).status == 200
         with Load(gateway, token) as load:
             for _ in range(2):
                 gateway.signal(SIGHUP)
                 assert load.goes_on()
         assert set(load.seen) == {401}
+        named = "not in force until the gateway is restarted: GATEWAY_KEEP_ALIVE"
+        assert until(lambda: named in gateway.log), gateway.log[-3000:]
+        assert "GATEWAY_READ_TIMEOUT" not in gateway.log
 
 
 def test_a_fault_keeps_the_old_secrets_and_is_told(tmp_path: Path) -> None:

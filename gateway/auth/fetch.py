@@ -84,7 +84,10 @@ def follow(text: bytes, place: str, names: Collection[str], policy: FetchPolicy)
     if (found := metadata.get("issuer")) not in names:
         wanted = " or ".join(repr(name) for name in names)
         raise KeysRefused(f"the metadata at {shown(place)} is another issuer's: {str(found)[:200]!r}, not {wanted}")
-    jwks_uri = checked_url(str(metadata.get("jwks_uri")), policy.insecure_hosts)
+    try:
+        jwks_uri = checked_url(str(metadata.get("jwks_uri")), policy.insecure_hosts)
+    except KeysRefused as fault:
+        raise KeysRefused(f"the jwks_uri in the metadata at {shown(place)} cannot be used: {fault}") from fault
     if place.startswith("https:") and not jwks_uri.startswith("https:"):
         raise KeysRefused(f"the metadata at {shown(place)} leads to plain http")
     keys = _get(jwks_uri, policy)

@@ -19,7 +19,8 @@ _EVENTS = re.compile(r"https?://schemas\.openid\.net/.*|.*/(?:back|front)channel
 
 def is_other_type(typ: str) -> bool:
     """Return whether a header's `typ` names another kind of token."""
-    return bool(_OTHER_MEDIA_TYPES.fullmatch(typ) or _OTHERS.fullmatch(typ))
+    name = typ.partition(";")[0].strip()  # without what a media type may have beside its name
+    return bool(_OTHER_MEDIA_TYPES.fullmatch(name) or _OTHERS.fullmatch(name))
 
 
 def other_kind(claims: dict[str, Any]) -> str | None:

@@ -20,6 +20,7 @@ from gateway.auth.tokens import (
 from gateway.http.problems import Problem
 
 LONGEST_MESSAGE = 64 * 1024  # characters
+FRESH_SECONDS = 5.0  # since keys were fetched; a fetch that a message brings about takes no longer
 
 
 @dataclass(frozen=True, slots=True, repr=False)  # a trace must not show a message
@@ -59,7 +60,8 @@ def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message
     """Return the message, if an issuer signed it and its `typ` is one of `types`, in lower case ("": none at all).
 
     It is signed as access tokens are, with the same keys and algorithms (RFC 8725 sections 3.1 and 3.11); what it
-    says is for the caller to check. Raises `Problem` saying why it is refused.
+    says is for the caller to check. Raises `Problem` saying why it is refused: keys-unavailable where newer keys may be
+    about, and could not be asked for.
     """
     if len(text) > LONGEST_MESSAGE or not (parts := GRAMMAR.fullmatch(text)):
         raise Problem("malformed-token")
@@ -75,5 +77,11 @@ def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message
         raise Problem("wrong-issuer", log={"found_issuer": str(claims.get("iss")), "expected_issuer": issuers.names})
     if not isinstance(algorithm, str) or algorithm not in issuer.algorithms:
         raise Problem("algorithm-not-allowed")
-    check_signature(issuer, kid, algorithm, text[: parts.end(2)].encode(), decode_part(parts[3]))
+    try:
+        check_signature(issuer, kid, algorithm, text[: parts.end(2)].encode(), decode_part(parts[3]))
+    except Problem as problem:
+        # A message comes once, and may be signed with a key that is newer than ours: no verdict without a fresh look.
+        if issuer.keys.age() > FRESH_SECONDS:
+            raise Problem("keys-unavailable") from problem
+        raise
     return Message(claims, issuer)

@@ -33,6 +33,7 @@ class Snapshot:
         self._issuer, self._read, self._limit, self._now = issuer, read, limit, now
         self._good: tuple[bytes, KeySet, float] | None = None  # replaced whole, so that threads see one state
         self._fault = ""
+        self._told: list[Ignored] = []
 
     def current(self) -> KeySet:
         """Return the last good keys. Raises `Problem` keys-unavailable where there are none young enough."""
@@ -51,13 +52,21 @@ class Snapshot:
         """
         began = self._now()
         text = load()
-        keys, ignored = (self._good[1], []) if self._good and self._good[0] == text else self._read(text)
-        for reason, expected in ignored:
-            _log.log(
-                logging.DEBUG if expected else logging.WARNING, "issuer %r: %s; it is ignored", self._issuer, reason
-            )
+        if self._good and self._good[0] == text:
+            keys = self._good[1]
+        else:
+            keys, ignored = self._read(text)
+            self._tell(ignored)
         self._good = (text, keys, began)
         return keys
+
+    def _tell(self, ignored: list[Ignored]) -> None:
+        """Log what was not ignored before: some providers' texts differ each time, in order or in a date."""
+        for each in ignored:
+            if each not in self._told:
+                level = logging.DEBUG if each.expected else logging.WARNING
+                _log.log(level, "issuer %r: %s; it is ignored", self._issuer, each.reason)
+        self._told = ignored
 
     def renew(self, load: Callable[[], bytes]) -> bool:
         """Take newer keys and return whether it worked; where it did not, the last good ones stay."""

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from hypothesis import strategies as st
 from provider import Provider, Signer, certificate, content, drip, jwks, pem, private_key, send, signer, status
 from recorder import until
 
-from gateway.auth.fetch import MAX_BYTES, FetchPolicy, fetch_keys
+from gateway.auth.fetch import MAX_BYTES, FetchPolicy, fetch_keys, follow
 from gateway.auth.issuers import Issuer
 from gateway.auth.keys import build_keys
 from gateway.auth.keyset import MAX_TRIES, KeySet, KeysRefused
 from gateway.auth.keytext import MAX_KEYS, read_keys
-from gateway.auth.snapshot import Ignored
+from gateway.auth.snapshot import Ignored, Snapshot
 from gateway.auth.tokens import Verifier
 from gateway.auth.watched import WatchedKeys
 from gateway.http.problems import Problem
@@ -872,3 +873,19 @@ def test_keys_rotate_under_load_without_one_wrong_answer(algorithm: str, provide
             each.result()
     assert wrong == []
     assert [kid for kid, token in tokens.items() if accepts(keys, token)] == [each.kid for each in generations[-2:]]
+
+
+def test_what_is_ignored_is_told_once_though_the_text_differs_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    """Some providers write their keys in another order, or the date, each time."""
+    texts = (json.dumps({"keys": [A.jwk(), {"kty": kty}], "made": n}).encode() for n, kty in enumerate(["x", "x", "y"]))
+    snapshot = Snapshot("https://a.test/", partial(read_keys, allowed=ALLOWED), 60, time.monotonic)
+    for _ in range(3):
+        snapshot.renew(lambda: next(texts))
+    assert [message.split("known here: ")[1][:3] for message in caplog.messages] == ["'x'", "'y'"]
+
+
+@pytest.mark.parametrize("found", [None, ["https://a.test/jwks"], "file:///etc/passwd", "/jwks", "http://a.test/jwks"])
+def test_a_key_sets_address_that_metadata_gives_is_told_apart_from_ones_own(found: object) -> None:
+    text = json.dumps({"issuer": "https://a.test/", "jwks_uri": found}).encode()
+    with pytest.raises(KeysRefused, match=r"the jwks_uri in the metadata at \S+x cannot be used: .* https"):
+        follow(text, "https://a.test/x", ("https://a.test/",), FetchPolicy())

@@ -54,7 +54,19 @@ def test_what_calls_itself_none_of_these_passes(api: Api, claims: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "typ", ["logout+jwt", "vc+sd-jwt", "dc+sd-jwt", "kb+jwt", "Refresh", "refresh_token", "Offline", "logout"]
+    "typ",
+    [
+        "logout+jwt",
+        "logout+jwt ",
+        "secevent+jwt; charset=utf-8",
+        "vc+sd-jwt",
+        "dc+sd-jwt",
+        "kb+jwt",
+        "Refresh",
+        "refresh_token",
+        "Offline",
+        "logout",
+    ],
 )
 def test_a_header_that_names_another_kind_is_refused(api: Api, typ: str) -> None:
     assert_refused(api("GET", "/", mint(_header={"typ": typ})), "malformed-token")

@@ -47,15 +47,15 @@ class LineWriter:
         with self._changed:
             if self._bytes + len(data) > LIMIT_BYTES:
                 self.dropped += 1
-                return None
+                return
             if self._thread is None and not self._start():
-                return self._write_out(data)
+                self._write_out(data)
+                return
             self._lines.append(data)
             self._bytes += len(data)
             self._hurries |= at_once
             if self._is_idle or at_once:
                 self._changed.notify_all()
-        return None
 
     def _start(self) -> bool:
         """Return whether the thread could be started: not while the interpreter ends."""
@@ -86,11 +86,11 @@ class LineWriter:
 
     def _run(self) -> None:
         while lines := self._take():
-            for piece in _pieces(lines):
-                self._write_out(piece)
+            are_written = [self._write_out(piece) for piece in _pieces(lines)]
             with self._changed:
                 self._bytes -= sum(map(len, lines))
-                lost, self._told = self.dropped - self._told, self.dropped
+                lost = self.dropped - self._told if all(are_written) else 0
+                self._told += lost
                 if not self._bytes:
                     self._hurries = False
                 self._changed.notify_all()  # who flushes
@@ -111,14 +111,18 @@ class LineWriter:
             self._lines.clear()
             return lines
 
-    def _write_out(self, data: bytes) -> None:
+    def _write_out(self, data: bytes) -> bool:
+        """Return whether all is written; what is not counts as dropped."""
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:  # whoever started us made it so
                 _await_writable(self._descriptor)
-            except OSError:  # nobody reads it any more
-                return
+            except OSError:  # nobody reads it any more, or its disk is full
+                with self._changed:
+                    self.dropped += data.count(b"\n")
+                return False
+        return True
 
 
 def _pieces(lines: list[bytes]) -> Iterator[bytes]:

@@ -98,6 +98,23 @@ def test_nobody_at_the_other_end_is_no_error() -> None:
     os.close(writes)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
+def test_what_a_full_disk_does_not_take_is_counted_and_told_once_there_is_room(pipe: Pipe) -> None:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    writer = LineWriter(descriptor, lost)
+    for number in range(7):
+        writer.write(f"line {number}")
+    writer.flush()
+    assert writer.dropped == 7
+    os.dup2(pipe.writes, descriptor)
+    writer.write("there is room")
+    read = b""
+    while not read.endswith(b"lost 7\n"):
+        read += os.read(pipe.reads, 1000)
+    assert read == b"there is room\nlost 7\n"
+    os.close(descriptor)
+
+
 def test_the_lines_of_several_processes_do_not_mix(pipe: Pipe) -> None:
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         fcntl.fcntl(pipe.writes, fcntl.F_SETPIPE_SZ, 4096)  # so that writers get in each other's way

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,9 @@ hypothesis.settings.load_profile("quick")
 from helpers import SECRET, Api, Clock  # noqa: E402
 
 from gateway import Gateway, Settings  # noqa: E402
+from gateway.blacklist.stores.sqlite.store import SqliteStore  # noqa: E402
 from gateway.http.build import BUILD  # noqa: E402
+from gateway.http.problems import StoreUnavailable  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -102,6 +105,23 @@ def make_gate(upstream: Upstream, clock: Clock, store_url: str) -> Iterator[Call
 def make_api(make_gate: Callable[..., Gateway]) -> Callable[..., Api]:
     """Return a maker of clients of a gate with the given settings, watched by both checkers of WSGI."""
     return lambda **values: Api(validator(LintMiddleware(make_gate(**values))))
+
+
+@pytest.fixture
+def store_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[object]]:
+    """Return what makes methods of every SQLite store fail while it is entered."""
+
+    def fail(*_: object, **__: object) -> Any:
+        raise StoreUnavailable
+
+    @contextmanager
+    def broken(*names: str) -> Iterator[None]:
+        with monkeypatch.context() as patched:
+            for name in names:
+                patched.setattr(SqliteStore, name, fail)
+            yield
+
+    return broken
 
 
 @pytest.fixture

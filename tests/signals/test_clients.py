@@ -270,17 +270,9 @@ def test_they_are_not_there_until_somebody_may(make_api: Make) -> None:
     assert_refused(ask(api, "introspect", headers={"Authorization": f"Bearer {TOKEN}"}), "not-found")
 
 
-def test_nothing_is_told_while_the_store_fails(make_api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gateway.blacklist.stores.sqlite.store import SqliteStore
-    from gateway.http.problems import StoreUnavailable
-
-    def fail(*_: object, **__: object) -> Any:
-        raise StoreUnavailable
-
+def test_nothing_is_told_while_the_store_fails(make_api: Make, store_fails: Any) -> None:
     api = make_api(issuers=ISSUERS, clients=CLIENTS)
-    with monkeypatch.context() as broken:
-        broken.setattr(SqliteStore, "add", fail)
-        broken.setattr(SqliteStore, "find", fail)
+    with store_fails("add", "find"):
         for what in ("revoke", "introspect"):
             assert_refused(ask(api, what), "store-unavailable")
     assert ask(api, "introspect").json["active"]

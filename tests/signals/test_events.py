@@ -475,16 +475,9 @@ def test_what_the_sender_says_of_it_is_the_entrys_reason(gate_api: Api) -> None:
     assert entry["by"] == f"events:{IDP}"
 
 
-def test_nothing_is_acknowledged_while_the_store_fails(make_api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gateway.blacklist.stores.sqlite.store import SqliteStore
-    from gateway.http.problems import StoreUnavailable
-
-    def fail(*_: object, **__: object) -> Any:
-        raise StoreUnavailable
-
+def test_nothing_is_acknowledged_while_the_store_fails(make_api: Make, store_fails: Any) -> None:
     api, token = make_api(signals=json.dumps([SENDER])), event(URI)
-    with monkeypatch.context() as broken:
-        broken.setattr(SqliteStore, "add", fail)
+    with store_fails("add"):
         assert_refused(send(api, token), "store-unavailable")
     assert passes(api)
     assert send(api, token).status_code == 202

@@ -231,18 +231,11 @@ def test_it_is_not_there_until_it_is_set(make_api: Make) -> None:
 
 
 def test_nothing_is_reported_as_done_while_the_store_fails_and_the_same_token_is_taken_later(
-    make_api: Make, monkeypatch: pytest.MonkeyPatch
+    make_api: Make, store_fails: Any
 ) -> None:
-    from gateway.blacklist.stores.sqlite.store import SqliteStore
-    from gateway.http.problems import StoreUnavailable
-
     api, token = make_api(signals=SIGNALS), logout_token()
 
-    def fail(*_: object, **__: object) -> Any:
-        raise StoreUnavailable
-
-    with monkeypatch.context() as broken:
-        broken.setattr(SqliteStore, "add", fail)
+    with store_fails("add"):
         assert_refused(send(api, token), "store-unavailable")
     assert passes(api)
     assert send(api, token).status_code == 200

@@ -75,14 +75,8 @@ def test_what_says_nothing_clear_is_refused_and_changes_nothing(gate: Gateway, n
     assert status(gate, TOKEN) == 200
 
 
-def test_a_store_that_cannot_be_asked_is_a_problem_and_no_success(gate: Gateway, monkeypatch: Any) -> None:
-    from gateway.http.problems import StoreUnavailable
-
-    def fails(*_: Any, **__: Any) -> None:
-        raise StoreUnavailable
-
-    monkeypatch.setattr(gate._store, "add", fails)
-    with pytest.raises(Problem) as refused:
+def test_a_store_that_is_unavailable_is_a_problem_and_no_success(gate: Gateway, store_fails: Any) -> None:
+    with store_fails("add"), pytest.raises(Problem) as refused:
         gate.blacklist(sub="1001")
     assert (refused.value.code, refused.value.status) == ("store-unavailable", 503)
 

@@ -27,7 +27,7 @@ _ENCRYPTION_CURVES = ("X25519", "X448")
 
 
 class NotForSignatures(KeysRefused):
-    """A key for encryption: sets hold them, and it is nobody's mistake."""
+    """A key for encryption: many sets hold one, and that is no fault."""
 
 
 def read_jwk(jwk: Any, allowed: frozenset[str]) -> Key:

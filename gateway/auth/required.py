@@ -25,7 +25,7 @@ class Requirement:
         found = value_texts(value)
         if self.values and isinstance(value, bool):
             found = ["true" if value else "false"]
-        # Without values, whatever could not be told apart from others' is as good as absent.
+        # Without values, a claim that has no value of its own counts as absent.
         if not found and not (isinstance(value, dict) and value):
             raise Problem("missing-claim", f"The token lacks the claim {self.name}.")
         if self.values and self.values.isdisjoint(found):

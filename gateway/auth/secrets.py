@@ -50,7 +50,7 @@ def weak_secrets(secrets: Iterable[str], algorithms: Iterable[str]) -> int:
 
 
 def _checked(number: int, secret: str) -> bytes:
-    """Return the secret's bytes, unless they are a key's text or a key, as PEM, DER, SSH or JWK, or torn or hidden."""
+    """Return the secret's bytes, unless they are a key: as PEM, DER, SSH or JWK, also cut off or in base64."""
     if not secret:
         raise KeysRefused(f"secret {number} is empty")
     try:

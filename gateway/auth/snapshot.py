@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class Ignored(NamedTuple):
-    """Why a key is left out; one that is no key for signatures is nobody's mistake, and expected."""
+    """Why a key is left out; one that is no key for signatures is expected, and no fault."""
 
     reason: str
     expected: bool = False

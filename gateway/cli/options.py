@@ -72,7 +72,7 @@ def checked(given: dict[str, Any]) -> Settings:
             wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
             if not wrong:
                 raise  # the env file: without it nothing else is known
-            # What is sound is looked into all the same, with defaults for the rest, whose own faults are none.
+            # What is valid is checked all the same, with defaults for the rest.
             found = found or list(faults(error))
             if wrong <= reset:  # a default is what does not go with the rest
                 raise ValueError("\n".join(found)) from error

@@ -71,7 +71,7 @@ def _follow(poller: Poller, sleep: Callable[[float], None]) -> None:
             has_more, fault = False, str(failure)
         except Problem as problem:
             has_more, fault = False, problem.detail
-        except Exception as error:  # noqa: BLE001 - a thread that ends would be missed by nobody
+        except Exception as error:  # noqa: BLE001 - nobody would notice that the thread has ended
             log.exception("events of %s", poller.place)
             has_more, fault = False, type(error).__name__
         if fault != before:

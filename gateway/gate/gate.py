@@ -25,7 +25,7 @@ class Gate:
     """A WSGI middleware that lets a request through only with a good token that is not blacklisted.
 
     It answers `/blacklist` and `/-/…` itself. `pages` are resources that need no token, by path: they
-    tell nothing, or ask for something else. Whatever cannot be decided raises: nothing passes in doubt.
+    tell nothing secret, or authenticate their callers themselves. Whatever cannot be decided raises, and does not pass.
     """
 
     resource_metadata = ""  # the address that challenges name (RFC 9728)

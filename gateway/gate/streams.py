@@ -48,7 +48,7 @@ class Streams:
                 self._cut_all(under_way())
 
     def _cut_expired(self, known: Iterable[Context]) -> None:
-        """Cut off those whose time is over: of thousands each is looked at, so with few words."""
+        """Cut off those whose time is over. There may be thousands, so a look at each must be cheap."""
         now = self._verifier.now()
         for about in known:
             token = about.token

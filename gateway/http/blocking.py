@@ -29,7 +29,7 @@ class _Blocking:
             _thread.release()
 
     def __exit__(self, *_: object) -> None:
-        """Go on without the turn: who has it may keep it, and this thread takes its next one when it is free."""
+        """Go on without the turn: the thread that has it keeps it, and this one takes its next turn when it is free."""
 
 
 _thread = _Thread()

@@ -1,4 +1,4 @@
-"""What is raised when nobody is there any more to be answered."""
+"""What is raised when the client has gone."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"(-?)(0|[1-9]\d*)(?:\.(\d+))?(?:[eE]([+-]?\d{1,9}))?", re.
 def find_claim(claims: dict[str, Any], name: str) -> Any:
     """Return the claim of that name; where there is none, what the name leads to as a path with dots, or None.
 
-    Of names that are joined (`sub & device`), the values are joined, too: it takes all of them to be the same.
+    Of names that are joined (`sub & device`), the values are joined, too: all of them must be the same.
     """
     if name in claims:
         return claims[name]

@@ -24,7 +24,7 @@ from gateway.ops.metrics import DIRECTORY, added_up
 log = logging.getLogger("gateway.metrics")
 
 PARENT_SECONDS = 1  # how often the process looks whether its parent is still there
-SCRAPE_SECONDS = 10  # what a scrape may take from its connection to its end, however it trickles
+SCRAPE_SECONDS = 10  # the longest that a scrape may take, from its connection to its end
 _MEMORY = "/dev/shm"  # noqa: S108 - `mkdtemp` makes a folder there that is ours alone
 SCRAPES = 16  # at once; for another one, the oldest is given up
 
@@ -132,7 +132,7 @@ def _is_running(pid: int) -> bool:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Gives each scrape a thread and its time, so that one that trickles holds up no other."""
+    """Gives each scrape a thread and a time limit, so that a slow one holds up no other."""
 
     daemon_threads = True
 

@@ -41,7 +41,7 @@ class Metrics:
 
         own = registry or CollectorRegistry()  # not the global one: an app may be built twice
         self._requests = Counter("gateway_requests", "Requests", ["route", "outcome"], registry=own)
-        for route in ROUTES:  # a counter that begins at 1 has not increased, and nobody would hear of the first one
+        for route in ROUTES:  # no alert sees an increase in a counter that begins at 1
             self._requests.labels(route, "internal-error")
         self._seconds = Histogram("gateway_request_seconds", "Whole requests", buckets=BUCKETS, registry=own)
         parts = Histogram("gateway_part_seconds", "Parts of requests", ["part"], buckets=BUCKETS, registry=own)

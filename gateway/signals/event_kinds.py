@@ -97,6 +97,6 @@ ACTIONS = {
 
 
 def log_update(sender: str, event: Event) -> None:
-    """Log that a transmitter has paused, stopped or resumed its stream: nobody would hear of the missing events."""
+    """Log that a transmitter has paused, stopped or resumed its stream: nobody would notice that events are missing."""
     status = _text(event, "status", "enabled", "paused", "disabled")
     log.warning("the event stream of %s is %s", sender, status)

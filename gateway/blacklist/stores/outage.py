@@ -65,7 +65,7 @@ class Outage:
 
 
 class Probe:
-    """Asks on behalf of all who ask at about the same time.
+    """Asks once for all callers that ask at about the same time.
 
     An outcome, good or bad, holds for `PROBE_SECONDS`, unless others find the store's state changed.
     """

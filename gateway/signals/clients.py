@@ -60,14 +60,14 @@ class Clients:
 
         Raises `Refusal` invalid_request, invalid_client, unauthorized_client, or, beyond a limit, slow_down.
         """
-        name, secret = _credentials(environ, form)
+        name, offered = _credentials(environ, form)
         client = self._clients.get(name)
         place = (name if client else "", context(environ).client or environ.get("REMOTE_ADDR", ""))
         if self._count(*place) >= FAILURES_A_MINUTE:
             raise _too_many()
         # Every secret is compared, and somebody unknown takes as long: time tells nothing.
         secrets = client.secrets if client else ("",)
-        is_right = sum(is_same_secret(each, secret) for each in secrets) > 0
+        is_right = sum(is_same_secret(each, secret) for each in secrets for secret in offered) > 0
         if client is None or not is_right:
             self._add(*place)
             raise Refusal("invalid_client", "The client is not known by this secret.", UNAUTHORIZED, _CHALLENGE)
@@ -88,13 +88,16 @@ class Clients:
         self._counts[key] = self._counts.get(key, 0) + 1
 
 
-def _credentials(environ: Environ, form: Form) -> tuple[str, str]:
-    """Return name and secret, which stand in the Authorization field or in the form, and in one of them alone."""
+def _credentials(environ: Environ, form: Form) -> tuple[str, tuple[str, ...]]:
+    """Return name and secret, which stand in the Authorization field or in the form, and in one of them alone.
+
+    In the field both are form-urlencoded; curl and others send the secret as it is: it may be either.
+    """
     field_value = environ.get("HTTP_AUTHORIZATION")
     if field_value is None:
         if "client_secret" not in form:
             raise Refusal("invalid_client", "The client must authenticate.", UNAUTHORIZED, _CHALLENGE)
-        return one(form, "client_id"), one(form, "client_secret")
+        return one(form, "client_id"), (one(form, "client_secret"),)
     scheme, _, encoded = field_value.partition(" ")
     if scheme.lower() != "basic":
         raise Refusal("invalid_client", "The client must authenticate by Basic.", UNAUTHORIZED, _CHALLENGE)
@@ -104,10 +107,10 @@ def _credentials(environ: Environ, form: Form) -> tuple[str, str]:
         colon = ""
     if not colon:
         raise Refusal("invalid_client", "The credentials are malformed.", UNAUTHORIZED, _CHALLENGE)
-    name, secret = unquote_plus(name), unquote_plus(secret)
+    name = unquote_plus(name)
     if "client_secret" in form or form.get("client_id", name) != name:
         raise Refusal("invalid_request", "The client must authenticate in one way alone.")
-    return name, secret
+    return name, (unquote_plus(secret), secret)
 
 
 def _too_many() -> Refusal:

@@ -74,7 +74,7 @@ class Recorder:
     def _mark(self, notice: Notice) -> Entry | None:
         if not notice.jti:
             return None
-        digest = hashlib.sha256(json.dumps([notice.sender.name, notice.jti]).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([notice.kind, notice.sender.name, notice.jti]).encode()).hexdigest()
         # A second longer than the message could be taken.
         ends = min(math.ceil(min(notice.kept_until, LATEST)) + math.ceil(self.leeway) + 1, LATEST)
         return Entry("seen:" + digest, notice.sender.name, int(self.now()), ends)

@@ -200,6 +200,15 @@ class TestAuthenticating:
     def test_by_form_urlencoded_names_and_secrets(self, gate_api: Api) -> None:
         assert ask(gate_api, "revoke", "garbage", basic("odd: client", "p%ss+w:rd &ü")).status_code == 200
 
+    @pytest.mark.parametrize("secret", ["a+b/c=", "100%", "%41+", "ü:x"])
+    def test_a_secret_may_come_as_it_is_as_curl_sends_it(self, make_api: Make, secret: str) -> None:
+        """Of `openssl rand -base64 32` every other result has a plus sign."""
+        api = make_api(clients=json.dumps([{"client_id": "shop", "secret": secret}]))
+        raw = {"Authorization": "Basic " + base64.b64encode(f"shop:{secret}".encode()).decode()}
+        assert ask(api, "introspect", headers=raw).status_code == 200
+        assert ask(api, "introspect", headers=basic("shop", secret)).status_code == 200
+        assert ask(api, "introspect", headers=basic("shop", quote_plus(secret))).status_code == 401
+
     def test_in_the_body(self, gate_api: Api) -> None:
         answer = ask(gate_api, "revoke", headers={}, client_id="shop", client_secret="s3cret of the shop")
         assert answer.status_code == 200

@@ -175,6 +175,21 @@ def test_the_good_token_of_this_table_is_good(gate_api: Api) -> None:
     assert send(gate_api, logout_token()).status_code == 200
 
 
+def test_an_event_of_the_same_number_is_another_message(gate_api: Api) -> None:
+    """Providers number each kind by itself."""
+    claims = {
+        **{name: GOOD[name] for name in ("iss", "aud", "iat")},
+        "jti": "1",
+        "sub_id": {"format": "iss_sub", "iss": ISSUER, "sub": "1002"},
+        "events": {"https://schemas.openid.net/secevent/caep/event-type/session-revoked": {}},
+    }
+    event = sign({"alg": "HS256", "typ": "secevent+jwt"}, claims)
+    assert gate_api("POST", "/-/events", data=event, content_type="application/secevent+jwt").status_code == 202
+    assert send(gate_api, logout_token(jti="1")).status_code == 200
+    assert not passes(gate_api)
+    assert not passes(gate_api, sub="1002", sid="s-2")
+
+
 def test_a_logout_token_counts_once(gate_api: Api) -> None:
     token = logout_token()
     assert send(gate_api, token).status_code == 200

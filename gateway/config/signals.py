@@ -141,6 +141,8 @@ def check_signals(signals: tuple[SignalSettings, ...], issuers: Iterable[IssuerS
     found = []
     for each in signals:
         name = names.get(each.issuer, each.issuer)
+        if strange := [alias for alias in each.aliases if names.get(alias, name) != name]:
+            raise ValueError(f"{strange[0]} is another issuer of access tokens, and no alias of {name}")
         if each.issuer not in names and not each.has_keys and each.audience:
             raise ValueError(f"{each.issuer} has no keys here and is no issuer of access tokens: set its jwks_url")
         if each.issuer not in names and not each.about:
@@ -149,7 +151,8 @@ def check_signals(signals: tuple[SignalSettings, ...], issuers: Iterable[IssuerS
         if any(TENANT in each_name for each_name in about) and about != (name,):
             raise ValueError(f"{each.issuer} has tenants: `about` may name it alone")
         found.append(each.model_copy(update={"issuer": name, "about": about}))
-    _must_differ([each.issuer for each in found], "every issuer must be there once")
+    spellings = [spelling for each in found for spelling in {each.issuer, *each.aliases}]
+    _must_differ(spellings, "every issuer must be there once, aliases included")
     secrets = [each.authorization.get_secret_value() for each in found if each.authorization]
     _must_differ(secrets, "every sender must have an authorization of its own")
     return tuple(found)

@@ -22,6 +22,7 @@ from pydantic_settings import NoDecode
 
 from gateway.auth.issuers import ANY, TENANT
 from gateway.auth.required import read_requirement
+from gateway.http.strict_json import unique_members
 
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
 
@@ -48,7 +49,7 @@ def json_list(value: object) -> object:
 
 def _read_json(text: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique_members)
     except json.JSONDecodeError as error:
         what = error.msg.removesuffix(" at")  # of "Unterminated string starting at"
         raise ValueError(f"is not JSON: {what} at line {error.lineno}, column {error.colno}") from error
@@ -153,7 +154,8 @@ def check_claim_name(name: str) -> str:
     return name
 
 
-Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+NotEmpty = Annotated[str, Field(min_length=1)]
+Listed = Annotated[tuple[NotEmpty, ...], NoDecode, BeforeValidator(split_list)]
 HttpProxy = Annotated[str, AfterValidator(_http_proxy)]
 Hosts = Annotated[Listed, AfterValidator(_hosts)]
 ClaimNames = Annotated[Listed, AfterValidator(_claim_names)]
@@ -163,7 +165,7 @@ Origins = Annotated[Listed, AfterValidator(_origins)]
 Requirements = Annotated[Listed, AfterValidator(_requirements)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Members = Annotated[tuple[str, ...], BeforeValidator(split_list)]
+Members = Annotated[tuple[NotEmpty, ...], BeforeValidator(split_list)]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 
 
@@ -172,7 +174,7 @@ class IssuerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    issuer: Annotated[str, Field(min_length=1)]
+    issuer: NotEmpty
     secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_split_secrets)] = ()
     public_key: str | None = None
     jwks_url: str | None = None

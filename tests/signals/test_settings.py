@@ -36,6 +36,15 @@ BAD_SENDERS: dict[str, Any] = {
     "polling with a password": [{"issuer": ISSUER, "audience": "api", "poll_url": "https://a:b@idp.test/poll"}],
     "an hour and more without exp": [{"issuer": ISSUER, "audience": "api", "without_exp": 3601}],
     "a claim that requests have otherwise": [{"issuer": ISSUER, "audience": "api", "session_claim": "token"}],
+    "two with one alias": [
+        {"issuer": ISSUER, "audience": "a", "aliases": [OTHER]},
+        {"issuer": "https://third.test/", "audience": "b", "secret": "s", "about": ISSUER, "aliases": [OTHER]},
+    ],
+    "an alias that is a sender": [
+        {"issuer": ISSUER, "audience": "a", "aliases": [OTHER]},
+        {"issuer": OTHER, "audience": "b", "secret": "s", "about": ISSUER},
+    ],
+    "an empty audience": [{"issuer": ISSUER, "audience": [""]}],
     "no list": {"issuer": ISSUER, "audience": "api"},
 }
 
@@ -44,6 +53,14 @@ BAD_SENDERS: dict[str, Any] = {
 def test_a_sender_that_cannot_work_is_refused(signals: Any) -> None:
     with pytest.raises(ValidationError, match="signals"):
         Settings(signals=json.dumps(signals))
+
+
+def test_an_alias_of_a_sender_is_no_other_issuers_name() -> None:
+    issuers = [{"issuer": ISSUER, "secret": "s"}, {"issuer": OTHER, "secret": "t", "aliases": ["https://spelt.test/"]}]
+    for alias in (OTHER, "https://spelt.test/"):
+        signals = [{"issuer": ISSUER, "audience": "api", "aliases": [alias]}]
+        with pytest.raises(ValidationError, match="another issuer of access tokens"):
+            Settings(issuers=json.dumps(issuers), signals=json.dumps(signals))
 
 
 BAD_CLIENTS: dict[str, Any] = {

@@ -488,3 +488,18 @@ def test_the_public_secret_and_weak_ones_are_warned_of() -> None:
     assert ["shorter than its hash" in warning for warning in warnings(Settings(secret="x" * 31))] == [True]
     assert warnings(Settings(secret="x" * 32)) == []
     assert "discogs" not in warnings(Settings(issuer="https://other.test/"))[0]
+
+
+@pytest.mark.parametrize("name", ["issuers", "signals", "clients"])
+def test_a_member_that_is_there_twice_is_refused(name: str) -> None:
+    """The last one would count, and nobody could tell which was meant."""
+    with pytest.raises(ValidationError, match=f"{name}\n.*duplicate member"):
+        Settings(**{name: '[{"issuer": "https://a.test/", "secret": "s", "secret": "t"}]'})
+
+
+def test_an_empty_audience_is_refused() -> None:
+    """A variable that was not set, in a template: tokens for nobody would pass."""
+    with pytest.raises(ValidationError, match="audience"):
+        Settings(audience='["api", ""]')
+    with pytest.raises(ValidationError, match="audience"):
+        Settings(issuers='[{"issuer": "https://a.test/", "secret": "s", "audience": [""]}]')

@@ -179,10 +179,6 @@ def test_one_bad_key_is_ignored_by_name_and_the_others_serve(member: Any, fault:
     assert not ignored[0].expected
     assert re.match(rf"key 2 \(kid .*\) of the JWKS .*{fault}", ignored[0].reason)
     assert len(keys.keys) == 1
-
-
-@pytest.mark.parametrize(("member", "fault"), IGNORED.values(), ids=IGNORED)
-def test_a_set_of_nothing_usable_is_refused(member: Any, fault: str) -> None:
     with pytest.raises(KeysRefused, match=f"no usable key; key 1 .*{fault}"):
         read_keys(jwks(member), ALLOWED)
 

@@ -108,24 +108,6 @@ def test_an_ordinary_typ_passes(verifier: Verifier, typ: Any) -> None:
     assert verifier.verify(sign(header, CLAIMS))
 
 
-@pytest.mark.parametrize("algorithm", KEYS)
-def test_every_family_of_algorithms_verifies(public_key_verifier: Callable[[str], Verifier], algorithm: str) -> None:
-    text = jwt.encode(CLAIMS, KEYS[algorithm], algorithm)
-    assert public_key_verifier(algorithm).verify(text).claims == CLAIMS
-
-
-@pytest.mark.parametrize(("algorithm", "digest"), [("HS256", "sha256"), ("HS384", "sha384"), ("HS512", "sha512")])
-def test_every_hmac_verifies(algorithm: str, digest: str) -> None:
-    verifier = Verifier([issuer(algorithms=(algorithm,))], now=Clock())
-    assert verifier.verify(sign({"alg": algorithm}, CLAIMS, digest=digest))
-
-
-def test_an_older_secret_verifies_until_it_is_taken_away() -> None:
-    old = mint("the old secret")
-    assert Verifier([issuer(secrets=("the new secret", "the old secret"))], now=Clock()).verify(old)
-    assert refusal(Verifier([issuer(secrets=("the new secret",))], now=Clock()), old) == "bad-signature"
-
-
 # The text.
 
 

@@ -20,6 +20,7 @@ from gateway.proxy.answer import Answer
 from gateway.proxy.body import Body
 from gateway.proxy.failures import UpstreamFailed
 from gateway.proxy.fields import RequestFields, check_method, response_fields
+from gateway.proxy.files import Files
 from gateway.proxy.outbound import Outbound, Peer
 from gateway.proxy.pool import Pool
 from gateway.proxy.prefix import Prefix
@@ -60,7 +61,7 @@ class Upstream:
             from requests.utils import DEFAULT_CA_BUNDLE_PATH  # a sixth of the start, which others save
 
             verify = DEFAULT_CA_BUNDLE_PATH
-        self._peers = origin, timeout[0], verify, cert
+        self._peers = origin, timeout[0], Files(verify, cert)
         self._pools = {os.getpid(): Pool(*self._peers)}
         self._max_body = max_body
         self._upgrades = frozenset(name.lower() for name in upgrades)

@@ -9,12 +9,12 @@ from time import monotonic
 from urllib.parse import urlsplit
 
 from gateway.proxy.curl import Handle
+from gateway.proxy.files import Files
 from gateway.proxy.outbound import Outbound, Peer
 from gateway.proxy.resolve import Resolver
 
 KEPT = 100  # idle connections that anybody may use, and as many that serve a single user
 OWN_SECONDS = 10.0  # how long one that serves a single user is kept idle
-LOOK_SECONDS = 1.0  # how often the files with certificates are looked at
 
 
 class Pool:
@@ -23,16 +23,14 @@ class Pool:
     An upstream that leaves a body unread takes it for the next request, and answers that to whoever comes next.
     """
 
-    def __init__(self, origin: str, connect_seconds: float, verify: bool | str, cert: str | None) -> None:
+    def __init__(self, origin: str, connect_seconds: float, files: Files) -> None:
         self.pid = os.getpid()
         parts = urlsplit(origin)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         self._resolver = Resolver(self._host, self._port, connect_seconds)
         self._origin, self._connect = origin, connect_seconds
-        self._verify, self._cert = verify, cert
-        self._files = (verify if isinstance(verify, str) else None, cert)
+        self._files = Files(files.verify, files.cert, files.contents)
         self._peer: Peer | None = None
-        self._looked = 0.0
         # The one used last comes last, and is the least likely to be stale. Two threads take no list's end twice.
         self._shared: list[Handle] = []
         self._lock = Lock()  # of those that serve a single user
@@ -43,18 +41,17 @@ class Pool:
         """Return whom to connect to; None while the name is being looked up, and `wait` helps."""
         if not self._resolver.current():
             return None
-        now = monotonic()
-        known = self._peer
-        if known is None or known.addresses != self._resolver.addresses or now - self._looked > LOOK_SECONDS:
-            self._looked = now
-            found = self._found()
-            if known is None or known != found:
-                known = self._peer = found
+        files, known = self._files, self._peer
+        if files.are_any:
+            files.look()
+        if known is None or known.addresses != self._resolver.addresses or known.stamp is not files.contents.stamp:
+            known = self._peer = self._found()
         return known
 
     def wait(self) -> Generator[float, None, Peer]:
         """Yield seconds to wait until the name has been looked up anew. Raises `UpstreamFailed`."""
         yield from self._resolver.wait()
+        yield from self._files.wait(self._connect)
         known = self._peer = self._found()
         return known
 
@@ -137,24 +134,4 @@ class Pool:
         return True
 
     def _found(self) -> Peer:
-        return Peer(
-            self._origin,
-            self._host,
-            self._port,
-            self._resolver.addresses,
-            self._verify,
-            self._cert,
-            _stamp(self._files),
-        )
-
-
-def _stamp(files: tuple[str | None, ...]) -> tuple[object, ...]:
-    """Return what changes whenever one of the files does."""
-    found: list[object] = []
-    for path in files:
-        try:
-            known = os.stat(path) if path else None
-        except OSError:
-            known = None
-        found.append(known and (known.st_ino, known.st_size, known.st_mtime_ns))
-    return tuple(found)
+        return Peer(self._origin, self._host, self._port, self._resolver.addresses, *self._files.contents)

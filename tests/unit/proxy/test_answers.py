@@ -18,6 +18,7 @@ from gateway.http.problems import Problem
 from gateway.http.wsgi import Context
 from gateway.proxy.answer import Answer
 from gateway.proxy.exchange import Upstream
+from gateway.proxy.files import Files
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.pool import Pool
 
@@ -303,7 +304,7 @@ class BusyHandle:
 @pytest.mark.interpreted
 def test_an_upstream_that_is_worked_on_has_all_of_its_time_to_answer() -> None:
     request = Outbound("GET", "/", {})
-    answer = Answer(BusyHandle(), Pool("http://127.0.0.1", 1, True, None), request, Context(), 60)  # type: ignore[arg-type]
+    answer = Answer(BusyHandle(), Pool("http://127.0.0.1", 1, Files(True, None)), request, Context(), 60)  # type: ignore[arg-type]
     for _ in range(3):
         assert not answer.take_head()
         assert not answer.waits()

@@ -16,7 +16,7 @@ from certificates import Certificates
 from recorder import Recorder, Talk, ok, response, until
 
 from gateway.http.wsgi import Context
-from gateway.proxy import pool, resolve
+from gateway.proxy import files, pool, resolve
 from gateway.proxy.exchange import Upstream
 
 LONG = b"x" * 300_000  # longer than what is collected
@@ -420,7 +420,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def test_connections_of_a_certificate_that_has_changed_are_not_used_again(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "LOOK_SECONDS", -1.0)
+    monkeypatch.setattr(files, "LOOK_SECONDS", -1.0)
     with (
         Recorder(tls=certificates.server(ssl.CERT_REQUIRED)) as upstream,
         closing(Upstream(upstream.url, verify=certificates.ca, cert=certificates.client)) as app,
@@ -429,8 +429,25 @@ def test_connections_of_a_certificate_that_has_changed_are_not_used_again(
             assert ask(app).body == b"ok"
         assert upstream.connections == 1
         os.utime(certificates.client)
-        assert ask(app).body == b"ok"
-        assert upstream.connections == 2
+        assert until(lambda: ask(app).body == b"ok" and upstream.connections == 2)
+
+
+def test_no_request_waits_for_the_disk_with_the_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOOK_SECONDS", -1.0)
+    certificates = Certificates(tmp_path)
+    authority = Path(certificates.ca)
+    text = authority.read_text()
+    with (
+        Recorder(tls=certificates.server()) as upstream,
+        closing(Upstream(upstream.url, verify=certificates.ca)) as app,
+    ):
+        authority.unlink()
+        os.mkfifo(authority)  # whoever reads it waits
+        for _ in range(3):
+            assert ask(app).body == b"ok"
+            app.close()  # a new connection for each
+        assert upstream.connections == 3
+        authority.write_text(text)
 
 
 def test_a_certificate_for_another_name_does_not_verify(certificates: Certificates) -> None:

@@ -1,0 +1,106 @@
+"""The files with certificates: read in the background, and kept in memory, so that no request waits for their disk."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import weakref
+from collections.abc import Generator
+from time import monotonic
+from typing import NamedTuple
+
+log = logging.getLogger("gateway.upstream")
+
+LOOK_SECONDS = 1.0  # between two looks at the files
+POLL_SECONDS = 0.01  # how often somebody who waits for a look looks whether it is done
+GENERATIONS = 4  # of a file's contents that stay open: connections may still be made with those before the last
+
+
+class Contents(NamedTuple):
+    """Where to read the authorities from (else whether to verify), and the client's certificate; `stamp` changes."""
+
+    verify: bool | str
+    cert: str | None
+    stamp: tuple[object, ...]
+
+
+class Files:
+    """What verifies an upstream, and what is shown to it. Of one process: threads do not survive a fork.
+
+    `known` is what the process read that this one was forked from.
+    """
+
+    def __init__(self, verify: bool | str, cert: str | None, known: Contents | None = None) -> None:
+        self.verify, self.cert = verify, cert
+        self._paths = (verify if isinstance(verify, str) else None, cert)
+        self.are_any = any(self._paths)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._asked = -math.inf  # when the last look began, in seconds of `monotonic`
+        self._opened: list[int] = []
+        weakref.finalize(self, _close, self._opened).atexit = False
+        self._fault = ""
+        self.contents = known or self._read(_stamp(self._paths))
+
+    def look(self) -> None:
+        """Have the files looked at, unless they just were; to be called where there are any."""
+        if self._thread is None and monotonic() - self._asked > LOOK_SECONDS:
+            self._start()
+
+    def wait(self, seconds: float) -> Generator[float, None, None]:
+        """Look at the files, and yield seconds to wait until that is done, or takes too long."""
+        if self.are_any:
+            self._start()
+        while self._thread and monotonic() - self._asked < seconds:
+            yield POLL_SECONDS
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._asked = monotonic()
+                self._thread = threading.Thread(target=self._renew, name="gateway-certificates", daemon=True)
+                self._thread.start()
+
+    def _renew(self) -> None:
+        try:
+            stamp = _stamp(self._paths)
+            if stamp != self.contents.stamp:
+                self.contents = self._read(stamp)
+            self._fault = ""
+        except OSError as error:
+            fault = f"{error.filename}: {error.strerror}"
+            if fault != self._fault:
+                log.warning("the upstream's certificates cannot be read (%s): those read before serve on", fault)
+            self._fault = fault
+        finally:
+            self._thread = None
+
+    def _read(self, stamp: tuple[object, ...]) -> Contents:
+        authorities, cert = (path and self._copy(path) for path in self._paths)
+        return Contents(authorities or self.verify, cert, stamp)
+
+    def _copy(self, path: str) -> str:
+        """Return a path under which libcurl and OpenSSL, which take nothing else, find the contents in memory."""
+        if not hasattr(os, "memfd_create") or not os.path.isdir("/proc/self/fd"):
+            return path
+        with open(path, "rb") as file:
+            data = file.read()
+        descriptor = os.memfd_create("gateway")
+        os.write(descriptor, data)
+        self._opened.append(descriptor)
+        if len(self._opened) > GENERATIONS * len(self._paths):
+            os.close(self._opened.pop(0))
+        return f"/proc/self/fd/{descriptor}"
+
+
+def _stamp(paths: tuple[str | None, ...]) -> tuple[object, ...]:
+    """Return what changes whenever one of the files does. Raises OSError."""
+    known = [path and os.stat(path) for path in paths]
+    return tuple(each and (each.st_ino, each.st_size, each.st_mtime_ns) for each in known)
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

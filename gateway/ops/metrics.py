@@ -25,15 +25,14 @@ class Metrics:
     """Counts and times the requests of this process.
 
     `key_age` returns the age of the oldest keys in seconds, `pruned` how many expired entries this process has
-    deleted, `dropped` how many log lines it could not write. `registry` is one of prometheus-client's, which takes
-    every name once; None is a new one, for where the figures are in files.
+    deleted. `registry` is one of prometheus-client's, which takes every name once; None is a new one, for where the
+    figures are in files.
     """
 
     def __init__(
         self,
         key_age: Callable[[], float],
         pruned: Callable[[], int],
-        dropped: Callable[[], int] = dropped_lines,
         registry: Any = None,
     ) -> None:
         # Imported late: prometheus-client decides at its import whether several processes share the figures.
@@ -67,7 +66,7 @@ class Metrics:
         )
         self._dropped = Counter("gateway_log_lines_dropped", "Log lines that nobody read", registry=own)
         self._key_age = key_age
-        self._totals = [(self._pruned, pruned), (self._dropped, dropped)]
+        self._totals = [(self._pruned, pruned), (self._dropped, dropped_lines)]
         self._before = [count() for _, count in self._totals]
         self._polled = float("-inf")
 

@@ -68,6 +68,9 @@ def test_chunks_are_undone(port: int, sent: bytes, body: bytes, step: int) -> No
 @pytest.mark.parametrize(
     "sent",
     [
+        b"x\r\n",
+        b"-1\r\n",
+        b"5\r\nhelloX\r\n",
         b"\r\n3\r\nabc\r\n0\r\n\r\n",
         b"3\r\nabc\r\n\r\n0\r\n\r\n",
         b"3\nabc\r\n0\r\n\r\n",

@@ -24,13 +24,14 @@ from relay import Relay
 
 from gateway.blacklist.stores import Entry, Store, StoreMissing, StoreRefused, open_store
 from gateway.blacklist.stores.base import LATEST
+from gateway.blacklist.stores.redis.keys import GRACE_SECONDS, PREFIX
 from gateway.blacklist.stores.redis.lossy import Lossy
-from gateway.blacklist.stores.redis.server import GRACE_SECONDS, TAG
 from gateway.http.problems import StoreUnavailable
 
 pytestmark = pytest.mark.slow
 
 START, HOUR = int(time.time()), 3600
+TAG = f"{{{PREFIX}}}:"
 RIGHTS = (
     "~{jwt-gateway}:* +getex +mget +eval +get +set +del +zadd +zrem +zrangebyscore +zrevrangebylex +zcount +time +wait"
 )

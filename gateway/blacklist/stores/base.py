@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from gateway.http.values import value_text
-from gateway.http.wsgi import Context
 
 # 9999-12-31T23:59:59Z, the last second a date can say. An absurd expiry (2**63, 1e308) is
 # clamped to it, so that blacklisting such a token works and lasts.
@@ -157,9 +156,6 @@ def check_mark(once: Entry) -> None:
         raise ValueError("not the key of a message")
 
 
-FindInPauses = Callable[[Sequence[str], Context], Generator[bytes, None, Sequence[Entry]]]
-
-
 class Store(Protocol):
     """Where entries live. Absent is not broken: every method answers truly or raises `StoreUnavailable`.
 
@@ -176,8 +172,8 @@ class Store(Protocol):
     `older_gateways` tells whether gateways of older versions may use the same store: then claims are looked for, and
     kept, under their legacy keys as well (gateway.blacklist.keys).
 
-    A store beyond a network has `find_in_pauses` (`FindInPauses`) as well: `find`, during which the request pauses
-    (yields b"", see `http.protocols.Pause`) and holds no thread.
+    A store beyond a network has `find_in_pauses(keys, about)` as well: `find` as a generator, in which the request
+    pauses (yields b"", see `http.protocols.Pause`) and holds no thread; `about` is its context.
     """
 
     older_gateways: bool

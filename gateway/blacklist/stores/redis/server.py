@@ -17,7 +17,7 @@ from gateway.blacklist.stores.base import StoreMissing, StoreRefused
 from gateway.blacklist.stores.history import MOST_KEYS, WINDOW, HistoryLost, Known, new_mark, read_head
 from gateway.blacklist.stores.outage import Outage
 from gateway.blacklist.stores.redis.client import FAILURES, Connections, pack
-from gateway.blacklist.stores.redis.keys import CHANGE, GRACE_SECONDS, PREFIX, read_prefix
+from gateway.blacklist.stores.redis.keys import CHANGE, GRACE_SECONDS, read_prefix
 from gateway.blacklist.stores.redis.lossy import Lossy, is_forbidden
 from gateway.blacklist.stores.redis.primary import node_of, primary
 from gateway.http.blocking import blocking
@@ -29,7 +29,6 @@ PAUSE_SECONDS = 0.2  # after a failure nobody asks for so long: no storm of retr
 WAIT_MILLISECONDS = 100  # for replicas; half the time that an answer has
 CHECK_SECONDS, LATEST_CHECK_SECONDS = 0.8, 0.9  # between looks at the server's configuration; the others wait then
 LOOKUPS, CHANGES = "look-ups", "changes"
-TAG = f"{{{PREFIX}}}:"
 
 
 class NoBlacklist(RedisError):

@@ -39,6 +39,7 @@ class Page:
             for key, _, value in (line.partition("=") for line in env.splitlines())
         }
         self.token, self.admin, self.other = map(json.loads, re.findall(r"```json\n(.*?)```", text, re.DOTALL))
+        self.senders = json.loads(next(iter(re.findall(r"^GATEWAY_SIGNALS=(.*)$", text, re.MULTILINE)), "[]"))
         self.claims = dict(re.findall(r"\| a (session|person|token) \| (?:`(.+?)`|none) \|", text))
 
 
@@ -56,6 +57,10 @@ class Desk:
             settings = {**settings, "issuers": json.dumps(listed)}
         if "jwks_url" in settings:
             settings = {**settings, "jwks_url": provider.jwks_url}
+        if page.senders:
+            keys = [{"jwks_url": provider.jwks_url} if "jwks_url" in each else {} for each in page.senders]
+            senders = [{**each, **own} for each, own in zip(page.senders, keys, strict=True)]
+            settings = {**settings, "signals": json.dumps(senders)}
         self.secret = settings.get("secret")
         self.api = make_api(**settings)
 
@@ -68,6 +73,11 @@ class Desk:
             return sign({"alg": "HS256", "typ": "JWT"}, payload, secret_bytes(self.secret or ""))
         headers = {"kid": self.signer.kid}
         return jwt.encode(payload, self.signer.key, self.signer.algorithm, headers=headers)
+
+    def signed(self, typ: str, claims: dict[str, Any]) -> str:
+        """Return a message of the provider's."""
+        headers = {"typ": typ, "kid": self.signer.kid}
+        return jwt.encode(claims, self.signer.key, self.signer.algorithm, headers=headers)
 
     def admin(self) -> str:
         """Return an administrator's token, as the page makes one."""
@@ -151,6 +161,49 @@ def test_what_the_page_says_is_refused_is(desk: Desk) -> None:
     assert answer.json["type"].removeprefix("urn:jwt-gateway:") in ("invalid-claim", "wrong-audience"), answer.json
     if desk.page.name == "cognito":
         assert_refused(desk.api("GET", "/", desk.mint(client_id="another")), "wrong-audience")
+
+
+@pytest.mark.parametrize("desk", ["keycloak", "auth0"], indirect=True)
+def test_a_logout_there_ends_the_tokens_here(desk: Desk) -> None:
+    [sender] = desk.page.senders
+    session = desk.page.claims["session"]
+    token, other = desk.mint(), desk.mint(**{session: "another session", "jti": "another"})
+    somebody_else = desk.mint(sub="somebody else", **{session: "a third", "jti": "a third"})
+    claims = {
+        "iss": sender["issuer"],
+        "aud": sender["audience"],
+        "sub": desk.page.token["sub"],
+        "sid": desk.page.token.get("sid", "of its own"),
+        "events": {"http://schemas.openid.net/event/backchannel-logout": {}},
+        **{"jti": "logout", "iat": int(NOW), "exp": int(NOW) + 120},
+    }
+    message = desk.signed("logout+jwt", claims)
+    assert desk.api("POST", "/-/logout", data={"logout_token": message}).status_code == 200
+    by_subject = sender.get("sessions") == "subject"
+    statuses = [desk.status(each) for each in (token, other, somebody_else)]
+    assert statuses == [401, 401 if by_subject else 200, 200]
+
+
+def test_oktas_universal_logout_ends_the_tokens_here(make_gate: Callable[..., Any]) -> None:
+    with Provider(plain=True) as provider:
+        desk = Desk(Page("okta"), provider, lambda **values: Api(make_gate(**values)))
+        [sender] = desk.page.senders
+        token, somebody_else = desk.mint(), desk.mint(uid="00uanother", jti="another")
+        credential = {
+            "iss": sender["issuer"],
+            "sub": sender["audience"],
+            "aud": "https://api.example/-/global-token-revocation",
+            **{"jti": "okta", "iat": int(NOW), "nbf": int(NOW) - 300, "exp": int(NOW) + 300},
+        }
+        answer = desk.api(
+            "POST",
+            "/-/global-token-revocation",
+            desk.signed("global-token-revocation+jwt", credential),
+            json={"sub_id": {"format": "iss_sub", "iss": sender["issuer"], "sub": desk.page.token["uid"]}},
+            base_url="https://api.example",
+        )
+        assert answer.status_code == 204, answer.data
+        assert [desk.status(each) for each in (token, somebody_else)] == [401, 200]
 
 
 def test_another_tenant_has_entries_and_administrators_of_its_own(make_api: Callable[..., Api]) -> None:

@@ -6,8 +6,11 @@ import contextlib
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -435,6 +438,25 @@ def test_sentinels_lead_to_the_new_primary(
         server.start()  # as the primary that it was: sentinels make it a replica
         await_added(store, token(2))
         assert outcome(store) == "found"
+
+
+@pytest.mark.skipif(not shutil.which("redis-cli"), reason="redis-cli is not installed")
+def test_the_runbook_asks_whether_the_replica_has_everything(server: RedisServer, replica: RedisServer) -> None:
+    """WAIT alone says yes, whatever the replica lacks: it speaks of its own connection's writes."""
+    page = (Path(__file__).parents[2] / "docs/redis.md").read_text()
+    [line] = re.findall(r"`(printf .*WAIT.* redis-cli)`", page)
+
+    def run() -> list[str]:
+        command = ["bash", "-c", f"{line} -p {server.port}"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+    await_replica(server)
+    assert run() == ["OK", "1"]
+    replica.signal(signal.SIGSTOP)
+    try:
+        assert run() == ["OK", "0"]
+    finally:
+        replica.signal(signal.SIGCONT)
 
 
 def test_a_planned_failover_by_sentinels_without_changes_meanwhile_loses_nothing(

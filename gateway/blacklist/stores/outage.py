@@ -24,7 +24,7 @@ WHAT_TO_DO: Final = {
     "full": "make room",
     "history": "restore what is missing; or import the newest export, then run `gateway accept-store`",
     "lossy": "mend the server's settings, then import the newest export: entries may be gone",
-    "refused": "mend what the server says: its role, its rights, its memory",
+    "refused": "mend what the server says: its role, its replicas, its rights, its memory",
     "replaced": "put the right file in place, end everything that uses it, then start it again",
     "replicas": "look at the replicas, and at the way to them",
     "rights": "let the gateway's user read and write the file and its folder",

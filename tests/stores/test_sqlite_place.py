@@ -11,6 +11,7 @@ from subprocess import PIPE
 
 import pytest
 from injected import Injected
+from powercut import can_trace
 
 from gateway.blacklist.stores import StoreRefused, open_store, store_warnings
 from gateway.blacklist.stores.sqlite import place
@@ -120,3 +121,14 @@ def test_a_file_system_whose_locks_do_not_work_is_refused(path: Path, tmp_path: 
             _, told = process.communicate("\n", timeout=30)
     assert "whose locks do not work: " in told
     assert why in told
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_trace(), reason="memory that cannot be shared needs strace")
+def test_a_file_system_without_shared_memory_is_refused(path: Path) -> None:
+    open_store(f"sqlite:///{path}").close()
+    trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", f"{path}-shm", "-e", "inject=mmap:error=ENODEV"]
+    code = "import sys; from gateway.blacklist.stores import *; open_store(sys.argv[1])"
+    command = [*trace, sys.executable, "-c", code, f"sqlite:///{path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "processes share no memory; use a local disk" in done.stderr

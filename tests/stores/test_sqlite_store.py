@@ -321,7 +321,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a process gives up it
 @needs_root
 def test_a_directory_that_cannot_be_written_to_is_refused(path: Path, clock: Clock) -> None:
     path.parent.chmod(0o755)
-    told = rf"unable to open it, for user 65534 may not write in {path.parent}, which belongs to user 0 \(mode 755\)"
+    told = rf"unable to open it, for user 65534 may not write to {path.parent}, which belongs to user 0 \(mode 755\)"
     in_a_child(unprivileged, path, clock, told)
 
 
@@ -335,7 +335,7 @@ def test_a_file_that_cannot_be_written_to_is_refused(store: SqliteStore, path: P
     store.close()
     path.parent.chmod(0o777)
     path.chmod(0o444)
-    in_a_child(unprivileged, path, clock, "readonly|unable to open")
+    in_a_child(unprivileged, path, clock, rf"may not write to {path}, which belongs to user 0 \(mode 444\): chown it")
 
 
 def refuses(store: SqliteStore) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import redis
 from histories import Operation, is_linearizable
-from redis_servers import CLUSTER, SAFE, RedisServer, Sentinel, join
+from redis_servers import CLUSTER, SAFE, SLOTS, RedisServer, Sentinel, join
 from relay import HoldingRelay
 from running import ROOT
 
@@ -91,6 +91,29 @@ class Servers(NamedTuple):
         """Return the one that the sentinels name."""
         _, port = ask(self.sentinels[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "blacklist")
         return next(node for node in self.nodes if node.relay.port == int(port))
+
+
+class Shard(NamedTuple):
+    """The servers of a cluster that have the blacklist, and the store's URL."""
+
+    nodes: list[Node]
+    url: str
+
+    def primary(self) -> Node:
+        """Return the one that was made primary last; a dead one has no role."""
+        return max((node for node in self.nodes if node.role == "master"), key=epoch, default=self.nodes[0])
+
+    def settle(self) -> None:
+        """Wait until all others follow the primary."""
+        wait_for(lambda: sorted(node.role for node in self.nodes) == ["master"] + ["slave"] * (len(self.nodes) - 1))
+        wait_for(lambda: in_sync(self.primary()).endswith(f":{len(self.nodes) - 1}"))
+        time.sleep(1)
+
+
+def epoch(node: Node) -> int:
+    """Return when the node of a cluster was made primary, in the cluster's own count."""
+    found = str(node.server.ask("CLUSTER", "INFO"))
+    return int(found.partition("cluster_my_epoch:")[2].split()[0])
 
 
 class Outcome(NamedTuple):
@@ -279,6 +302,75 @@ def by_migration(rounds: int) -> Outcome:
                 source, target = target, source
 
         return judge(f"redis+cluster://127.0.0.1:{one.port},127.0.0.1:{two.port}", 0, migrate)
+
+
+@contextmanager
+def sharded(replicas: int) -> Iterator[Shard]:
+    """Run a cluster of three primaries, that of the blacklist with so many replicas, at least one."""
+    with ExitStack() as stack:
+        nodes: list[Node] = []
+        for _ in range(3 + max(replicas, 1)):
+            server = RedisServer(*CLUSTER)
+            relay = stack.enter_context(HoldingRelay(server.port))
+            options = {
+                "node-timeout": 1500,
+                "replica-validity-factor": 0,  # also one from which bytes were held back may be chosen
+                "migration-barrier": 9,  # no replica goes to another primary
+                "announce-ip": "127.0.0.1",
+                "announce-port": relay.port,
+                "announce-bus-port": server.port + 10_000,
+            }
+            for name, value in options.items():
+                server._options += [f"--cluster-{name}", str(value)]
+            nodes.append(Node(stack.enter_context(server), relay))
+        primaries, others = nodes[:3], nodes[3:]
+        join(*(node.server for node in primaries))
+        slot = ask(primaries[0].server, "CLUSTER", "KEYSLOT", TAG)
+        own = [primaries[3 * slot // SLOTS], *others]
+        for node in others:
+            node.server.ask("CLUSTER", "MEET", "127.0.0.1", own[0].server.port)
+            wait_for(partial(follow, node.server, ask(own[0].server, "CLUSTER", "MYID")))
+        wait_for(lambda: in_sync(own[0]) == f"connected_slaves:{len(others)}")
+        yield Shard(own, "redis+cluster://" + ",".join(f"127.0.0.1:{node.relay.port}" for node in nodes))
+
+
+def follow(node: RedisServer, primary: str) -> bool:
+    """Make the node of a cluster follow one that it may not know yet; return whether it does."""
+    with suppress(redis.ResponseError):
+        return bool(node.ask("CLUSTER", "REPLICATE", primary))
+    return False
+
+
+def owner_killed(shard: Shard) -> None:
+    """Replicas get nothing more, then the primary is killed; it comes back once another has its place."""
+    old = shard.primary()
+    old.relay.held = {"replica"}
+    time.sleep(0.4)
+    old.server.kill()
+    old.relay.held = set()
+    wait_for(lambda: shard.primary() is not old)
+    time.sleep(0.5)
+    old.server.start()
+    shard.settle()
+
+
+def owner_replaced(shard: Shard) -> None:
+    """`CLUSTER FAILOVER` amid changes: the primary pauses them until the replica has them all."""
+    old = shard.primary()
+    next(node for node in shard.nodes if node is not old).server.ask("CLUSTER", "FAILOVER")
+    wait_for(lambda: shard.primary() is not old)
+    shard.settle()
+
+
+def in_cluster(fault: Callable[[Shard], None], replicas: int, rounds: int) -> Outcome:
+    """Return what came of a fault of the blacklist's primary that happens so often."""
+    with sharded(replicas) as shard:
+
+        def strike() -> None:
+            for _ in range(rounds):
+                fault(shard)
+
+        return judge(shard.url, replicas, strike)
 
 
 def judge(url: str, replicas: int, meanwhile: Callable[[], object]) -> Outcome:

@@ -15,7 +15,7 @@ from gateway.blacklist.stores.base import StoreMissing, StoreRefused
 from gateway.blacklist.stores.history import number_of
 from gateway.blacklist.stores.sqlite.beneath import Replaced, check_continues, write_number
 from gateway.blacklist.stores.sqlite.index import is_open
-from gateway.blacklist.stores.sqlite.place import check_locks, check_mount, fault_of_folder
+from gateway.blacklist.stores.sqlite.place import check_locks, check_mount, fault_of_rights
 from gateway.blacklist.stores.sqlite.statements import WRITE
 from gateway.blacklist.stores.sqlite.upgrade import VERSION, upgrade
 from gateway.http.blocking import blocking
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 2.0  # to wait for the changes of others
 START_SECONDS = 30.0  # to wait for another process that brings the file up to date
+NAMES_SECONDS = 1.5  # file systems in user space (FUSE) tell for a second how many names there were before
 CHECKED_BYTES = 8 << 20  # a check takes 44 ms for each MB; what is larger is checked as it is read
 # What SQLite says of a damaged schema quotes it, and Python's sqlite3 takes that for UTF-8.
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
@@ -54,7 +55,7 @@ def prepare(path: Path, *, create: bool = True) -> None:
     log_file = path.with_name(path.name + "-wal")
     check_mount(path)
     try:
-        fault = fault_of_folder(path.parent)
+        fault = fault_of_rights(path)
         if log_file.exists() and not path.exists():  # in this order: another process may be making both
             raise StoreRefused(
                 f"{path} is gone, but entries may be in {log_file}: restore the one or remove the other."
@@ -64,6 +65,7 @@ def prepare(path: Path, *, create: bool = True) -> None:
             raise StoreMissing(f"There is no store: {path} does not exist{why}.", can_be_made=not fault)
         if fault:
             raise StoreRefused(f"{path} cannot hold the blacklist: {fault}.")
+        check_locks(path)
         if not path.exists():
             _create(path)
         if not path.is_file():
@@ -72,12 +74,14 @@ def prepare(path: Path, *, create: bool = True) -> None:
         if not size:
             raise StoreRefused(_emptied(path))
         _check_names(path)
-        check_locks(path)
         _check_log(path, log_file)
         with closing(_connect(f"{path.as_uri()}?mode=rw")) as conn:
             _check(path, conn, thoroughly=size <= CHECKED_BYTES)
     except FAILURES as error:
-        raise StoreRefused(f"{path} cannot hold the blacklist: {error}.") from error
+        why = str(error)
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMMAP:
+            why = "on its file system processes share no memory; use a local disk, or Redis"
+        raise StoreRefused(f"{path} cannot hold the blacklist: {why}.") from error
 
 
 def _create(path: Path) -> None:
@@ -120,6 +124,7 @@ def _keep_private(path: Path) -> None:
 
 def _check_names(path: Path) -> None:
     """Raise `StoreRefused` if the file has two names: who uses the other has a log of its own."""
+    deadline = time.monotonic() + NAMES_SECONDS
     while (found := path.stat()).st_nlink > 1:
         for draft in path.parent.iterdir():  # of a process that was killed, or is about to remove it
             with suppress(FileNotFoundError):
@@ -127,6 +132,9 @@ def _check_names(path: Path) -> None:
                     draft.unlink()
                     break
         else:
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
             raise StoreRefused(
                 f"{path} has another name, too (a hard link): who uses that has a log of its own, and neither sees the "
                 "other's changes. Remove one of the two, or copy the file instead."

@@ -67,18 +67,20 @@ def check_mount(path: Path) -> None:
         )
 
 
-def fault_of_folder(folder: Path) -> str:
-    """Return why no file can be written in the folder, and what to do, "" if it can. Raises OSError."""
+def fault_of_rights(path: Path) -> str:
+    """Return why the file, if it is there, or its folder cannot be written, and what to do; "" if they can."""
+    folder = path.parent
     if not folder.is_dir():
         return f"unable to open it, for there is no folder {folder}: make it"
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         return f"{folder} is mounted read-only, and SQLite writes its log beside the file: mount it to be written"
-    if not os.access(folder, os.W_OK | os.X_OK):
-        found = folder.stat()
-        return (
-            f"unable to open it, for user {os.geteuid()} may not write in {folder}, which belongs to user "
-            f"{found.st_uid} (mode {found.st_mode & 0o7777:o}): chown it, or run the gateway as its owner"
-        )
+    for each, rights in ((folder, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
+        if not os.access(each, rights) and each.exists():
+            found = each.stat()
+            return (
+                f"unable to open it, for user {os.geteuid()} may not write to {each}, which belongs to user "
+                f"{found.st_uid} (mode {found.st_mode & 0o7777:o}): chown it, or run the gateway as its owner"
+            )
     return ""
 
 

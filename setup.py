@@ -20,7 +20,7 @@ INTERPRETED = {
     # lets no interpreted class be made of a compiled one,
     "gate/gate",
     # knows no weak references to compiled objects,
-    "server/poller",
+    *("server/poller", "proxy/files"),
     # and makes C of these that no compiler takes. They are on no request's way.
     *("proxy/resolve", "server/master"),
 }

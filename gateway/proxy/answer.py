@@ -68,6 +68,8 @@ class Answer:
         lines = final_head(handle.head, self._interim) if handle.head else []
         if not lines:
             if handle.body or handle.is_done:
+                if handle.is_bound():
+                    self._pool.doubt_idle()
                 raise handle.error or malformed("no head")
             return False
         self.status, self.reason, self.fields = parse(lines)

@@ -49,6 +49,7 @@ class Handle:
 
     def __init__(self, peer: Peer, connect_seconds: float) -> None:
         self.user: str | None = ""  # who alone may use the connection, since it has carried a body; None: nobody
+        self.is_doubtful = False  # whether others like it turned out to be dead while it was idle
         self.head: list[bytes] = []
         self.body: list[bytes] = []
         self.is_done = False
@@ -156,6 +157,10 @@ class Handle:
     def is_answered_early(self) -> bool:
         """Return whether the answer is complete although the request's body is not sent."""
         return self._take is not None and not any(event & select.POLLIN for event in self._watched.values())
+
+    def is_bound(self) -> bool:
+        """Return whether the request goes out on the kept connection or not at all."""
+        return not self._may_connect
 
     def is_connected(self) -> bool:
         """Return whether the request is on its way: before, the connect time-out counts alone."""

@@ -58,7 +58,7 @@ class Pool:
     def take(self, peer: Peer, user: str | None, request: Outbound) -> Handle:
         """Return a handle for a user, None for one who is not known; for a request with a body it is theirs alone."""
         while (handle := self._pop(user)) is not None:
-            if self._fits(handle, peer):
+            if self._fits(handle, peer) and (request.is_repeatable or not handle.is_doubtful):
                 break
             handle.close()
         else:
@@ -74,6 +74,7 @@ class Pool:
             handle.close()
             return
         handle.stop()
+        handle.is_doubtful = False
         if not user:
             self._shared.append(handle)
             surplus = [self._shared.pop(0)] if len(self._shared) > KEPT else []
@@ -84,6 +85,15 @@ class Pool:
                 surplus = self._surplus(now)
         for idle in surplus:
             idle.close()
+
+    def doubt_idle(self) -> None:
+        """Note that a kept connection turned out to be dead: where the upstream has moved, all are.
+
+        Those that are idle now get no request that may not be sent twice, until another one has been answered there.
+        """
+        with self._lock:
+            for handle in (*self._shared, *self._since):
+                handle.is_doubtful = True
 
     def close(self) -> None:
         """Close the idle connections."""

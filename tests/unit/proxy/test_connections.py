@@ -114,6 +114,23 @@ def test_of_many_connections_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> N
             assert upstream.connections == opened
 
 
+def test_of_many_kept_connections_to_an_upstream_that_has_gone_one_costs_a_request() -> None:
+    """One that may not be sent twice: as where a container has moved, whose address answers with resets."""
+    gone: set[int] = set()
+
+    def script(talk: Talk) -> None:
+        talk.reset() if talk.connection in gone else talk.send(ok(b"x" * 2_000_000))
+
+    with asking(script) as (upstream, app):
+        many = [Asked(app) for _ in range(5)]
+        for asked in many:
+            asked.next()
+        for asked in many:
+            asked.read()
+        gone.update(range(upstream.connections + 1))
+        assert [ask(app, "POST", body=b"x", **of("alice")).status for _ in range(5)] == [502, 200, 200, 200, 200]
+
+
 def test_connections_of_single_users_are_not_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[bool] = []
 

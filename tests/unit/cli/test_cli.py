@@ -1022,6 +1022,13 @@ def test_the_first_sentence_of_every_command_fits_into_the_list_of_commands(comm
     assert all(f"\n  {name} " in listed for name in commands.commands)
 
 
+def test_without_a_sender_to_poll_poll_events_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cli.poll.configure_logging", lambda *_: None)
+    monkeypatch.setenv("GATEWAY_SIGNALS", json.dumps([{"issuer": ISSUER, "audience": "us"}]))
+    told = command("poll-events")
+    assert (told.code, "has a poll_url" in told.err) == (USAGE, True)
+
+
 # As real processes.
 
 

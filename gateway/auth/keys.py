@@ -12,7 +12,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from gateway.auth.fetch import MAX_BYTES, FetchPolicy, checked_url, fetch_keys, follow, is_metadata
-from gateway.auth.keyset import ASYMMETRIC, HMAC, Key, KeySet, KeysRefused, known_algorithms
+from gateway.auth.keyset import ASYMMETRIC, HMAC, Key, KeySet, KeysRefused, NoUsableKey, known_algorithms
 from gateway.auth.keytext import is_key_text, read_keys
 from gateway.auth.secrets import read_secrets
 from gateway.auth.snapshot import Ignored, Read, Snapshot, fault_of
@@ -108,8 +108,16 @@ def allowed_algorithms(named: Collection[str], secrets: Collection[object], publ
 
 
 def _read_beside(shared: Sequence[Key], text: bytes, *, allowed: frozenset[str]) -> tuple[KeySet, list[Ignored]]:
-    """Read public keys, and put the shared secrets beside them."""
-    keys, ignored = read_keys(text, allowed)
+    """Read public keys, and put the shared secrets beside them, which do without.
+
+    Supabase's set is empty for as long as a project signs with its secret alone.
+    """
+    try:
+        keys, ignored = read_keys(text, allowed)
+    except NoUsableKey as fault:
+        if not shared:
+            raise
+        return KeySet(shared), [Ignored(f"the key set beside the secret: {fault}")]
     return KeySet([*shared, *keys.keys]), ignored
 
 

@@ -25,6 +25,10 @@ class KeysRefused(ValueError):
     """Keys that must not be used; its text says which and why, and holds no key material."""
 
 
+class NoUsableKey(KeysRefused):
+    """A key set that is whole, and has no key to go by: those that it had are withdrawn."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Key:
     """One verification key, bound to its algorithms (RFC 8725 section 3.1)."""

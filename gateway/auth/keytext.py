@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
 from gateway.auth.jwk import NotForSignatures, public_key, read_jwk
-from gateway.auth.keyset import MAX_TRIES, Key, KeySet, KeysRefused
+from gateway.auth.keyset import MAX_TRIES, Key, KeySet, KeysRefused, NoUsableKey
 from gateway.auth.snapshot import Ignored
 from gateway.http.strict_json import json_object
 
@@ -30,7 +30,7 @@ def is_key_text(value: str) -> bool:
 def read_keys(text: bytes, allowed: frozenset[str]) -> tuple[KeySet, list[Ignored]]:
     """Return the usable keys in a text, and why each of the others is ignored, by number and kid.
 
-    Raises KeysRefused when none is usable, and for what is no text of keys. Of a PEM file none is ever ignored.
+    Raises NoUsableKey when none is, KeysRefused for what is no text of keys. Of a PEM file none is ever ignored.
     """
     text = text.removeprefix(codecs.BOM_UTF8)
     if b"-----BEGIN" in text and not text.lstrip().startswith(b"{"):
@@ -57,7 +57,7 @@ def read_object(text: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise KeysRefused("the key set is not UTF-8") from error
     except ValueError as error:
-        what = "is JSON, but not one object of members that differ" if text[:1] in b"{[" else "is neither PEM nor JSON"
+        what = "is not one whole JSON object of members that differ" if text[:1] in b"{[" else "is neither PEM nor JSON"
         raise KeysRefused(f"what was found where a key set is wanted {what}") from error
 
 
@@ -100,7 +100,7 @@ def _read_all(of: str, sources: list[Source], ignored: list[Ignored]) -> tuple[K
             reason = f"key {number} (kid {str(kid)[:80]!r}) {of} {fault}"
             ignored.append(Ignored(reason, isinstance(fault, NotForSignatures)))
     if not keys:
-        raise KeysRefused("; ".join(["there is no usable key", *(reason for reason, _ in ignored[:MAX_TRIES])]))
+        raise NoUsableKey("; ".join(["there is no usable key", *(reason for reason, _ in ignored[:MAX_TRIES])]))
     return KeySet(keys), ignored
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gateway.auth.keyset import KeySet, KeysRefused
+from gateway.auth.keyset import KeySet, KeysRefused, NoUsableKey
 from gateway.http.problems import Problem
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class Snapshot:
     """The last good keys of one source and their age. What changes, for good or ill, is logged once.
 
     `read` turns the source's text into keys and the reasons why others are ignored; good keys
-    serve for `limit` seconds after the source last gave them.
+    serve for `limit` seconds after the source last gave them, unless it says that there are none any more.
     """
 
     def __init__(self, issuer: str, read: Read, limit: float, now: Callable[[], float]) -> None:
@@ -55,10 +55,18 @@ class Snapshot:
         if self._good and self._good[0] == text:
             keys = self._good[1]
         else:
-            keys, ignored = self._read(text)
+            keys, ignored = self._read_or_withdraw(text)
             self._tell(ignored)
         self._good = (text, keys, began)
         return keys
+
+    def _read_or_withdraw(self, text: bytes) -> tuple[KeySet, list[Ignored]]:
+        try:
+            return self._read(text)
+        except NoUsableKey:
+            # No failure, but an answer: who empties a key set wants its tokens to end now, not in a day.
+            self._good = None
+            raise
 
     def _tell(self, ignored: list[Ignored]) -> None:
         """Log what was not ignored before: some providers' texts differ each time, in order or in a date."""

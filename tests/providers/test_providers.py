@@ -249,6 +249,16 @@ def test_supabases_legacy_secret_signs_beside_its_keys(make_api: Callable[..., A
         assert_refused(desk.api("GET", "/", desk.mint(iss="supabase", role="service_role")), "wrong-issuer")
 
 
+def test_a_supabase_project_that_signs_with_its_secret_alone_has_no_keys(make_api: Callable[..., Api]) -> None:
+    with Provider(plain=True) as provider:
+        desk = Desk(Page("supabase"), provider, make_api)
+        provider.answer = content(b'{"keys": []}')
+        payload = {**desk.page.token, "iat": int(NOW), "exp": int(NOW) + 3600}
+        token = sign({"alg": "HS256", "kid": "AbCd", "typ": "JWT"}, payload, desk.secret or "")
+        assert desk.status(token) == 200
+        assert_refused(desk.api("GET", "/", desk.mint()), "unknown-key")
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256"])
 def test_a_key_set_is_taken_as_its_maker_writes_it(shape: str, algorithm: str) -> None:

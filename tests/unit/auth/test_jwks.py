@@ -412,7 +412,7 @@ FAULTS = {
     "a page": (content(b"<!doctype html>"), "HTML or XML was found where a key set is wanted"),
     "nothing": (content(b""), "there is nothing where a key set is wanted"),
     "text": (content(b"nothing here"), "neither PEM nor JSON"),
-    "a list": (content(b"[]"), "is JSON, but not one object"),
+    "a list": (content(b"[]"), "is not one whole JSON object"),
     "another object": (content(b'{"status": "UP"}'), "neither 'keys' nor 'kty'"),
     "keys that are none": (content(b'{"keys": {"a": 1}}'), "member 'keys' is no list"),
 }
@@ -761,6 +761,27 @@ def test_the_last_good_keys_serve_until_the_limit(
     clock.advance(30)
     assert accepts(keys, A.token())
     assert caplog.messages[-1] == f"issuer '{provider.issuer}': keys are renewed"
+
+
+@pytest.mark.parametrize(
+    "served",
+    [[], [{**RSA, "d": "AQAB"}], [{**RSA, "use": "enc"}], [{"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"}]],
+    ids=["none", "private", "for encryption", "unknown"],
+)
+def test_a_set_without_a_usable_key_withdraws_those_it_had(
+    provider: Provider, make_keys: Maker, caplog: pytest.LogCaptureFixture, served: list[Any]
+) -> None:
+    keys = make_keys(clock=(clock := Clock()))
+    assert accepts(keys, A.token())
+    provider.keys = served
+    clock.advance(30)
+    with pytest.raises(Problem, match="keys-unavailable"):
+        keys.renewed()
+    assert is_unavailable(keys)
+    assert "there is no usable key" in caplog.text
+    provider.keys = [A]
+    clock.advance(30)
+    assert accepts(keys, A.token())
 
 
 def test_a_failed_fetch_is_tried_again_without_any_request(provider: Provider, make_keys: Maker) -> None:

@@ -80,8 +80,15 @@ def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message
     try:
         check_signature(issuer, kid, algorithm, text[: parts.end(2)].encode(), decode_part(parts[3]))
     except Problem as problem:
-        # A message comes once, and may be signed with a key that is newer than ours: no verdict without a fresh look.
-        if issuer.keys.age() > FRESH_SECONDS:
-            raise Problem("keys-unavailable") from problem
+        refuse_if_stale(problem, issuer)
         raise
     return Message(claims, issuer)
+
+
+def refuse_if_stale(problem: Problem, issuer: Issuer | None) -> None:
+    """Raise `Problem` keys-unavailable where no key verifies, and one may be newer than our copy of the issuer's.
+
+    A message comes once, and a token that is not revoked passes: without a fresh look at the keys nothing is final.
+    """
+    if problem.code in ("unknown-key", "bad-signature") and issuer and issuer.keys.age() > FRESH_SECONDS:
+        raise Problem("keys-unavailable") from problem

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gateway.auth.kinds import other_kind
+from gateway.auth.signed import refuse_if_stale
 from gateway.auth.tokens import Token, Verifier, decode_object
 from gateway.blacklist.rules import Actor, Blacklist
 from gateway.http.problems import Problem
@@ -38,13 +41,11 @@ class Revoke:
         try:
             return self._verifier.genuine(text)
         except Problem as problem:
-            # RFC 7009 section 2.2.1: 503 says that the token still exists. Of one that names a key we do not know yet,
-            # we cannot say that it will not pass.
-            if problem.code == "unknown-key":
-                raise Problem("keys-unavailable") from problem
-            if problem.status == 503:
+            claims = _unverified(text)
+            refuse_if_stale(problem, self._verifier.issuers.of(claims))
+            if problem.status == 503:  # RFC 7009 section 2.2.1: the token still exists
                 raise
-            if is_refresh or _is_of_other_kind(text):
+            if is_refresh or other_kind(claims):
                 # It lives at the authorization server: 200 would say that it is gone.
                 raise Refusal("unsupported_token_type", "Only access tokens can be revoked here.") from problem
             return None  # RFC 7009 section 2.2: whatever is invalid already needs no revoking
@@ -75,12 +76,12 @@ class Introspect:
         return token if is_open else None
 
 
-def _is_of_other_kind(text: str) -> bool:
-    """Return whether a token that is not accepted calls itself a refresh token, or another kind."""
+def _unverified(text: str) -> dict[str, Any]:
+    """Return the claims of a token that is not accepted, none where it is no JWT."""
     try:
-        return other_kind(decode_object(text.split(".")[1])) is not None
+        return decode_object(text.split(".")[1])
     except (Problem, IndexError):
-        return False
+        return {}
 
 
 def _check_owner(token: Token, client: Client) -> None:

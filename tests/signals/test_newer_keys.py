@@ -26,7 +26,8 @@ def rotated(provider: Provider, make_api: Make, clock: Clock) -> Api:
     """Return a gateway that has just asked for newer keys in vain, for somebody's junk, before the provider got one."""
     listed = [{"issuer": ISSUER, "jwks_url": provider.jwks_url}]
     sender = {"issuer": ISSUER, "audience": "api", "about": ISSUER}
-    api = make_api(issuers=json.dumps(listed), signals=json.dumps([sender]))
+    clients = [{"client_id": "shop", "secret": "s3cret"}]
+    api = make_api(issuers=json.dumps(listed), signals=json.dumps([sender]), clients=json.dumps(clients))
     times = {"iat": int(NOW), "exp": EXPIRES}
     for _ in range(2):  # the first one may be answered by the first fetch
         assert api("GET", "/", signer("RS256", "junk").token(iss=ISSUER, **times)).status_code == 401
@@ -82,3 +83,20 @@ def test_a_message_whose_key_is_not_there_after_a_fresh_look_is_refused_for_good
         provider.answer = None
         clock.advance(60)
         assert ask_with_a_newer_key(api, "logout", foreign).json["error"] == "invalid_request"
+
+
+def test_a_token_is_called_revoked_once_our_keys_say_that_it_would_not_pass(make_api: Make, clock: Clock) -> None:
+    def revoke(key: str) -> Any:
+        token = signer("RS256", key).token(iss=ISSUER, iat=int(NOW) - 10, exp=EXPIRES, sub="1001")
+        form = {"token": token, "client_id": "shop", "client_secret": "s3cret"}
+        return api("POST", "/-/revoke", data=form), token
+
+    with Provider([signer("RS256", "older")], plain=True) as provider:
+        api = rotated(provider, make_api, clock)
+        assert_refused(revoke("newer")[0], "keys-unavailable")
+        assert_refused(revoke("foreign")[0], "keys-unavailable")
+        clock.advance(30)
+        answer, token = revoke("newer")
+        assert answer.status_code == 200
+        assert_refused(api("GET", "/", token), "token-blacklisted")
+        assert revoke("foreign")[0].status_code == 200

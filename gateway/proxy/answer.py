@@ -34,8 +34,8 @@ class Answer:
     """
 
     __slots__ = (
-        "_about", "_ends_with_head", "_handle", "_interims", "_is_awaited", "_pool", "_silence", "_since", "fields",
-        "reason", "status",
+        "_about", "_ends_with_head", "_handle", "_interims", "_pool", "_silence", "_since", "fields",
+        "is_awaited", "reason", "status",
     )  # fmt: skip
 
     def __init__(
@@ -56,14 +56,14 @@ class Answer:
         # libcurl would wait for the body of an answer to a HEAD that had one itself.
         self._ends_with_head = request.body is not None and request.method == "HEAD"
         self._interims = 0
-        self._is_awaited = False
-        self._since = 0.0  # since when something is asked for and does not come; 0: it came
+        self.is_awaited = False  # whether something may have come
+        self._since = monotonic()  # since when something is asked for and does not come; 0: it came
 
     def take_head(self) -> bool:
         """Return whether the head has come; if so, `status`, `reason` and `fields` are set."""
         handle = self._handle
         assert handle  # noqa: S101 - it is asked for once
-        if self._is_awaited:
+        if self.is_awaited:
             self._turn(handle)
         lines = final_head(handle.head, self._interim) if handle.head else []
         if not lines:
@@ -87,7 +87,7 @@ class Answer:
             return b""
         if handle.is_held != about.is_unread:
             handle.hold(about.is_unread)
-        if self._is_awaited:
+        if self.is_awaited:
             self._turn(handle)
         if handle.is_held and not handle.error:
             about.is_duplex = handle.is_sending()
@@ -111,10 +111,10 @@ class Answer:
         self._since = self._since or now
         due = handle.due()
         if due == 0:
-            self._is_awaited = True
+            self.is_awaited = True
             return False
         if about.pause is not None:
-            self._is_awaited = True
+            self.is_awaited = True
             # The server looks after the client.
             left = self._since + self._silence - now
             seconds = left if left > 0 else POLL_SECONDS
@@ -153,7 +153,7 @@ class Answer:
 
     def _turn(self, handle: Handle) -> None:
         """Take in what has come while it was waited for."""
-        self._is_awaited = False
+        self.is_awaited = False
         self._heed(handle.turn())
 
     def _heed(self, has_moved: bool) -> None:

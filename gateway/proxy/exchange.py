@@ -26,6 +26,7 @@ from gateway.proxy.pool import Pool
 from gateway.proxy.prefix import Prefix
 from gateway.proxy.tunnel import Tunnel, wanted_upgrade
 
+SOON_SECONDS = 0.0001  # after a request was sent: before, hardly an answer is there, and a look costs a system call
 _COUNTING = frozenset({"OPTIONS", "TRACE"})  # how often they are forwarded (RFC 9110 section 7.6.2)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -161,6 +162,7 @@ class Upstream:
             try:
                 if about.pause is not None:
                     yield b""  # others send theirs meanwhile, and then most answers are there
+                    answer.is_awaited = perf_counter() - began > SOON_SECONDS
                 try:
                     while not answer.take_head():
                         if answer.waits():

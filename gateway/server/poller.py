@@ -67,7 +67,7 @@ class EpollPoller:
 
     def wait(self, seconds: float | None) -> Iterable[int]:
         """Return descriptors that are ready."""
-        ready = [fd for fd, _ in self._epoll.poll(seconds, EVENTS)]
+        ready = dict(self._epoll.poll(seconds, EVENTS))
         if self.wake_up in ready:
             self._is_woken = False
         return ready

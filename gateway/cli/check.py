@@ -10,7 +10,7 @@ import click
 from gateway.auth.issuers import Issuer
 from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import fault_of
-from gateway.blacklist.stores import store_warnings
+from gateway.blacklist.stores import StoreOutdated, store_warnings
 from gateway.cli.options import existing_store, with_settings
 from gateway.cli.shown import echo, store_name
 from gateway.config.announce import exposed, in_force, masked, warnings
@@ -37,15 +37,23 @@ def check_config(settings: Settings) -> None:
     issuers = build_issuers(settings)
     senders = [sender for sender in build_senders(settings, issuers).all if sender.has_own_keys]
     faults = [fault for issuer in (*issuers, *senders) for fault in _ask(issuer)]
-    if store := existing_store(settings):
-        store.ping()
-        echo(f"# store: {store.count()} live entries")
-    else:
-        echo(f"# store: none yet; serve makes {store_name(settings)}")
+    echo(f"# store: {_store(settings)}")
     for warning in store_warnings(settings.store):
         echo(f"# store: {warning}")
     if faults:
         raise ValueError("\n".join(faults))
+
+
+def _store(settings: Settings) -> str:
+    """Return what the store is, which nothing is changed in."""
+    try:
+        store = existing_store(settings)
+    except StoreOutdated as outdated:
+        return str(outdated)
+    if not store:
+        return f"none yet; serve makes {store_name(settings)}"
+    store.ping()
+    return f"{store.count()} live entries"
 
 
 def _ask(issuer: Issuer) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 import sys
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from gateway.app import build_blacklist
 from gateway.blacklist.rules import Blacklist
-from gateway.blacklist.stores import Store, StoreMissing
+from gateway.blacklist.stores import Store, StoreMissing, StoreOutdated
 from gateway.cli.shown import store_name
 from gateway.config.faults import faults
 from gateway.config.files import lines_of
@@ -102,8 +103,9 @@ def _build_parties(settings: Settings) -> None:
 
 
 def _look_at_store(settings: Settings) -> None:
-    if store := existing_store(settings):
-        store.close()
+    with contextlib.suppress(StoreOutdated):
+        if store := existing_store(settings):
+            store.close()
 
 
 def existing_store(settings: Settings) -> Store | None:

@@ -24,7 +24,7 @@ import pytest
 from helpers import NOW, Clock
 
 from gateway.blacklist.keys import claim_key
-from gateway.blacklist.stores.base import Entry, StoreRefused
+from gateway.blacklist.stores.base import Entry, StoreOutdated, StoreRefused
 from gateway.blacklist.stores.sqlite.statements import EARLIER, FORGET, SAME_SECOND, lookup
 from gateway.blacklist.stores.sqlite.store import GRACE_SECONDS, SqliteStore
 from gateway.http.problems import StoreUnavailable
@@ -442,6 +442,16 @@ with SqliteDict(path, encode=json.dumps, decode=json.loads) as old:
     old[other] = {"issuer": "issuer", "created_at": 1799999000, "expires_at": 1800000600, "by": "an older version"}
     old.commit()
 """
+
+
+def test_who_makes_no_store_leaves_a_file_of_an_older_version_as_it_is(path: Path, clock: Clock) -> None:
+    """The gateway of that version may be running on it, and would refuse everything."""
+    inflict(PRELUDE + PLAIN, path, ENTRIES[0].key)
+    path.chmod(0o644)
+    before = path.read_bytes()
+    with pytest.raises(StoreOutdated, match="older version: `gateway serve`"):
+        SqliteStore(str(path), clock, create=False)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (before, 0o644)
 
 
 def test_a_file_of_an_older_version_is_brought_up_to_date(path: Path, clock: Clock) -> None:

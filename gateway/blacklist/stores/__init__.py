@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from gateway.blacklist.stores.base import Added, Entry, Store, StoreMissing, StoreRefused
+from gateway.blacklist.stores.base import Added, Entry, Store, StoreMissing, StoreOutdated, StoreRefused
 
-__all__ = ["Added", "Entry", "Store", "StoreMissing", "StoreRefused", "open_store", "store_warnings"]
+__all__ = ["Added", "Entry", "Store", "StoreMissing", "StoreOutdated", "StoreRefused", "open_store", "store_warnings"]
 
 
 def open_store(

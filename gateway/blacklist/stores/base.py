@@ -120,6 +120,10 @@ class StoreMissing(StoreRefused):
         self.can_be_made = can_be_made
 
 
+class StoreOutdated(StoreRefused):
+    """The store is of an older version, whose running gateways would refuse everything once it were up to date."""
+
+
 class Added(NamedTuple):
     """What came of adding an entry: the one now in force, and whether anything changed."""
 

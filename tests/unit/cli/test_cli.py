@@ -4,6 +4,7 @@ import io
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -749,6 +750,22 @@ def test_check_config_says_where_each_setting_was_set(
         "GATEWAY_PORT=8080",
         f"GATEWAY_STORE={os.environ['GATEWAY_STORE']}",
     ]
+
+
+def test_a_store_of_an_older_version_is_left_to_serve(command: Command, store_url: str) -> None:
+    if not store_url.startswith("sqlite"):
+        return  # Redis holds what both versions read
+    path = store_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("PRAGMA user_version=1")
+    told = f"{path} is of an older version: `gateway serve` of this one brings it up to date."
+    checked = command("check-config")
+    assert checked.code == DONE
+    assert f"# store: {told}" in checked.out
+    for arguments in (["list"], ["revoke", "--sub", "1001"], ["export", "-"], ["check-config", "--port", "x"]):
+        refused = command(*arguments)
+        assert refused.code == USAGE
+        assert (told in refused.err) == (arguments[0] != "check-config")
 
 
 def test_check_config_makes_no_store_and_says_where_it_will_be(command: Command, tmp_path: Path) -> None:

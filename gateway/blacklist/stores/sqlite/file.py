@@ -11,7 +11,7 @@ import uuid
 from contextlib import closing, suppress
 from pathlib import Path
 
-from gateway.blacklist.stores.base import StoreMissing, StoreRefused
+from gateway.blacklist.stores.base import StoreMissing, StoreOutdated, StoreRefused
 from gateway.blacklist.stores.history import number_of
 from gateway.blacklist.stores.sqlite.beneath import Replaced, check_continues, write_number
 from gateway.blacklist.stores.sqlite.index import is_open
@@ -51,7 +51,7 @@ def begin(conn: sqlite3.Connection, seconds: float = BUSY_SECONDS) -> None:
 
 
 def prepare(path: Path, *, create: bool = True) -> None:
-    """Make the file if there is none and `create`, check it and bring it up to date. Raises `StoreRefused`."""
+    """Check the file; if `create`, make one where there is none, and bring it up to date. Raises `StoreRefused`."""
     log_file = path.with_name(path.name + "-wal")
     check_mount(path)
     try:
@@ -76,7 +76,7 @@ def prepare(path: Path, *, create: bool = True) -> None:
         _check_names(path)
         _check_log(path, log_file)
         with closing(_connect(f"{path.as_uri()}?mode=rw")) as conn:
-            _check(path, conn, thoroughly=size <= CHECKED_BYTES)
+            _check(path, conn, thoroughly=size <= CHECKED_BYTES, may_upgrade=create)
     except FAILURES as error:
         why = str(error)
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMMAP:
@@ -163,13 +163,15 @@ def _check_log(path: Path, log_file: Path) -> None:
             return
 
 
-def _check(path: Path, conn: sqlite3.Connection, *, thoroughly: bool) -> None:
+def _check(path: Path, conn: sqlite3.Connection, *, thoroughly: bool, may_upgrade: bool) -> None:
     if not conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'unnamed' AND type = 'table'").fetchone():
         raise StoreRefused(f"{path} is a database, but not a blacklist.")
-    _keep_private(path)  # not before: the path may name a file of somebody else's by mistake
     (version,) = conn.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise StoreRefused(f"{path} was written by a newer version of the gateway.")
+    if version < VERSION and not may_upgrade:
+        raise StoreOutdated(f"{path} is of an older version: `gateway serve` of this one brings it up to date.")
+    _keep_private(path)  # not before: the path may name a file of somebody else's by mistake
     if not version:
         conn.execute("PRAGMA auto_vacuum=INCREMENTAL")
         conn.execute("VACUUM")

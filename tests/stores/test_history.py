@@ -7,7 +7,9 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +117,46 @@ def test_an_operator_takes_a_copy_as_it_is_for_all_who_refuse_it(store: SqliteSt
     assert store.add([entry(2)])[0].changed  # type: ignore[index]
     copy(older, path)  # which nobody has accepted since
     assert told(store, 2) == "history"
+
+
+BY_HAND = [
+    "DELETE FROM unnamed WHERE key LIKE 'token:%'",
+    "UPDATE unnamed SET value = json_set(value, '$.expires_at', 1) WHERE key LIKE 'token:%'",
+]
+
+
+@pytest.mark.parametrize("statement", BY_HAND)
+def test_rows_that_are_changed_by_hand_are_noticed_by_all_who_know_until_an_operator_accepts_it(
+    store: SqliteStore, path: Path, clock: Clock, statement: str
+) -> None:
+    store.add([entry(1), entry(2)])
+    assert told(store, 1) == "found"
+    by_hand = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None).execute(sys.argv[2])"
+    subprocess.run([sys.executable, "-c", by_hand, str(path), statement], check=True)
+    assert told(store, 1) == told(store, 3) == "history"
+    assert in_a_child(lambda: told(store, 1) == "history")
+    with pytest.raises(StoreUnavailable):
+        store.add([entry(3)])
+    with closing(SqliteStore(str(path), clock)) as operator:
+        operator.add([entry(1)])  # as an import does
+        assert told(store, 1) == "history"
+        operator.accept()
+    assert told(store, 1) == "found"
+    assert told(store, 2) == "passed"
+    assert store.remove(entry(1).key)  # which is not by hand
+    clock.advance(10**9)
+    store.purge()
+    assert told(store, 1) == "passed"
+
+
+def test_a_file_that_was_made_without_them_gets_the_triggers_that_notice_hands(path: Path, clock: Clock) -> None:
+    triggers = "SELECT count(*) FROM sqlite_master WHERE type = 'trigger'"
+    for drop in (True, False):
+        SqliteStore(str(path), clock).close()
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute(triggers).fetchone() == (2,)
+            for change in ("delete", "update") if drop else ():
+                db.execute(f"DROP TRIGGER {change}_by_hand")
 
 
 def test_the_keys_that_changed_since_a_mark_are_known(store: SqliteStore, path: Path, clock: Clock) -> None:
@@ -232,8 +274,20 @@ def test_a_log_that_was_cut_takes_no_more_changes(store: SqliteStore, path: Path
     assert told(store, 2) == "replaced"
 
 
-def test_a_file_with_two_names_is_refused_whichever_is_used(store: SqliteStore, path: Path, clock: Clock) -> None:
+def test_a_name_that_goes_in_time_is_none(store: SqliteStore, path: Path, clock: Clock) -> None:
+    """File systems in user space tell of names that are gone already."""
+    other = path.with_name("other")
+    os.link(path, other)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(lambda: time.sleep(0.2) or other.unlink())
+        SqliteStore(str(path), clock).close()
+
+
+def test_a_file_with_two_names_is_refused_whichever_is_used(
+    store: SqliteStore, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each would have a log of its own: what is blacklisted through the one passes where the other is used."""
+    monkeypatch.setattr("gateway.blacklist.stores.sqlite.file.NAMES_SECONDS", 0.0)
     other = path.with_name("other")
     os.link(path, other)
     for name in (path, other):

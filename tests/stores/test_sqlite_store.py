@@ -183,7 +183,7 @@ NO_ENTRIES = ["oops", "[]", "{}", '{"issuer": "i"}', NO_TIME, "[" * 5000, "null"
 @pytest.mark.parametrize("value", NO_ENTRIES, ids=lambda value: repr(value)[:12])
 def test_a_row_that_is_no_entry_is_not_taken_for_absent(store: SqliteStore, path: Path, value: object) -> None:
     code = SQL + (
-        "db.execute('DROP INDEX expiry'); db.execute('DROP INDEX creation')\n"
+        "db.executescript('DROP INDEX expiry; DROP INDEX creation; DROP TRIGGER update_by_hand')\n"
         f"db.execute('UPDATE unnamed SET value = ? WHERE key != ?', ({value!r}, 'head'))"
     )
     inflict(code, path)

@@ -225,7 +225,10 @@ def _lost(head: Head, since: Head, marks: Mapping[int, str]) -> str:
 def _lacking(known: Head, head: Head) -> str:
     if head.number < known.number:
         return f"the blacklist is an older copy that lacks the last {known.number - head.number} changes"
-    return f"the blacklist is a copy that lacks changes up to number {known.number}, and has others in their place"
+    return (
+        f"the blacklist is a copy that lacks changes up to number {known.number}, and has others in their place; "
+        "or somebody has changed rows by hand"
+    )
 
 
 def _forked() -> None:

@@ -18,6 +18,7 @@ from gateway.blacklist.stores.outage import Outage
 from gateway.blacklist.stores.sqlite.beneath import Replaced
 from gateway.blacklist.stores.sqlite.file import BUSY_SECONDS, FAILURES
 from gateway.blacklist.stores.sqlite.index import Identity, Index, join, leave
+from gateway.blacklist.stores.sqlite.statements import GATEWAY
 from gateway.http.blocking import blocking
 
 # Who makes the log longer than this folds it into the file, while others change on.
@@ -45,6 +46,7 @@ _PRAGMAS = (
     "cell_size_check=ON",  # more kinds of damage are noticed
     "cache_size=-32768",  # KiB at most: room for the inner pages of an index of millions of entries
     "journal_size_limit=4194304",  # bytes the log keeps after a large change
+    "trusted_schema=ON",  # the default of most builds: triggers may call our function
     "wal_autocheckpoint=0",  # `fold` does it
 )
 
@@ -188,6 +190,7 @@ class Connections:
             raise
         conn.database = self._identity
         try:
+            conn.create_function("sqlite_source_id", 0, lambda: GATEWAY)  # for the triggers
             for pragma in _PRAGMAS:
                 conn.execute(f"PRAGMA {pragma}")
             modes = [conn.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]

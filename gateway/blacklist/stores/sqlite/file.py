@@ -16,7 +16,7 @@ from gateway.blacklist.stores.history import number_of
 from gateway.blacklist.stores.sqlite.beneath import Replaced, check_continues, write_number
 from gateway.blacklist.stores.sqlite.index import is_open
 from gateway.blacklist.stores.sqlite.place import check_locks, check_mount, fault_of_rights
-from gateway.blacklist.stores.sqlite.statements import WRITE
+from gateway.blacklist.stores.sqlite.statements import NOTICE_HANDS, WRITE
 from gateway.blacklist.stores.sqlite.upgrade import VERSION, upgrade
 from gateway.http.blocking import blocking
 
@@ -187,6 +187,8 @@ def _check(path: Path, conn: sqlite3.Connection, *, thoroughly: bool, may_upgrad
     conn.execute("PRAGMA journal_mode=WAL")
     begin(conn, START_SECONDS)
     conn.execute(WRITE)  # raises if it cannot be written
+    for trigger in NOTICE_HANDS if may_upgrade else ():
+        conn.execute(trigger)
     (head,) = conn.execute("SELECT value FROM unnamed WHERE key = 'head'").fetchone() or ("",)
     write_number(conn, number_of(str(head).strip('"')))
     conn.execute("COMMIT")

@@ -17,6 +17,18 @@ ADD_MARK = "INSERT INTO history VALUES (?, ?, ?)"
 FORGET_MARKS = f"DELETE FROM history WHERE number <= ? - {WINDOW}"  # noqa: S608 - a number
 MARKS = "SELECT number, head FROM history WHERE number >= ?"
 CHANGED_KEYS = "SELECT number, head, keys FROM history WHERE number >= ?"
+# Rows that are changed by hand give the newest change another mark: for all who know of it that is another history.
+# SQLite's `sqlite_source_id` tells hands from gateways: these have one of their own, which answers `GATEWAY`.
+GATEWAY = "gateway"
+_BY_HAND = f"""CREATE TRIGGER IF NOT EXISTS {{0}}_by_hand AFTER {{0}} ON unnamed
+    WHEN old.key <> 'head' AND sqlite_source_id() <> '{GATEWAY}'
+BEGIN
+    UPDATE history SET head = substr(head, 1, length(head) - 32) || lower(hex(randomblob(16)))
+        WHERE number = (SELECT max(number) FROM history);
+    UPDATE unnamed SET value = (SELECT '"' || head || '"' FROM history ORDER BY number DESC LIMIT 1)
+        WHERE key = 'head';
+END"""  # noqa: S608 - a text of ours
+NOTICE_HANDS = tuple(_BY_HAND.format(change) for change in ("DELETE", "UPDATE"))
 WRITE = "UPDATE unnamed SET value = value WHERE key = 'head'"  # and changes nothing
 
 _EXPIRED = """(SELECT rowid, json_extract(value, '$.expires_at') AS expires_at FROM unnamed

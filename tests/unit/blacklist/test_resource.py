@@ -1,7 +1,7 @@
 """/blacklist over HTTP, sentence by sentence of its contract."""
 
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -816,11 +816,8 @@ def test_racing_post_and_delete_of_one_token_end_in_one_of_the_two_states(make_g
         for _ in range(15):
             answers.append((method, done(api(method, "/blacklist", HOLDER))["changed"]))
 
-    threads = [threading.Thread(target=change, args=(method,)) for method in ("POST", "DELETE") * 2]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(change, ("POST", "DELETE") * 2))
     assert len(answers) == 60
     added, removed = answers.count(("POST", True)), answers.count(("DELETE", True))
     assert (

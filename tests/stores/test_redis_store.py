@@ -351,6 +351,22 @@ def test_sentinels_over_tls_with_passwords_of_their_own(tls: list[object], opene
             await_added(store, REVOKED)
             await_outcome(store, "found")
             assert outcomes(opened(url), 2) == {"refused": 2 * THREADS}
+            await_outcome(opened(f"{url.replace('rediss', 'valkeys')}&sentinel_password=other"), "found")
+
+
+def test_a_cluster_over_tls(tls: list[object], opened: Callable[..., Store]) -> None:
+    port, authority, *options = tls
+    ports = [int(str(port)), free_port()]
+    over_tls = [*CLUSTER, *options, "--tls-cluster", "yes", "--tls-port"]
+    with RedisServer(*over_tls, ports[0]) as one, RedisServer(*over_tls, ports[1]) as two:
+        join(one, two, ports=ports)
+        for scheme in ("rediss", "valkeys"):
+            for each in ports:  # of which one sends on to the other
+                store = opened(f"{scheme}+cluster://127.0.0.1:{each}?ssl_ca_certs={authority}")
+                await_added(store, REVOKED)
+                await_outcome(store, "found")
+        assert outcomes(opened(f"rediss+cluster://127.0.0.1:{ports[0]}"), 2) == {"refused": 2 * THREADS}
+        assert sorted(int(str(node.ask("DBSIZE"))) for node in (one, two)) == [0, 6]
 
 
 # --- several servers ---
@@ -435,7 +451,7 @@ def test_sentinels_lead_to_the_new_primary(
         assert replica.ask("ROLE")[0] == "master"  # type: ignore[index]
         with pytest.raises(StoreUnavailable):  # it has no replica yet
             store.add([token(2)])
-        server.start()  # as the primary that it was: sentinels make it a replica
+        server.start("--replicaof", "127.0.0.1", str(replica.port))  # as sentinels would make it, after eight seconds
         await_added(store, token(2))
         assert outcome(store) == "found"
 

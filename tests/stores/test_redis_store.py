@@ -568,7 +568,7 @@ def test_look_ups_follow_the_blacklist_while_its_slot_migrates(opened: Callable[
         assert outcome(store) == "found"
         for node in (two, one):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", target)
-        await_outcome(store, "found")
+        assert outcome(store) == "found"
         await_added(store, token(2))
 
 

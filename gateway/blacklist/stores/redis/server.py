@@ -134,11 +134,16 @@ class Server:
         try:
             *found, head = self._connections.ask(request, answers, again=again)
         except ReplyError as error:
-            if not keys or not str(error).startswith(("ASK ", "TRYAGAIN")):
+            if again and str(error).startswith("MOVED "):
+                # Another node of the cluster has the slot now: new connections lead to it.
+                self._connections.close()
+                *found, head = self._connections.ask(request, answers, again=False)
+            elif keys and str(error).startswith(("ASK ", "TRYAGAIN")):
+                # The slot migrates: each key is either here or there, and both say so when they are asked for one.
+                found = [[self._ask_one(pack(("GET", key))) for key in keys]]
+                head = self._ask_one(self._ask_head)
+            else:
                 raise
-            # The slot migrates: each key is either here or there, and both say so when they are asked for one.
-            found = [[self._ask_one(pack(("GET", key))) for key in keys]]
-            head = self._ask_one(self._ask_head)
         if keys and not isinstance(found[0], list):
             raise RedisError("the answer to a look-up is no list")
         generation = found[0].pop() if keys else found.pop()

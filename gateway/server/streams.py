@@ -13,7 +13,7 @@ from gateway.server.response import Application
 
 log = logging.getLogger("gateway.server")
 
-# Of the time between two checks: what is taken back right after one is cut off before the time is over.
+# Part of the time between two checks: a token blacklisted right after one ends its streams before the time is over.
 SHARE = 0.8
 
 

@@ -29,7 +29,7 @@ class Sender(Issuer):
 
     `claims` says which claim of those tokens has a user, a session, an email, a device or a tenant; what is not there
     cannot be matched. `joined` are those that are looked up together, `within` the tenants that all those tokens have.
-    `takes` are the kinds of message taken from it, `extra_events` the optional events acted on. `by_subject` takes back
+    `takes` are the kinds of message taken from it, `extra_events` the optional events acted on. `by_subject` blacklists
     a session's user as well. `without_exp` is how many seconds a logout token without `exp` is good; 0: none is taken.
     `state` is what a verification must say, if set.
     """

@@ -27,6 +27,7 @@ from gateway.gate.identity import NONE, Identity
 from gateway.gate.public import Public
 from gateway.gate.streams import Streams
 from gateway.http.draining import is_draining
+from gateway.http.problems import Problem
 from gateway.http.wsgi import App, Environ
 from gateway.ops.console import console_pages
 from gateway.ops.health import live, readiness
@@ -152,11 +153,26 @@ class Gateway(_Pipeline):
         return self._direct.has(members)
 
 
+def _have_keys(issuers: Sequence[Issuer]) -> None:
+    """Ask for the keys of every issuer. Raises `Problem` keys-unavailable where none has any.
+
+    One whose keys are not there stops its own users; it must not take those of all others away with it.
+    """
+    problems = []
+    for issuer in issuers:
+        try:
+            issuer.keys.current()
+        except Problem as problem:
+            problems.append(problem)
+    if len(problems) == len(issuers):
+        raise problems[0]
+
+
 def _operators_pages(settings: Settings, blacklist: Blacklist, issuers: Sequence[Issuer]) -> dict[str, App]:
     names = [issuer.name for issuer in issuers]
     return {
         "/-/live": live,
-        "/-/ready": readiness(_not_draining, blacklist.store.ping, *(issuer.keys.current for issuer in issuers)),
+        "/-/ready": readiness(_not_draining, blacklist.store.ping, partial(_have_keys, issuers)),
         "/-/openapi.json": description(),
         **(
             console_pages(claims_of(settings), settings.cut_off_claims, settings.admin_claims, settings.leeway)

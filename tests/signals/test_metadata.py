@@ -16,6 +16,8 @@ Make = Callable[..., Api]
     [
         ("https://api.example", WELL_KNOWN, f"https://api.example{WELL_KNOWN}"),
         ("https://api.example/", WELL_KNOWN, f"https://api.example{WELL_KNOWN}"),
+        ("https://api.example/v1/", f"{WELL_KNOWN}/v1/", f"https://api.example{WELL_KNOWN}/v1/"),
+        ("https://api.example/v1/", f"{WELL_KNOWN}/v1", f"https://api.example{WELL_KNOWN}/v1/"),
         ("https://api.example/v1/mcp", f"{WELL_KNOWN}/v1/mcp", f"https://api.example{WELL_KNOWN}/v1/mcp"),
     ],
 )
@@ -36,6 +38,12 @@ def test_every_issuer_is_an_authorization_server(make_api: Make) -> None:
     issuers = json.dumps([{"issuer": ISSUER, "secret": "discogs"}, {"issuer": "https://b.test", "secret": "other"}])
     api = make_api(issuers=issuers, resource="https://api.example")
     assert api("GET", WELL_KNOWN).json["authorization_servers"] == [ISSUER, "https://b.test"]
+
+
+def test_an_issuer_with_tenants_is_no_address(make_api: Make) -> None:
+    issuers = [{"issuer": "https://login.test/{tenantid}/v2.0", "secret": "x"}, {"issuer": ISSUER, "secret": "discogs"}]
+    api = make_api(issuers=json.dumps(issuers), resource="https://api.example")
+    assert api("GET", WELL_KNOWN).json["authorization_servers"] == [ISSUER]
 
 
 def test_it_is_read_alone(make_api: Make) -> None:

@@ -1,6 +1,7 @@
 """Alive and ready: what an orchestrator is told, and when it changes."""
 
 import http.client
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from signal import SIGTERM
 from typing import Any
 
 import pytest
-from helpers import mint
+from helpers import ISSUER, mint
 from recorder import Recorder, until
 from running import Running
 
@@ -71,6 +72,13 @@ def test_readiness_turns_with_the_keys(make_api: Any) -> None:
     api = make_api(jwks_url="http://127.0.0.1:9/jwks", algorithms="RS256")
     assert api("GET", "/-/ready").status_code == 503
     assert api("GET", "/-/live").status_code == 200
+
+
+def test_an_issuer_whose_keys_are_not_there_takes_no_others_away(make_api: Any) -> None:
+    dead = [{"issuer": f"https://{name}.test/", "jwks_url": f"http://127.0.0.1:9/{name}"} for name in "ab"]
+    live = {"issuer": ISSUER, "secret": "discogs"}
+    assert make_api(issuers=json.dumps([*dead, live]))("GET", "/-/ready").status_code == 200
+    assert make_api(issuers=json.dumps(dead))("GET", "/-/ready").status_code == 503
 
 
 def test_readiness_turns_when_draining(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.studies.hostile_clients PORT METRICS_PORT SECONDS`: clients that mean harm, a few at a time.
+"""`python -m benchmarks.studies.hostile_clients PORT METRICS_PORT SECONDS [KIND]`: clients that mean harm.
 
-Prints what each kind did, and what it was answered. For `hostile_hour`.
+Prints what each kind did, and what it was answered. For `hostile_hour`, and of one kind alone for `hostile_kinds`.
 """
 
 from __future__ import annotations
@@ -236,6 +236,15 @@ async def many_connections(it: Attack) -> None:
         it.reset()
 
 
+async def honest(it: Attack) -> None:
+    """Mean no harm, and ask as fast as is answered: no kind of attack, but what they are compared with."""
+    await it.open()
+    for _ in range(300):
+        await it.send(request("GET /good", BEARER, KEEP))
+        await it.reader.readuntil(b"\r\n\r\n")
+        await it.reader.readexactly(1024)
+
+
 KINDS: list[Callable[[Attack], Awaitable[None]]] = [
     half_a_head,
     head_byte_by_byte,
@@ -258,17 +267,18 @@ KINDS: list[Callable[[Attack], Awaitable[None]]] = [
     bad_blacklistings,
     many_connections,
 ]
+NAMED = {kind.__name__: [kind] for kind in [*KINDS, honest]}
 
 
-async def main(port: int, metrics: int, seconds: float) -> None:
+async def main(port: int, metrics: int, seconds: float, kinds: list[Callable[[Attack], Awaitable[None]]]) -> None:
     """Attack for so long, and print the counts."""
     end = time.monotonic() + seconds
     attacks: Counter[str] = Counter()
-    statuses: dict[str, Counter[str]] = {kind.__name__: Counter() for kind in KINDS}
+    statuses: dict[str, Counter[str]] = {kind.__name__: Counter() for kind in kinds}
 
     async def work() -> None:
         while time.monotonic() < end:
-            kind = random.choice(KINDS)
+            kind = random.choice(kinds)
             it = Attack(port, metrics)
             attacks[kind.__name__] += 1
             try:
@@ -287,4 +297,5 @@ async def main(port: int, metrics: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    named = NAMED.get(sys.argv[4], KINDS) if len(sys.argv) > 4 else KINDS
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), named))

@@ -23,6 +23,7 @@ def is_token(text: str) -> bool:
     return TOKEN.fullmatch(text) is not None
 
 
+@bounded_cache(1024, longest=18)
 def read_length(text: str) -> int | None:
     """Return the number of bytes that a Content-Length says, None where it is no number (RFC 9110 section 8.6)."""
     return int(text) if _LENGTH.fullmatch(text) else None

@@ -244,7 +244,7 @@ class Handle:
         self._sockets.add(descriptor)
         return int(pycurl.SOCKOPT_OK if self._may_connect else pycurl.SOCKOPT_ERROR)
 
-    def _watch(self, what: int, descriptor: int, *_: object) -> None:
+    def _watch(self, what: int, descriptor: int, _multi: object, _data: object) -> None:
         if what == pycurl.POLL_REMOVE:
             self._watched.pop(descriptor, None)
         elif descriptor in self._sockets:  # libcurl has one of its own beside them, for its resolver

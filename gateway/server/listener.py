@@ -116,7 +116,7 @@ class Listener:
                 was_woken = True
             elif fd == self._acceptor.fd:
                 self._acceptor.accept()
-        while connection := _first(self._next):
+        while self._next and (connection := _first(self._next)):
             self._ready[STAGE[connection.state]].append(connection)
         return was_woken
 

@@ -262,10 +262,10 @@ def _members(environ: Environ, request: Request) -> dict[str, Any]:
         "status": request.status,
         "outcome": request.outcome,
         "client": about.client[:64],
-        "ms": round(request.seconds * 1000, 3),
+        "ms": _milliseconds(request.seconds),
     }
     for part, seconds in request.parts.items():
-        members[part + "_ms"] = round(seconds * 1000, 3)
+        members[part + "_ms"] = _milliseconds(seconds)
     if request.upstream_status is not None:
         members["upstream_status"] = request.upstream_status
     if about.cause:
@@ -283,3 +283,8 @@ def _members(environ: Environ, request: Request) -> dict[str, Any]:
         if isinstance(subject, str | int):
             members["subject"] = str(subject)[:128]
     return members
+
+
+def _milliseconds(seconds: float) -> float:
+    """Return a duration in milliseconds, to the microsecond: to round to digits takes the way through text."""
+    return round(seconds * 1_000_000) / 1000

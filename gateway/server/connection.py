@@ -191,11 +191,12 @@ class Connection:
         """Have the application begin."""
         request = response.request
         if request.problem is not None:
+            client = {"client": self._base["REMOTE_ADDR"]}
+            log.info("a head is refused: %s", request.problem.code, extra={"record": client})
             response.refuse(request.problem)
             return
         about = Context()
-        about.received = tuple(request.fields)
-        about.overloaded = self.about.overloaded
+        about.received, about.overloaded = tuple(request.fields), self.about.overloaded
         about.client_left = self._has_left
         about.pause, about.resume = self._ask_for_pause, self._notify
         about.cut, about.interim = response.cut, response.interim

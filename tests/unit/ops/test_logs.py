@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -156,11 +157,25 @@ def test_nothing_secret_is_logged_at_any_level(tmp_path: Path, log_format: str) 
     assert {part for part in hidden if part in log} == set()
 
 
+def heads_that_cannot_be_read_are_told(gateway: Running) -> None:
+    """Nothing else would say why a client that speaks TLS, or folds a field, gets 400."""
+    for head in (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n hush\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", gateway.port), 30) as client:
+            client.sendall(head)
+            assert client.recv(12) == b"HTTP/1.1 400"
+    told = "a head is refused: invalid-request"
+    assert until(
+        lambda: [record["client"] for record in gateway.records if record["message"] == told] == ["127.0.0.1"] * 2
+    )
+    assert "hush" not in gateway.log
+
+
 @pytest.mark.slow
 def test_the_start_says_what_is_in_force_with_secrets_masked(tmp_path: Path) -> None:
     issuers = json.dumps([{"issuer": "https://one.test/", "secret": SECRET}])
     with Running(tmp_path, "http://127.0.0.1:9", GATEWAY_ISSUERS=issuers) as gateway:
         [told] = [record for record in gateway.records if "settings" in record]
+        heads_that_cannot_be_read_are_told(gateway)
     assert told["settings"]["upstream"] == "http://127.0.0.1:9"
     assert "restore" not in told["settings"]  # it was not set
     assert "https://one.test/" in told["settings"]["issuers"]

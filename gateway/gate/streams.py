@@ -6,6 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from threading import Thread
 
 from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.rules import Blacklist
@@ -29,23 +30,40 @@ class Streams:
         self._blacklist = blacklist
         self._mark = ""  # of the store's newest change that was looked at
         self._failures = 0
+        self._question: Thread | None = None  # that asks the store, whose disk may hang
 
     def check(self, under_way: Callable[[], Iterable[Context]]) -> None:
-        """Cut off those whose token may not pass any more. For one thread, which may wait.
+        """Cut off those whose token has expired, and have the store asked about the others. For one thread.
+
+        A store that has not answered by the next check counts as one that fails.
+        """
+        self._cut_expired(under_way())
+        if self._question and self._question.is_alive():
+            self._fail(under_way)
+            return
+        self._question = Thread(target=self._ask, args=(under_way,), name="gateway-streams-store", daemon=True)
+        self._question.start()
+
+    def _ask(self, under_way: Callable[[], Iterable[Context]]) -> None:
+        """Cut off those whose token may not pass any more.
 
         The store's changes are read before `under_way` is asked for the requests being answered: one that was let
         through before a change is among them, one that comes after it has been refused.
         """
-        self._cut_expired(under_way())
         try:
             mark, changed = self._blacklist.store.changes(self._mark)
             if changed is None or changed or not self._mark:  # at first nobody knows what came before
                 self._cut_blacklisted(under_way(), changed if self._mark else None)
             self._mark, self._failures = mark, 0
         except StoreUnavailable:
-            self._failures += 1
-            if self._failures > FAILURES_ALLOWED:
-                self._cut_all(under_way())
+            self._fail(under_way)
+        except Exception:
+            log.exception("the streams could not be checked")
+
+    def _fail(self, under_way: Callable[[], Iterable[Context]]) -> None:
+        self._failures += 1
+        if self._failures > FAILURES_ALLOWED:
+            self._cut_all(under_way())
 
     def _cut_expired(self, known: Iterable[Context]) -> None:
         """Cut off those whose time is over. There may be thousands, so a look at each must be cheap."""

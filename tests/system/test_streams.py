@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from helpers import mint
+from injected import Injected
 from recorder import Client, Recorder, Talk, request, response, until
 from redis_servers import RedisServer
 from running import ROOT, Running
@@ -175,6 +176,17 @@ def test_streams_end_once_the_store_does_not_answer(tmp_path: Path, upstream: St
         os.truncate(tmp_path / "blacklist.sqlite3", 0)
         assert is_cut_off(client)
         assert until(lambda: outcomes(gateway) == ["store-unavailable"])
+
+
+@pytest.mark.slow
+def test_streams_end_although_the_stores_disk_neither_answers_nor_fails(tmp_path: Path, upstream: Streaming) -> None:
+    with (
+        Recorder(upstream) as api,
+        Running(tmp_path, api.url, "--workers", "1") as gateway,
+        stream(gateway.port, mint()) as client,
+        Injected("pread64,fcntl,read:delay_enter=8000000", gateway.workers, tmp_path),
+    ):
+        assert is_cut_off(client)
 
 
 @pytest.mark.slow

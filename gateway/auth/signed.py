@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,6 @@ from gateway.auth.tokens import (
 from gateway.http.problems import Problem
 
 LONGEST_MESSAGE = 64 * 1024  # characters
-FRESH_SECONDS = 5.0  # since keys were fetched; a fetch that a message brings about takes no longer
 
 
 @dataclass(frozen=True, slots=True, repr=False)  # a trace must not show a message
@@ -77,18 +77,21 @@ def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message
         raise Problem("wrong-issuer", log={"found_issuer": str(claims.get("iss")), "expected_issuer": issuers.names})
     if not isinstance(algorithm, str) or algorithm not in issuer.algorithms:
         raise Problem("algorithm-not-allowed")
+    came = time.monotonic()
     try:
         check_signature(issuer, kid, algorithm, text[: parts.end(2)].encode(), decode_part(parts[3]))
     except Problem as problem:
-        refuse_if_stale(problem, issuer)
+        refuse_if_stale(problem, issuer, came)
         raise
     return Message(claims, issuer)
 
 
-def refuse_if_stale(problem: Problem, issuer: Issuer | None) -> None:
-    """Raise `Problem` keys-unavailable where no key verifies, and one may be newer than our copy of the issuer's.
+def refuse_if_stale(problem: Problem, issuer: Issuer | None, came: float) -> None:
+    """Raise `Problem` keys-unavailable where no key verifies, and the issuer's were fetched before the message came.
 
     A message comes once, and a token that is not revoked passes: without a fresh look at the keys nothing is final.
+    `came` is in seconds of the monotonic clock.
     """
-    if problem.code in ("unknown-key", "bad-signature") and issuer and issuer.keys.age() > FRESH_SECONDS:
+    is_stale = issuer is not None and issuer.keys.age() > time.monotonic() - came
+    if is_stale and problem.code in ("unknown-key", "bad-signature"):
         raise Problem("keys-unavailable") from problem

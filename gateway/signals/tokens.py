@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from gateway.auth.kinds import other_kind
@@ -38,11 +39,12 @@ class Revoke:
         return Answer()
 
     def _genuine(self, text: str, is_refresh: bool) -> Token | None:
+        came = time.monotonic()
         try:
             return self._verifier.genuine(text)
         except Problem as problem:
             claims = _unverified(text)
-            refuse_if_stale(problem, self._verifier.issuers.of(claims))
+            refuse_if_stale(problem, self._verifier.issuers.of(claims), came)
             if problem.status == 503:  # RFC 7009 section 2.2.1: the token still exists
                 raise
             if is_refresh or other_kind(claims):

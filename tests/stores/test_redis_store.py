@@ -241,13 +241,18 @@ def test_a_server_whose_clock_is_ahead_is_refused(server: RedisServer, opened: C
     opened(server.url, now=lambda: time.time() + GRACE_SECONDS)
 
 
-def test_a_server_that_comes_to_forget_is_not_ready(server: RedisServer, opened: Callable[..., Store]) -> None:
+def test_a_server_that_comes_to_forget_is_not_ready_and_the_log_says_why_once(
+    server: RedisServer, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
+) -> None:
     store = opened(server.url)
     server.ask("CONFIG", "SET", "appendonly", "no")
-    with pytest.raises(StoreRefused, match="appendonly"):
-        store.ping()
+    for _ in range(3):
+        with pytest.raises(StoreRefused, match="appendonly"):
+            store.ping()
+    assert caplog.text.count("unavailable for look-ups (lossy)") == 1
     server.ask("CONFIG", "SET", "appendonly", "yes")
     store.ping()
+    assert caplog.text.count("available again for look-ups") == 1
 
 
 def test_syncing_once_a_second_is_warned_of(opened: Callable[..., Store], caplog: pytest.LogCaptureFixture) -> None:
@@ -994,11 +999,15 @@ def test_a_full_server_refuses_what_is_new_and_keeps_what_it_has(server: RedisSe
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"1", b'{"issuer": "x"}', b"\xff", b'{"claim": {}}'])
-def test_an_entry_that_is_none_is_not_an_absent_one(server: RedisServer, store: Store, text: bytes) -> None:
+def test_an_entry_that_is_none_is_not_an_absent_one(
+    server: RedisServer, store: Store, text: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     server.ask("SET", TAG + REVOKED.key, text)
     assert outcome(store) == "refused"
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable) as refusal:
         store.add([REVOKED])
+    assert refusal.value.cause == "damaged"
+    assert f"unavailable for look-ups (damaged): what stands under {REVOKED.key} is no entry" in caplog.text
 
 
 # --- whose answer it is ---

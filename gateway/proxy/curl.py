@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import select
+import socket
+import struct
 from collections.abc import Mapping
+from contextlib import suppress
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any
 
 import pycurl
@@ -195,6 +201,16 @@ class Handle:
         self._easy.close()
         self._multi.close()
         self._take = None
+
+    def drop(self) -> None:
+        """Close an idle connection with a reset, so that its port is free at once and not after a minute (TIME_WAIT).
+
+        Not where the upstream's system has not confirmed all of the request: a reset could take that away.
+        """
+        with suppress(OSError), socket.socket(fileno=os.dup(self._kept)) as sock:
+            if ioctl(sock, TIOCOUTQ, bytes(4)) == bytes(4):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def _is_alive(self) -> bool:
         """Return whether there is a kept connection, of which nothing is known that would make it unusable."""

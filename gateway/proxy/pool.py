@@ -70,10 +70,10 @@ class Pool:
     def give_back(self, handle: Handle) -> None:
         """Keep a handle whose answer is complete."""
         user = handle.user
-        if user is None:
-            handle.close()
-            return
         handle.stop()
+        if user is None:
+            handle.drop()
+            return
         handle.is_doubtful = False
         if not user:
             self._shared.append(handle)
@@ -84,7 +84,7 @@ class Pool:
                 self._since[handle] = now = monotonic()
                 surplus = self._surplus(now)
         for idle in surplus:
-            idle.close()
+            idle.drop()
 
     def doubt_idle(self) -> None:
         """Note that a kept connection turned out to be dead: where the upstream has moved, all are.

@@ -121,7 +121,10 @@ def _by_token(settings: Settings, opened: Callable[[], Blacklist], text: str, wa
         max_bytes=settings.max_token_bytes,
         max_age=settings.max_token_age,
     )
-    token = verifier.genuine(sys.stdin.read().strip() if text == "-" else text)
+    text = sys.stdin.read().strip() if text == "-" else text
+    if len(text.split()) > 1:
+        raise click.UsageError("name the token alone, without Authorization or Bearer before it")
+    token = verifier.genuine(text)
     if wanted not in (None, token.issuer.name):
         raise click.UsageError("the token is of another issuer")
     blacklist = opened()

@@ -213,6 +213,15 @@ def test_what_cannot_sign_is_told(command: Command, tmp_path: Path, monkeypatch:
 # revoke, restore, status
 
 
+@pytest.mark.parametrize("before", ["Bearer ", "Authorization: Bearer "])
+def test_a_token_in_its_field_is_not_taken_for_a_broken_one(command: Command, before: str) -> None:
+    """As it stands in the file that `gateway token --header` makes."""
+    for refused in (command("revoke", before + TOKEN), command("revoke", "-", stdin=f"{before}{TOKEN}\n")):
+        assert refused.code == USAGE
+        assert "name the token alone" in refused.err
+        assert TOKEN not in refused.err
+
+
 @pytest.mark.parametrize("where", ["argument", "stdin"])
 def test_a_token_is_revoked_and_restored(command: Command, passes: Any, where: str) -> None:
     def run(name: str) -> Ended:

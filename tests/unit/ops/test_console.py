@@ -195,7 +195,7 @@ def test_a_number_keeps_its_digits_and_what_blacklists_it_is_told(page: Page, ga
     assert gateway.get("/", victim).status == 401
     page.paste(victim)
     page.sees("verdict", BLACKLISTED)
-    page.sees("against", "All tokens with one of its claims were taken back.")
+    page.sees("against", "All tokens with one of its claims were blacklisted.")
     page.sees("claims", str(sub))
 
 

@@ -180,15 +180,21 @@ def settle(servers: Servers, old: Node) -> None:
     time.sleep(1)
 
 
-def killed(servers: Servers) -> None:
-    """The replicas get nothing more, then the primary is killed; it comes back once another is chosen."""
-    old = servers.primary()
+def kill_primary(group: Servers | Shard) -> Node:
+    """Let replicas get nothing more, kill the primary, and return it once another has its place."""
+    old = group.primary()
     old.relay.held = {"replica"}
     time.sleep(0.4)
     old.server.kill()
     old.relay.held = set()
-    wait_for(lambda: servers.primary() is not old)
+    wait_for(lambda: group.primary() is not old)
     time.sleep(0.5)
+    return old
+
+
+def killed(servers: Servers) -> None:
+    """The replicas get nothing more, then the primary is killed; it comes back once another is chosen."""
+    old = kill_primary(servers)
     old.server.start("--replicaof", "127.0.0.1", str(servers.primary().relay.port))
     settle(servers, old)
 
@@ -343,14 +349,7 @@ def follow(node: RedisServer, primary: str) -> bool:
 
 def owner_killed(shard: Shard) -> None:
     """Replicas get nothing more, then the primary is killed; it comes back once another has its place."""
-    old = shard.primary()
-    old.relay.held = {"replica"}
-    time.sleep(0.4)
-    old.server.kill()
-    old.relay.held = set()
-    wait_for(lambda: shard.primary() is not old)
-    time.sleep(0.5)
-    old.server.start()
+    kill_primary(shard).server.start()
     shard.settle()
 
 

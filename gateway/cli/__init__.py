@@ -8,7 +8,7 @@ import click
 
 from gateway.cli import accept, check, entries, poll, run, tokens, transfer
 from gateway.cli.options import UNAVAILABLE, USAGE
-from gateway.cli.shown import echo
+from gateway.cli.output import echo
 from gateway.config.announce import misspelled
 from gateway.config.faults import faults
 from gateway.http.build import BUILD, VERSION

@@ -9,14 +9,13 @@ from typing import IO, Any
 import click
 
 from gateway.blacklist.keys import claim_key, token_key
+from gateway.blacklist.stores import Store
 from gateway.cli.entries import actor, audit_here
 from gateway.cli.options import open_blacklist, with_settings
-from gateway.cli.shown import echo, echo_json, store_name
+from gateway.cli.output import echo, echo_json, store_name
 from gateway.config.settings import Settings
 
 _CHUNK = 100  # keys in one look-up
-
-Named = tuple[str, dict[str, Any]]  # an entry's key, and what the audit log says of it
 
 
 @click.command("accept-store")
@@ -36,39 +35,46 @@ def accept_store(settings: Settings, audit: IO[str] | None, yes: bool, reason: s
     blacklist = open_blacklist(settings)
     store = blacklist.store
     echo(f"{store_name(settings)} has {store.count()} live entries.", err=True)
-    missing: list[dict[str, Any]] = []
+    missing: int | None = None
     if audit:
-        named = _blacklisted(audit)
-        keys = list(named)
-        for start in range(0, len(keys), _CHUNK):
-            chunk = keys[start : start + _CHUNK]
-            found = {entry.key for entry in store.find(chunk)}
-            missing += [named[key] for key in chunk if key not in found]
-        for record in missing:
+        added = _read_added(audit)
+        records = list(_find_missing(store, added))
+        for record in records:
             echo_json(record)
-        echo(f"It lacks {len(missing)} of the log's {len(named)} entries; some may have expired since.", err=True)
+        missing = len(records)
+        echo(f"It lacks {missing} of the log's {len(added)} entries; some may have expired since.", err=True)
     else:
         echo("What it lacks is not known: --audit LOG compares it with a gateway's log.", err=True)
     if not yes:
         click.confirm("Whatever it lacks will pass. Take it as it is?", abort=True, err=True)
     store.accept()
-    blacklist.record("accept", actor(reason), missing=len(missing) if audit else None)
+    blacklist.record("accept", actor(reason), missing=missing)
     echo("Accepted: every gateway takes the store at its next request.", err=True)
 
 
-def _blacklisted(log: IO[str]) -> dict[str, dict[str, Any]]:
+def _read_added(log: IO[str]) -> dict[str, dict[str, Any]]:
     """Return what the log's audit records have added and not removed since, by key."""
-    named: dict[str, dict[str, Any]] = {}
+    added: dict[str, dict[str, Any]] = {}
     for line in log:
-        for key, record in _of_line(line):
+        for key, record in _read_line(line):
             if record.get("action") == "add":
-                named[key] = record
+                added[key] = record
             elif record.get("action") == "remove":
-                named.pop(key, None)
-    return named
+                added.pop(key, None)
+    return added
 
 
-def _of_line(line: str) -> Iterator[Named]:
+def _find_missing(store: Store, added: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the records of entries that the store has not."""
+    keys = list(added)
+    for start in range(0, len(keys), _CHUNK):
+        chunk = keys[start : start + _CHUNK]
+        found = {entry.key for entry in store.find(chunk)}
+        yield from (added[key] for key in chunk if key not in found)
+
+
+def _read_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the key of each entry that an audit record is about, with the record; nothing of any other line."""
     try:
         record = json.loads(line)
     except ValueError:

@@ -12,7 +12,7 @@ from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import fault_of
 from gateway.blacklist.stores import StoreOutdated, store_warnings
 from gateway.cli.options import existing_store, with_settings
-from gateway.cli.shown import echo, store_name
+from gateway.cli.output import echo, store_name
 from gateway.config.announce import exposed, in_force, masked, warnings
 from gateway.config.settings import Settings, given_by
 from gateway.config.tracing import traces_endpoint
@@ -36,16 +36,16 @@ def check_config(settings: Settings) -> None:
         echo(f"# traces go to {masked(endpoint)}")
     issuers = build_issuers(settings)
     senders = [sender for sender in build_senders(settings, issuers).all if sender.has_own_keys]
-    faults = [fault for issuer in (*issuers, *senders) for fault in _ask(issuer)]
-    echo(f"# store: {_store(settings)}")
+    faults = [fault for issuer in (*issuers, *senders) for fault in _print_keys(issuer)]
+    echo(f"# store: {_describe_store(settings)}")
     for warning in store_warnings(settings.store):
         echo(f"# store: {warning}")
     if faults:
         raise ValueError("\n".join(faults))
 
 
-def _store(settings: Settings) -> str:
-    """Return what the store is, which nothing is changed in."""
+def _describe_store(settings: Settings) -> str:
+    """Return a line about the store, in which nothing is changed."""
     try:
         store = existing_store(settings)
     except StoreOutdated as outdated:
@@ -56,16 +56,16 @@ def _store(settings: Settings) -> str:
     return f"{store.count()} live entries"
 
 
-def _ask(issuer: Issuer) -> Iterator[str]:
-    """Print what the issuer's key set is; yield what is wrong with it."""
+def _print_keys(issuer: Issuer) -> Iterator[str]:
+    """Print which keys an issuer has; yield a sentence where they cannot be fetched."""
     try:
-        echo(f"# keys of {issuer.name}: {_described(issuer.keys.ask())}")
-    except Exception as error:  # noqa: BLE001 - whatever a provider does is what is told
+        echo(f"# keys of {issuer.name}: {_describe_keys(issuer.keys.ask())}")
+    except Exception as error:  # noqa: BLE001 - whatever a provider does is what to print
         yield f"issuer {issuer.name!r}: {fault_of(error)}"
 
 
-def _described(keys: KeySet) -> str:
-    """Return how many keys there are, of which algorithms, and their kids, for people."""
+def _describe_keys(keys: KeySet) -> str:
+    """Return how many keys there are of which algorithms, and their first kids."""
     kinds = Counter("/".join(sorted(key.algorithms)) for key in keys.keys)
     kids = [key.kid for key in keys.keys if key.kid is not None]
     named = f"; kid {', '.join(repr(kid[:80]) for kid in kids[:5])}" + (", …" if len(kids) > 5 else "") if kids else ""

@@ -16,7 +16,7 @@ from gateway.blacklist.target import LONGEST_REASON
 from gateway.cli.moments import Moment
 from gateway.cli.named import Named, open_named, targeted
 from gateway.cli.options import open_blacklist, with_settings
-from gateway.cli.shown import cells, echo, echo_details, echo_json, echo_table, store_name
+from gateway.cli.output import cells, echo, echo_details, echo_json, echo_table, store_name
 from gateway.config.settings import Settings
 from gateway.ops.logs import configure_logging
 from gateway.parties import name_issuers
@@ -59,7 +59,7 @@ def revoke(
         raise click.UsageError(f"--reason may have at most {LONGEST_REASON} characters")
     target = open_named(settings, **named)
     audit_here(settings)
-    _tell(target, _revoke(target, issued_before, whenever, until, actor(reason)), as_json)
+    _print_state(target, _revoke(target, issued_before, whenever, until, actor(reason)), as_json)
 
 
 def _revoke(target: Named, issued_before: CutOff, whenever: bool, until: int | None, actor: Actor) -> bool:
@@ -88,7 +88,7 @@ def restore(settings: Settings, as_json: bool, **named: Any) -> None:
         changed = target.blacklist.remove_claims(target.issuer, *target.claim, actor())
     else:
         changed = target.blacklist.remove_fingerprint(target.issuer, target.fingerprint, actor())
-    _tell(target, changed, as_json)
+    _print_state(target, changed, as_json)
 
 
 @click.command()
@@ -96,7 +96,7 @@ def restore(settings: Settings, as_json: bool, **named: Any) -> None:
 @as_json
 def status(settings: Settings, as_json: bool, **named: Any) -> None:
     """Say whether a TOKEN or a claim is blacklisted. If it is: by whom, when and why, and the exit code is 1, not 0."""
-    sys.exit(int(_tell(open_named(settings, **named), None, as_json)))
+    sys.exit(int(_print_state(open_named(settings, **named), None, as_json)))
 
 
 @click.command("list")
@@ -131,7 +131,7 @@ def purge(settings: Settings, as_json: bool) -> None:
 
 
 def audit_here(settings: Settings) -> None:
-    """Have the audit's record go to standard error, in the format of the gateway's log."""
+    """Write audit records to standard error, in the format of the gateway's log."""
     configure_logging(settings.log_format, "info")
 
 
@@ -141,8 +141,8 @@ def actor(reason: str = "") -> Actor:
     return Actor(f"cli:{os.environ.get('USER') or os.getuid()}", "", reason)
 
 
-def _tell(target: Named, changed: bool | None, as_json: bool) -> bool:
-    """Print what has become of the target, and where; return whether it is blacklisted."""
+def _print_state(target: Named, changed: bool | None, as_json: bool) -> bool:
+    """Print the state of the target, and where it stands; return whether it is blacklisted."""
     entries, store = target.entries(), store_name(target.settings)
     if as_json:
         state = {
@@ -155,18 +155,18 @@ def _tell(target: Named, changed: bool | None, as_json: bool) -> bool:
         }
         echo_json({**target.to_json(), **state})
         return bool(entries)
-    told = "blacklisted" if entries else "not blacklisted"
+    sentence = "blacklisted" if entries else "not blacklisted"
     if not entries and target.token is None and target.claim is None:
-        told += " by an entry of its own; one for a claim of it still may"
-    told += ": the token has expired" if target.has_expired else ""
-    echo(told + ("" if changed is None else " (changed)" if changed else " (nothing to change)"))
+        sentence += " by an entry of its own; one for a claim of it still may"
+    sentence += ": the token has expired" if target.has_expired else ""
+    echo(sentence + ("" if changed is None else " (changed)" if changed else " (nothing to change)"))
     echo_details([("target", str(target)), ("issuer", target.issuer), ("store", store)])
     for entry in entries:
-        _tell_entry(entry)
+        _print_entry(entry)
     return bool(entries)
 
 
-def _tell_entry(entry: Entry) -> None:
+def _print_entry(entry: Entry) -> None:
     what, _, cut_off, since, until, by, reason = cells(entry)
     echo_details(
         [

@@ -17,7 +17,7 @@ from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.target import read_fingerprint, read_values
 from gateway.cli.options import open_blacklist, with_settings
-from gateway.cli.shown import printable
+from gateway.cli.output import printable
 from gateway.cli.tokens import split_claim
 from gateway.config.settings import Settings, issuer_settings
 from gateway.http.values import JOIN, value_text

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from gateway.app import build_blacklist
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores import Store, StoreMissing, StoreOutdated
-from gateway.cli.shown import store_name
+from gateway.cli.output import store_name
 from gateway.config.faults import faults
 from gateway.config.files import lines_of
 from gateway.config.settings import PREFIX, Settings
@@ -44,14 +44,14 @@ class Fault(click.ClickException):
 def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that gives a command flags for the named settings, and a `Settings` first.
 
-    Without names, those are all settings, and everything they need is checked.
+    Without names, those are all settings, and everything they need is check_settings.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def command(**options: Any) -> Any:
             given = {name: value for name in chosen if (value := options.pop(name)) is not None}
-            return function(Settings(**given) if names else checked(given), **options)
+            return function(Settings(**given) if names else check_settings(given), **options)
 
         chosen = names or tuple(Settings.model_fields)
         flagged: Callable[..., Any] = command
@@ -62,7 +62,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
     return decorate
 
 
-def checked(given: dict[str, Any]) -> Settings:
+def check_settings(given: dict[str, Any]) -> Settings:
     """Return the settings. Raises ValueError with a line for each fault: of settings, files, keys and the store."""
     found: list[str] = []
     settings, sound, reset = None, dict(given), set[str]()
@@ -81,25 +81,21 @@ def checked(given: dict[str, Any]) -> Settings:
             fields = Settings.model_fields
             sound |= {name: fields[name].get_default(call_default_factory=True) for name in wrong}
     found += _certificate_faults(settings)
-    found += _faults_of(lambda _: traces_endpoint(), settings)
-    found += _faults_of(_build_parties, settings)
+    found += _faults_of(traces_endpoint)
+    found += _faults_of(lambda: build_senders(settings, build_issuers(settings)))
     if found:  # else the command opens the store itself, once
-        found += _faults_of(_look_at_store, settings)
+        found += _faults_of(lambda: _look_at_store(settings))
         raise ValueError("\n".join(found))
     return settings
 
 
-def _faults_of(build: Callable[[Settings], object], settings: Settings) -> Iterator[str]:
+def _faults_of(build: Callable[[], object]) -> Iterator[str]:
     try:
-        build(settings)
+        build()
     except ValueError as error:
         yield from faults(error)
     except Problem as problem:
         yield problem.detail
-
-
-def _build_parties(settings: Settings) -> None:
-    build_senders(settings, build_issuers(settings))
 
 
 def _look_at_store(settings: Settings) -> None:
@@ -143,18 +139,18 @@ def _flag(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _secret_flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    named: Callable[..., Any] = click.option(
-        "--secret-file",
-        metavar="PATH",
-        expose_value=False,
-        callback=_name_secret_file,
-        help="file of shared HMAC secrets, newest first, one a line",
-    )
-    read: Callable[..., Any] = click.option(
-        "--secret", metavar="-", callback=_read_secrets, help="`-`: the same, from standard input"
-    )
-    flagged: Callable[..., Any] = named(read(command))
-    return flagged
+    for option in (
+        click.option("--secret", metavar="-", callback=_read_secrets, help="`-`: the same, from standard input"),
+        click.option(
+            "--secret-file",
+            metavar="PATH",
+            expose_value=False,
+            callback=_name_secret_file,
+            help="file of shared HMAC secrets, newest first, one a line",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def _name_secret_file(context: click.Context, option: click.Parameter, value: str | None) -> None:

@@ -13,7 +13,7 @@ import click
 from gateway.app import build_blacklist
 from gateway.auth.issuers import Issuers
 from gateway.cli.options import Fault, with_settings
-from gateway.cli.shown import printable
+from gateway.cli.output import printable
 from gateway.config.settings import Settings
 from gateway.http.problems import Problem
 from gateway.ops.logs import configure_logging
@@ -64,16 +64,16 @@ def _follow(poller: Poller, sleep: Callable[[float], None]) -> None:
     """Fetch for ever; what fails is tried again, at longer and longer intervals, and logged when it changes."""
     pause, fault = SHORTEST_RETRY, ""
     while True:
-        before, began = fault, time.monotonic()
+        before, began, has_more = fault, time.monotonic(), False
         try:
             has_more, fault = poller.fetch(wait=True), ""
         except PollFailed as failure:
-            has_more, fault = False, str(failure)
+            fault = str(failure)
         except Problem as problem:
-            has_more, fault = False, problem.detail
+            fault = problem.detail
         except Exception as error:  # noqa: BLE001 - nobody would notice that the thread has ended
             log.exception("events of %s", poller.place)
-            has_more, fault = False, type(error).__name__
+            fault = type(error).__name__
         if fault != before:
             log.warning("events of %s: %s", poller.place, fault or "they come again")
         pause = min(pause * 2, LONGEST_RETRY) if fault else SHORTEST_RETRY

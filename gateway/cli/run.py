@@ -93,7 +93,7 @@ def demo(settings: Settings) -> None:
 
 
 def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
-    """Serve until a signal ends it. What cannot work is said before the first worker starts."""
+    """Serve until a signal ends it. Raises before the first worker starts for what cannot work."""
     settings = settings.model_copy(update=forced)
     configure_logging(settings.log_format, settings.log_level)
     build_issuers(settings)
@@ -110,7 +110,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
             raise ValueError("; ".join(faults(error))) from error
 
     def renewed() -> None:
-        with contextlib.suppress(ValueError):  # a fault since a moment ago: the new workers tell it
+        with contextlib.suppress(ValueError):  # a fault since a moment ago: the new workers log it
             now = Settings(**flags | forced)
             if changed := [name for name in AT_THE_START if getattr(now, name) != getattr(settings, name)]:
                 names = ", ".join(PREFIX + name.upper() for name in changed)
@@ -136,27 +136,26 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
 @contextlib.contextmanager
 def _listening(settings: Settings) -> Iterator[socket.socket]:
     """Listen while the block runs. Raises `Fault` where that, or listening for scrapes, is not possible."""
-    with contextlib.ExitStack() as stack:
-        if settings.metrics_port:
-            _must_be_free(settings.metrics_host, settings.metrics_port)
-        try:
-            sock = stack.enter_context(listening(settings.host, settings.port))
-        except OSError as error:
-            raise _cannot_listen(settings.host, settings.port, error) from error
+    if settings.metrics_port:
+        _must_be_free(settings.metrics_host, settings.metrics_port)
+    with _listening_on(settings.host, settings.port) as sock:
         yield sock
 
 
 def _must_be_free(host: str, port: int) -> None:
-    try:
-        with listening(host, port):
-            pass
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from error
+    with _listening_on(host, port):
+        pass
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> Fault:
-    place = host if host.startswith("unix:") else f"{host}:{port}"
-    return Fault(f"cannot listen on {place}: {error.strerror or error}")
+@contextlib.contextmanager
+def _listening_on(host: str, port: int) -> Iterator[socket.socket]:
+    with contextlib.ExitStack() as stack:
+        try:
+            sock = stack.enter_context(listening(host, port))
+        except OSError as error:
+            place = host if host.startswith("unix:") else f"{host}:{port}"
+            raise Fault(f"cannot listen on {place}: {error.strerror or error}") from error
+        yield sock
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ def _json(**members: str) -> Response:
 @click.option("--port", type=int, required=True)
 def main(host: str, port: int) -> None:
     """Serve the sample API until a signal ends it."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the gateway tells of each request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the gateway logs each request
     make_server(host, port, app, threaded=True).serve_forever()
 
 

@@ -19,7 +19,7 @@ from gateway.blacklist.keys import claim_key, legacy_claim_keys
 from gateway.blacklist.stores.base import LATEST, Entry, Store
 from gateway.cli.entries import as_json
 from gateway.cli.options import Fault, open_blacklist, with_settings
-from gateway.cli.shown import echo, echo_json, store_name
+from gateway.cli.output import echo, echo_json, store_name
 from gateway.config.settings import Settings
 from gateway.http.problems import StoreUnavailable
 from gateway.http.strict_json import json_object
@@ -130,10 +130,9 @@ def _batches(file: IO[bytes]) -> Iterator[list[Entry]]:
     for number, line in enumerate(file, 1):
         try:
             batch.append(_entry(line))
-        except _Refused as error:
-            raise Fault(f"line {number} is not an entry: {error}; the lines before it may be imported") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Fault(f"line {number} is not an entry; the lines before it may be imported") from error
+            why = f": {error}" if isinstance(error, _Refused) else ""
+            raise Fault(f"line {number} is not an entry{why}; the lines before it may be imported") from error
         if len(batch) == BATCH:
             yield batch
             batch = []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.cli.options import checked, faults
+from gateway.cli.options import check_settings, faults
 from gateway.config.announce import in_force, misspelled, warnings
 from gateway.config.settings import Settings
 
@@ -50,7 +50,7 @@ def test_any_environment_is_settings_or_a_list_of_faults(
     monkeypatch.chdir(tmp_path)
     with patch.dict(os.environ, {"GATEWAY_STORE": "none://", **environ}):
         try:
-            found = checked({})
+            found = check_settings({})
             told = [*warnings(found), *in_force(found).values()]
         except ValueError as error:
             told = [*faults(error), *misspelled()]

@@ -73,6 +73,6 @@ def echo_table(entries: Sequence[Entry]) -> None:
 
 
 def echo_details(named: Iterable[tuple[str, str]]) -> None:
-    """Print names with what they stand for, one a line."""
+    """Print names with their values, one a line."""
     for name, text in named:
         echo(f"  {name:<14}{text}")

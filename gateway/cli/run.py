@@ -22,7 +22,7 @@ from gateway.cli.tokens import mint
 from gateway.config.announce import announce
 from gateway.config.faults import faults
 from gateway.config.settings import PREFIX, Settings
-from gateway.ops.exposition import Figure, served
+from gateway.ops.exposition import Figure, serve_figures
 from gateway.ops.logs import configure_logging
 from gateway.parties import build_issuers
 from gateway.server import listening
@@ -120,7 +120,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
         Figure("gateway_entries", "Live entries", store.count),
         Figure("gateway_entries_lasting", "Live entries that last ten minutes more", lambda: store.count(LASTING)),
     ]
-    with contextlib.closing(store), served(settings.metrics_host, settings.metrics_port, entries, not_ours=sock):
+    with contextlib.closing(store), serve_figures(settings.metrics_host, settings.metrics_port, entries, not_ours=sock):
         serve_app(
             load,
             sock=sock,

@@ -19,14 +19,14 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from gateway.http.build import BUILD, VERSION
 from gateway.http.problems import Problem
-from gateway.ops.metrics import DIRECTORY, added_up
+from gateway.ops.metrics import DIRECTORY, add_up
 
 log = logging.getLogger("gateway.metrics")
 
 PARENT_SECONDS = 1  # how often the process looks whether its parent is still there
 SCRAPE_SECONDS = 10  # the longest that a scrape may take, from its connection to its end
 _MEMORY = "/dev/shm"  # noqa: S108 - `mkdtemp` makes a folder there that is ours alone
-SCRAPES = 16  # at once; for another one, the oldest is given up
+SCRAPES = 16  # at once; for another one, the oldest is ended
 
 
 class Figure(NamedTuple):
@@ -38,9 +38,7 @@ class Figure(NamedTuple):
 
 
 @contextmanager
-def served(
-    host: str, port: int | None, gauges: Iterable[Figure] = (), *, not_ours: socket.socket | None = None
-) -> Iterator[None]:
+def serve_figures(host: str, port: int | None, gauges: Iterable[Figure], *, not_ours: socket.socket) -> Iterator[None]:
     """Collect the figures of worker processes and serve them on the port (0: a free one) while the block runs.
 
     Without a port, do nothing. They are served by a process of its own, which no worker's load can starve and which
@@ -57,8 +55,7 @@ def served(
         server.timeout = PARENT_SECONDS
         child = os.fork()
         if child == 0:
-            if not_ours:
-                not_ours.close()
+            not_ours.close()
             _serve_while(parent, server, directory)
         log.info("metrics at http://%s:%d", f"[{host}]" if ":" in host else host, server.server_port)
     try:
@@ -114,7 +111,7 @@ class _Deployment:
         for file in self._directory.glob("gauge_live*.db"):
             if not _is_running(int(file.stem.rpartition("_")[2])):
                 file.unlink(missing_ok=True)
-        yield from added_up(self._directory)
+        yield from add_up(self._directory)
         yield InfoMetricFamily("gateway_build", "Version", value={"version": VERSION, "build": BUILD})
         for gauge in self._gauges:
             with suppress(Problem):
@@ -126,8 +123,8 @@ def _is_running(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # another user's
+        pass
     return True
 
 
@@ -155,7 +152,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().close_request(request)
 
     def end_late(self) -> None:
-        """Have the connections end that have had their time, or are too many; their threads then close them."""
+        """End connections that have had their time, or are too many; their threads then close them."""
         with self._lock:
             late = time.monotonic() - SCRAPE_SECONDS
             for request in [*self._open][: max(len(self._open) - SCRAPES, 0)]:

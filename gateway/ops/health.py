@@ -1,4 +1,4 @@
-"""Alive, and ready: what an orchestrator asks, answered without detail."""
+"""Whether the process serves, and whether it is ready: what an orchestrator asks, answered without detail."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def line_writer(log_format: str, logger: str, level: str = "info") -> Callable[[
 
 
 def dropped_lines() -> int:
-    """Return how many lines this process could not write, as nobody read them."""
+    """Return how many lines this process dropped because nobody read them."""
     return _writer.dropped
 
 
@@ -81,8 +81,8 @@ def _json(seconds: float, level: str, logger: str, message: str, members: Member
 
 def _text(seconds: float, level: str, logger: str, message: str, members: Members) -> str:
     exception = members.pop("exception", "")
-    shown = "".join(f" {name}={_encode(value)}" for name, value in members.items())
-    return f"{_utc(seconds)} {level} {logger}: {message}{shown}" + ("\n" + exception if exception else "")
+    pairs = "".join(f" {name}={_encode(value)}" for name, value in members.items())
+    return f"{_utc(seconds)} {level} {logger}: {message}{pairs}" + ("\n" + exception if exception else "")
 
 
 _RENDER = {"json": _json, "text": _text}

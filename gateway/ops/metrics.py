@@ -110,7 +110,7 @@ def decisions() -> dict[str, int]:
     """Return how many requests had which outcome since the start, in all processes; probes are left out."""
     counts = Sum[str]()
     with blocking():
-        found = list(added_up(Path(os.environ[DIRECTORY]), "counter_*.db"))
+        found = list(add_up(Path(os.environ[DIRECTORY]), "counter_*.db"))
     for metric in found:
         for sample in metric.samples:
             if sample.name == "gateway_requests_total" and sample.labels["route"] != "operators" and sample.value:
@@ -118,7 +118,7 @@ def decisions() -> dict[str, int]:
     return dict(counts)
 
 
-def added_up(directory: Path, pattern: str = "*.db") -> Iterable[Any]:
+def add_up(directory: Path, pattern: str = "*.db") -> Iterable[Any]:
     """Return the metrics that the processes left in the directory."""
     from prometheus_client.multiprocess import MultiProcessCollector
 

@@ -1,4 +1,4 @@
-"""The gateway's own routes, described as OpenAPI 3.1; tests hold the description to what is answered."""
+"""The gateway's own routes, described as OpenAPI 3.1; tests compare the description with the answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.http.wsgi import App
 
 
 def description() -> App:
-    """Return the resource that describes all others; it needs no token, for it tells what is public anyway."""
+    """Return the resource that describes all others. It needs no token: what it says is public anyway."""
     document = json.loads(files(__package__).joinpath("openapi.json").read_bytes())
     document["info"]["version"] = VERSION
     return page(json.dumps(document).encode(), "application/json")

@@ -71,7 +71,7 @@ class Traces:
         carried = {name: environ[key] for name, key in _CARRIED.items() if key in environ}
         method = _method(environ)
         about.span = self._tracer.start_span(
-            _named(method), _W3C.extract(carried, Spans()), SpanKind.SERVER, {"http.request.method": method}
+            _span_name(method), _W3C.extract(carried, Spans()), SpanKind.SERVER, {"http.request.method": method}
         )
         about.trace = format(about.span.get_span_context().trace_id, "032x")
 
@@ -80,7 +80,7 @@ class Traces:
         about, method = context(environ), _method(environ)
         within = set_span_in_context(about.span, Spans())
         about.upstream_span = self._tracer.start_span(
-            _named(method), within, SpanKind.CLIENT, {"http.request.method": method, **self._peer}
+            _span_name(method), within, SpanKind.CLIENT, {"http.request.method": method, **self._peer}
         )
         carried: dict[str, str] = {}
         _W3C.inject(carried, set_span_in_context(about.upstream_span, Spans()))
@@ -98,11 +98,11 @@ class Traces:
             return
         path = _path(about)
         if "auth" in request.parts:
-            self._tell_decision(span, request, about)
+            self._add_decision(span, request, about)
         if about.upstream_span is not None:
-            _tell_upstream(about.upstream_span, request, self._upstream + path)
+            _end_upstream(about.upstream_span, request, self._upstream + path)
         if route := _own_route(request, path):
-            span.update_name(f"{_named(_method(environ))} {route}")
+            span.update_name(f"{_span_name(_method(environ))} {route}")
             span.set_attribute("http.route", route)
         span.set_attributes(_server_attributes(environ, request, about, path))
         if request.status >= 500:
@@ -110,8 +110,8 @@ class Traces:
             span.set_status(StatusCode.ERROR)
         span.end()
 
-    def _tell_decision(self, span: Any, request: Request, about: Context) -> None:
-        """Make the span of the decision: it is what a request begins with."""
+    def _add_decision(self, span: Any, request: Request, about: Context) -> None:
+        """Add the span of the decision, with which the request began."""
         took = {part: request.parts[part] for part in ("auth", "store") if part in request.parts}
         attributes: Attributes = {f"gateway.{part}_ms": round(took[part] * 1000, 3) for part in took}
         attributes["gateway.outcome"] = request.outcome if about.upstream_span is None else "passed"
@@ -153,17 +153,17 @@ class Delivery(SpanExporter):
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._fails = False
-        self._words = _FirstWord()
+        self._first_line = _FirstLine()
         library = logging.getLogger("opentelemetry")  # it has a line or more for each failure
-        library.handlers, library.propagate = [self._words], False
+        library.handlers, library.propagate = [self._first_line], False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Deliver a batch, in the SDK's own thread."""
-        self._words.text = ""
+        self._first_line.text = ""
         result = self._exporter.export(spans)
         fails = result is not SpanExportResult.SUCCESS
         if fails and not self._fails:
-            log.warning("traces cannot be delivered, and are lost: %s", self._words.text or "no cause is known")
+            log.warning("traces cannot be delivered, and are lost: %s", self._first_line.text or "no cause is known")
         if self._fails and not fails:
             log.info("traces are delivered again")
         self._fails = fails
@@ -174,7 +174,7 @@ class Delivery(SpanExporter):
         self._exporter.shutdown()
 
 
-class _FirstWord(logging.Handler):
+class _FirstLine(logging.Handler):
     """Keeps the first line that a library logs: what comes later says that it tries again, and gives up."""
 
     text = ""
@@ -188,7 +188,7 @@ def _method(environ: Environ) -> str:
     return method if method in _METHODS else "_OTHER"
 
 
-def _named(method: str) -> str:
+def _span_name(method: str) -> str:
     return "HTTP" if method == "_OTHER" else method
 
 
@@ -221,7 +221,7 @@ def _server_attributes(environ: Environ, request: Request, about: Context, path:
     }
 
 
-def _tell_upstream(span: Any, request: Request, url: str) -> None:
+def _end_upstream(span: Any, request: Request, url: str) -> None:
     span.set_attribute("url.full", url)
     status = request.upstream_status
     if status is not None:

@@ -24,14 +24,11 @@ _POLICY = (
 
 
 def console_pages(
-    claims: Sequence[str] = ("sub", "sid", "jti"),
-    cut_off_claims: Collection[str] = ("sub",),
-    admin_claims: Sequence[str] = ("scope", "scp"),
-    leeway: float = 0,
+    claims: Sequence[str], cut_off_claims: Collection[str], admin_claims: Sequence[str], leeway: float
 ) -> dict[str, App]:
-    """Return the console's resources by path; none needs a token, for none tells anything but claims' names.
+    """Return the console's resources by path. None needs a token: claims' names are all that they tell.
 
-    They are the claims that can be blacklisted, those of them that get a cut-off, and those in which scopes stand;
+    `claims` can be blacklisted, by default with a cut-off those of `cut_off_claims`; in `admin_claims` stand scopes;
     `leeway` is in seconds.
     """
     # What a person is logged out by comes first.
@@ -45,7 +42,7 @@ def console_pages(
         "<!-- leeway -->": str(math.ceil(leeway)),
         "<!-- version -->": html.escape(VERSION),
     }
-    return {path: _page(*described, filled) for path, described in _FILES.items()}
+    return {path: _page(name, media_type, filled) for path, (name, media_type) in _FILES.items()}
 
 
 def _page(name: str, media_type: str, filled: dict[str, str]) -> App:

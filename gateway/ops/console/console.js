@@ -38,7 +38,7 @@ function exact(text) {
 
 async function show(pressed = false) {
   const mine = ++turn, pasted = token();
-  const [header, claims] = pasted.split(".").map(decoded);
+  const [header, claims] = pasted.split(".").map(decode);
   times = claims && { from: seconds(claims.iat ?? claims.nbf), to: seconds(claims.exp) };
   $("hint").hidden = pasted;
   $("contents").hidden = !header && !claims;
@@ -64,9 +64,9 @@ async function explain(mine, blacklisted) {
   const state = blacklisted ? await ask("GET", "/blacklist") : { ok: false };
   if (mine !== turn) return;
   $("against").hidden = !state.ok;
-  $("against").replaceChildren(...(state.entries || []).map((entry) => made("li", entry.kind
+  $("against").replaceChildren(...(state.entries || []).map((entry) => make("li", entry.kind
     ? (entry.kind === "token" ? "It was blacklisted itself." : "All tokens with one of its claims were blacklisted.")
-    : `${named(entry)}: by ${entry.by}, ${moment(entry.created_at)}${entry.reason && `, ${entry.reason}`}`)));
+    : `${nameOf(entry)}: by ${entry.by}, ${moment(entry.created_at)}${entry.reason && `, ${entry.reason}`}`)));
 }
 
 async function decide(pasted) {
@@ -75,7 +75,7 @@ async function decide(pasted) {
 }
 
 // Decode one part of the token for showing; the gateway alone says whether it is genuine.
-function decoded(part) {
+function decode(part) {
   try {
     const bytes = Uint8Array.from(atob(part.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
     const members = exact(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
@@ -87,19 +87,19 @@ function decoded(part) {
 
 function rows(title, members) {
   if (!members) return [];
-  const heading = made("th", title);
+  const heading = make("th", title);
   heading.colSpan = 2;
-  return [made("tr", "", heading), ...Object.entries(members).map(([name, value]) => {
-    const row = made("tr", "", made("th", name), cell(name, typeof value === "string" ? value : JSON.stringify(value)));
-    if (["iat", "nbf", "exp", "auth_time"].includes(name) && seconds(value)) row.lastChild.append(made("small", moment(value * 1000)));
+  return [make("tr", "", heading), ...Object.entries(members).map(([name, value]) => {
+    const row = make("tr", "", make("th", name), cell(name, typeof value === "string" ? value : JSON.stringify(value)));
+    if (["iat", "nbf", "exp", "auth_time"].includes(name) && seconds(value)) row.lastChild.append(make("small", moment(value * 1000)));
     return row;
   })];
 }
 
 // A cell of a table; what is long can be scrolled, by the keyboard as well.
 function cell(name, text) {
-  if (text.length <= 300) return made("td", text);
-  return made("td", "", Object.assign(made("div", text), { className: "long", tabIndex: 0, role: "group", ariaLabel: name }));
+  if (text.length <= 300) return make("td", text);
+  return make("td", "", Object.assign(make("div", text), { className: "long", tabIndex: 0, role: "group", ariaLabel: name }));
 }
 
 function seconds(value) {
@@ -123,12 +123,12 @@ function tick() {
 function span(seconds) {
   const units = [["year", 31557600], ["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
   const first = units.findIndex(([, size]) => seconds >= size);
-  const told = units.slice(first).slice(0, 2).map(([name, size]) => {
+  const words = units.slice(first).slice(0, 2).map(([name, size]) => {
     const count = Math.floor(seconds / size);
     seconds -= count * size;
     return count && `${count} ${name}${count === 1 ? "" : "s"}`;
   });
-  return first < 0 ? "a moment" : told.filter(Boolean).join(" ");
+  return first < 0 ? "a moment" : words.filter(Boolean).join(" ");
 }
 
 async function change(method) {
@@ -148,7 +148,7 @@ async function showAdmin(mine, scoped = true) {
   if (!page.ok) return;
   [entries, cursor] = [page.entries, page.next_cursor];
   $("issuers").replaceChildren(...[...new Set(entries.map((entry) => entry.issuer))].map((issuer) => {
-    const option = made("option", "");
+    const option = make("option", "");
     option.value = issuer;
     return option;
   }));
@@ -172,14 +172,14 @@ function list() {
 }
 
 function entryRow(entry) {
-  const what = named(entry), until = entry.expires_at ? moment(entry.expires_at) : "it is lifted";
+  const what = nameOf(entry), until = entry.expires_at ? moment(entry.expires_at) : "it is lifted";
   const before = entry.issued_before === null ? (entry.claim ? "any time" : "") : moment(entry.issued_before * 1000);
   const cells = {
     what, of: entry.issuer, "issued before": before, since: moment(entry.created_at), until, by: entry.by, for: entry.reason,
   };
-  const row = made("tr", "", ...Object.entries(cells).map(([name, text]) => cell(name, text)), made("td", ""));
+  const row = make("tr", "", ...Object.entries(cells).map(([name, text]) => cell(name, text)), make("td", ""));
   Object.keys(cells).forEach((name, place) => (row.cells[place].dataset.name = name));
-  const lift = made("button", "Lift");
+  const lift = make("button", "Lift");
   lift.setAttribute("aria-label", `Lift ${what.slice(0, 200)}`);
   lift.onclick = async () => {
     const place = row.sectionRowIndex;
@@ -195,7 +195,7 @@ function entryRow(entry) {
   return row;
 }
 
-function named(entry) {
+function nameOf(entry) {
   const [[name, value]] = Object.entries(entry.claim || { "": "" });
   return entry.claim ? `${name} ${JSON.stringify(value)}` : `token ${entry.fingerprint.slice(0, 12)}…`;
 }
@@ -213,8 +213,8 @@ async function logOut(event) {
   };
   const answer = await ask("POST", "/blacklist", form(Object.entries(members).filter(([, text]) => text)));
   const isNow = Math.abs(answer.issued_before - now()) < 400;
-  const told = answer.issued_before === null ? "" : isNow ? " issued until now" : ` issued before ${moment(answer.issued_before * 1000)}`;
-  say("logged-out", answer.ok, answer.ok ? `Every token with ${name} ${value}${told} is blacklisted.` : answer.detail);
+  const cutOff = answer.issued_before === null ? "" : isNow ? " issued until now" : ` issued before ${moment(answer.issued_before * 1000)}`;
+  say("logged-out", answer.ok, answer.ok ? `Every token with ${name} ${value}${cutOff} is blacklisted.` : answer.detail);
   if (answer.ok) { event.target.reset(); explainWhich(); }
   await show();
 }
@@ -241,10 +241,10 @@ async function chart() {
   const counts = Object.entries(answer.decisions || {}).sort((a, b) => b[1] - a[1]).slice(0, 8);
   $("chart-note").textContent = answer.ok ? "Requests since the start, by what became of them." : "Shown when GATEWAY_METRICS_PORT is set.";
   $("chart").replaceChildren(...counts.map(([outcome, count]) => {
-    const bar = made("i", "");
+    const bar = make("i", "");
     bar.className = outcome;
     bar.style.width = `${(100 * count) / counts[0][1]}%`;
-    return made("tr", "", made("th", outcome), made("td", "", bar), made("td", count.toLocaleString()));
+    return make("tr", "", make("th", outcome), make("td", "", bar), make("td", count.toLocaleString()));
   }));
 }
 
@@ -255,7 +255,7 @@ function say(place, good, sentence) {
   $(place).textContent = sentence && (good ? "✓ " : "✗ ") + sentence;
 }
 
-function made(name, text, ...children) {
+function make(name, text, ...children) {
   const element = document.createElement(name);
   element.append(text, ...children);
   return element;

@@ -22,7 +22,7 @@ from running import Running, fetch
 
 from gateway.http.problems import KINDS
 from gateway.ops.exposition import _Handler, _is_running, _Server
-from gateway.ops.metrics import Metrics, added_up
+from gateway.ops.metrics import Metrics, add_up
 from gateway.ops.observe import Request
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -252,7 +252,7 @@ def test_the_figures_of_dead_workers_are_told_from_those_of_living_ones() -> Non
 
 def test_a_process_that_is_just_starting_breaks_no_scrape(tmp_path: Path) -> None:
     (tmp_path / "counter_1.db").touch()
-    assert list(added_up(tmp_path)) == []
+    assert list(add_up(tmp_path)) == []
 
 
 def request(**values: Any) -> Request:

@@ -15,7 +15,7 @@ from gateway.blacklist.permissions import Scopes
 from gateway.blacklist.resource import Resource
 from gateway.blacklist.rules import Blacklist, Rules
 from gateway.blacklist.stores import Store, open_store
-from gateway.config.announce import misspelled, warnings
+from gateway.config.announce import misspelled_names, warnings
 from gateway.config.public_secret import refuse_public_secret
 from gateway.config.settings import Settings
 from gateway.config.tracing import traces_endpoint
@@ -127,7 +127,7 @@ class Gateway(_Pipeline):
         try:
             refuse_public_secret(settings, in_process=True)
         except KeysRefused as fault:
-            raise KeysRefused("\n".join([str(fault), *misspelled()])) from fault
+            raise KeysRefused("\n".join([str(fault), *misspelled_names()])) from fault
         super().__init__(app, settings, opened, now)
         for warning in warnings(settings):
             log.warning(warning)

@@ -30,7 +30,7 @@ _NO_KEYS = StaticKeys(frozenset(), KeySet(()))
 def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
     """Return the issuers with their keys. Raises KeysRefused with a line for each issuer that has none to go by."""
     refuse_public_secret(settings)
-    return _built([partial(_with_keys, each, settings, now) for each in issuer_settings(settings)])
+    return _build_all([partial(_with_keys, each, settings, now) for each in issuer_settings(settings)])
 
 
 def name_issuers(settings: Settings) -> Issuers:
@@ -40,7 +40,7 @@ def name_issuers(settings: Settings) -> Issuers:
 
 def build_senders(settings: Settings, issuers: Sequence[Issuer], now: Clock = time.time) -> Senders:
     """Return who may send signals; an issuer of tokens has the same keys. Raises KeysRefused like `build_issuers`."""
-    return Senders(_built([partial(_sender, each, settings, issuers, now) for each in settings.signals]))
+    return Senders(_build_all([partial(_sender, each, settings, issuers, now) for each in settings.signals]))
 
 
 def build_clients(settings: Settings) -> Clients:
@@ -57,7 +57,7 @@ def build_clients(settings: Settings) -> Clients:
     )
 
 
-def _built(makers: Iterable[Callable[[], T]]) -> list[T]:
+def _build_all(makers: Iterable[Callable[[], T]]) -> list[T]:
     made, faults = [], []
     for make in makers:
         try:

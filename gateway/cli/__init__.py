@@ -9,7 +9,7 @@ import click
 from gateway.cli import accept, check, entries, poll, run, tokens, transfer
 from gateway.cli.options import UNAVAILABLE, USAGE
 from gateway.cli.output import echo
-from gateway.config.announce import misspelled
+from gateway.config.announce import misspelled_names
 from gateway.config.faults import faults
 from gateway.http.build import BUILD, VERSION
 from gateway.http.problems import Problem
@@ -53,7 +53,7 @@ def main() -> None:
         sys.exit(UNAVAILABLE if problem.status == 503 else USAGE)
     except ValueError as error:  # pydantic's ValidationError, StoreRefused and KeysRefused are some
         echo("gateway: this cannot work as it is set up:", err=True)
-        for fault in [*faults(error), *misspelled()]:
+        for fault in [*faults(error), *misspelled_names()]:
             echo(f"  - {fault}", err=True)
         sys.exit(USAGE)
     except OSError as error:

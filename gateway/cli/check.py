@@ -13,7 +13,7 @@ from gateway.auth.snapshot import fault_of
 from gateway.blacklist.stores import StoreOutdated, store_warnings
 from gateway.cli.options import existing_store, with_settings
 from gateway.cli.output import echo, store_name
-from gateway.config.announce import exposed, in_force, masked, warnings
+from gateway.config.announce import flag_warnings, in_force, mask, warnings
 from gateway.config.settings import Settings, given_by
 from gateway.config.tracing import traces_endpoint
 from gateway.parties import build_issuers, build_senders
@@ -30,10 +30,10 @@ def check_config(settings: Settings) -> None:
         echo(f"# {place}:")
         for name in (name for name in values if places.get(name, DEFAULT) == place):
             echo(f"GATEWAY_{name.upper()}={values[name]}")
-    for warning in (*warnings(settings), *exposed(settings)):
+    for warning in (*warnings(settings), *flag_warnings(settings)):
         echo(f"warning: {warning}", err=True)
     if endpoint := traces_endpoint():
-        echo(f"# traces go to {masked(endpoint)}")
+        echo(f"# traces go to {mask(endpoint)}")
     issuers = build_issuers(settings)
     senders = [sender for sender in build_senders(settings, issuers).all if sender.has_own_keys]
     faults = [fault for issuer in (*issuers, *senders) for fault in _print_keys(issuer)]

@@ -1,4 +1,4 @@
-"""What is said at the start: what is in force, and what an operator should know."""
+"""What the log says at the start: the settings in force, and warnings."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ log = logging.getLogger("gateway")
 
 
 def announce(settings: Settings, more: Iterable[str] = ()) -> None:
-    """Log at the start what an operator should know (`more` is of others than the settings), and what was set."""
-    for warning in (*warnings(settings), *exposed(settings), *more):
+    """Log at the start every warning (`more` are those not about settings), and what was set."""
+    for warning in (*warnings(settings), *flag_warnings(settings), *more):
         log.warning(warning)
     was_set = {name: text for name, text in in_force(settings).items() if name in settings.model_fields_set}
     log.info(
@@ -45,12 +45,12 @@ def announce(settings: Settings, more: Iterable[str] = ()) -> None:
         extra={"record": {"settings": was_set}},
     )
     if endpoint := traces_endpoint():
-        log.info("traces go to %s", masked(endpoint))
+        log.info("traces go to %s", mask(endpoint))
 
 
 def warnings(settings: Settings) -> list[str]:
-    """Return what an operator should know about the settings, one sentence each."""
-    found = [*misspelled(), *_around(settings), *_never_matched(settings)]
+    """Return warnings about the settings, one sentence each."""
+    found = [*misspelled_names(), *_quote_warnings(settings), *_path_warnings(settings)]
     for issuer in issuer_settings(settings):
         secrets = [secret.get_secret_value() for secret in issuer.secret]
         if PUBLIC_SECRET in secrets:
@@ -60,8 +60,8 @@ def warnings(settings: Settings) -> list[str]:
     return found
 
 
-def _around(settings: Settings) -> Iterator[str]:
-    """Yield a sentence for each setting whose value has what a shell or an editor would have left out around it."""
+def _quote_warnings(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each setting with quotes or blanks around it: a shell would have taken them away."""
     for name in sorted(settings.model_fields_set):
         value = getattr(settings, name)
         for part in value if isinstance(value, tuple) else (value,):
@@ -72,17 +72,17 @@ def _around(settings: Settings) -> Iterator[str]:
                 yield f"{PREFIX}{name.upper()} has a blank or a line end around it, which is taken as part of the value"
 
 
-def _never_matched(settings: Settings) -> Iterator[str]:
+def _path_warnings(settings: Settings) -> Iterator[str]:
     """Yield a sentence for each path that looks like a pattern and is none."""
     for path in settings.public_paths:
         if "*" in path.removesuffix("/*"):
             yield f"GATEWAY_PUBLIC_PATHS: {path} is one exact path; a prefix ends in /*"
 
 
-def exposed(settings: Settings) -> list[str]:
+def flag_warnings(settings: Settings) -> list[str]:
     """Return a sentence for each flag that holds a secret, where every user of the machine can read it."""
     holds = {
-        "store": masked(settings.store) != settings.store,
+        "store": mask(settings.store) != settings.store,
         "issuers": any(issuer.secret for issuer in settings.issuers),
         "clients": bool(settings.clients),
         "signals": any(sender.secret or sender.authorization for sender in settings.signals),
@@ -96,29 +96,29 @@ def exposed(settings: Settings) -> list[str]:
 
 
 def in_force(settings: Settings) -> dict[str, str]:
-    """Return every setting as text, as it is really in force: secrets masked, and only where they are used."""
-    shown = {name: masked(_shown(value)) for name, value in settings.model_dump(mode="json").items()}
-    issuers = [_used(issuer) for issuer in issuer_settings(settings)]
+    """Return every setting that is in force, as text: secrets masked, and only where they are used."""
+    shown = {name: mask(_to_text(value)) for name, value in settings.model_dump(mode="json").items()}
+    issuers = [_only_used(issuer) for issuer in issuer_settings(settings)]
     if settings.issuers:
         dumped = [issuer.model_dump(mode="json").items() for issuer in issuers]
         members = [{name: value for name, value in each if value not in (None, [])} for each in dumped]
         # Of the settings of one issuer none is in force.
-        return {**shown, **dict.fromkeys(OF_ONE_ISSUER, ""), "issuers": masked(json.dumps(members))}
+        return {**shown, **dict.fromkeys(OF_ONE_ISSUER, ""), "issuers": mask(json.dumps(members))}
     secrets = ",".join("**********" for _ in issuers[0].secret)
     return {**shown, "secret": secrets, "algorithms": ",".join(issuers[0].algorithms)}
 
 
-def _used(issuer: IssuerSettings) -> IssuerSettings:
-    """Return an issuer's settings with the algorithms that are really allowed, and secrets only if they are used."""
+def _only_used(issuer: IssuerSettings) -> IssuerSettings:
+    """Return an issuer's settings with the algorithms that are allowed, and secrets only if they are used."""
     allowed = allowed_algorithms(issuer.algorithms, issuer.secret, issuer.public_key or issuer.jwks_url)
     used = issuer.secret if HMAC & set(allowed) else ()
     sources = {
-        name: _shown(value) for name in ("public_key", "jwks_url") if (value := getattr(issuer, name)) is not None
+        name: _to_text(value) for name in ("public_key", "jwks_url") if (value := getattr(issuer, name)) is not None
     }
     return issuer.model_copy(update={"algorithms": tuple(sorted(allowed)), "secret": used, **sources})
 
 
-def _shown(value: object) -> str:
+def _to_text(value: object) -> str:
     """Return a setting's value as it is set."""
     if isinstance(value, list):
         is_plain = all(isinstance(member, str) for member in value)
@@ -128,12 +128,12 @@ def _shown(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def masked(text: str) -> str:
+def mask(text: str) -> str:
     """Return a text in which the credentials of URLs are hidden."""
     return re.sub(r"(?s)(?<=://).+(?=@)|(?<=password=)[^&]*", "**********", text)  # a store's URL may hold a password
 
 
-def misspelled() -> list[str]:
+def misspelled_names() -> list[str]:
     """Return a sentence for each `GATEWAY_*` name in any source that sets nothing, with the nearest right name."""
     known = [name.upper() for name in Settings.model_fields]
     known += [name + "_FILE" for name in known] + ["ENV_FILE"]

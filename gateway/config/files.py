@@ -65,7 +65,7 @@ def _content(name: str, path: Path, named_by: str = "") -> str | list[str] | Unr
     try:
         content = path.read_text("utf-8-sig").strip()  # Windows' editors begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
-        return Unreadable(f"{named_by}cannot read {path.absolute()}: {why(error)}")
+        return Unreadable(f"{named_by}cannot read {path.absolute()}: {_why(error)}")
     if not content:
         return Unreadable(f"{named_by}{path} is empty")
     return lines_of(content) if name in LINE_BY_LINE else content
@@ -76,8 +76,7 @@ def lines_of(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def why(error: OSError | UnicodeDecodeError) -> str:
-    """Return in a few words why a file cannot be read."""
+def _why(error: OSError | UnicodeDecodeError) -> str:
     return error.strerror or "" if isinstance(error, OSError) else "it is not UTF-8"
 
 
@@ -93,7 +92,7 @@ def env_file_fault() -> str:
     try:
         env_file().read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        return f"GATEWAY_ENV_FILE: cannot read {env_file().absolute()}: {why(error)}"
+        return f"GATEWAY_ENV_FILE: cannot read {env_file().absolute()}: {_why(error)}"
     return ""
 
 

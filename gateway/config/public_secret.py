@@ -1,4 +1,4 @@
-"""The public secret, the assignment's: where it must not be in force, and which secrets are no better."""
+"""Secrets that must not be in force: the public one, the assignment's, and parts that were cut out of one."""
 
 from __future__ import annotations
 
@@ -46,4 +46,4 @@ def _is_weak(text: str, issuer: IssuerSettings) -> bool:
     try:
         return weak_secrets([text], issuer.algorithms or ("HS256",)) > 0
     except ValueError:
-        return False  # what is no base64 is told when the keys are built
+        return False  # what is no base64 is refused when the keys are built

@@ -35,7 +35,7 @@ from gateway.config.values import (
     Scope,
     Seconds,
     Secrets,
-    cores,
+    count_cores,
 )
 
 PREFIX = "GATEWAY_"
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         description="address to listen on; :: for IPv6 and IPv4; unix:/path for a Unix socket",
     )
     port: int = Field(35000, ge=0, le=65535, description="port to listen on")
-    workers: int = Field(default_factory=cores, ge=1, le=256, description="worker processes")
+    workers: int = Field(default_factory=count_cores, ge=1, le=256, description="worker processes")
     threads: int = Field(8, ge=1, le=256, description="threads of each worker")
     queue_timeout: Seconds = Field(5, description="seconds a request may wait for a thread before it is refused")
     drain_timeout: Seconds = Field(30, description="seconds in which requests in flight may finish at shutdown")
@@ -152,27 +152,27 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _env_file_is_there(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _check_env_file(cls, values: dict[str, Any]) -> dict[str, Any]:
         if fault := env_file_fault():
             raise ValueError(fault)
         return values
 
     @model_validator(mode="before")
     @classmethod
-    def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _drop_empty(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Leave out what is set to nothing: not a lost secret, which must not become the example, nor UPGRADES."""
         return {name: value for name, value in values.items() if value != "" or name in ("secret", "upgrades")}
 
     @field_validator("*", mode="before")
     @classmethod
-    def _was_read(cls, value: object) -> object:
+    def _check_was_read(cls, value: object) -> object:
         if isinstance(value, Unreadable):
             raise ValueError(value.fault)
         return value
 
     @field_validator("port")
     @classmethod
-    def _leads_elsewhere(cls, value: int, info: ValidationInfo) -> int:
+    def _check_upstream_is_elsewhere(cls, value: int, info: ValidationInfo) -> int:
         upstream = urlsplit(info.data.get("upstream", ""))
         here = ("0.0.0.0", "::", upstream.hostname)  # noqa: S104 - compared, not listened on
         if value and value == upstream.port and upstream.hostname in LOOPBACK and info.data.get("host") in here:
@@ -181,7 +181,9 @@ class Settings(BaseSettings):
 
     @field_validator("issuers")
     @classmethod
-    def _stand_alone(cls, value: tuple[IssuerSettings, ...], info: ValidationInfo) -> tuple[IssuerSettings, ...]:
+    def _refuse_settings_beside(
+        cls, value: tuple[IssuerSettings, ...], info: ValidationInfo
+    ) -> tuple[IssuerSettings, ...]:
         """Refuse what a list of issuers would silently take no notice of, an audience above all."""
         beside = [name for name in OF_ONE_ISSUER if info.data.get(name) not in (None, cls.model_fields[name].default)]
         if value and beside:
@@ -191,7 +193,7 @@ class Settings(BaseSettings):
 
     @field_validator("jwks_ca", "jwks_proxy", "jwks_insecure_http")
     @classmethod
-    def _has_a_jwks(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_has_jwks(cls, value: Any, info: ValidationInfo) -> Any:
         issuers: tuple[IssuerSettings, ...] = info.data.get("issuers", ())
         if value and not (info.data.get("jwks_url") or any(issuer.jwks_url for issuer in issuers)):
             raise ValueError("needs a JWKS_URL")
@@ -199,7 +201,7 @@ class Settings(BaseSettings):
 
     @field_validator("signals", "clients")
     @classmethod
-    def _fit_the_issuers(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_parties(cls, value: Any, info: ValidationInfo) -> Any:
         if "issuers" not in info.data or "issuer" not in info.data:
             return value  # what they are is not known
         issuers = info.data["issuers"] or [IssuerSettings(issuer=info.data["issuer"])]
@@ -207,7 +209,7 @@ class Settings(BaseSettings):
 
     @field_validator("cut_off_claims")
     @classmethod
-    def _can_be_blacklisted(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _check_cut_off_claims(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         known = (*info.data.get("blacklist_claims", value), "sub")  # the default does no harm
         if unknown := [name for name in value if name not in known]:
             raise ValueError(f"{unknown[0]!r} is not among BLACKLIST_CLAIMS")
@@ -215,28 +217,28 @@ class Settings(BaseSettings):
 
     @field_validator("replicas")
     @classmethod
-    def _has_replicas(cls, value: int, info: ValidationInfo) -> int:
+    def _check_has_replicas(cls, value: int, info: ValidationInfo) -> int:
         if value and info.data.get("store", "").startswith("sqlite:"):
             raise ValueError("SQLite has no replicas: STORE must be a Redis URL")
         return value
 
     @field_validator("upstream_ca", "upstream_cert")
     @classmethod
-    def _has_tls(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _check_has_tls(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value and info.data.get("upstream", "").startswith("http:"):
             raise ValueError("needs an https:// UPSTREAM")
         return value
 
     @field_validator("subject_field")
     @classmethod
-    def _is_another_field(cls, value: str, info: ValidationInfo) -> str:
+    def _check_fields_differ(cls, value: str, info: ValidationInfo) -> str:
         if value != NONE and value.lower() == info.data.get("claims_field", "").lower():
             raise ValueError("must not be the field of the claims")
         return value
 
     @field_validator("metrics_port")
     @classmethod
-    def _is_another_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+    def _check_ports_differ(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value and value == info.data.get("port"):
             raise ValueError("must not be the port of the gateway")
         return value

@@ -26,12 +26,12 @@ from gateway.http.values import JOIN
 
 # What an issuer of access tokens has, and a sender of signals has not.
 _OF_TOKENS = ("administers", "required_claims", "client_ids")
-_NEED_AUDIENCE = ("logout", "events")
+_NEED_AUDIENCE = frozenset({"logout", "events"})
 
 Claim = Annotated[str, Field(min_length=1), AfterValidator(check_claim_name)]
 
 
-def _secrets(value: object) -> object:
+def _to_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
@@ -63,28 +63,28 @@ class SignalSettings(IssuerSettings):
 
     @field_validator("poll_url")
     @classmethod
-    def _is_private(cls, value: str | None) -> str | None:
+    def _check_poll_url(cls, value: str | None) -> str | None:
         try:
             return value and checked_url(value)
         except KeysRefused:
             raise ValueError("must be https, or http on loopback, without user or fragment") from None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> SignalSettings:
+    def _check_members(self) -> SignalSettings:
         if strange := sorted(self.model_fields_set.intersection(_OF_TOKENS)):
             raise ValueError(f"{strange[0]} is for ISSUERS alone")
         if self.authorization is not None and not self.authorization.get_secret_value():
             raise ValueError("authorization must not be empty")
         if not self.audience and self.authorization is None:
             raise ValueError("needs an audience: what the sender calls us, its client_id for one")
-        if not self.audience and "takes" in self.model_fields_set and set(self.takes) & {*_NEED_AUDIENCE}:
+        if not self.audience and "takes" in self.model_fields_set and _NEED_AUDIENCE.intersection(self.takes):
             raise ValueError("logout tokens and events need an audience")
         return self
 
     @property
     def kinds(self) -> frozenset[str]:
         """The kinds of message taken: without an audience, only what an Authorization field authenticates."""
-        return frozenset(self.takes) - (frozenset() if self.audience else {*_NEED_AUDIENCE})
+        return frozenset(self.takes).difference(() if self.audience else _NEED_AUDIENCE)
 
     @property
     def has_keys(self) -> bool:
@@ -105,7 +105,7 @@ class SignalSettings(IssuerSettings):
 
     @property
     def joined(self) -> list[str]:
-        """The claims that are looked up together: a person, or nobody, and a device, a tenant or both."""
+        """Names of claims that are looked up together: a person or nobody, and a device, a tenant or both."""
         people = [(), (self.subject_claim,), *([(self.email_claim,)] if self.email_claim else [])]
         places = [claim for claim in (self.device_claim, self.tenant_claim) if claim]
         chosen = [(*who, *where) for who in people for count in (1, 2) for where in combinations(places, count)]
@@ -118,14 +118,14 @@ class ClientSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     client_id: Annotated[str, Field(min_length=1)]
-    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_secrets), Field(min_length=1, max_length=16)]
+    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_to_list), Field(min_length=1, max_length=16)]
     may: Annotated[tuple[Literal["revoke", "introspect"], ...], BeforeValidator(split_list)] = ("revoke", "introspect")
     issuers: Members = ()
     per_minute: int = Field(6000, ge=1)
 
     @field_validator("secret")
     @classmethod
-    def _is_there(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _check_not_empty(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if not all(secret.get_secret_value() for secret in value):
             raise ValueError("must not be empty")
         return value

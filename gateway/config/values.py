@@ -24,6 +24,10 @@ from gateway.auth.issuers import ANY, TENANT
 from gateway.auth.required import read_requirement
 from gateway.http.strict_json import unique_members
 
+# What else a request to /blacklist, or to its entries, may name.
+MEMBERS = (
+    "token", "token_type_hint", "fingerprint", "issuer", "issued_before", "until", "reason", "claim", "limit", "cursor"
+)  # fmt: skip
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
 
 
@@ -57,7 +61,7 @@ def _read_json(text: str) -> object:
         raise ValueError("is nested too deeply") from error
 
 
-def _http_url(value: str) -> str:
+def _check_http_url(value: str) -> str:
     parts = _split_http(value)
     if not parts or parts.query or parts.fragment or parts.username or not re.fullmatch("[!-~]+", value):
         raise ValueError("must be an http:// or https:// URL (http://127.0.0.1:8000) without user, query or fragment")
@@ -74,7 +78,7 @@ def _split_http(value: str) -> SplitResult | None:
     return parts if is_one else None
 
 
-def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+def _check_origins(value: tuple[str, ...]) -> tuple[str, ...]:
     """Check origins, which are as browsers send them (RFC 6454 section 6.2), or `*`."""
     for origin in value:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
@@ -82,26 +86,26 @@ def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def _http_proxy(value: str) -> str:
+def _check_http_proxy(value: str) -> str:
     parts = _split_http(value)
     if not parts or parts.path.strip("/"):
         raise ValueError("must be an http:// or https:// URL of host and port; a user may stand before them")
     return value
 
 
-def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+def _check_hosts(value: tuple[str, ...]) -> tuple[str, ...]:
     if any(not re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]+)?", host) for host in value):
         raise ValueError("must be names of hosts, or host:port, and no URLs")
     return tuple(host.lower() for host in value)
 
 
-def _paths(value: tuple[str, ...]) -> tuple[str, ...]:
+def _check_paths(value: tuple[str, ...]) -> tuple[str, ...]:
     if any(not path.startswith("/") for path in value):
         raise ValueError("every path must begin with /")
     return value
 
 
-def _requirements(value: tuple[str, ...]) -> tuple[str, ...]:
+def _check_requirements(value: tuple[str, ...]) -> tuple[str, ...]:
     for text in value:
         read_requirement(text)
     return value
@@ -112,7 +116,7 @@ class Part(SecretStr):
 
 
 def _split_secrets(value: object) -> object:
-    """Read secrets as `split_list` does; those that a comma parted know it."""
+    """Read secrets as `split_list` does; those that were cut out at a comma become a `Part`."""
     if not isinstance(value, str) or value.lstrip().startswith("["):
         return split_list(value)
     found: list[str | SecretStr] = []
@@ -122,26 +126,18 @@ def _split_secrets(value: object) -> object:
     return found
 
 
-def _secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+def _check_secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     if not value or not all(secret.get_secret_value() for secret in value):
         raise ValueError("must not be empty")
     return value
 
 
-def _resource_url(value: str) -> str:
-    _http_url(value)
+def _check_resource_url(value: str) -> str:
+    _check_http_url(value)
     return value  # as it is: clients compare it with what they asked for (RFC 9728 section 3.3)
 
 
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-ResourceUrl = Annotated[str, AfterValidator(_resource_url)]
-# What else a request to /blacklist, or to its entries, may name.
-MEMBERS = (
-    "token", "token_type_hint", "fingerprint", "issuer", "issued_before", "until", "reason", "claim", "limit", "cursor"
-)  # fmt: skip
-
-
-def _claim_names(value: tuple[str, ...]) -> tuple[str, ...]:
+def _check_claim_names(value: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(value)) < len(value):
         raise ValueError("every claim must be there once")
     return tuple(map(check_claim_name, value))
@@ -156,14 +152,16 @@ def check_claim_name(name: str) -> str:
 
 NotEmpty = Annotated[str, Field(min_length=1)]
 Listed = Annotated[tuple[NotEmpty, ...], NoDecode, BeforeValidator(split_list)]
-HttpProxy = Annotated[str, AfterValidator(_http_proxy)]
-Hosts = Annotated[Listed, AfterValidator(_hosts)]
-ClaimNames = Annotated[Listed, AfterValidator(_claim_names)]
+HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
+ResourceUrl = Annotated[str, AfterValidator(_check_resource_url)]
+HttpProxy = Annotated[str, AfterValidator(_check_http_proxy)]
+Hosts = Annotated[Listed, AfterValidator(_check_hosts)]
+ClaimNames = Annotated[Listed, AfterValidator(_check_claim_names)]
 Scope = Annotated[str, Field(pattern=r"^[!#-\[\]-~]+$")]
-Paths = Annotated[Listed, AfterValidator(_paths)]
-Origins = Annotated[Listed, AfterValidator(_origins)]
-Requirements = Annotated[Listed, AfterValidator(_requirements)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(_secrets)]
+Paths = Annotated[Listed, AfterValidator(_check_paths)]
+Origins = Annotated[Listed, AfterValidator(_check_origins)]
+Requirements = Annotated[Listed, AfterValidator(_check_requirements)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(_check_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Members = Annotated[tuple[NotEmpty, ...], BeforeValidator(split_list)]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
@@ -186,31 +184,31 @@ class IssuerSettings(BaseModel):
     tenants: Members = ()
     administers: Members = ()
     client_ids: Members = ()
-    required_claims: Annotated[Members, AfterValidator(_requirements)] = ()
+    required_claims: Annotated[Members, AfterValidator(_check_requirements)] = ()
 
     @field_validator("jwks_ca", "jwks_proxy")
     @classmethod
-    def _has_a_jwks(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _check_has_jwks(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value and not info.data.get("jwks_url"):
             raise ValueError("needs a jwks_url")
         return value
 
     @field_validator("aliases")
     @classmethod
-    def _of_tenants_or_not(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _check_aliases(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if any((TENANT in alias) != (TENANT in info.data.get("issuer", "")) for alias in value):
             raise ValueError(f"an alias must have {TENANT} where the issuer has it, and there alone")
         return value
 
     @field_validator("tenants")
     @classmethod
-    def _has_tenants(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _check_has_tenants(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if value and TENANT not in info.data.get("issuer", ""):
             raise ValueError(f"needs an issuer with {TENANT} in it")
         return tuple(tenant.lower() for tenant in value)
 
 
-def _known_issuers(issuers: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings, ...]:
+def _check_issuers(issuers: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings, ...]:
     """Return the issuers, with those that they administer under their names instead of their aliases."""
     spellings = [(spelling, each.issuer) for each in issuers for spelling in (each.issuer, *each.aliases)]
     names = {ANY: ANY, **dict(spellings)}
@@ -223,11 +221,11 @@ def _known_issuers(issuers: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings,
     )
 
 
-Issuers = Annotated[tuple[IssuerSettings, ...], NoDecode, BeforeValidator(json_list), AfterValidator(_known_issuers)]
+Issuers = Annotated[tuple[IssuerSettings, ...], NoDecode, BeforeValidator(json_list), AfterValidator(_check_issuers)]
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
+def count_cores() -> int:
+    """Return how many count_cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.cli.options import check_settings, faults
-from gateway.config.announce import in_force, misspelled, warnings
+from gateway.config.announce import in_force, misspelled_names, warnings
 from gateway.config.settings import Settings
 
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "40"))
@@ -53,6 +53,6 @@ def test_any_environment_is_settings_or_a_list_of_faults(
             found = check_settings({})
             told = [*warnings(found), *in_force(found).values()]
         except ValueError as error:
-            told = [*faults(error), *misspelled()]
+            told = [*faults(error), *misspelled_names()]
             assert told
     assert HUSH not in "\n".join(told) + caplog.text

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from gateway import Gateway
 from gateway.auth.keyset import KeysRefused
-from gateway.config.announce import announce, misspelled, warnings
+from gateway.config.announce import announce, misspelled_names, warnings
 from gateway.config.settings import PUBLIC_SECRET, Settings
 from gateway.parties import build_issuers
 
@@ -444,7 +444,7 @@ def test_a_misspelt_name_in_any_source_is_named_with_the_nearest_right_one(
     monkeypatch.setenv("GATEWAY_SECRET_FILE", "/x")
     monkeypatch.setenv("gateway_upstraem", "x")
     monkeypatch.setenv("GATEWAY_QQQQ", "x")
-    assert misspelled() == [
+    assert misspelled_names() == [
         "GATEWAY_QQQQ sets nothing",
         "GATEWAY_SECRETS sets nothing; did you mean GATEWAY_SECRET?",
         "GATEWAY_SEKRET sets nothing; did you mean GATEWAY_SECRET?",

@@ -83,16 +83,16 @@ def follow(text: bytes, place: str, names: Collection[str], policy: FetchPolicy)
     metadata = read_object(text)
     if (found := metadata.get("issuer")) not in names:
         wanted = " or ".join(repr(name) for name in names)
-        raise KeysRefused(f"the metadata at {shown(place)} is another issuer's: {str(found)[:200]!r}, not {wanted}")
+        raise KeysRefused(f"the metadata at {loggable(place)} is another issuer's: {str(found)[:200]!r}, not {wanted}")
     try:
-        jwks_uri = checked_url(str(metadata.get("jwks_uri")), policy.insecure_hosts)
+        jwks_uri = check_url(str(metadata.get("jwks_uri")), policy.insecure_hosts)
     except KeysRefused as fault:
-        raise KeysRefused(f"the jwks_uri in the metadata at {shown(place)} cannot be used: {fault}") from fault
+        raise KeysRefused(f"the jwks_uri in the metadata at {loggable(place)} cannot be used: {fault}") from fault
     if place.startswith("https:") and not jwks_uri.startswith("https:"):
-        raise KeysRefused(f"the metadata at {shown(place)} leads to plain http")
+        raise KeysRefused(f"the metadata at {loggable(place)} leads to plain http")
     keys = _get(jwks_uri, policy)
     if is_metadata(keys):
-        raise KeysRefused(f"the metadata at {shown(place)} leads to further metadata, not to a key set")
+        raise KeysRefused(f"the metadata at {loggable(place)} leads to further metadata, not to a key set")
     return keys
 
 
@@ -124,19 +124,17 @@ def _get(url: str, policy: FetchPolicy) -> bytes:
                 stream=True,
             ) as response:
                 if response.status_code != requests.codes.ok:
-                    raise KeysRefused(f"{shown(url)} answered {_status(response)}")
+                    raise KeysRefused(f"{loggable(url)} answered {_status(response)}")
                 return _plain(_body(response, time.monotonic() + policy.total), url)
-        except (requests.RequestException, OSError, ValueError) as error:
-            if isinstance(error, KeysRefused):
-                raise
-            raise KeysRefused(f"{shown(url)}: {_cause(error)}") from error
-        except Exception as error:  # urllib3's own, of a body that breaks off
-            raise KeysRefused(f"{shown(url)}: {_cause(error)}") from error
+        except KeysRefused:
+            raise
+        except Exception as error:  # urllib3's own too, of a body that breaks off
+            raise KeysRefused(f"{loggable(url)}: {_cause(error)}") from error
 
 
 def _status(response: requests.Response) -> str:
     place = response.headers.get("Location", "")
-    redirect = f", which leads to {shown(place)}: it is not followed, set that address" if place else ""
+    redirect = f", which leads to {loggable(place)}: it is not followed, set that address" if place else ""
     return f"{response.status_code}{redirect}"
 
 
@@ -146,9 +144,9 @@ def _body(response: requests.Response, deadline: float) -> bytes:
     while chunk := response.raw.read1(MAX_BYTES, decode_content=False):
         text += chunk
         if len(text) > MAX_BYTES:
-            raise KeysRefused(f"{shown(response.url)} sent more than {MAX_BYTES} bytes")
+            raise KeysRefused(f"{loggable(response.url)} sent more than {MAX_BYTES} bytes")
         if time.monotonic() > deadline:
-            raise KeysRefused(f"{shown(response.url)} took too long")
+            raise KeysRefused(f"{loggable(response.url)} took too long")
     return text
 
 
@@ -160,9 +158,9 @@ def _plain(text: bytes, url: str) -> bytes:
     try:
         plain = inflate.decompress(text, MAX_BYTES)
     except zlib.error as error:
-        raise KeysRefused(f"{shown(url)} sent gzip that is damaged") from error
+        raise KeysRefused(f"{loggable(url)} sent gzip that is damaged") from error
     if not inflate.eof:
-        raise KeysRefused(f"{shown(url)} sent gzip that is cut off, or of more than {MAX_BYTES} bytes")
+        raise KeysRefused(f"{loggable(url)} sent gzip that is cut off, or of more than {MAX_BYTES} bytes")
     return plain
 
 
@@ -184,11 +182,11 @@ def _cause(error: BaseException) -> str:
     if texts := [each.verify_message for each in chain if hasattr(each, "verify_message")]:
         hint = " (JWKS_CA names a CA of your own)" if re.search("self.signed|issuer", texts[0]) else ""
         return f"its certificate is not trusted: {texts[0]}{hint}"
-    told = [each.strerror for each in chain if isinstance(each, OSError) and each.strerror]
-    return told[-1] if told else type(error).__name__
+    reasons = [each.strerror for each in chain if isinstance(each, OSError) and each.strerror]
+    return reasons[-1] if reasons else type(error).__name__
 
 
-def checked_url(url: str, insecure_hosts: Collection[str] = ()) -> str:
+def check_url(url: str, insecure_hosts: Collection[str] = ()) -> str:
     """Return the URL. Raises KeysRefused unless it is https, or http on loopback or of a named host, without user."""
     try:
         parts = urlsplit(url)
@@ -205,7 +203,7 @@ def checked_url(url: str, insecure_hosts: Collection[str] = ()) -> str:
     return url
 
 
-def shown(url: str) -> str:
+def loggable(url: str) -> str:
     """Return a URL for the log: without user and query, which may hold secrets, and bounded."""
     try:
         parts = urlsplit(url)

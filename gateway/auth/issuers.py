@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.auth.keys import Keys
 from gateway.auth.required import Requirement
+from gateway.http.problems import Problem
 
 TENANT = "{tenantid}"  # in an issuer's name: the token's `tid`, as Microsoft Entra's metadata has it
 ANY = "*"
@@ -47,7 +48,7 @@ class Issuers:
 
     def __init__(self, issuers: Iterable[Issuer]) -> None:
         issuers = tuple(issuers)
-        self.names = ", ".join(issuer.name for issuer in issuers)  # for the log
+        self._names = ", ".join(issuer.name for issuer in issuers)  # for the log
         found = [(spelling, issuer) for issuer in issuers for spelling in (issuer.name, *issuer.aliases)]
         self._whole = {spelling: issuer for spelling, issuer in found if TENANT not in spelling}
         self._of_tenants = [(_pattern(spelling), issuer) for spelling, issuer in found if TENANT in spelling]
@@ -59,6 +60,13 @@ class Issuers:
             return None
         issuer, tenant = self._find(iss)
         return issuer if tenant is None or tenant == claims.get("tid") else None
+
+    def require(self, claims: dict[str, Any]) -> Issuer:
+        """Return the issuer that the claims name. Raises `Problem` wrong-issuer where it is none of these."""
+        issuer = self.of(claims)
+        if issuer is None:
+            raise Problem("wrong-issuer", log={"found_issuer": str(claims.get("iss")), "expected_issuer": self._names})
+        return issuer
 
     def name_of(self, spelling: str) -> str | None:
         """Return the name of the issuer that is spelled so, or None where it is nobody's."""

@@ -53,7 +53,7 @@ def public_key(kid: str | None, material: Any, algorithms: Iterable[str]) -> Key
     """Return the key, for those of the algorithms that are for its type and curve. Raises KeysRefused."""
     fitting = frozenset(name for name in algorithms if _fits(name, material))
     if not fitting:
-        raise KeysRefused(f"is {_described(material)}, which fits none of the allowed algorithms")
+        raise KeysRefused(f"is {_describe(material)}, which fits none of the allowed algorithms")
     if any(ALGORITHMS[name].check_key_length(material) for name in fitting):
         raise KeysRefused(f"has {material.key_size} bits, 2048 are wanted (RFC 7518 section 3.3)")
     return Key(kid, fitting, material)
@@ -72,7 +72,7 @@ def _check_purpose(members: dict[str, Any]) -> None:
     ):
         raise NotForSignatures("is not for verifying, but for encryption")
     if use != "sig":
-        raise KeysRefused(f"is not for verifying: its use is {_shown(use)}, not 'sig'")
+        raise KeysRefused(f"is not for verifying: its use is {_loggable(use)}, not 'sig'")
     if "verify" not in texts:
         raise KeysRefused("is not for verifying: its key_ops has no 'verify'")
 
@@ -83,7 +83,7 @@ def _named_algorithms(members: dict[str, Any]) -> frozenset[str]:
     if algorithm is None:
         return frozenset(ALGORITHMS)
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
-        raise KeysRefused(f"has an alg that signs no token: {_shown(algorithm)}")
+        raise KeysRefused(f"has an alg that signs no token: {_loggable(algorithm)}")
     if algorithm == "EdDSA" or algorithm in CURVES:  # two names of one algorithm
         return frozenset(("EdDSA", *(name for name in CURVES if algorithm in ("EdDSA", name))))
     return frozenset((algorithm,))
@@ -92,14 +92,14 @@ def _named_algorithms(members: dict[str, Any]) -> frozenset[str]:
 def _material(members: dict[str, Any]) -> Any:
     kty = members.get("kty")
     if not isinstance(kty, str) or kty not in _TYPES:
-        raise KeysRefused(f"has a kty that is not known here: {_shown(kty)}; wanted is one of {', '.join(_TYPES)}")
+        raise KeysRefused(f"has a kty that is not known here: {_loggable(kty)}; wanted is one of {', '.join(_TYPES)}")
     make, curves, names = _TYPES[kty]
     wanted: int | None = None
     if curves:
         curve = members.get("crv")
         if not isinstance(curve, str) or curve not in curves:
             raise KeysRefused(
-                f"has a crv that is not known here: {_shown(curve)}; wanted is one of {', '.join(curves)}"
+                f"has a crv that is not known here: {_loggable(curve)}; wanted is one of {', '.join(curves)}"
             )
         wanted = curves[curve]
     for name in names:
@@ -135,7 +135,7 @@ def _fits(algorithm: str, material: Any) -> bool:
         return False
 
 
-def _described(material: Any) -> str:
+def _describe(material: Any) -> str:
     """Return what a public key is, for people."""
     if isinstance(material, rsa.RSAPublicKey):
         return "an RSA key"
@@ -144,7 +144,7 @@ def _described(material: Any) -> str:
     return next((f"an {name} key" for name, each in CURVES.items() if isinstance(material, each)), "a key")
 
 
-def _shown(value: object) -> str:
+def _loggable(value: object) -> str:
     """Return a member's value for the log, bounded: what of a key is not its material."""
     return repr(value[:40]) if isinstance(value, str) else _kind(value)
 

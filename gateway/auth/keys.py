@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from gateway.auth.fetch import MAX_BYTES, FetchPolicy, checked_url, fetch_keys, follow, is_metadata
+from gateway.auth.fetch import MAX_BYTES, FetchPolicy, check_url, fetch_keys, follow, is_metadata
 from gateway.auth.keyset import ASYMMETRIC, HMAC, Key, KeySet, KeysRefused, NoUsableKey, known_algorithms
 from gateway.auth.keytext import is_key_text, read_keys
 from gateway.auth.secrets import read_secrets
@@ -32,7 +32,7 @@ class Keys(Protocol):
     def current(self) -> KeySet:
         """Return the keys in force. Raises `Problem` keys-unavailable when there are none to go by."""
 
-    def renewed(self) -> KeySet:
+    def renew(self) -> KeySet:
         """Return the keys in force after what can be done at once about a token that none of them verifies."""
 
     def age(self) -> float:
@@ -53,7 +53,7 @@ class StaticKeys:
         """Return the keys."""
         return self._keys
 
-    renewed = ask = current
+    renew = ask = current
 
     def age(self) -> float:
         """Return 0: they do not age."""
@@ -134,12 +134,12 @@ def _public_keys(
     if _BARE_KEY.fullmatch(source) and not os.path.exists(source):
         source = f"-----BEGIN PUBLIC KEY-----\n{source}\n-----END PUBLIC KEY-----\n"
     if not is_key_text(source) and "://" in source and not source.startswith("file://"):
-        fetch = partial(fetch_keys, checked_url(source, policy.insecure_hosts), names, policy)
+        fetch = partial(fetch_keys, check_url(source, policy.insecure_hosts), names, policy)
         return WatchedKeys(allowed, snapshot, fetch, policy, now)
     load = partial(_load, source)
     if is_metadata(load()):
         return WatchedKeys(allowed, snapshot, lambda: follow(load(), "the file", names, policy), policy, now)
-    keys = snapshot.take(load)  # what is bad at the start is told at the start
+    keys = snapshot.take(load)  # what is bad at the start ends the start
     if is_key_text(source):
         return StaticKeys(allowed, keys)
     often = replace(policy, refresh=LOOK_SECONDS, retry=LOOK_SECONDS, max_retry=LOOK_SECONDS)

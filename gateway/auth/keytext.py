@@ -1,4 +1,4 @@
-"""The texts that public keys come in, known by their content: PEM, JWKS, one JWK, a map of certificates; metadata."""
+"""The texts that public keys come in, told apart by content: PEM, JWKS, one JWK, a map of certificates."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def read_keys(text: bytes, allowed: frozenset[str]) -> tuple[KeySet, list[Ignore
         return KeySet(_read_pem(text.decode("utf-8", "replace"), allowed)), []
     members = read_object(text)
     if "keys" in members:
-        return _read_all("of the JWKS", *_listed(members["keys"], partial(read_jwk, allowed=allowed)))
+        return _read_all("of the JWKS", *_split_jwks(members["keys"], partial(read_jwk, allowed=allowed)))
     if "kty" in members:
         return _read_all("of the JWK", [(members.get("kid"), partial(read_jwk, members, allowed))], [])
     if members and all(isinstance(value, str) and "-----BEGIN" in value for value in members.values()):
-        return _read_all("of the certificates", *_mapped(members, allowed))
+        return _read_all("of the certificates", *_split_map(members, allowed))
     raise KeysRefused("the JSON object is no key set: it has neither 'keys' nor 'kty', and is no map of certificates")
 
 
@@ -64,7 +64,7 @@ def read_object(text: bytes) -> dict[str, Any]:
 Source = tuple[Any, Callable[[], Key]]  # a kid, for the log, and what reads the key
 
 
-def _listed(members: Any, read: Callable[[Any], Key]) -> tuple[list[Source], list[Ignored]]:
+def _split_jwks(members: Any, read: Callable[[Any], Key]) -> tuple[list[Source], list[Ignored]]:
     if not isinstance(members, list):
         raise KeysRefused("the JWKS's member 'keys' is no list")
     rest = [Ignored(f"the JWKS has more than {MAX_KEYS} keys: the rest")] if len(members) > MAX_KEYS else []
@@ -72,14 +72,14 @@ def _listed(members: Any, read: Callable[[Any], Key]) -> tuple[list[Source], lis
     return [(kid, partial(read, member)) for kid, member in zip(kids, members[:MAX_KEYS], strict=False)], rest
 
 
-def _mapped(members: dict[str, str], allowed: frozenset[str]) -> tuple[list[Source], list[Ignored]]:
+def _split_map(members: dict[str, str], allowed: frozenset[str]) -> tuple[list[Source], list[Ignored]]:
     """Read what Google publishes for Firebase: certificates by kid."""
     if len(members) > MAX_KEYS:
         raise KeysRefused(f"there are more than {MAX_KEYS} certificates")
-    return [(kid, partial(_certified, kid, text, allowed)) for kid, text in members.items()], []
+    return [(kid, partial(_read_certificate, kid, text, allowed)) for kid, text in members.items()], []
 
 
-def _certified(kid: str, text: str, allowed: frozenset[str]) -> Key:
+def _read_certificate(kid: str, text: str, allowed: frozenset[str]) -> Key:
     blocks = list(_PEM_BLOCK.finditer(text))
     if len(blocks) != 1:
         raise KeysRefused(f"holds {len(blocks)} PEM blocks, not 1")

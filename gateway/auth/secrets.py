@@ -23,7 +23,7 @@ def read_secrets(secrets: Sequence[str], algorithms: Iterable[str]) -> list[Key]
         hint = "" if secrets else "set a secret, a public key or a JWKS URL: "
         raise KeysRefused(f"{hint}HMAC algorithms need 1 to {MAX_TRIES} secrets, not {len(secrets)}")
     allowed = frozenset(algorithms)
-    return [Key(None, allowed, _checked(number, secret)) for number, secret in enumerate(secrets, 1)]
+    return [Key(None, allowed, _check_secret(number, secret)) for number, secret in enumerate(secrets, 1)]
 
 
 def secret_bytes(text: str) -> bytes:
@@ -49,7 +49,7 @@ def weak_secrets(secrets: Iterable[str], algorithms: Iterable[str]) -> int:
     return sum(any(each.check_key_length(secret_bytes(secret)) for each in hashes) for secret in secrets)
 
 
-def _checked(number: int, secret: str) -> bytes:
+def _check_secret(number: int, secret: str) -> bytes:
     """Return the secret's bytes, unless they are a key: as PEM, DER, SSH or JWK, also cut off or in base64."""
     if not secret:
         raise KeysRefused(f"secret {number} is empty")
@@ -60,7 +60,7 @@ def _checked(number: int, secret: str) -> bytes:
     except ValueError as error:
         raise KeysRefused(f"secret {number} is not base64 after {AS_BYTES!r}") from error
     try:
-        for text in (data, _hidden(data)):
+        for text in (data, _decode_whole(data)):
             if b"-----BEGIN" in text or b"-----END" in text:
                 raise jwt.InvalidKeyError("PEM armour")
             if text:
@@ -70,7 +70,7 @@ def _checked(number: int, secret: str) -> bytes:
     return data
 
 
-def _hidden(data: bytes) -> bytes:
+def _decode_whole(data: bytes) -> bytes:
     """Return what the bytes are the base64 of, if they are that."""
     try:
         return _from_base64("".join(data.decode("ascii").split()))

@@ -32,14 +32,14 @@ class Message:
 
     def text(self, name: str) -> str:
         """Return a claim that must be text. Raises `Problem` missing-claim or invalid-claim."""
-        value = self._required(name)
+        value = self._get(name)
         if not isinstance(value, str) or not value:
             raise Problem("invalid-claim", f"The claim {name} must be text that is not empty.")
         return value
 
     def time(self, name: str) -> float:
         """Return a claim that must be a time, in epoch seconds. Raises `Problem` missing-claim or invalid-claim."""
-        value = self._required(name)
+        value = self._get(name)
         if not is_time(value):
             raise Problem("invalid-claim", f"The claim {name} must be a number.")
         return float(min(max(value, 0), 2**53))
@@ -50,7 +50,7 @@ class Message:
         if max(self.time("iat"), self.time("nbf") if "nbf" in self.claims else 0) > now:
             raise Problem("token-not-yet-valid")
 
-    def _required(self, name: str) -> Any:
+    def _get(self, name: str) -> Any:
         if self.claims.get(name) is None:
             raise Problem("missing-claim", f"The claim {name} is missing.")
         return self.claims[name]
@@ -72,9 +72,7 @@ def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message
     # RFC 7515 section 4.1.9: the prefix may be left out.
     if not isinstance(typ, str) or typ.lower().removeprefix("application/") not in types:
         raise Problem("malformed-token", "The header names another kind of message.")
-    issuer = issuers.of(claims)
-    if issuer is None:
-        raise Problem("wrong-issuer", log={"found_issuer": str(claims.get("iss")), "expected_issuer": issuers.names})
+    issuer = issuers.require(claims)
     if not isinstance(algorithm, str) or algorithm not in issuer.algorithms:
         raise Problem("algorithm-not-allowed")
     came = time.monotonic()

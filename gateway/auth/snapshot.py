@@ -33,7 +33,7 @@ class Snapshot:
         self._issuer, self._read, self._limit, self._now = issuer, read, limit, now
         self._good: tuple[bytes, KeySet, float] | None = None  # replaced whole, so that threads see one state
         self._fault = ""
-        self._told: list[Ignored] = []
+        self._ignored: list[Ignored] = []
 
     def current(self) -> KeySet:
         """Return the last good keys. Raises `Problem` keys-unavailable where there are none young enough."""
@@ -56,7 +56,7 @@ class Snapshot:
             keys = self._good[1]
         else:
             keys, ignored = self._read_or_withdraw(text)
-            self._tell(ignored)
+            self._log_ignored(ignored)
         self._good = (text, keys, began)
         return keys
 
@@ -68,13 +68,13 @@ class Snapshot:
             self._good = None
             raise
 
-    def _tell(self, ignored: list[Ignored]) -> None:
+    def _log_ignored(self, ignored: list[Ignored]) -> None:
         """Log what was not ignored before: some providers' texts differ each time, in order or in a date."""
         for each in ignored:
-            if each not in self._told:
+            if each not in self._ignored:
                 level = logging.DEBUG if each.expected else logging.WARNING
                 _log.log(level, "issuer %r: %s; it is ignored", self._issuer, each.reason)
-        self._told = ignored
+        self._ignored = ignored
 
     def renew(self, load: Callable[[], bytes]) -> bool:
         """Take newer keys and return whether it worked; where it did not, the last good ones stay."""
@@ -90,7 +90,7 @@ class Snapshot:
 
 
 def fault_of(error: Exception) -> str:
-    """Return what an operator is told of the error: never a text that somebody else wrote."""
+    """Return what the log says of the error: never a text that somebody else wrote."""
     if isinstance(error, KeysRefused):
         return str(error)
     return (

@@ -97,12 +97,12 @@ class Verifier:
         """Return the token if it is genuine, whatever the time. Raises `Problem` saying why it is not."""
         token = self._cached.get(text)
         if token is None or token.key_set is not token.issuer.keys.current():
-            token = self._checked(text)
-            self._remember(token)
+            token = self._check(text)
+            self._cache(token)
         return token
 
-    def remembers(self, text: str) -> bool:
-        """Return whether the token has been verified before, and not been forgotten since."""
+    def has_cached(self, text: str) -> bool:
+        """Return whether the token is in the cache of those that were verified."""
         return text in self._cached
 
     def has_expired(self, token: Token) -> bool:
@@ -116,7 +116,7 @@ class Verifier:
             ends = min(ends, _seconds(token.claims["iat"]) + self._max_age)
         return ends + self._leeway
 
-    def _remember(self, token: Token) -> None:
+    def _cache(self, token: Token) -> None:
         while len(self._cached) >= self._limit:
             try:
                 del self._cached[next(iter(self._cached))]
@@ -124,13 +124,15 @@ class Verifier:
                 break  # another thread is making room at the same moment
         self._cached[token.text] = token
 
-    def _checked(self, text: str) -> Token:
+    def _check(self, text: str) -> Token:
         # The size first: a megabyte of dots must not even be matched (CVE-2025-30204).
         if len(text) > self._max_bytes or not (parts := GRAMMAR.fullmatch(text)):
             raise Problem("malformed-token")
         header, claims = decode_object(parts[1]), decode_object(parts[2])
-        algorithm, kid = self._checked_header(header)
-        issuer = self._issuer_of(claims)
+        algorithm, kid = self._check_header(header)
+        if claims.get("iss") is None:
+            raise Problem("missing-claim", "The token lacks the claim iss.")
+        issuer = self.issuers.require(claims)
         if algorithm not in issuer.algorithms:
             raise Problem("algorithm-not-allowed")
         signing_input = text[: parts.end(2)].encode()
@@ -140,7 +142,7 @@ class Verifier:
         valid_from = max(claims.get("nbf", 0), claims.get("iat", 0))
         return Token(text, fingerprint, claims, issuer, key_set, _seconds(valid_from), _seconds(claims["exp"]))
 
-    def _checked_header(self, header: Claims) -> tuple[str, str | None]:
+    def _check_header(self, header: Claims) -> tuple[str, str | None]:
         algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
         if not isinstance(algorithm, str) or algorithm not in self._algorithms:
             raise Problem("algorithm-not-allowed")
@@ -150,16 +152,6 @@ class Verifier:
             raise Problem("malformed-token", "The token's header names a kind of token or key that is not accepted.")
         return algorithm, kid
 
-    def _issuer_of(self, claims: Claims) -> Issuer:
-        if claims.get("iss") is None:
-            raise Problem("missing-claim", "The token lacks the claim iss.")
-        issuer = self.issuers.of(claims)
-        if issuer is None:
-            raise Problem(
-                "wrong-issuer", log={"found_issuer": str(claims["iss"]), "expected_issuer": self.issuers.names}
-            )
-        return issuer
-
 
 def check_signature(issuer: Issuer, kid: str | None, algorithm: str, signing_input: bytes, signature: bytes) -> KeySet:
     """Return the key set under which the signature verifies: where none does, a newer one is asked for."""
@@ -167,7 +159,7 @@ def check_signature(issuer: Issuer, kid: str | None, algorithm: str, signing_inp
     keys = key_set.candidates(kid, algorithm)
     if any(key.verifies(algorithm, signing_input, signature) for key in keys):
         return key_set
-    if (newer := issuer.keys.renewed()) is not key_set:
+    if (newer := issuer.keys.renew()) is not key_set:
         keys = newer.candidates(kid, algorithm)
         if any(key.verifies(algorithm, signing_input, signature) for key in keys):
             return newer

@@ -55,7 +55,7 @@ class WatchedKeys:
             self._ask()
             return self._snapshot.current()
 
-    def renewed(self) -> KeySet:
+    def renew(self) -> KeySet:
         """Return the keys in force after the fetch that a token which no key verifies brings about once per cool-down.
 
         A key may be new, or be another one under the kid of an old one.

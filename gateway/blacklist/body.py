@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from gateway.http.body import FORM, JSON, media_type, read_whole
 from gateway.http.problems import Problem
-from gateway.http.strict_json import Number, json_object, unique_members
+from gateway.http.strict_json import Number, describe_fault, json_object, unique_members
 from gateway.http.values import number_text, value_text
 from gateway.http.wsgi import Environ
 
@@ -58,9 +58,7 @@ def _json(body: bytes) -> Members:
     try:
         return json_object(body)
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        what = error.msg.removesuffix(" at")  # of "Unterminated string starting at"
-        raise _invalid(f"The body is not JSON: {what} at {place}.") from error
+        raise _invalid(f"The body is not JSON: {describe_fault(error)}.") from error
     except UnicodeDecodeError as error:
         raise _invalid("The body is not UTF-8.") from error
     except ValueError as error:

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode
 
-from gateway.auth.fetch import checked_url
+from gateway.auth.fetch import check_url
 from gateway.auth.issuers import TENANT
 from gateway.auth.keyset import KeysRefused
 from gateway.config.values import IssuerSettings, Members, check_claim_name, json_list, split_list
@@ -65,7 +65,7 @@ class SignalSettings(IssuerSettings):
     @classmethod
     def _check_poll_url(cls, value: str | None) -> str | None:
         try:
-            return value and checked_url(value)
+            return value and check_url(value)
         except KeysRefused:
             raise ValueError("must be https, or http on loopback, without user or fragment") from None
 

@@ -22,7 +22,7 @@ from pydantic_settings import NoDecode
 
 from gateway.auth.issuers import ANY, TENANT
 from gateway.auth.required import read_requirement
-from gateway.http.strict_json import unique_members
+from gateway.http.strict_json import describe_fault, unique_members
 
 # What else a request to /blacklist, or to its entries, may name.
 MEMBERS = (
@@ -55,8 +55,7 @@ def _read_json(text: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=unique_members)
     except json.JSONDecodeError as error:
-        what = error.msg.removesuffix(" at")  # of "Unterminated string starting at"
-        raise ValueError(f"is not JSON: {what} at line {error.lineno}, column {error.colno}") from error
+        raise ValueError(f"is not JSON: {describe_fault(error)}") from error
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
 

@@ -89,7 +89,7 @@ class Gate:
         began = perf_counter()
         try:
             text = bearer_token(environ.get("HTTP_AUTHORIZATION", ""))
-            about.is_cached = self._verifier.remembers(text)
+            about.is_cached = self._verifier.has_cached(text)
             token = about.token = self._verifier.verify(text)
         finally:
             about.auth_seconds = perf_counter() - began

@@ -53,6 +53,12 @@ def _read(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def describe_fault(error: json.JSONDecodeError) -> str:
+    """Return what is wrong with a text that is not JSON, and where."""
+    what = error.msg.removesuffix(" at")  # of "Unterminated string starting at"
+    return f"{what} at line {error.lineno}, column {error.colno}"
+
+
 def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the pairs as a mapping. Raises ValueError when a name is there twice."""
     members = dict(pairs)

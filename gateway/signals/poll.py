@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gateway.auth.fetch import shown
+from gateway.auth.fetch import loggable
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object
 from gateway.http.wsgi import Context
@@ -41,7 +41,7 @@ class Poller:
     @property
     def place(self) -> str:
         """Where the events come from, as the log may have it."""
-        return shown(self.poll.url)
+        return loggable(self.poll.url)
 
     def fetch(self, *, wait: bool) -> bool:
         """Fetch and take events once; return whether there may be more, or something to acknowledge.

@@ -85,7 +85,7 @@ def accepts(keys: WatchedKeys, token: str) -> bool:
     header = jwt.get_unverified_header(token)
     found = keys.current()
     if not found.candidates(header.get("kid"), header["alg"]):
-        found = keys.renewed()
+        found = keys.renew()
     return verifies(found, token)
 
 
@@ -330,7 +330,7 @@ def test_a_fetch_carries_no_credentials_of_ours(
     keys = make_keys(clock=(clock := Clock()))
     keys.current()
     clock.advance(60)
-    keys.renewed()
+    keys.renew()
     assert provider.fetches == 2  # the answer to the first set a cookie
     for fields in provider.fields:
         assert not {"authorization", "cookie", "proxy-authorization"} & {name.lower() for name in fields}
@@ -639,7 +639,7 @@ def test_the_same_text_stays_the_same_key_set(provider: Provider, make_keys: Mak
     keys = make_keys(clock=(clock := Clock()))
     before = keys.current()
     clock.advance(30)
-    assert keys.renewed() is before
+    assert keys.renew() is before
     assert provider.fetches == 2
     assert keys.age() == 0
 
@@ -673,7 +673,7 @@ def test_a_thousand_tokens_that_nothing_verifies_are_one_fetch_per_cool_down(
     for cool_down in range(1, 4):
         clock.advance(30)
         with ThreadPoolExecutor(8) as threads:
-            found = threads.map(lambda _: keys.renewed(), range(1000))
+            found = threads.map(lambda _: keys.renew(), range(1000))
             assert all(each is good for each in found)
         assert provider.fetches == 1 + cool_down
 
@@ -695,7 +695,7 @@ def test_a_fetch_is_never_made_in_the_thread_of_a_request() -> None:
     assert isinstance(keys, WatchedKeys)
     keys._load = lambda: threads.append(threading.current_thread().name) or jwks(A)  # type: ignore[func-returns-value]
     for _ in range(3):
-        keys.renewed()
+        keys.renew()
     keys.close()
     assert threads == ["gateway-keys"] * len(threads)
     assert len(threads) >= 3
@@ -707,10 +707,10 @@ def test_a_provider_that_hangs_does_not_hold_a_request(provider: Provider, make_
     good = keys.current()
     provider.hold()
     clock.advance(30)
-    assert keys.renewed() is good
+    assert keys.renew() is good
     provider.wait_for(2)
     clock.advance(30)
-    assert keys.renewed() is good
+    assert keys.renew() is good
     assert keys._done == 1  # the provider still has not answered
     assert accepts(keys, A.token())
 
@@ -730,7 +730,7 @@ def test_a_token_that_comes_while_a_fetch_is_under_way_is_verified_with_a_later_
     provider.answer = slowly
     clock.advance(30)
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(keys.renewed)
+        first = threads.submit(keys.renew)
         provider.wait_for(2)
         provider.answer = content(jwks(A, signer("ES256", "new")))
         clock.advance(30)
@@ -752,7 +752,7 @@ def test_the_last_good_keys_serve_until_the_limit(
     provider.answer = status(503)
     for _ in range(120):
         clock.advance(30)
-        assert keys.renewed() is good
+        assert keys.renew() is good
     assert keys.age() == 3600
     assert caplog.messages == [f"issuer '{provider.issuer}': no newer keys: {provider.jwks_url} answered 503"]
     clock.advance(1)
@@ -776,7 +776,7 @@ def test_a_set_without_a_usable_key_withdraws_those_it_had(
     provider.keys = served
     clock.advance(30)
     with pytest.raises(Problem, match="keys-unavailable"):
-        keys.renewed()
+        keys.renew()
     assert is_unavailable(keys)
     assert "there is no usable key" in caplog.text
     provider.keys = [A]
@@ -802,7 +802,7 @@ def test_what_a_set_leaves_out_is_logged_once_per_change(
         provider.keys = served
         clock.advance(30)
         assert accepts(keys, A.token())
-        keys.renewed()
+        keys.renew()
     assert [message.partition(": ")[2] for message in caplog.messages] == [
         "key 2 (kid 'b') of the JWKS is not for verifying: its use is 'tls', not 'sig'; it is ignored",
         "key 2 (kid 'c') of the JWKS is private (it has the member d), and has no place in a published set; "

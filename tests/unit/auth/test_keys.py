@@ -70,14 +70,14 @@ def test_a_public_key_file_verifies_its_type_of_key(algorithm: str, saved: Calla
     keys = keys_of(public_key=saved(pem(key)))
     assert verifies(keys.current(), algorithm, signature(algorithm, key))
     assert not verifies(keys.current(), algorithm, signature(algorithm, private_key(algorithm, "another")))
-    assert keys.renewed() is keys.current()
+    assert keys.renew() is keys.current()
 
 
 def test_without_algorithms_a_secret_is_for_hs256_alone() -> None:
     keys = keys_of(LONG)
     assert keys.algorithms == {"HS256"}
     assert keys.age() == 0
-    assert keys.renewed() is keys.current()
+    assert keys.renew() is keys.current()
 
 
 @pytest.mark.parametrize("name", ["none", "None", "", "hs256", "HS256 ", "ES521", "RSA-OAEP", "HS"])
@@ -336,7 +336,7 @@ def test_an_unchanged_file_stays_the_same_key_set(saved: Callable[[bytes], str])
     before = keys.current()
     saved(text)
     clock.advance(5)
-    assert keys.renewed() is before
+    assert keys.renew() is before
     assert until(lambda: keys.age() == 0)
     assert keys.current() is before
 
@@ -350,7 +350,7 @@ def test_a_broken_file_leaves_the_last_good_keys_until_the_limit(
     saved(b"half a ke")
     for _ in range(3):
         clock.advance(20)
-        assert keys.renewed() is good
+        assert keys.renew() is good
     assert until(lambda: caplog.records)
     clock.advance(1)
     with pytest.raises(Problem, match="keys-unavailable"):
@@ -380,7 +380,7 @@ def test_a_disk_that_hangs_holds_no_request(saved: Callable[[bytes], str], tmp_p
     os.replace(tmp_path / "hanging", tmp_path / "keys")  # whoever opens it waits for a writer
     assert isinstance(keys, WatchedKeys)
     for _ in range(100):
-        assert keys.current() is keys.renewed() is good
+        assert keys.current() is keys.renew() is good
     assert until(lambda: keys._asked > keys._done)
     with open(tmp_path / "keys", "wb") as writer:
         writer.write(pem(private_key("ES256")))

@@ -516,7 +516,7 @@ class ChangingKeys:
     def current(self) -> KeySet:
         return self.keys
 
-    renewed = ask = current
+    renew = ask = current
 
     def age(self) -> float:
         return 0.0

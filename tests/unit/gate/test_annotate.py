@@ -37,7 +37,7 @@ class Body:
 
 
 class App:
-    """An app that answers as told and remembers the request."""
+    """An app that answers as told and has_cached the request."""
 
     def __init__(self, *pieces: bytes, status: str = "200 OK", fields: Iterable[tuple[str, str]] = (JSON,)) -> None:
         self.body = Body(pieces)

@@ -207,6 +207,12 @@ def test_a_question_has_many_keys_and_an_answer_each_entry_once(store: Store) ->
     assert list(store.find(tuple(keys[:1]))) == [token(1)]
 
 
+def test_a_question_may_have_more_keys_than_a_store_takes_at_once(store: Store) -> None:
+    store.add([token(1), token(999)])
+    found = store.find([token(number).key for number in range(1000)])
+    assert [entry.key for entry in found] == [token(1).key, token(999).key]
+
+
 def test_a_large_batch_is_added_whole(store: Store) -> None:
     entries = [token(number, created=number // 7) for number in range(2500)]
     assert all(changed for _, changed in store.add(entries))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.stores.sqlite import statements as sql
 from gateway.blacklist.stores.sqlite.connections import Connection
 
+KEYS_AT_ONCE = 100  # SQLite takes 499 of them in one statement
 PAGES_PER_CHANGE = 100  # vacuumed: freed in the file system
 
 
-def parts(entries: Sequence[Entry], size: int = 100) -> Iterable[list[str]]:
-    """Yield the entries' keys, so many at a time."""
-    keys = [entry.key for entry in entries]
-    return (keys[start : start + size] for start in range(0, len(keys), size))
+def parts(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the keys, as many at a time as one look-up may have."""
+    return (keys[start : start + KEYS_AT_ONCE] for start in range(0, len(keys), KEYS_AT_ONCE))
 
 
 def encode(entry: Entry) -> str:

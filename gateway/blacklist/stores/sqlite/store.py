@@ -24,7 +24,7 @@ from gateway.blacklist.stores.sqlite.beneath import write_number
 from gateway.blacklist.stores.sqlite.connections import CHANGES, Connection, Connections
 from gateway.blacklist.stores.sqlite.file import begin, prepare
 from gateway.blacklist.stores.sqlite.index import Stamp, is_sound
-from gateway.blacklist.stores.sqlite.rows import decode, encode, forget, parts, vacuum
+from gateway.blacklist.stores.sqlite.rows import KEYS_AT_ONCE, decode, encode, forget, parts, vacuum
 from gateway.http.problems import StoreUnavailable
 
 T = TypeVar("T")
@@ -73,6 +73,8 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def find(self, keys: Sequence[str]) -> list[Entry]:
         """Return the live entries among `keys`: by asking, or as asked before if nothing has been committed since."""
+        if len(keys) > KEYS_AT_ONCE:
+            return list({entry.key: entry for part in parts(keys) for entry in self.find(part)}.values())
         stamp = self.conn.index.stamp()  # taken before the look-up: the answer knows at least this much
         known, answers = self._memory
         if stamp is None or stamp != known:
@@ -178,7 +180,8 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             if not conn.execute(sql.ADD_MESSAGE, (once.key, once.expires_at)).rowcount:
                 return None
             keys.add(once.key)
-        live = {entry.key: entry for part in parts(entries) for entry in self._find(conn, part)}
+        named = [entry.key for entry in entries]
+        live = {entry.key: entry for part in parts(named) for entry in self._find(conn, part)}
         added = merge(entries, live, now)
         new = {entry.key: encode(entry) for entry, changed in added if changed}
         conn.executemany(sql.ADD, new.items())

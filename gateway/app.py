@@ -50,7 +50,7 @@ Clock = Callable[[], float]
 class _Pipeline(Gate):
     """The gate with all its parts, as the settings have them, in front of an app."""
 
-    def __init__(self, app: App, settings: Settings, opened: Store | None = None, now: Clock = time.time) -> None:
+    def __init__(self, app: App, settings: Settings, opened: Store | None, now: Clock = time.time) -> None:
         issuers = build_issuers(settings, now)
         verifier = Verifier(
             issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes, max_age=settings.max_token_age, now=now

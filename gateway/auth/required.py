@@ -14,7 +14,7 @@ class Requirement:
     """A claim that must be there, and have one of the values, if any are named."""
 
     name: str
-    values: frozenset[str] = frozenset()
+    values: frozenset[str]
 
     def check(self, claims: dict[str, Any]) -> None:
         """Raise `Problem` missing-claim or invalid-claim unless the claims meet this.

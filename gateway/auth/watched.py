@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-import time
 from collections.abc import Callable
 
 from gateway.auth.fetch import FetchPolicy
@@ -27,7 +26,7 @@ class WatchedKeys:
         snapshot: Snapshot,
         load: Callable[[], bytes],
         policy: FetchPolicy,
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float],
     ) -> None:
         self.algorithms = algorithms
         self._snapshot, self._load, self._policy, self._now = snapshot, load, policy, now

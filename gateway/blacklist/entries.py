@@ -1,4 +1,4 @@
-"""Entries as they are told: in lists and answers, on the command line."""
+"""Entries as lists, answers and the command line show them."""
 
 from __future__ import annotations
 

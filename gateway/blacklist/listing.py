@@ -40,12 +40,12 @@ def list_entries(
     try:
         if values is None and (only is not None or ANY in reader.administers):
             return blacklist.store.page(limit, cursor, issuer=only, claim=claim)
-        return _administered(blacklist, reader, limit, cursor, claim, values)
+        return _page_of_administered(blacklist, reader, limit, cursor, claim, values)
     except ValueError as error:
         raise Problem("invalid-request", "cursor must be the next_cursor of a page.") from error
 
 
-def _administered(
+def _page_of_administered(
     blacklist: Blacklist, reader: Issuer, limit: int, cursor: str, claim: str | None, values: tuple[str, ...] | None
 ) -> tuple[list[Entry], str]:
     found: list[Entry] = []

@@ -11,10 +11,10 @@ from gateway.http.values import find_claim
 class Scopes(NamedTuple):
     """The scopes that let an admin do all, blacklist alone, and look up alone; and the claims they stand in."""
 
-    admin: str = "blacklist:admin"
-    revoke: str = "blacklist:revoke"
-    read: str = "blacklist:read"
-    claims: tuple[str, ...] = ("scope", "scp")
+    admin: str
+    revoke: str
+    read: str
+    claims: tuple[str, ...]
 
     def may_do_all(self, claims: Claims) -> bool:
         """Return whether a token with these claims may do whatever an admin may."""

@@ -25,7 +25,6 @@ T = TypeVar("T")
 Answer = dict[str, Any]
 
 ENTRIES = BLACKLIST + "/entries"
-EVERY_SCOPE = Scopes()
 
 
 class Caller(NamedTuple):
@@ -54,15 +53,15 @@ class Resource:
         blacklist: Blacklist,
         verifier: Verifier,
         *,
-        scopes: Scopes = EVERY_SCOPE,
-        restore: str = "holder",
-        reports: Mapping[str, Callable[[Environ], Answer]] | None = None,
+        scopes: Scopes,
+        restore: str,
+        reports: Mapping[str, Callable[[Environ], Answer]],
     ) -> None:
         self._blacklist = blacklist
         self._verifier = verifier
         self._scopes = scopes
         self._restore = restore
-        self._reports = reports or {}
+        self._reports = reports
         self._methods: dict[str, Callable[[Caller, Target], Answer]] = {
             "GET": self._state,
             "HEAD": self._state,  # RFC 9110 section 9.1
@@ -81,7 +80,7 @@ class Resource:
             return (yield from self._blacklist_answer(environ, caller))
         if path != ENTRIES and path not in self._reports:
             raise Problem("not-found")
-        _of_method(environ, {"GET": None, "HEAD": None})
+        _by_method(environ, {"GET": None, "HEAD": None})
         self._require(self._scopes.may_look_up, caller, asked=path)
         if path in self._reports:
             return self._reports[path](environ)
@@ -91,12 +90,12 @@ class Resource:
         return {"entries": [entry_to_json(entry) for entry in entries], "next_cursor": cursor or None}
 
     def _blacklist_answer(self, environ: Environ, caller: Caller) -> Generator[bytes, None, Answer]:
-        act = _of_method(environ, self._methods)
+        act = _by_method(environ, self._methods)
         query = request_target(environ)
         params = query.params()
         members = yield from body_members(environ)
         if body_length(environ) is not None:  # it may have taken its time
-            caller = self._again(caller)
+            caller = self._renew(caller)
         claims = self._blacklist.claims
         target = read_target(with_query(members, params, claims), claims)
         if caller.blacklisted and not _is_self(caller.token, target):
@@ -105,7 +104,7 @@ class Resource:
         request = {"method": environ["REQUEST_METHOD"], "path": query.path, "params": restated}
         return {"request": request, **act(caller, target)}
 
-    def _again(self, caller: Caller) -> Caller:
+    def _renew(self, caller: Caller) -> Caller:
         """Return the caller as its token is by now."""
         if self._verifier.has_expired(caller.token):
             raise Problem("token-expired")
@@ -238,14 +237,14 @@ class Resource:
             "blacklisted": bool(entries),
             "changed": changed,
             "expires_at": timestamp(int(min(token.expires_at, LATEST))),
-            "entries": self._told(caller, token.issuer.name, entries),
+            "entries": self._describe_entries(caller, token.issuer.name, entries),
         }
 
     def _claim_answer(self, caller: Caller, target: Target, issuer: str, changed: bool) -> Answer:
         name, values = target.claim or ("", ())
         entries = self._blacklist.find_claims(issuer, name, values)
-        told = {"message": _message("claim", entries), "claim": {name: values[0]}}
-        return {**told, **self._named(caller, issuer, entries, changed)}
+        state = self._describe_state(caller, issuer, entries, changed)
+        return {"message": _message("claim", entries), "claim": {name: values[0]}, **state}
 
     def _fingerprint_answer(
         self, caller: Caller, issuer: str, fingerprint: str, entries: Sequence[Entry], changed: bool
@@ -253,9 +252,13 @@ class Resource:
         message = _message("token", entries)
         if not entries:  # its claims are not known
             message = "The token has no entry of its own; one for a claim of it may still blacklist it."
-        return {"message": message, "fingerprint": fingerprint, **self._named(caller, issuer, entries, changed)}
+        return {
+            "message": message,
+            "fingerprint": fingerprint,
+            **self._describe_state(caller, issuer, entries, changed),
+        }
 
-    def _named(self, caller: Caller, issuer: str, entries: Sequence[Entry], changed: bool) -> Answer:
+    def _describe_state(self, caller: Caller, issuer: str, entries: Sequence[Entry], changed: bool) -> Answer:
         entry = entries[0] if entries else None
         return {
             "issuer": issuer,
@@ -264,10 +267,10 @@ class Resource:
             "blacklisted": entry is not None,
             "changed": changed,
             "expires_at": entry and timestamp(entry.expires_at),
-            "entries": self._told(caller, issuer, entries),
+            "entries": self._describe_entries(caller, issuer, entries),
         }
 
-    def _told(self, caller: Caller, issuer: str, entries: Sequence[Entry]) -> list[Answer]:
+    def _describe_entries(self, caller: Caller, issuer: str, entries: Sequence[Entry]) -> list[Answer]:
         may_know = (
             not caller.blacklisted
             and self._scopes.may_look_up(caller.token.claims)
@@ -291,7 +294,7 @@ def _is_self(token: Token, target: Target) -> bool:
     return target.token.rpartition(".")[0] == token.text.rpartition(".")[0]
 
 
-def _of_method(environ: Environ, methods: Mapping[str, T]) -> T:
+def _by_method(environ: Environ, methods: Mapping[str, T]) -> T:
     try:
         return methods[environ["REQUEST_METHOD"]]
     except KeyError:

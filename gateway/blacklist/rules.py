@@ -150,7 +150,7 @@ class Blacklist:
         self.record("add", actor, changed=added.changed, issuer=entry.issuer, fingerprint=token.fingerprint)
         return added.changed
 
-    def add_fingerprint(self, issuer: str, fingerprint: str, actor: Actor, until: int | None = None) -> Added:
+    def add_fingerprint(self, issuer: str, fingerprint: str, actor: Actor, until: int | None) -> Added:
         """Add an entry for a token that is known by its fingerprint alone.
 
         It ends at `until`, or never: nobody knows when the token does. The entry in force may be of another issuer;

@@ -97,15 +97,15 @@ def read_values(name: str, value: object) -> tuple[str, ...]:
     if text is None:
         raise _invalid("A claim's value must be a string that is not empty, or a number.")
     if JOIN in name:
-        return (_joined(name, text),)
+        return (_join_values(name, text),)
     if isinstance(value, Typed) and _UNREADABLE.search(text):
-        # What cannot be told from other bytes that are no UTF-8 would name nobody, or somebody else.
+        # What stands for any bytes that are no UTF-8 would name nobody, or somebody else.
         raise _invalid("The claim's value is not UTF-8: in JSON every text can be named.")
     number = number_text(text) if isinstance(value, Typed) else None
     return (text,) if number in (None, text) else (str(number), str(text))
 
 
-def _joined(name: str, text: str) -> str:
+def _join_values(name: str, text: str) -> str:
     """Return the value of joined claims, which is named by a JSON list of their values."""
     try:
         values = [value_text(each) for each in json_list(text)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
+from gateway.gate.public import split_paths
 from gateway.http.answers import refuse
 from gateway.http.grammar import TOKEN_CHARS, elements
 from gateway.http.problems import Problem
@@ -34,11 +35,9 @@ class Annotate:
     and so does what says `no-transform`. An answer with somebody's claims is for no shared cache.
     """
 
-    def __init__(self, app: App, paths: Iterable[str]) -> None:
-        paths = tuple(paths)
+    def __init__(self, app: App, paths: Sequence[str]) -> None:
         self._app = app
-        self._exact = frozenset(path for path in paths if not path.endswith("/*"))
-        self._prefixes = tuple(path[:-1] for path in paths if path.endswith("/*"))
+        self._exact, self._prefixes = split_paths(paths)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Pass the request on, and annotate its answer where that is asked for and possible."""
@@ -57,7 +56,7 @@ class Annotate:
             return pieces.append
 
         body = self._app(environ, keep)
-        return start_lazily(about, _annotated(environ, start_response, head, pieces, body))
+        return start_lazily(about, _annotate(environ, start_response, head, pieces, body))
 
 
 def _head_only(start_response: StartResponse) -> StartResponse:
@@ -69,13 +68,13 @@ def _head_only(start_response: StartResponse) -> StartResponse:
     return start
 
 
-def _annotated(
+def _annotate(
     environ: Environ, start_response: StartResponse, head: list[Any], pieces: list[bytes], body: Iterable[bytes]
 ) -> Generator[bytes, None, None]:
     rest = iter(body)
     try:
         try:
-            whole = yield from _held_back(rest, head, pieces)
+            whole = yield from _hold_back(rest, head, pieces)
         except Problem as problem:
             yield from refuse(problem, environ, start_response)
             return
@@ -93,7 +92,7 @@ def _annotated(
             body.close()
 
 
-def _held_back(body: Iterator[bytes], head: list[Any], pieces: list[bytes]) -> Generator[bytes, None, bytes | None]:
+def _hold_back(body: Iterator[bytes], head: list[Any], pieces: list[bytes]) -> Generator[bytes, None, bytes | None]:
     """Take pieces until the body has ended, and return it; None as soon as it is seen not to be a small JSON text."""
     size = sum(map(len, pieces))
     for piece in body:

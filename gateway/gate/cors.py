@@ -29,13 +29,13 @@ class Cors:
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = frozenset(origin.lower() for origin in origins)
 
-    def readable(self, environ: Environ, start_response: StartResponse) -> StartResponse:
+    def make_readable(self, environ: Environ, start_response: StartResponse) -> StartResponse:
         """Return a start_response that opens the gateway's own answers to the page that asks."""
 
         def start(status: str, fields: Fields, *rest: Any) -> Any:
             about = context(environ)
             if about.refusal or (about.target is not None and about.target.is_own):
-                fields = [*fields, *self._allowed(environ)]
+                fields = [*fields, *self._origin_fields(environ)]
             return start_response(status, fields, *rest)
 
         return start
@@ -50,7 +50,7 @@ class Cors:
         """Answer a preflight."""
         return respond(environ, start_response, "200 OK", _PREFLIGHT, b"")
 
-    def _allowed(self, environ: Environ) -> Fields:
+    def _origin_fields(self, environ: Environ) -> Fields:
         # Also where the origin is not there or not allowed: a cache must not give that answer to one that is.
         fields = [] if ANY in self._origins else [("Vary", "Origin")]
         if self._allows(environ):

@@ -15,7 +15,7 @@ from gateway.http.problems import Problem
 class Direct:
     """Changes and asks the blacklist as an admin may, with the members that `POST /blacklist` has.
 
-    `issuer` is the one that claims are of, where `issuer` does not name one; None: it must.
+    `issuer` is whose claims they are where the member `issuer` is not given; None: it must be.
     """
 
     def __init__(self, blacklist: Blacklist, verifier: Verifier, issuer: str | None) -> None:

@@ -41,8 +41,8 @@ class Gate:
         resource: Resource,
         identity: Identity,
         public: Public,
-        pages: dict[str, App] | None = None,
-        cors: Cors | None = None,
+        pages: dict[str, App],
+        cors: Cors | None,
     ) -> None:
         self.app = app
         self._verifier = verifier
@@ -52,13 +52,13 @@ class Gate:
         self._resource = resource
         self._identity = identity
         self._public = public
-        self._pages = pages or {}
+        self._pages = pages
         self._cors = cors
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, or pass it on with the token's identity."""
         if self._cors:
-            start_response = self._cors.readable(environ, start_response)
+            start_response = self._cors.make_readable(environ, start_response)
         try:
             about = context(environ)
             target = request_target(environ)
@@ -73,9 +73,9 @@ class Gate:
                 raise Problem("overloaded")
             if self._public.admits(environ, path):
                 return self._go_on(environ, start_response, about, None, None)
-            token = self._verified(environ, about)
+            token = self._verify(environ, about)
             if about.resume and self._find_in_pauses:
-                return self._in_pauses(environ, start_response, about, token)
+                return self._look_up_in_pauses(environ, start_response, about, token)
             began = perf_counter()
             try:
                 refusal = self._blacklist.refusal(token)
@@ -85,7 +85,7 @@ class Gate:
         except Problem as problem:
             return self._refuse(problem, environ, start_response)
 
-    def _verified(self, environ: Environ, about: Context) -> Token:
+    def _verify(self, environ: Environ, about: Context) -> Token:
         began = perf_counter()
         try:
             text = bearer_token(environ.get("HTTP_AUTHORIZATION", ""))
@@ -95,7 +95,7 @@ class Gate:
             about.auth_seconds = perf_counter() - began
         return token
 
-    def _in_pauses(
+    def _look_up_in_pauses(
         self, environ: Environ, start_response: StartResponse, about: Context, token: Token
     ) -> Generator[bytes, None, None]:
         """Answer once the store has, with no thread held meanwhile."""
@@ -128,22 +128,22 @@ class Gate:
         if refusal and target.path != BLACKLIST:
             raise refusal
         if target.is_own:
-            return self._own(environ, start_response, token, refusal is not None)
+            return self._answer_own(environ, start_response, token, refusal is not None)
         self._identity.set(environ, token, about)
         body = self.app(environ, start_response)
-        return body if about.cut else self._watched(body, token)
+        return body if about.cut else self._end_with_token(body, token)
 
     def _refuse(self, problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         context(environ).resource_metadata = self.resource_metadata
         return refuse(problem, environ, start_response)
 
-    def _watched(self, body: Iterable[bytes], token: Token | None) -> Iterable[bytes]:
+    def _end_with_token(self, body: Iterable[bytes], token: Token | None) -> Iterable[bytes]:
         """Return a body that ends with its token: for servers that cannot cut a stream off."""
         if token is None or self.streams is None or isinstance(body, (list, tuple)):
             return body
-        return self.streams.checked(body, token)
+        return self.streams.watch(body, token)
 
-    def _own(
+    def _answer_own(
         self, environ: Environ, start_response: StartResponse, token: Token | None, blacklisted: bool
     ) -> Iterable[bytes]:
         if is_decision(request_target(environ).path):
@@ -153,9 +153,9 @@ class Gate:
         if token is None:
             raise Problem("missing-credentials")
         answer = self._resource.answer(environ, token, blacklisted)
-        return start_lazily(context(environ), self._answer(environ, start_response, answer))
+        return start_lazily(context(environ), self._answer_blacklist(environ, start_response, answer))
 
-    def _answer(
+    def _answer_blacklist(
         self, environ: Environ, start_response: StartResponse, answer: Generator[bytes, None, Answer]
     ) -> Generator[bytes, None, None]:
         """Answer for /blacklist, once the request's body is there."""

@@ -49,16 +49,16 @@ class Identity:
             return
         if not self._forward_authorization:
             environ.pop("HTTP_AUTHORIZATION", None)
-        environ.update(self._trusted(token)[0])
+        environ.update(self._derive(token)[0])
 
     def fields(self, token: Token | None) -> Fields:
         """Return the trusted fields as response fields: all of them, empty where there is nothing to say.
 
         An outer proxy that copies a field which is not there keeps the client's (CVE-2026-30851).
         """
-        return tuple((name, "") for name in self._names.values()) if token is None else self._trusted(token)[1]
+        return tuple((name, "") for name in self._names.values()) if token is None else self._derive(token)[1]
 
-    def _trusted(self, token: Token) -> tuple[Environ, Fields]:
+    def _derive(self, token: Token) -> tuple[Environ, Fields]:
         """Return what a request's environ gains, and the response fields: worked out once for a cached token."""
         known: tuple[Environ, Fields] | None = token.derived.get(self)
         if known is None:
@@ -69,11 +69,11 @@ class Identity:
         return known
 
     def _spellings(self, keys: tuple[str, ...]) -> list[str]:
-        return [key for key in keys if _folded(key) in self._removed]
+        return [key for key in keys if _fold(key) in self._removed]
 
 
 @bounded_cache(1024)
-def _folded(key: str) -> str:
+def _fold(key: str) -> str:
     return _PUNCTUATION.sub("_", key.upper()) if key.startswith("HTTP_") else ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 
 from gateway.gate.outer import asked_about
@@ -34,9 +34,8 @@ class Public:
     `/-/auth` which request it asks about.
     """
 
-    def __init__(self, paths: tuple[str, ...], *, pass_preflight: bool = False, trusts_outer: bool = False) -> None:
-        self._exact = frozenset(path for path in paths if not path.endswith("/*"))
-        self._prefixes = tuple(path[:-1] for path in paths if path.endswith("/*"))
+    def __init__(self, paths: Sequence[str], *, pass_preflight: bool, trusts_outer: bool) -> None:
+        self._exact, self._prefixes = split_paths(paths)
         self._pass_preflight = pass_preflight
         self._is_any = bool(paths) or pass_preflight
         self._trusts_outer = trusts_outer
@@ -69,6 +68,12 @@ class Public:
 
     def _has(self, path: str) -> bool:
         return path in self._exact or (path.startswith(self._prefixes) and _PLAIN.fullmatch(path) is not None)
+
+
+def split_paths(paths: Sequence[str]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the exact paths, and the prefixes of those that end in `/*`."""
+    exact = frozenset(path for path in paths if not path.endswith("/*"))
+    return exact, tuple(path[:-1] for path in paths if path.endswith("/*"))
 
 
 def is_preflight(method: str, environ: Environ) -> bool:

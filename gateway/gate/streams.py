@@ -89,12 +89,12 @@ class Streams:
                 for key in keys:
                     if changed is None or key in changed:
                         concerned[key].append((about, token))
-        for key in self._found(list(concerned)):
+        for key in self._find(list(concerned)):
             for about, token in concerned[key]:
                 if problem := self._blacklist.refusal(token):
                     _cut(about, problem.code)
 
-    def _found(self, keys: list[str]) -> Iterator[str]:
+    def _find(self, keys: list[str]) -> Iterator[str]:
         for start in range(0, len(keys), KEYS_AT_ONCE):
             yield from {entry.key for entry in self._blacklist.store.find(keys[start : start + KEYS_AT_ONCE])}
 
@@ -105,7 +105,7 @@ class Streams:
         for about in live:
             _cut(about, "store-unavailable")
 
-    def checked(self, body: Iterable[bytes], token: Token) -> Iterator[bytes]:
+    def watch(self, body: Iterable[bytes], token: Token) -> Iterator[bytes]:
         """Return the body of an answer, which ends with a `Problem` once the token may not pass any more.
 
         For servers that cannot cut a response off: looked at between two parts, so not while none comes.

@@ -112,7 +112,7 @@ def read_form(environ: Environ, body: bytes) -> Form:
         raise Refusal("invalid_request", "The body is no form.") from error
 
 
-def one(form: Form, name: str) -> str:
+def read_one(form: Form, name: str) -> str:
     """Return the one value of a form's member. Raises `Refusal` where it is missing or there twice."""
     value = form.get(name)
     if not isinstance(value, str) or not value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import unquote_plus
 
@@ -12,7 +12,7 @@ from gateway.auth.issuers import is_named
 from gateway.auth.secrets import is_same_secret
 from gateway.http.problems import REALM
 from gateway.http.wsgi import Environ, context
-from gateway.signals.answers import Form, Refusal, one
+from gateway.signals.answers import Form, Refusal, read_one
 
 FAILURES_A_MINUTE = 10  # of one client from one address
 MOST_COUNTED = 10_000  # clients and addresses that are counted at a time
@@ -31,8 +31,8 @@ class Client:
     name: str
     secrets: tuple[str, ...] = field(repr=False)
     may: frozenset[str]
-    issuers: frozenset[str] = frozenset()
-    per_minute: int = 6000
+    issuers: frozenset[str]
+    per_minute: int
 
     def knows(self, issuer: str) -> bool:
         """Return whether the issuer's tokens are any business of the client's."""
@@ -42,12 +42,11 @@ class Client:
 class Clients:
     """Authenticates clients, and limits them: what fails by client and address, what succeeds by client.
 
-    Each process counts for itself, by the minute. `now` tells seconds and never goes back.
+    Each process counts for itself, by the minute.
     """
 
-    def __init__(self, clients: Iterable[Client], now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clients: Iterable[Client]) -> None:
         self._clients = {client.name: client for client in clients}
-        self._now = now
         self._minute = 0
         self._counts: dict[tuple[str, ...], int] = {}
 
@@ -79,7 +78,7 @@ class Clients:
         return client
 
     def _count(self, *key: str) -> int:
-        minute = int(self._now() // 60)
+        minute = int(time.monotonic() // 60)
         if minute != self._minute or len(self._counts) > MOST_COUNTED:
             self._minute, self._counts = minute, {}
         return self._counts.get(key, 0)
@@ -97,7 +96,7 @@ def _credentials(environ: Environ, form: Form) -> tuple[str, tuple[str, ...]]:
     if field_value is None:
         if "client_secret" not in form:
             raise Refusal("invalid_client", "The client must authenticate.", UNAUTHORIZED, _CHALLENGE)
-        return one(form, "client_id"), (one(form, "client_secret"),)
+        return read_one(form, "client_id"), (read_one(form, "client_secret"),)
     scheme, _, encoded = field_value.partition(" ")
     if scheme.lower() != "basic":
         raise Refusal("invalid_client", "The client must authenticate by Basic.", UNAUTHORIZED, _CHALLENGE)

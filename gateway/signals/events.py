@@ -40,7 +40,7 @@ class Events:
         self._recorder, self._issuers = recorder, issuers
 
     def __call__(self, environ: Environ, body: bytes) -> Answer:
-        """Return 202 once it lasts, also for one that came before. Raises `Refusal` or `Problem`."""
+        """Return 202 once the entries last, also for a token that came before. Raises `Refusal` or `Problem`."""
         if media_type(environ) != MEDIA_TYPE:
             raise Refusal("invalid_request", f"The body must be {MEDIA_TYPE}.")
         try:
@@ -51,7 +51,7 @@ class Events:
         return Answer("202 Accepted")
 
     def take(self, text: str, about: Context, authorization: str | None) -> None:
-        """Have what the token says last. `authorization` is the field it was pushed with, None where it was fetched."""
+        """Record what the token says. `authorization` is the field it was pushed with, None where it was fetched."""
         sender, message = self._recorder.senders.read(text, TYPES, EVENTS)
         if authorization is not None and sender.authorization and not sender.is_authorized(authorization):
             raise Refusal("authentication_failed", "The Authorization field is not the one that was agreed on.")
@@ -100,22 +100,22 @@ class Events:
         return find_subjects(subject, sender, self._issuers, action.opaque)
 
     def _cut_off(self, events: dict[str, Any], message: Message) -> CutOff:
-        """Return the first second after the event: when it happened, if that is told, not when we hear of it."""
-        told: list[Any] = [event["event_timestamp"] for event in events.values() if "event_timestamp" in event]
-        if not told and "toe" in message.claims:
-            told = [message.claims["toe"]]
-        if not all(is_time(each) for each in told):
+        """Return the first second after the event: after it happened, if the message says when, not after it came."""
+        times: list[Any] = [event["event_timestamp"] for event in events.values() if "event_timestamp" in event]
+        if not times and "toe" in message.claims:
+            times = [message.claims["toe"]]
+        if not all(is_time(each) for each in times):
             raise Refusal("invalid_request", "The time of the event must be a number.")
-        if not told:
+        if not times:
             return self._recorder.cut_off_since(message.time("iat"))
         # One that lies ahead would lock the user out.
-        happened: float = min(max(*map(_seconds, told), 0), self._recorder.latest())
+        happened: float = min(max(*map(_seconds, times), 0), self._recorder.latest())
         return math.floor(happened) + 1
 
 
-def _seconds(told: float) -> float:
-    """Return the seconds of a time that may be in milliseconds, as Okta's are: so many seconds are the year 5138."""
-    return told / 1000 if told > 10**11 else told
+def _seconds(time: float) -> float:
+    """Return the seconds of a time that may be in milliseconds, as Okta's are: 10**11 seconds are the year 5138."""
+    return time / 1000 if time > 10**11 else time
 
 
 def _reason(events: dict[str, Any]) -> str:

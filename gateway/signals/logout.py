@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.auth.signed import Message
 from gateway.http.values import value_text
 from gateway.http.wsgi import Environ, context
-from gateway.signals.answers import Answer, Refusal, one, read_form
+from gateway.signals.answers import Answer, Refusal, read_form, read_one
 from gateway.signals.record import Notice, Recorder
 from gateway.signals.senders import LOGOUT, Sender
 from gateway.signals.subjects import Subject
@@ -22,8 +22,8 @@ class Logout:
         self._recorder = recorder
 
     def __call__(self, environ: Environ, body: bytes) -> Answer:
-        """Return 200 once it lasts. Raises `Refusal` or `Problem`."""
-        text = one(read_form(environ, body), "logout_token")
+        """Return 200 once the entries last. Raises `Refusal` or `Problem`."""
+        text = read_one(read_form(environ, body), "logout_token")
         sender, message = self._recorder.senders.read(text, TYPES, LOGOUT)
         expires_at = self._check(sender, message)
         notice = Notice(

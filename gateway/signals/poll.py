@@ -35,8 +35,8 @@ class Poller:
 
     events: Events
     poll: Poll
-    _acks: list[str] = field(default_factory=list)
-    _faults: dict[str, dict[str, str]] = field(default_factory=dict)
+    _acks: list[str] = field(default_factory=list, init=False)
+    _faults: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
 
     @property
     def place(self) -> str:

@@ -30,8 +30,8 @@ class Notice:
     subjects: Sequence[Subject]
     cut_off: CutOff = NOW
     reason: str = ""
-    jti: str = ""
-    kept_until: float = 0
+    jti: str
+    kept_until: float
 
 
 class Recorder:

@@ -26,7 +26,7 @@ class Revocation:
         self._recorder, self._issuers = recorder, issuers
 
     def __call__(self, environ: Environ, body: bytes) -> Answer:
-        """Return 204 once it lasts. Raises `Refusal` or `Problem`."""
+        """Return 204 once the entries last. Raises `Refusal` or `Problem`."""
         sender, jti, expires_at = self._authenticate(environ)
         subjects = self._read(environ, body, sender)
         notice = Notice(kind=REVOCATION, sender=sender, subjects=subjects, jti=jti, kept_until=expires_at)

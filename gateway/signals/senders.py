@@ -11,7 +11,7 @@ from gateway.auth.secrets import is_same_secret
 from gateway.auth.signed import Message, read_message
 from gateway.signals.answers import Refusal
 
-LOGOUT, REVOCATION, EVENTS = KINDS = ("logout", "revocation", "events")
+LOGOUT, REVOCATION, EVENTS = "logout", "revocation", "events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,11 @@ class Poll:
     """Where a sender's events are fetched (RFC 8936), the Authorization field for it, and its CA's file, if any."""
 
     url: str
-    authorization: str = field(default="", repr=False)
-    ca_file: str | None = None
+    authorization: str = field(repr=False)
+    ca_file: str | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Sender(Issuer):
     """An issuer of messages: `audience` is what it calls us, `about` names the issuers whose tokens it speaks about.
 
@@ -34,18 +34,18 @@ class Sender(Issuer):
     `state` is what a verification must say, if set.
     """
 
-    about: tuple[str, ...] = ()
-    takes: frozenset[str] = frozenset(KINDS)
-    claims: Mapping[str, str] = field(default_factory=lambda: {"user": "sub", "session": "sid"})
-    joined: frozenset[str] = frozenset()
-    by_subject: bool = False
-    without_exp: int = 0
-    authorization: str = field(default="", repr=False)
-    within: frozenset[str] = frozenset()
-    extra_events: frozenset[str] = frozenset()
-    state: str = ""
-    poll: Poll | None = None
-    has_own_keys: bool = False
+    about: tuple[str, ...]
+    takes: frozenset[str]
+    claims: Mapping[str, str]
+    joined: frozenset[str]
+    by_subject: bool
+    without_exp: int
+    authorization: str = field(repr=False)
+    within: frozenset[str]
+    extra_events: frozenset[str]
+    state: str
+    poll: Poll | None
+    has_own_keys: bool
 
     def issuers_about(self) -> tuple[str, ...]:
         """Return the names of the issuers it speaks about; those of a tenant are its own tenant's."""

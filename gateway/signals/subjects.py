@@ -1,8 +1,8 @@
 """Whom a message is about (RFC 9493, and complex subjects of SSF 1.0): exactly those tokens, or a refusal.
 
 All parts of a subject must hold. A session has one user, one device and one tenant, so it alone is looked for; other
-parts are looked for together, by one entry for joined claims. What no claim tells is refused: never more than was asked
-for, and never less.
+parts are looked for together, by one entry for joined claims. What stands in no claim is refused: never more than was
+asked for, and never less.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Subject(NamedTuple):
 
 
 class Unmatched(Refusal):
-    """The subject is well-formed, and nothing that is set says how tokens tell it."""
+    """The subject is well-formed, but no setting says which claims of a token have it."""
 
     def __init__(self, why: str, *, not_supported: bool = False) -> None:
         super().__init__("invalid_request", f"The subject cannot be matched: {why}")
@@ -52,19 +52,19 @@ def find_subjects(subject: object, sender: Sender, issuers: Issuers, part: str =
     """
     members = read_subject(subject)
     if members["format"] == "complex":
-        return _complex(members, sender, issuers)
-    return _part(members, sender, issuers, "user" if part == "session" and members["format"] != "opaque" else part)
+        return _find_complex(members, sender, issuers)
+    return _find_part(members, sender, issuers, "user" if part == "session" and members["format"] != "opaque" else part)
 
 
-def _part(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
+def _find_part(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
     if members["format"] == "complex":
         raise _malformed("a complex subject must not be within another.")
     if members["format"] == "aliases":  # RFC 9493 section 3.2.8: all are the same subject
-        return _aliases(members, sender, issuers, part)
-    return _simple(members, sender, issuers, part)
+        return _find_aliases(members, sender, issuers, part)
+    return _find_simple(members, sender, issuers, part)
 
 
-def _simple(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
+def _find_simple(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
     match members["format"]:
         case "iss_sub":
             return _in_claim(part, _text(members, "sub"), _issuers_of(_text(members, "iss"), sender, issuers), sender)
@@ -98,7 +98,7 @@ def _issuers_of(iss: str, sender: Sender, issuers: Issuers) -> tuple[str, ...]:
     return (name,)
 
 
-def _aliases(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
+def _find_aliases(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
     identifiers = members.get("identifiers")
     if not isinstance(identifiers, list) or not identifiers:
         raise _malformed("identifiers must be a list that is not empty.")
@@ -109,7 +109,7 @@ def _aliases(members: Members, sender: Sender, issuers: Issuers, part: str) -> l
         if inner["format"] == "aliases":
             raise _malformed("aliases must not be within others.")
         try:
-            found += _part(inner, sender, issuers, part)
+            found += _find_part(inner, sender, issuers, part)
         except Unmatched as reason:
             missed = reason
     if not found and missed:
@@ -117,7 +117,7 @@ def _aliases(members: Members, sender: Sender, issuers: Issuers, part: str) -> l
     return found
 
 
-def _complex(members: Members, sender: Sender, issuers: Issuers) -> list[Subject]:
+def _find_complex(members: Members, sender: Sender, issuers: Issuers) -> list[Subject]:
     parts = {name: read_subject(part) for name, part in members.items() if name != "format"}
     if not parts:
         raise _malformed("a complex subject must have a part.")
@@ -126,10 +126,10 @@ def _complex(members: Members, sender: Sender, issuers: Issuers) -> list[Subject
     if "session" in parts:
         if "tenant" in parts and sender.within:
             _check_tenant(parts["tenant"], sender)
-        return _session(parts, sender, issuers)
+        return _find_session(parts, sender, issuers)
     if "tenant" in parts and "tenant" not in sender.claims:
         _check_tenant(parts.pop("tenant"), sender)
-    return _join([_part(parts[name], sender, issuers, name) for name in _PARTS if name in parts], sender)
+    return _join([_find_part(parts[name], sender, issuers, name) for name in _PARTS if name in parts], sender)
 
 
 def _join(parts: list[list[Subject]], sender: Sender) -> list[Subject]:
@@ -148,13 +148,13 @@ def _join(parts: list[list[Subject]], sender: Sender) -> list[Subject]:
     return found
 
 
-def _session(parts: Mapping[str, Members], sender: Sender, issuers: Issuers) -> list[Subject]:
+def _find_session(parts: Mapping[str, Members], sender: Sender, issuers: Issuers) -> list[Subject]:
     """Return the session: it has one user, one device and one tenant, that follow from it; its issuer is the user's."""
-    sessions = _part(parts["session"], sender, issuers, "session")
+    sessions = _find_part(parts["session"], sender, issuers, "session")
     if "user" not in parts:
         return sessions
     try:
-        users = _part(parts["user"], sender, issuers, "user")
+        users = _find_part(parts["user"], sender, issuers, "user")
     except NotAbout:
         raise
     except Unmatched:

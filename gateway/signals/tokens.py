@@ -11,7 +11,7 @@ from gateway.auth.tokens import Token, Verifier, decode_object
 from gateway.blacklist.rules import Actor, Blacklist
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, context
-from gateway.signals.answers import Answer, Refusal, one, read_form
+from gateway.signals.answers import Answer, Refusal, read_form, read_one
 from gateway.signals.clients import Client, Clients
 
 REVOKE, INTROSPECT = "revoke", "introspect"
@@ -25,10 +25,10 @@ class Revoke:
         self._clients, self._verifier, self._blacklist = clients, verifier, blacklist
 
     def __call__(self, environ: Environ, body: bytes) -> Answer:
-        """Return 200 once it lasts, and for a token that would not pass anyway. Raises `Refusal` or `Problem`."""
+        """Return 200 once the entry lasts, or where none is needed. Raises `Refusal` or `Problem`."""
         form = read_form(environ, body)
         client = self._clients.authenticate(environ, form, REVOKE)
-        token = self._genuine(one(form, "token"), form.get("token_type_hint") == "refresh_token")
+        token = self._genuine(read_one(form, "token"), form.get("token_type_hint") == "refresh_token")
         outcome = "nothing-to-do"
         if token and not self._verifier.has_expired(token):
             _check_owner(token, client)
@@ -43,7 +43,7 @@ class Revoke:
         try:
             return self._verifier.genuine(text)
         except Problem as problem:
-            claims = _unverified(text)
+            claims = _decode_claims(text)
             refuse_if_stale(problem, self._verifier.issuers.of(claims), came)
             if problem.status == 503:  # RFC 7009 section 2.2.1: the token still exists
                 raise
@@ -54,16 +54,16 @@ class Revoke:
 
 
 class Introspect:
-    """Tells a protected resource whether a token would pass, and what it says."""
+    """Answers a protected resource whether a token would pass, and which claims it has."""
 
     def __init__(self, clients: Clients, verifier: Verifier, blacklist: Blacklist) -> None:
         self._clients, self._verifier, self._blacklist = clients, verifier, blacklist
 
     def __call__(self, environ: Environ, body: bytes) -> Answer:
-        """Return the claims of a token that would pass, and of no other anything. Raises `Refusal` or `Problem`."""
+        """Return the claims of a token that would pass, and nothing about any other. Raises `Refusal` or `Problem`."""
         form = read_form(environ, body)
         client = self._clients.authenticate(environ, form, INTROSPECT)
-        token = self._passing(one(form, "token"), client)
+        token = self._passing(read_one(form, "token"), client)
         context(environ).signals += ((INTROSPECT, "active" if token else "inactive"),)
         return Answer(members=_claims(token) if token else INACTIVE)
 
@@ -78,7 +78,7 @@ class Introspect:
         return token if is_open else None
 
 
-def _unverified(text: str) -> dict[str, Any]:
+def _decode_claims(text: str) -> dict[str, Any]:
     """Return the claims of a token that is not accepted, none where it is no JWT."""
     try:
         return decode_object(text.split(".")[1])
@@ -97,5 +97,5 @@ def _claims(token: Token) -> dict[str, object]:
     scopes = token.claims.get("scope", token.claims.get("scp"))
     named = {"scope": " ".join(map(str, scopes)) if isinstance(scopes, list) else scopes}
     named["client_id"] = token.claims.get("client_id", token.claims.get("azp"))
-    told = {name: value for name, value in named.items() if isinstance(value, str)}
-    return {**token.claims, **told, "token_type": "Bearer", "active": True}
+    texts = {name: value for name, value in named.items() if isinstance(value, str)}
+    return {**token.claims, **texts, "token_type": "Bearer", "active": True}

@@ -98,7 +98,7 @@ class Resource:
             caller = self._renew(caller)
         claims = self._blacklist.claims
         target = read_target(with_query(members, params, claims), claims)
-        if caller.blacklisted and not _is_self(caller.token, target):
+        if caller.blacklisted and not target.is_token(caller.token.text):
             raise Problem("token-blacklisted")
         restated = {name: restate(value) for name, value in {**params, **members}.items()}
         request = {"method": environ["REQUEST_METHOD"], "path": query.path, "params": restated}
@@ -117,7 +117,7 @@ class Resource:
             return self._token_answer(caller, self._token(caller, target), False)
         self._require(self._scopes.may_look_up, caller, asked="state")
         if target.fingerprint is not None:
-            issuer, fingerprint, entries = self._by_fingerprint(caller, target, target.fingerprint)
+            issuer, fingerprint, entries = self._by_fingerprint(caller, target)
             return self._fingerprint_answer(caller, issuer, fingerprint, entries, False)
         return self._claim_answer(caller, target, self._within(caller, target.issuer, asked="state"), False)
 
@@ -131,15 +131,15 @@ class Resource:
         if target.until is not None and self._blacklist.is_past(target.until):
             raise Problem("invalid-request", "until must lie in the future.")
         if target.fingerprint is not None:
-            return self._add_fingerprint(caller, target, target.fingerprint, actor)
+            return self._add_fingerprint(caller, target, actor)
         issuer = self._within(caller, target.issuer, asked="add")
         name, values = target.claim or ("", ())
         changed = self._blacklist.add_claims(issuer, name, values, target.cut_off, target.until, actor)
         return self._claim_answer(caller, target, issuer, changed)
 
-    def _add_fingerprint(self, caller: Caller, target: Target, digits: str, actor: Actor) -> Answer:
-        issuer, fingerprint, entries = self._by_fingerprint(caller, target, digits)
-        is_others = target.issuer is None and len(digits) == 64 and issuer != caller.token.issuer.name
+    def _add_fingerprint(self, caller: Caller, target: Target, actor: Actor) -> Answer:
+        issuer, fingerprint, entries = self._by_fingerprint(caller, target)
+        is_others = target.issuer is None and target.fingerprint == fingerprint and issuer != caller.token.issuer.name
         if is_others and entries[0].expires_at is None:  # made by fingerprint alone: whose it is, nobody knows
             raise Problem("invalid-request", f"There is an entry for a token of {issuer}: name the issuer.")
         if entries and target.until is None:  # it ends after the token, or never
@@ -164,7 +164,7 @@ class Resource:
             return self._token_answer(caller, token, changed)
         self._require(self._scopes.may_do_all, caller, asked="remove")
         if target.fingerprint is not None:
-            issuer, fingerprint, entries = self._by_fingerprint(caller, target, target.fingerprint)
+            issuer, fingerprint, entries = self._by_fingerprint(caller, target)
             changed = bool(entries) and self._blacklist.remove_fingerprint(issuer, fingerprint, actor)
             return self._fingerprint_answer(caller, issuer, fingerprint, [], changed)
         issuer = self._within(caller, target.issuer, asked="remove")
@@ -187,8 +187,9 @@ class Resource:
             raise Problem("invalid-request", f"The token in the request does not verify: {problem.code}.") from problem
         return token
 
-    def _by_fingerprint(self, caller: Caller, target: Target, digits: str) -> tuple[str, str, list[Entry]]:
-        """Return the issuer, the whole fingerprint and the live entry, if there is one, that digits name."""
+    def _by_fingerprint(self, caller: Caller, target: Target) -> tuple[str, str, list[Entry]]:
+        """Return the issuer, the whole fingerprint and the live entry, if there is one, that the digits name."""
+        digits = target.fingerprint or ""
         found = self._blacklist.find_fingerprint(digits)
         if len(found) > 1:
             raise Problem("invalid-request", "Several entries' fingerprints begin so: give more digits.")
@@ -243,8 +244,8 @@ class Resource:
     def _claim_answer(self, caller: Caller, target: Target, issuer: str, changed: bool) -> Answer:
         name, values = target.claim or ("", ())
         entries = self._blacklist.find_claims(issuer, name, values)
-        state = self._describe_state(caller, issuer, entries, changed)
-        return {"message": _message("claim", entries), "claim": {name: values[0]}, **state}
+        message = _message("claim", entries)
+        return self._named_answer(caller, issuer, entries, changed, message, claim={name: values[0]})
 
     def _fingerprint_answer(
         self, caller: Caller, issuer: str, fingerprint: str, entries: Sequence[Entry], changed: bool
@@ -252,15 +253,15 @@ class Resource:
         message = _message("token", entries)
         if not entries:  # its claims are not known
             message = "The token has no entry of its own; one for a claim of it may still blacklist it."
-        return {
-            "message": message,
-            "fingerprint": fingerprint,
-            **self._describe_state(caller, issuer, entries, changed),
-        }
+        return self._named_answer(caller, issuer, entries, changed, message, fingerprint=fingerprint)
 
-    def _describe_state(self, caller: Caller, issuer: str, entries: Sequence[Entry], changed: bool) -> Answer:
+    def _named_answer(
+        self, caller: Caller, issuer: str, entries: Sequence[Entry], changed: bool, message: str, **named: object
+    ) -> Answer:
         entry = entries[0] if entries else None
         return {
+            "message": message,
+            **named,
             "issuer": issuer,
             "issued_before": entry and entry.issued_before,
             "until": entry and entry.expires_at,
@@ -286,12 +287,6 @@ def success(members: Answer) -> bytes:
 
 def _message(what: str, entries: Sequence[Entry]) -> str:
     return f"The {what} is blacklisted." if entries else f"The {what} is not blacklisted."
-
-
-def _is_self(token: Token, target: Target) -> bool:
-    if target.token is None:
-        return target.is_own
-    return target.token.rpartition(".")[0] == token.text.rpartition(".")[0]
 
 
 def _by_method(environ: Environ, methods: Mapping[str, T]) -> T:

@@ -42,6 +42,10 @@ class Target(NamedTuple):
         """Return whether it is the caller's own token."""
         return (self.token, self.claim, self.fingerprint) == (None, None, None)
 
+    def is_token(self, text: str) -> bool:
+        """Return whether it is the caller's own token, which has this text: named or not, in whatever spelling."""
+        return self.is_own if self.token is None else self.token.rpartition(".")[0] == text.rpartition(".")[0]
+
 
 def with_query(members: Members, params: Members, claims: tuple[str, ...]) -> Members:
     """Return the body's members and those that the query has.

@@ -118,14 +118,14 @@ class Answer:
             # The server looks after the client.
             left = self._since + self._silence - now
             seconds = left if left > 0 else POLL_SECONDS
-            about.pause(min(seconds, due) if due > 0 else seconds, handle.watched(), body=handle.is_starved)
+            about.pause(min(seconds, due) if due > 0 else seconds, handle.events(), body=handle.is_starved)
             return True
         seconds = min(POLL_SECONDS, self._silence)
         if due > 0:
             seconds = min(seconds, due)
         with blocking():
             has_moved = handle.turn(seconds)
-        self._heed(has_moved)
+        self._note_progress(has_moved)
         return False
 
     def close(self) -> None:
@@ -135,12 +135,8 @@ class Answer:
             handle.close()
 
     def _interim(self, head: Head) -> None:
-        """Pass an interim answer on (RFC 9110 section 15.2); the server has said 100 itself."""
         self._interims += 1
-        if self._interims > MAX_INTERIMS:
-            raise malformed("too many interim answers")
-        if self._about.interim and head[0] != 100:
-            self._about.interim(f"{head[0]} {head[1]}", interim_fields(head[2]))
+        pass_interim(head, self._interims, self._about)
 
     def _end(self) -> None:
         """Let the handle go. Where the request's body is not all sent its connection is closed with it."""
@@ -154,9 +150,9 @@ class Answer:
     def _turn(self, handle: Handle) -> None:
         """Take in what has come while it was waited for."""
         self.is_awaited = False
-        self._heed(handle.turn())
+        self._note_progress(handle.turn())
 
-    def _heed(self, has_moved: bool) -> None:
+    def _note_progress(self, has_moved: bool) -> None:
         """Note that something has happened, or raise if nobody waits for the answer any more."""
         handle = self._handle
         # The client's silence is not the upstream's.
@@ -184,6 +180,18 @@ def final_head(lines: list[bytes], interim: Callable[[Head], None]) -> list[byte
         interim(parse(lines[:end]))
         del lines[: end + 1]
     return []
+
+
+def pass_interim(head: Head, count: int, about: Context) -> None:
+    """Pass on the `count`-th interim answer (RFC 9110 section 15.2), unless it is a 100: that the server has sent.
+
+    Raises `UpstreamFailed` where there are too many.
+    """
+    status, reason, fields = head
+    if count > MAX_INTERIMS:
+        raise malformed("too many interim answers")
+    if about.interim and status != 100:
+        about.interim(f"{status} {reason}", interim_fields(fields))
 
 
 def parse(lines: list[bytes]) -> Head:

@@ -1,4 +1,4 @@
-"""The body of the request: small ones are collected before the upstream is bothered, larger ones pass through."""
+"""The body of the request: small ones are collected before the upstream is asked, larger ones pass through."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Body:
         self._environ = environ
         self._limit = limit
         self._taken = 0
-        self._begun = b""  # what was collected of one that turned out to be long
+        self._collected = b""  # what was collected of one that turned out to be long
         if length is not None and length > limit:
             raise Problem("payload-too-large")
 
@@ -35,7 +35,7 @@ class Body:
             if part:
                 whole += part
                 if len(whole) > WHOLE_BYTES:
-                    self._begun = bytes(whole)
+                    self._collected = bytes(whole)
                     return None
             else:
                 await_body(self._environ)
@@ -47,8 +47,8 @@ class Body:
 
         Raises `Problem` payload-too-large and for a body that is badly framed, ConnectionError for a client that left.
         """
-        if self._begun:
-            part, self._begun = self._begun[:size], self._begun[size:]
+        if self._collected:
+            part, self._collected = self._collected[:size], self._collected[size:]
             return part
         return self._take(size)
 

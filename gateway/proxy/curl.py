@@ -129,7 +129,7 @@ class Handle:
         easy.setopt(pycurl.CUSTOMREQUEST, request.method)
         easy.setopt(pycurl.REQUEST_TARGET, request.target.encode("latin-1"))
 
-    def watched(self) -> Mapping[int, int]:
+    def events(self) -> Mapping[int, int]:
         """Return what libcurl waits for: poll's events by descriptor."""
         return self._watched
 
@@ -280,7 +280,7 @@ def _tls(peer: Peer) -> dict[int, Any]:
 
 
 def _field_lines(request: Outbound) -> list[str]:
-    """Return libcurl's way of saying: these fields, and none of your own.
+    """Return what has libcurl send these fields, and none of its own.
 
     It looks for a few fields, and passes the text of an item on as it is (CURLOPT_HTTPHEADER(3)). So all others are
     lines of one item, which takes 5 % off the instructions of a whole request.

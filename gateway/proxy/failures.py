@@ -1,4 +1,4 @@
-"""Why there is no answer from the upstream: what the client is told, and the cause that goes into the log."""
+"""Why there is no answer from the upstream: the refusal for the client, and the cause for the log."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def response_fields(lines: Iterable[tuple[str, str]], status: int) -> Fields:
     connection = ""
     is_coded = False
     for line in lines:
-        name = _told(line[0])
+        name = _framing_name(line[0])
         if not name:
             kept.append(line)
         elif name == "content-length":
@@ -126,7 +126,7 @@ def response_fields(lines: Iterable[tuple[str, str]], status: int) -> Fields:
         if status == 204 or is_coded:
             drop = drop | {"content-length"}  # RFC 9110 section 8.6, RFC 9112 section 6.3
         elif len(lengths) > 1 or read_length(lengths[0]) is None:
-            kept = [*_without(kept, {"content-length"}), ("Content-Length", _agreed(lengths))]
+            kept = [*_without(kept, {"content-length"}), ("Content-Length", _agree_on_length(lengths))]
     return _without(kept, drop) if drop else kept
 
 
@@ -136,7 +136,7 @@ def interim_fields(lines: Iterable[tuple[str, str]]) -> Fields:
 
 
 @bounded_cache(1024, longest=64)
-def _told(name: str) -> str:
+def _framing_name(name: str) -> str:
     """Return a name in lower case if it says how the message is framed, or ends here; "" for all others."""
     lower = name.lower()
     return lower if lower == "content-length" or lower in _HOP_BY_HOP else ""
@@ -146,7 +146,7 @@ def _without(lines: Fields, names: Set[str]) -> Fields:
     return [line for line in lines if line[0].lower() not in names]
 
 
-def _agreed(lengths: list[str]) -> str:
+def _agree_on_length(lengths: list[str]) -> str:
     """Return the one length that all of them say (RFC 9110 section 8.6)."""
     said = {part.strip(" \t") for length in lengths for part in length.split(",")}
     length = said.pop()

@@ -30,7 +30,7 @@ def client_address(environ: Environ, trusted_proxies: int) -> str:
     """Return the address of the client without its port, as the outermost proxy that is trusted saw it."""
     if not trusted_proxies:
         return peer_address(environ)
-    first = _trusted(environ, trusted_proxies)[0].get("for", [])
+    first = _read_trusted(environ, trusted_proxies)[0].get("for", [])
     return _without_port(first[0]) if first else peer_address(environ)
 
 
@@ -43,10 +43,10 @@ def forwarded_fields(environ: Environ, trusted_proxies: int) -> dict[str, str]:
     peer = peer_address(environ)
     if "." not in peer and ":" not in peer:
         peer = "unknown"  # behind a Unix socket (RFC 7239 section 6.2)
-    own = _own(peer, environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
+    own = _describe_client(peer, environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
     if not trusted_proxies:
         return own
-    said, others = _trusted(environ, trusted_proxies)
+    said, others = _read_trusted(environ, trusted_proxies)
     if not said and not others:
         return own
     chain = [*said.get("for", []), peer]
@@ -67,18 +67,18 @@ def forwarded_fields(environ: Environ, trusted_proxies: int) -> dict[str, str]:
 
 
 @lru_cache(1024)
-def _own(peer: str, scheme: str, host: str) -> dict[str, str]:
+def _describe_client(peer: str, scheme: str, host: str) -> dict[str, str]:
     """Return what the gateway itself knows of the client. Raises `Problem` invalid-request for a bad host."""
     if len(host) > LONGEST_HOST or not _HOST.fullmatch(host):
         raise Problem("invalid-request", "The Host field is not a host.")
     element = f"for={_node('for', peer)};proto={scheme}"
     fields = {"Forwarded": element, "X-Forwarded-For": peer, "X-Forwarded-Proto": scheme}
     if host:
-        fields |= {"Forwarded": f"{element};host={_quoted(host)}", "X-Forwarded-Host": host}
+        fields |= {"Forwarded": f"{element};host={_quote(host)}", "X-Forwarded-Host": host}
     return fields
 
 
-def _trusted(environ: Environ, hops: int) -> tuple[dict[str, list[str]], dict[str, str]]:
+def _read_trusted(environ: Environ, hops: int) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Return what the trusted hops have said of for, proto and host, and their other fields.
 
     Proxies commonly set `X-Forwarded-*`, and pass a client's `Forwarded` on: it counts only where there are none.
@@ -134,8 +134,8 @@ def _without_port(node: str) -> str:
 
 
 def _node(name: str, value: str) -> str:
-    return _quoted(f"[{value}]" if name == "for" and value.count(":") > 1 and value[0] != "[" else value)
+    return _quote(f"[{value}]" if name == "for" and value.count(":") > 1 and value[0] != "[" else value)
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     return value if TOKEN.fullmatch(value) else '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -15,7 +16,7 @@ from gateway.proxy.failures import UpstreamFailed, connection_cause
 from gateway.proxy.outbound import Peer
 
 PIECE_BYTES = 65536
-_UNDER_WAY = (0, 115, 36, 11)  # EINPROGRESS on Linux and elsewhere, EAGAIN
+_UNDER_WAY = (0, errno.EINPROGRESS, errno.EAGAIN)
 
 # What is waited for: seconds at most, and poll's events by descriptor.
 Wait = tuple[float, dict[int, int]]
@@ -32,24 +33,20 @@ class Link:
         """Return the descriptor."""
         return self._socket.fileno()
 
-    def receive(self) -> bytes | None:
-        """Return what has come: b"" at the end, None for nothing yet. Raises OSError."""
-        try:
-            return self._socket.recv(PIECE_BYTES)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            self.events = select.POLLIN
-        except ssl.SSLWantWriteError:
-            self.events = select.POLLOUT
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            return b""
-        return None
-
-    def send(self, data: bytes) -> int:
-        """Send what can be sent at once, and return how many bytes that was. Raises OSError."""
-        try:
-            return self._socket.send(data)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return 0
+    def open(self, address: tuple[str, int], deadline: float) -> Generator[Wait, None, None]:
+        """Connect; yield what is waited for. Raises OSError and `UpstreamFailed`."""
+        sock = self._socket
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        error = sock.connect_ex(address)
+        if error not in _UNDER_WAY:
+            raise OSError(error, os.strerror(error))
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        while error and not poll.poll(0):
+            yield _until(deadline), {sock.fileno(): select.POLLOUT}
+        if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(error, os.strerror(error))
 
     def start_tls(self, peer: Peer, deadline: float) -> Generator[Wait, None, None]:
         """Shake hands; yield what is waited for. Raises OSError and `UpstreamFailed`."""
@@ -65,6 +62,29 @@ class Link:
             except ssl.SSLWantWriteError:
                 event = select.POLLOUT
             yield _until(deadline), {self.fileno(): event}
+
+    def receive(self) -> bytes | None:
+        """Return what has come: b"" at the end, None for nothing yet. Raises `UpstreamFailed`."""
+        try:
+            return self._socket.recv(PIECE_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self.events = select.POLLIN
+        except ssl.SSLWantWriteError:
+            self.events = select.POLLOUT
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
+        except OSError as error:
+            raise UpstreamFailed("upstream-unreachable", connection_cause(error)) from error
+        return None
+
+    def send(self, data: bytes) -> int:
+        """Send what can be sent at once, and return how many bytes that was. Raises `UpstreamFailed`."""
+        try:
+            return self._socket.send(data)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+        except OSError as error:
+            raise UpstreamFailed("upstream-unreachable", connection_cause(error)) from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -82,7 +102,7 @@ def connect(peer: Peer, seconds: float) -> Generator[Wait, None, Link]:
     for address in peer.addresses:
         link = Link(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
         try:
-            yield from _open(link, (address, peer.port), deadline)
+            yield from link.open((address, peer.port), deadline)
             if peer.origin.startswith("https:"):
                 yield from link.start_tls(peer, deadline)
             return link
@@ -93,21 +113,6 @@ def connect(peer: Peer, seconds: float) -> Generator[Wait, None, Link]:
             link.close()
             raise
     raise UpstreamFailed("upstream-unreachable", cause, was_connected=False)
-
-
-def _open(link: Link, address: tuple[str, int], deadline: float) -> Generator[Wait, None, None]:
-    sock = link._socket
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    error = sock.connect_ex(address)
-    if error not in _UNDER_WAY:
-        raise OSError(error, os.strerror(error))
-    poll = select.poll()
-    poll.register(sock, select.POLLOUT)
-    while error and not poll.poll(0):
-        yield _until(deadline), {sock.fileno(): select.POLLOUT}
-    if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-        raise OSError(error, os.strerror(error))
 
 
 def _until(deadline: float) -> float:

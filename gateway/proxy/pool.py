@@ -45,14 +45,14 @@ class Pool:
         if files.are_any:
             files.look()
         if known is None or known.addresses != self._resolver.addresses or known.stamp is not files.contents.stamp:
-            known = self._peer = self._found()
+            known = self._peer = self._make_peer()
         return known
 
     def wait(self) -> Generator[float, None, Peer]:
         """Yield seconds to wait until the name has been looked up anew. Raises `UpstreamFailed`."""
         yield from self._resolver.wait()
         yield from self._files.wait(self._connect)
-        known = self._peer = self._found()
+        known = self._peer = self._make_peer()
         return known
 
     def take(self, peer: Peer, user: str | None, request: Outbound) -> Handle:
@@ -143,5 +143,5 @@ class Pool:
         handle.point_to(peer)
         return True
 
-    def _found(self) -> Peer:
+    def _make_peer(self) -> Peer:
         return Peer(self._origin, self._host, self._port, self._resolver.addresses, *self._files.contents)

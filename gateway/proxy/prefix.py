@@ -75,9 +75,9 @@ class Prefix:
 
         `hosts` are the names by which the upstream was called.
         """
-        return [(name, self._stripped(name.lower(), value, hosts)) for name, value in fields]
+        return [(name, self._strip(name.lower(), value, hosts)) for name, value in fields]
 
-    def _stripped(self, name: str, value: str, hosts: set[str]) -> str:
+    def _strip(self, name: str, value: str, hosts: set[str]) -> str:
         if name in ("location", "content-location"):
             return self._location(value, hosts)
         if name == "set-cookie":

@@ -11,10 +11,10 @@ from gateway.http.body import take_body
 from gateway.http.grammar import elements, read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Context, Environ, StartResponse, context
-from gateway.proxy.answer import MAX_INTERIMS, Head, final_head, parse
+from gateway.proxy.answer import Head, parse, pass_interim
 from gateway.proxy.chunks import Chunks, Length
-from gateway.proxy.failures import UpstreamFailed, connection_cause, malformed
-from gateway.proxy.fields import interim_fields, response_fields
+from gateway.proxy.failures import UpstreamFailed, malformed
+from gateway.proxy.fields import response_fields
 from gateway.proxy.link import PIECE_BYTES, Link, Wait, connect
 from gateway.proxy.outbound import Outbound, Peer
 from gateway.proxy.websocket import Frames, close_frame
@@ -109,7 +109,7 @@ class Tunnel:
         """Send the request, and return the head of the answer."""
         unsent, deadline = self._head, monotonic() + self._silence
         while True:
-            unsent = unsent[_sent(link, unsent) :] if unsent else b""
+            unsent = unsent[link.send(unsent) :] if unsent else b""
             if self._receive(link) == b"":
                 raise UpstreamFailed("upstream-unreachable", "closed before the head")
             head = self._read_head()
@@ -124,20 +124,15 @@ class Tunnel:
             lines = [line + b"\r\n" for line in bytes(self._received[:end]).split(b"\r\n")]
             del self._received[: end + 4]
             self._searched = 0
-            if lines[0][9:10] != b"1" or lines[0][9:12] == b"101":
-                return parse(lines)
-            final_head([*lines, b"\r\n"], self._pass_interim)
+            head = parse(lines)
+            if head[0] >= 200 or head[0] == 101:
+                return head
+            self._interims += 1
+            pass_interim(head, self._interims, self._about)
         self._searched = max(len(self._received) - 3, 0)
         if self._searched > MAX_HEAD:
             raise malformed("a head without an end")
         return None
-
-    def _pass_interim(self, head: Head) -> None:
-        self._interims += 1
-        if self._interims > MAX_INTERIMS:
-            raise malformed("too many interim answers")
-        if self._about.interim and head[0] != 100:
-            self._about.interim(f"{head[0]} {head[1]}", interim_fields(head[2]))
 
     def _relay(self, link: Link) -> Generator[bytes, None, None]:
         """Pass bytes both ways, each at the pace of who reads them."""
@@ -151,7 +146,7 @@ class Tunnel:
             if taken == b"" and not unsent:
                 return
             unsent = unsent or taken or b""
-            sent = _sent(link, unsent) if unsent else 0
+            sent = link.send(unsent) if unsent else 0
             unsent = unsent[sent:]
             end = not about.is_unread and self._receive(link) == b""
             if self._received:
@@ -196,10 +191,7 @@ class Tunnel:
         return data
 
     def _receive(self, link: Link) -> bytes | None:
-        try:
-            data = link.receive()
-        except OSError as error:
-            raise UpstreamFailed("upstream-unreachable", connection_cause(error)) from error
+        data = link.receive()
         self._received += data or b""
         return data
 
@@ -209,10 +201,3 @@ def _left_until(deadline: float) -> float:
     if seconds <= 0:
         raise UpstreamFailed("upstream-timeout", "timed out while reading")
     return seconds
-
-
-def _sent(link: Link, data: bytes) -> int:
-    try:
-        return link.send(data)
-    except OSError as error:
-        raise UpstreamFailed("upstream-unreachable", connection_cause(error)) from error

@@ -5,9 +5,7 @@ from __future__ import annotations
 import struct
 
 POLICY_VIOLATION = 1008
-
-
-FRAMES_AT_ONCE = 4096  # of which no end is lost sight: more in one piece are hardly any content
+FRAMES_AT_ONCE = 4096  # that are followed in one piece: more of them would have hardly any content
 
 
 class Frames:
@@ -24,7 +22,7 @@ class Frames:
         return not (self._head or self._remaining or self._is_lost)
 
     def feed(self, data: bytes) -> None:
-        """Take note of what passes."""
+        """Follow the next bytes that pass."""
         at, end, heads = 0, len(data), 0
         while at < end and not self._is_lost:
             if self._remaining:
@@ -51,7 +49,7 @@ class Frames:
         return size - known
 
 
-def close_frame(reason: str, code: int = POLICY_VIOLATION) -> bytes:
-    """Return a server's close frame; `reason` is at most 123 bytes long."""
-    content = struct.pack(">H", code) + reason.encode()[:123]
+def close_frame(reason: str) -> bytes:
+    """Return a server's close frame for a breach of policy; of the reason 123 bytes have room."""
+    content = struct.pack(">H", POLICY_VIOLATION) + reason.encode()[:123]
     return bytes([0x88, len(content)]) + content

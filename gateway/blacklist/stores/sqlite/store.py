@@ -73,8 +73,6 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def find(self, keys: Sequence[str]) -> list[Entry]:
         """Return the live entries among `keys`: by asking, or as asked before if nothing has been committed since."""
-        if len(keys) > KEYS_AT_ONCE:
-            return list({entry.key: entry for part in parts(keys) for entry in self.find(part)}.values())
         stamp = self.conn.index.stamp()  # taken before the look-up: the answer knows at least this much
         known, answers = self._memory
         if stamp is None or stamp != known:
@@ -82,6 +80,8 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             self._memory = (stamp if stamp and is_sound(stamp) else None, answers)
         keys = tuple(keys)
         entries = answers.get(keys) if self._now() >= self._forgotten else None
+        if entries is None and len(keys) > KEYS_AT_ONCE:
+            return list({entry.key: entry for part in parts(keys) for entry in self.find(part)}.values())
         if entries is None:
             entries = self.conn.run(self._entries, keys, not answers)
             if len(answers) >= REMEMBERED:

@@ -134,7 +134,7 @@ def _get(url: str, policy: FetchPolicy) -> bytes:
 
 def _status(response: requests.Response) -> str:
     place = response.headers.get("Location", "")
-    redirect = f", which leads to {loggable(place)}: it is not followed, set that address" if place else ""
+    redirect = f", a redirect to {loggable(place)}, which is not followed: set that address" if place else ""
     return f"{response.status_code}{redirect}"
 
 

@@ -55,7 +55,7 @@ def public_key(kid: str | None, material: Any, algorithms: Iterable[str]) -> Key
     if not fitting:
         raise KeysRefused(f"is {_describe(material)}, which fits none of the allowed algorithms")
     if any(ALGORITHMS[name].check_key_length(material) for name in fitting):
-        raise KeysRefused(f"has {material.key_size} bits, 2048 are wanted (RFC 7518 section 3.3)")
+        raise KeysRefused(f"has {material.key_size} bits, and at least 2048 are needed (RFC 7518 section 3.3)")
     return Key(kid, fitting, material)
 
 
@@ -92,15 +92,13 @@ def _named_algorithms(members: dict[str, Any]) -> frozenset[str]:
 def _material(members: dict[str, Any]) -> Any:
     kty = members.get("kty")
     if not isinstance(kty, str) or kty not in _TYPES:
-        raise KeysRefused(f"has a kty that is not known here: {_loggable(kty)}; wanted is one of {', '.join(_TYPES)}")
+        raise KeysRefused(f"has a kty that is not known: {_loggable(kty)}; it must be one of {', '.join(_TYPES)}")
     make, curves, names = _TYPES[kty]
     wanted: int | None = None
     if curves:
         curve = members.get("crv")
         if not isinstance(curve, str) or curve not in curves:
-            raise KeysRefused(
-                f"has a crv that is not known here: {_loggable(curve)}; wanted is one of {', '.join(curves)}"
-            )
+            raise KeysRefused(f"has a crv that is not known: {_loggable(curve)}; it must be one of {', '.join(curves)}")
         wanted = curves[curve]
     for name in names:
         _check_bytes(members, name, wanted)

@@ -49,16 +49,16 @@ def read_object(text: bytes) -> dict[str, Any]:
     """Return the JSON object in the text. Raises KeysRefused with what was found in its place."""
     text = text.removeprefix(codecs.BOM_UTF8).strip()
     if not text:
-        raise KeysRefused("there is nothing where a key set is wanted")
+        raise KeysRefused("the key set is empty")
     if text.startswith(b"<"):
-        raise KeysRefused("HTML or XML was found where a key set is wanted: a page for people?")
+        raise KeysRefused("the key set is HTML or XML: is it a page for people?")
     try:
         return json_object(text)
     except UnicodeDecodeError as error:
         raise KeysRefused("the key set is not UTF-8") from error
     except ValueError as error:
-        what = "is not one whole JSON object of members that differ" if text[:1] in b"{[" else "is neither PEM nor JSON"
-        raise KeysRefused(f"what was found where a key set is wanted {what}") from error
+        what = "is not one JSON object with unique members" if text[:1] in b"{[" else "is neither PEM nor JSON"
+        raise KeysRefused(f"the key set {what}") from error
 
 
 Source = tuple[Any, Callable[[], Key]]  # a kid, for the log, and what reads the key

@@ -10,7 +10,7 @@ from gateway.blacklist.stores.base import Entry
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:
     """Return an entry as it is listed: by fingerprint or claim, times in RFC 3339 but for the cut-off."""
-    named = {"fingerprint": entry.key.partition(":")[2]} if entry.claim is None else {"claim": dict([entry.claim])}
+    named = {"fingerprint": fingerprint_of(entry)} if entry.claim is None else {"claim": dict([entry.claim])}
     return {
         **named,
         "issuer": entry.issuer,
@@ -20,6 +20,11 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         "by": entry.by,
         "reason": entry.reason,
     }
+
+
+def fingerprint_of(entry: Entry) -> str:
+    """Return the fingerprint of the token whose own entry it is."""
+    return entry.key.partition(":")[2]
 
 
 def entry_kind(entry: Entry) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from gateway.auth.issuers import ANY
 from gateway.auth.tokens import Claims, Token, Verifier
 from gateway.blacklist.body import body_members, restate
-from gateway.blacklist.entries import entry_kind, entry_to_json, timestamp
+from gateway.blacklist.entries import entry_kind, entry_to_json, fingerprint_of, timestamp
 from gateway.blacklist.listing import list_entries
 from gateway.blacklist.permissions import Scopes
 from gateway.blacklist.rules import Actor, Blacklist
@@ -128,8 +128,7 @@ class Resource:
             changed = not self._verifier.has_expired(token) and self._blacklist.add_token(token, actor)
             return self._token_answer(caller, token, changed)
         self._require(self._scopes.may_add, caller, asked="add")
-        if target.until is not None and self._blacklist.is_past(target.until):
-            raise Problem("invalid-request", "until must lie in the future.")
+        self._blacklist.check_end(target.until)
         if target.fingerprint is not None:
             return self._add_fingerprint(caller, target, actor)
         issuer = self._within(caller, target.issuer, asked="add")
@@ -160,7 +159,9 @@ class Resource:
             token = self._token(caller, target)
             if self._restore == "admin":
                 self._within(caller, token.issuer.name, asked="remove")
-            changed = not self._verifier.has_expired(token) and self._blacklist.remove_token(token, actor)
+            changed = not self._verifier.has_expired(token) and self._blacklist.remove_fingerprint(
+                token.issuer.name, token.fingerprint, actor
+            )
             return self._token_answer(caller, token, changed)
         self._require(self._scopes.may_do_all, caller, asked="remove")
         if target.fingerprint is not None:
@@ -190,17 +191,13 @@ class Resource:
     def _by_fingerprint(self, caller: Caller, target: Target) -> tuple[str, str, list[Entry]]:
         """Return the issuer, the whole fingerprint and the live entry, if there is one, that the digits name."""
         digits = target.fingerprint or ""
-        found = self._blacklist.find_fingerprint(digits)
-        if len(found) > 1:
-            raise Problem("invalid-request", "Several entries' fingerprints begin so: give more digits.")
-        if not found and len(digits) < 64:
-            raise Problem("invalid-request", "No entry has a fingerprint that begins so: all 64 digits are needed.")
-        if not found:
+        entry = self._blacklist.find_fingerprint(digits)
+        if entry is None:
             return self._within(caller, target.issuer, fingerprint=digits), digits, []
-        issuer = self._within(caller, found[0].issuer, fingerprint=digits)
+        issuer = self._within(caller, entry.issuer, fingerprint=digits)
         if target.issuer is not None and self._within(caller, target.issuer, fingerprint=digits) != issuer:
             raise Problem("invalid-request", "The entry is of another issuer.")
-        return issuer, found[0].key.partition(":")[2], found
+        return issuer, fingerprint_of(entry), [entry]
 
     # Who may.
 
@@ -215,7 +212,7 @@ class Resource:
         if name is None and ANY in own.administers:
             raise Problem("invalid-request", "There is no such issuer.")
         if name is None or not own.may_administer(name):
-            detail = "The token's issuer does not administer the issuer of what is named."
+            detail = "The token's issuer does not administer the target's issuer."
             self._forbid(caller, detail, issuer=spelling, **asked)
         return name
 

@@ -121,13 +121,22 @@ class Blacklist:
         """Return the live entries for the claim with one of these values."""
         return _distinct(map(self._as_here, self.store.find(self._claim_keys(issuer, name, values))))
 
-    def find_fingerprint(self, digits: str) -> list[Entry]:
-        """Return up to two live entries of tokens whose fingerprint begins so, with 12 digits or more."""
-        return self.store.matching(token_key(digits))
+    def find_fingerprint(self, digits: str) -> Entry | None:
+        """Return the live entry of the token whose fingerprint begins with these digits, 12 or more, if there is one.
 
-    def is_past(self, seconds: int) -> bool:
-        """Return whether an entry that ends then would be over."""
-        return seconds <= self._now()
+        Raises `Problem` invalid-request where several do, and where none does and the digits are not a whole one.
+        """
+        found = self.store.matching(token_key(digits))
+        if len(found) > 1:
+            raise Problem("invalid-request", "Several fingerprints begin with these digits: give more.")
+        if not found and len(digits) < 64:
+            raise Problem("invalid-request", "No entry's fingerprint begins with these digits: give all 64.")
+        return found[0] if found else None
+
+    def check_end(self, until: int | None) -> None:
+        """Raise `Problem` invalid-request for an end that does not lie in the future."""
+        if until is not None and until <= self._now():
+            raise Problem("invalid-request", "until must lie in the future.")
 
     def cut_off_now(self) -> int:
         """Return the cut-off "now", which covers whatever passes at this moment.
@@ -183,10 +192,6 @@ class Blacklist:
             about = {"claim": claim, "issued_before": entry.issued_before, "until": entry.expires_at}
             self.record("add", actor, changed=changed, issuer=entry.issuer, **about)
         return added
-
-    def remove_token(self, token: Token, actor: Actor) -> bool:
-        """Lift the token's own entry; return whether there was one."""
-        return self.remove_fingerprint(token.issuer.name, token.fingerprint, actor)
 
     def remove_fingerprint(self, issuer: str, fingerprint: str, actor: Actor) -> bool:
         """Lift the entry of the token with this fingerprint; return whether there was one."""
@@ -251,15 +256,9 @@ class Blacklist:
         issuer, name, value, cut_off, until = target
         as_of = self._next_second() if cut_off == NOW else None
         issued_before = self.cut_off_now() if cut_off == NOW else cut_off
-        return self._entry(
-            claim_key(issuer, name, value),
-            issuer,
-            self._end(issued_before) if until is None else until,
-            actor,
-            claim=(name, value),
-            issued_before=issued_before,
-            as_of=as_of,
-        )
+        ends = self._end(issued_before) if until is None else until
+        about = {"claim": (name, value), "issued_before": issued_before, "as_of": as_of}
+        return self._entry(claim_key(issuer, name, value), issuer, ends, actor, **about)
 
     def _next_second(self) -> int:
         return math.floor(self._now()) + 1

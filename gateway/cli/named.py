@@ -13,6 +13,7 @@ import click
 from gateway.app import claims_of
 from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.body import Typed
+from gateway.blacklist.entries import fingerprint_of
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.target import read_fingerprint, read_values
@@ -56,7 +57,8 @@ class Named(NamedTuple):
             return [] if self.has_expired else self.blacklist.entries_against(self.token)
         if self.claim is not None:
             return self.blacklist.find_claims(self.issuer, *self.claim)
-        return self.blacklist.find_fingerprint(self.fingerprint)
+        entry = self.blacklist.find_fingerprint(self.fingerprint)
+        return [entry] if entry else []
 
     def to_json(self) -> dict[str, Any]:
         """Return what is named, for scripts."""
@@ -142,15 +144,10 @@ def _by_token(settings: Settings, opened: Callable[[], Blacklist], text: str, wa
 def _by_fingerprint(
     settings: Settings, blacklist: Blacklist, digits: str, wanted: str | None, whose: str | None
 ) -> Named:
-    found = blacklist.find_fingerprint(digits)
-    if len(found) > 1:
-        raise click.UsageError("several entries' fingerprints begin so: give more digits")
-    if found:
-        if wanted not in (None, found[0].issuer):
-            raise click.UsageError(f"the entry is of the issuer {printable(found[0].issuer)}")
-        return Named(settings, blacklist, found[0].issuer, fingerprint=found[0].key.partition(":")[2])
-    if len(digits) < 64:
-        raise click.UsageError("no entry has a fingerprint that begins so: all 64 digits are needed")
+    if entry := blacklist.find_fingerprint(digits):
+        if wanted not in (None, entry.issuer):
+            raise click.UsageError(f"the entry is of the issuer {printable(entry.issuer)}")
+        return Named(settings, blacklist, entry.issuer, fingerprint=fingerprint_of(entry))
     if whose is None:
         raise click.UsageError("--issuer must say whose token it is")
     return Named(settings, blacklist, whose, fingerprint=digits)

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import click
 
-from gateway.blacklist.entries import timestamp
+from gateway.blacklist.entries import fingerprint_of, timestamp
 from gateway.blacklist.stores.base import Entry
 from gateway.config.announce import in_force
 from gateway.config.settings import Settings
@@ -45,7 +45,7 @@ def store_name(settings: Settings) -> str:
 
 def entry_name(entry: Entry) -> str:
     """Return what an entry is for: a claim, or a token by its fingerprint's beginning."""
-    return f"{entry.claim[0]} {entry.claim[1]}" if entry.claim else f"token {entry.key.partition(':')[2][:16]}"
+    return f"{entry.claim[0]} {entry.claim[1]}" if entry.claim else f"token {fingerprint_of(entry)[:16]}"
 
 
 def cells(entry: Entry) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ def check_signals(signals: tuple[SignalSettings, ...], issuers: Iterable[IssuerS
             raise ValueError(f"{each.issuer} has tenants: `about` may name it alone")
         found.append(each.model_copy(update={"issuer": name, "about": about}))
     spellings = [spelling for each in found for spelling in {each.issuer, *each.aliases}]
-    _must_differ(spellings, "every issuer must be there once, aliases included")
+    _must_differ(spellings, "no issuer may be there twice, aliases included")
     secrets = [each.authorization.get_secret_value() for each in found if each.authorization]
     _must_differ(secrets, "every sender must have an authorization of its own")
     return tuple(found)
@@ -161,7 +161,7 @@ def check_signals(signals: tuple[SignalSettings, ...], issuers: Iterable[IssuerS
 def check_clients(clients: tuple[ClientSettings, ...], issuers: Iterable[IssuerSettings]) -> tuple[ClientSettings, ...]:
     """Return the clients, with issuers under the names that ISSUERS gives them. Raises ValueError."""
     names = _names(issuers)
-    _must_differ([client.client_id for client in clients], "every client must be there once")
+    _must_differ([client.client_id for client in clients], "no client may be there twice")
     return tuple(
         client.model_copy(update={"issuers": tuple(_known(name, names) for name in client.issuers)})
         for client in clients

@@ -138,7 +138,7 @@ def _check_resource_url(value: str) -> str:
 
 def _check_claim_names(value: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(value)) < len(value):
-        raise ValueError("every claim must be there once")
+        raise ValueError("no claim may be there twice")
     return tuple(map(check_claim_name, value))
 
 
@@ -212,7 +212,7 @@ def _check_issuers(issuers: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings,
     spellings = [(spelling, each.issuer) for each in issuers for spelling in (each.issuer, *each.aliases)]
     names = {ANY: ANY, **dict(spellings)}
     if len(names) <= len(spellings):
-        raise ValueError("every issuer must be there once, aliases included")
+        raise ValueError("no issuer may be there twice, aliases included")
     if unknown := [name for each in issuers for name in each.administers if name not in names]:
         raise ValueError(f"administers must name issuers of this list, or be {ANY!r}: {unknown[0]!r} is none")
     return tuple(

@@ -30,8 +30,7 @@ class Direct:
         if target.claim is None:
             token = self._verifier.genuine(target.token or "")
             return not self._verifier.has_expired(token) and self._blacklist.add_token(token, actor)
-        if target.until is not None and self._blacklist.is_past(target.until):
-            raise Problem("invalid-request", "until must lie in the future.")
+        self._blacklist.check_end(target.until)
         name, values = target.claim
         issuer = self._issuer_of(target)
         return self._blacklist.add_claims(issuer, name, values, target.cut_off, target.until, actor)
@@ -41,7 +40,8 @@ class Direct:
         target = self._target(members)
         actor = Actor(by, "", target.reason)
         if target.claim is None:
-            return self._blacklist.remove_token(self._verifier.genuine(target.token or ""), actor)
+            token = self._verifier.genuine(target.token or "")
+            return self._blacklist.remove_fingerprint(token.issuer.name, token.fingerprint, actor)
         name, values = target.claim
         return self._blacklist.remove_claims(self._issuer_of(target), name, values, actor)
 

@@ -72,7 +72,9 @@ class Files:
         except OSError as error:
             fault = f"{error.filename}: {error.strerror}"
             if fault != self._fault:
-                log.warning("the upstream's certificates cannot be read (%s): those read before serve on", fault)
+                log.warning(
+                    "the upstream's certificates cannot be read (%s): those that were read before stay in use", fault
+                )
             self._fault = fault
         finally:
             self._thread = None

@@ -69,7 +69,7 @@ class Clients:
         is_right = sum(is_same_secret(each, secret) for each in secrets for secret in offered) > 0
         if client is None or not is_right:
             self._add(*place)
-            raise Refusal("invalid_client", "The client is not known by this secret.", UNAUTHORIZED, _CHALLENGE)
+            raise Refusal("invalid_client", "No client has this name and secret.", UNAUTHORIZED, _CHALLENGE)
         if self._count(name) >= client.per_minute:
             raise _too_many()
         self._add(name)

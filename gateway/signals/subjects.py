@@ -122,7 +122,7 @@ def _find_complex(members: Members, sender: Sender, issuers: Issuers) -> list[Su
     if not parts:
         raise _malformed("a complex subject must have a part.")
     if unknown := sorted(parts.keys() - set(_PARTS)):
-        raise Unmatched(f"a part named {unknown[0][:32]!r} cannot be told from a token.")
+        raise Unmatched(f"a part named {unknown[0][:32]!r} stands in no claim of a token.")
     if "session" in parts:
         if "tenant" in parts and sender.within:
             _check_tenant(parts["tenant"], sender)
@@ -144,7 +144,7 @@ def _join(parts: list[list[Subject]], sender: Sender) -> list[Subject]:
         if claim in sender.joined and len({part.issuer for part in each}) == 1:
             found.append(Subject(each[0].issuer, claim, join_texts(part.value for part in each)))
     if not found:
-        raise Unmatched("no claims tell all of its parts.")
+        raise Unmatched("no claims have all of its parts.")
     return found
 
 

@@ -113,14 +113,14 @@ IGNORED = {
     "key_ops of numbers": ({**RSA, "key_ops": [1]}, "its key_ops has no 'verify'"),
     "a number as kid": ({**RSA, "kid": 7}, "a kid that is not text, but a number"),
     "a list as kid": ({**RSA, "kid": ["a"]}, "a kid that is not text, but a list"),
-    "an unknown type": ({"kty": "LWE", "kid": "x"}, "kty that is not known here: 'LWE'; wanted is one of RSA, EC, OKP"),
-    "no type": ({"kid": "x"}, "kty that is not known here: null or absent"),
-    "a list as type": ({**RSA, "kty": ["RSA"]}, "kty that is not known here: a list"),
+    "an unknown type": ({"kty": "LWE", "kid": "x"}, "kty that is not known: 'LWE'; it must be one of RSA, EC, OKP"),
+    "no type": ({"kid": "x"}, "kty that is not known: null or absent"),
+    "a list as type": ({**RSA, "kty": ["RSA"]}, "kty that is not known: a list"),
     "an unknown curve": (
         {**EC, "crv": "P-192", "alg": None},
-        "crv that is not known here: 'P-192'; wanted is one of P-256",
+        "crv that is not known: 'P-192'; it must be one of P-256",
     ),
-    "no curve": ({**EC, "crv": None}, "crv that is not known here: null or absent"),
+    "no curve": ({**EC, "crv": None}, "crv that is not known: null or absent"),
     "a point beside the curve": ({**EC, "x": EC["y"]}, "x and y are no EC key"),
     "a short x": ({**EC, "x": b64(b"x" * 31)}, "a member x of 31 bytes; P-256 wants 32, leading zeros included"),
     "a short y": ({**EC, "y": "AAAA"}, "a member y of 3 bytes; P-256 wants 32"),
@@ -141,7 +141,7 @@ IGNORED = {
     ),
     "a short RSA key": (
         Signer("RS256", "x", private_key("RS256", "short", 1024)).jwk(),
-        "has 1024 bits, 2048 are wanted",
+        "has 1024 bits, and at least 2048 are needed",
     ),
     "text": ("RS256", "no JSON object"),
     "null": (None, "no JSON object"),
@@ -407,12 +407,12 @@ FAULTS = {
     "404": (status(404), r"https://127.0.0.1:\d+/jwks answered 404$"),
     "a redirect": (
         status(302, Location="https://u:p@other.test/keys?token=x"),
-        "answered 302, which leads to https://other.test/keys: it is not followed, set that address",
+        "answered 302, a redirect to https://other.test/keys, which is not followed: set that address",
     ),
-    "a page": (content(b"<!doctype html>"), "HTML or XML was found where a key set is wanted"),
-    "nothing": (content(b""), "there is nothing where a key set is wanted"),
+    "a page": (content(b"<!doctype html>"), "the key set is HTML or XML"),
+    "nothing": (content(b""), "the key set is empty"),
     "text": (content(b"nothing here"), "neither PEM nor JSON"),
-    "a list": (content(b"[]"), "is not one whole JSON object"),
+    "a list": (content(b"[]"), "is not one JSON object"),
     "another object": (content(b'{"status": "UP"}'), "neither 'keys' nor 'kty'"),
     "keys that are none": (content(b'{"keys": {"a": 1}}'), "member 'keys' is no list"),
 }
@@ -898,7 +898,7 @@ def test_what_is_ignored_is_told_once_though_the_text_differs_each_time(caplog: 
     snapshot = Snapshot("https://a.test/", partial(read_keys, allowed=ALLOWED), 60, time.monotonic)
     for _ in range(3):
         snapshot.renew(lambda: next(texts))
-    assert [message.split("known here: ")[1][:3] for message in caplog.messages] == ["'x'", "'y'"]
+    assert [message.split("not known: ")[1][:3] for message in caplog.messages] == ["'x'", "'y'"]
 
 
 @pytest.mark.parametrize("found", [None, ["https://a.test/jwks"], "file:///etc/passwd", "/jwks", "http://a.test/jwks"])

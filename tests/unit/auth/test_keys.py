@@ -183,7 +183,10 @@ def test_a_file_may_hold_several_keys_and_certificates(saved: Callable[[bytes], 
 GOOD = pem(private_key("RS256"))
 BAD_FILES = {
     "a private key": (GOOD + private_pem(private_key("ES256")), "PEM key 2 is private"),
-    "a short RSA key": (pem(private_key("RS256", "short", 1024)), "PEM key 1 has 1024 bits, 2048 are wanted"),
+    "a short RSA key": (
+        pem(private_key("RS256", "short", 1024)),
+        "PEM key 1 has 1024 bits, and at least 2048 are needed",
+    ),
     "a key of another type": (
         GOOD + pem(private_key("ES256")),
         "PEM key 2 is an EC key on secp256r1, which fits none of the allowed algorithms",
@@ -359,7 +362,7 @@ def test_a_broken_file_leaves_the_last_good_keys_until_the_limit(
     assert until(lambda: len(caplog.records) > 1)
     assert keys.current() is good
     assert caplog.messages == [
-        f"issuer '{ISSUER}': no newer keys: what was found where a key set is wanted is neither PEM nor JSON",
+        f"issuer '{ISSUER}': no newer keys: the key set is neither PEM nor JSON",
         f"issuer '{ISSUER}': keys are renewed",
     ]
 

@@ -174,7 +174,7 @@ def test_every_look_up_is_one_look_up_and_none_is_cached(blacklist: Blacklist) -
     [
         lambda blacklist: blacklist.has(token()),
         lambda blacklist: blacklist.add_token(token(), SOMEBODY),
-        lambda blacklist: blacklist.remove_token(token(), SOMEBODY),
+        lambda blacklist: blacklist.remove_fingerprint(ISSUER, token().fingerprint, SOMEBODY),
         lambda blacklist: find_claim(blacklist, ISSUER, "sub", "1001"),
         lambda blacklist: add_claim(blacklist, ISSUER, "sub", "1001", None, SOMEBODY),
         lambda blacklist: remove_claim(blacklist, ISSUER, "sub", "1001", SOMEBODY),
@@ -197,7 +197,7 @@ def test_every_change_is_one_record_without_a_token(blacklist: Blacklist, caplog
     caplog.set_level(logging.INFO, "gateway.audit")
     stolen = token(sub="1001", email="secret@example.test")
     blacklist.add_token(stolen, SOMEBODY)
-    blacklist.remove_token(stolen, SOMEBODY)
+    blacklist.remove_fingerprint(ISSUER, stolen.fingerprint, SOMEBODY)
     add_claim(blacklist, ISSUER, "sub", "1001", 1000, SOMEBODY)
     remove_claim(blacklist, ISSUER, "sub", "1001", SOMEBODY)
     remove_claim(blacklist, ISSUER, "sub", "1001", SOMEBODY)

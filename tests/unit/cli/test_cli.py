@@ -823,7 +823,7 @@ def test_check_config_asks_the_key_sets(command: Command) -> None:
     ("answer", "told"),
     [
         (status(404), "answered 404"),
-        (content(b"<html>sign in</html>"), "HTML or XML was found"),
+        (content(b"<html>sign in</html>"), "the key set is HTML or XML"),
         (content(b'{"keys": []}'), "there is no usable key"),
         (
             content(b'{"issuer": "https://other.test/", "jwks_uri": "https://other.test/"}'),

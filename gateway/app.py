@@ -149,7 +149,7 @@ class Gateway(_Pipeline):
         return self._direct.remove(members, by)
 
     def is_blacklisted(self, **members: Any) -> bool:
-        """Return whether a token is blacklisted, by whatever entry, or a claim by its own. Raises `Problem`."""
+        """Return whether a token is blacklisted, by any entry, or a claim by its own. Raises `Problem`."""
         return self._direct.has(members)
 
 

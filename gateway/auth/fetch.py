@@ -51,7 +51,7 @@ def fetch_keys(url: str, names: Collection[str], policy: FetchPolicy) -> bytes:
     """Return the text of a key set: the URL's, or that which the metadata there leads to.
 
     Where the URL is the issuer's own name, its metadata is looked for in the places of OpenID Connect Discovery
-    section 4 and RFC 8414 sections 3 and 5. Raises KeysRefused for whatever is not to be used, and what went wrong.
+    section 4 and RFC 8414 sections 3 and 5. Raises KeysRefused, which says what went wrong.
     """
     if url.rstrip("/") not in {name.rstrip("/") for name in names}:
         return follow(_get(url, policy), url, names, policy)

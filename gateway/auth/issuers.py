@@ -76,7 +76,7 @@ class Issuers:
     def may_act(self, spelling: str, name: str) -> bool:
         """Return whether admins of the issuer spelled so may act within the issuer of that name.
 
-        Who is no issuer any more may have been one that did.
+        An issuer that is not set any more may have been one that did.
         """
         issuer, _ = self._find(spelling)
         return issuer is None or issuer.may_administer(name)

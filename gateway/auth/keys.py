@@ -70,7 +70,7 @@ def build_keys(
     now: Callable[[], float] = time.monotonic,
     policy: FetchPolicy | None = None,
 ) -> Keys:
-    """Return one issuer's source of keys: `now` tells seconds, and may step.
+    """Return one issuer's source of keys. `now` returns seconds, and may step.
 
     Without algorithms, HS256 goes with secrets and every asymmetric one with public keys. Each key verifies its own
     family alone; secrets beside asymmetric algorithms alone are ignored. Raises KeysRefused with a sentence for people.
@@ -108,7 +108,7 @@ def allowed_algorithms(named: Collection[str], secrets: Collection[object], publ
 
 
 def _read_beside(shared: Sequence[Key], text: bytes, *, allowed: frozenset[str]) -> tuple[KeySet, list[Ignored]]:
-    """Read public keys, and put the shared secrets beside them, which do without.
+    """Read public keys, and put the shared secrets beside them. With secrets, a set without usable keys will do.
 
     Supabase's set is empty for as long as a project signs with its secret alone.
     """

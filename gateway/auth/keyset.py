@@ -43,7 +43,7 @@ class Key:
             return False
         try:
             return ALGORITHMS[algorithm].verify(signing_input, self._material, signature)
-        except Exception:  # noqa: BLE001 - whatever a hostile signature brings about, it does not verify
+        except Exception:  # noqa: BLE001 - whatever a hostile signature causes, it does not verify
             return False
 
 

@@ -60,8 +60,8 @@ def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message
     """Return the message, if an issuer signed it and its `typ` is one of `types`, in lower case ("": none at all).
 
     It is signed as access tokens are, with the same keys and algorithms (RFC 8725 sections 3.1 and 3.11); what it
-    says is for the caller to check. Raises `Problem` saying why it is refused: keys-unavailable where newer keys may be
-    about, and could not be asked for.
+    says is for the caller to check. Raises `Problem` saying why it is refused: keys-unavailable where there
+    may be newer keys that could not be fetched.
     """
     if len(text) > LONGEST_MESSAGE or not (parts := GRAMMAR.fullmatch(text)):
         raise Problem("malformed-token")

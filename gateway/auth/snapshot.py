@@ -23,7 +23,7 @@ Read = Callable[[bytes], tuple[KeySet, list[Ignored]]]
 
 
 class Snapshot:
-    """The last good keys of one source and their age. What changes, for good or ill, is logged once.
+    """The last good keys of one source and their age. Each change, good or bad, is logged once.
 
     `read` turns the source's text into keys and the reasons why others are ignored; good keys
     serve for `limit` seconds after the source last gave them, unless it says that there are none any more.

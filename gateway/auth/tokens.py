@@ -19,7 +19,7 @@ from gateway.http.strict_json import json_object
 
 # RFC 7515 section 2: base64url without padding. Anything else, `=` included, MUST be rejected.
 GRAMMAR = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
-# Understood by nobody here, and each changes what is signed or what it means
+# Not supported here, and each changes what is signed or what it means
 # (CVE-2026-32597 crit, CVE-2026-48525 b64, CVE-2024-28180 zip).
 UNSUPPORTED_HEADERS = ("crit", "b64", "zip")
 

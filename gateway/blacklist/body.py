@@ -19,7 +19,7 @@ Members = dict[str, Any]
 
 
 class Typed(str):
-    """Text from where there is nothing but text: a form, a query, a command line. It may mean a number."""
+    """Text from where all is text (a form, a query, a command line): it may mean a number."""
 
     __slots__ = ()
 

@@ -44,7 +44,7 @@ class Caller(NamedTuple):
 class Resource:
     """Answers for `/blacklist` and everything below it.
 
-    The gate has verified the caller's token; a blacklisted one it lets come to `/blacklist` alone.
+    The gate has verified the caller's token; with a blacklisted one it lets pass to `/blacklist` alone.
     `reports` are further resources for those who may look up, by path.
     """
 
@@ -94,7 +94,7 @@ class Resource:
         query = request_target(environ)
         params = query.params()
         members = yield from body_members(environ)
-        if body_length(environ) is not None:  # it may have taken its time
+        if body_length(environ) is not None:  # it may have come slowly
             caller = self._renew(caller)
         claims = self._blacklist.claims
         target = read_target(with_query(members, params, claims), claims)

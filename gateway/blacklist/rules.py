@@ -271,7 +271,7 @@ class Blacklist:
         return entry if here <= entry.issued_before else dataclasses.replace(entry, issued_before=here)
 
     def _end(self, cut_off: int | None) -> int | None:
-        """Return when an entry with this cut-off may be forgotten: when whatever it refuses is refused for its age.
+        """Return when an entry with this cut-off may be forgotten: when all that it refuses is too old anyway.
 
         What has no cut-off is never forgotten: a session may go on for longer than any token of it. Nor is one that
         counts for the sign-in, from which tokens are refreshed for as long.

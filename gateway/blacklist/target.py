@@ -93,7 +93,7 @@ def read_target(members: Members, claims: tuple[str, ...]) -> Target:
 
 
 def read_values(name: str, value: object) -> tuple[str, ...]:
-    """Return the texts that a claim's value may mean: where there is nothing but text, `1e3` may be a number, too.
+    """Return the texts that a claim's value may mean: where all is text (`Typed`), `1e3` may be a number, too.
 
     Raises `Problem` invalid-request for what is no value.
     """

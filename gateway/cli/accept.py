@@ -21,7 +21,7 @@ _CHUNK = 100  # keys in one look-up
 @click.command("accept-store")
 @with_settings("store")
 @click.option(
-    "--audit", type=click.File("r"), help="a gateway's log in JSON: tells which entries it has and the store lacks"
+    "--audit", type=click.File("r"), help="a gateway's log in JSON: shows which of its entries the store lacks"
 )
 @click.option("--yes", is_flag=True, help="do not ask")
 @click.option("--reason", default="", help="for the audit log")

@@ -36,7 +36,7 @@ def open_blacklist(settings: Settings, may_act: Callable[[str, str], bool] = lam
 
 
 class Fault(click.ClickException):
-    """A fault told in one sentence. Click's own exit code, 1, would say "it is blacklisted"."""
+    """A fault, in one sentence. Click's own exit code, 1, would say "it is blacklisted"."""
 
     exit_code = USAGE
 

@@ -21,7 +21,7 @@ HEADER = ("WHAT", "ISSUER", "ISSUED BEFORE", "SINCE", "UNTIL", "BY", "REASON")
 
 
 def printable(text: str) -> str:
-    """Return the text with whatever is no letter, number, mark or space of its own written as an escape."""
+    """Return the text with each character that is not printable written as an escape."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from dotenv import dotenv_values
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-LINE_BY_LINE = ("secret",)  # a line of such a file is a value of its own, whatever commas are in it
+LINE_BY_LINE = ("secret",)  # each line of such a file is one value, commas included
 
 
 class Unreadable(NamedTuple):

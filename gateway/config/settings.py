@@ -160,7 +160,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Leave out what is set to nothing: not a lost secret, which must not become the example, nor UPGRADES."""
+        """Leave out what is empty, but not a lost secret, which must not become the public one, nor UPGRADES."""
         return {name: value for name, value in values.items() if value != "" or name in ("secret", "upgrades")}
 
     @field_validator("*", mode="before")

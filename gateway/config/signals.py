@@ -1,4 +1,4 @@
-"""SIGNALS and CLIENTS: who may tell us that something has ended, and who may revoke and introspect tokens."""
+"""SIGNALS and CLIENTS: who may send signals, and who may revoke and introspect tokens."""
 
 from __future__ import annotations
 

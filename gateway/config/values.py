@@ -1,4 +1,4 @@
-"""What a setting's value looks like as text, and which values are refused whatever else is set."""
+"""How a setting's value is read from text, and which values are refused on their own."""
 
 from __future__ import annotations
 

@@ -17,13 +17,13 @@ from gateway.http.wsgi import App, Environ, Fields, StartResponse, context, star
 LIMIT_BYTES = 1 << 20  # larger bodies pass untouched: an object has to be held as a whole
 
 _JSON = re.compile(rf"application/([{TOKEN_CHARS}]+\+)?json\s*(;.*)?", re.IGNORECASE)
-# They speak of the bytes before the change; the last ones tell caches in front more than Cache-Control does (RFC 9213).
+# They describe the bytes before the change; the last ones overrule Cache-Control for caches in front (RFC 9213).
 _STALE = re.compile(
     "content-length|etag|last-modified|accept-ranges|content-md5|digest|repr-digest|content-digest"
     "|.+-cache-control|surrogate-control|edge-control|x-accel-expires",
     re.IGNORECASE,
 ).fullmatch
-# With `must-understand`, a cache that does pays no heed to `no-store` (RFC 9111 section 5.2.2.3).
+# With `must-understand`, a cache that understands the status ignores `no-store` (RFC 9111 section 5.2.2.3).
 _SHARED = re.compile(r"(public|private|s-maxage|proxy-revalidate|immutable|must-understand)\b").match
 
 

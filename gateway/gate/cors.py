@@ -23,7 +23,8 @@ _PREFLIGHT: Fields = [
 class Cors:
     """Lets pages of `origins` (`https://app.example.com`, or `*`) read refusals and use `/blacklist`.
 
-    What the upstream answers is its own to open. Credentials of the browser's own (cookies) are never allowed.
+    Whether they may read the upstream's answers is for the upstream to say. Credentials of the browser's own (cookies)
+    are never allowed.
     """
 
     def __init__(self, origins: Iterable[str]) -> None:

@@ -46,7 +46,7 @@ class Direct:
         return self._blacklist.remove_claims(self._issuer_of(target), name, values, actor)
 
     def has(self, members: dict[str, Any]) -> bool:
-        """Return whether what the members name is blacklisted: the token by whatever entry, the claim by its own."""
+        """Return whether what the members name is blacklisted: a token by any entry, a claim by its own."""
         target = self._target(members)
         if target.claim is None:
             return self._blacklist.has(self._verifier.genuine(target.token or ""))
@@ -85,7 +85,7 @@ def refuse_asgi(app: object) -> None:
 
 
 def _takes(app: Callable[..., object], count: int) -> bool:
-    """Return whether the app can be called with so many arguments, as far as that can be known."""
+    """Return whether the app takes `count` arguments; true where that cannot be known."""
     try:
         inspect.signature(app).bind(*range(count))
     except TypeError:

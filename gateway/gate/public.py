@@ -41,7 +41,7 @@ class Public:
         self._trusts_outer = trusts_outer
 
     def admits(self, environ: Environ, path: str) -> bool:
-        """Return whether the request may pass without a token. A Bearer token is checked wherever one is shown.
+        """Return whether the request may pass without a token. A Bearer token is checked wherever one is sent.
 
         A preflight that passes is made one: without a body, cookies, and what would make another request of it.
         """

@@ -16,7 +16,7 @@ from gateway.http.wsgi import Context
 log = logging.getLogger("gateway.streams")
 
 KEYS_AT_ONCE = 100  # in one look-up
-# A store that fails once may be failing over. After the second failure in a row nobody can tell any more which of the
+# A store that fails once may be failing over. After the second failure in a row nobody knows which of the
 # streams' tokens are blacklisted, so all of them end.
 FAILURES_ALLOWED = 1
 

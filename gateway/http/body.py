@@ -13,7 +13,7 @@ WAIT_SECONDS = 60.0  # between two looks; the server wakes whoever waits for a b
 
 
 def body_length(environ: Environ) -> int | None:
-    """Return the length of the request's body in bytes, None where there is no body, -1 where only its end will tell.
+    """Return the length of the request's body in bytes, None where there is no body, -1 where its end alone shows it.
 
     Raises `Problem` invalid-request for a length that is no number, and for a body whose end the server does not mark.
     """

@@ -12,7 +12,7 @@ WHOLE_BYTES = 262_144  # bodies up to this size are collected: a slow client cos
 
 
 class Body:
-    """A request's body of `length` bytes, None where only its end will tell, of which at most `limit` may come."""
+    """A request's body of `length` bytes, None where its end alone shows it, of which at most `limit` may come."""
 
     def __init__(self, environ: Environ, length: int | None, limit: int) -> None:
         self.length = length

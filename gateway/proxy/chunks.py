@@ -11,7 +11,7 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
 
 
 class Length:
-    """A body of so many bytes; None: its end is the connection's."""
+    """A body of `length` bytes; None: it ends with the connection."""
 
     def __init__(self, length: int | None) -> None:
         self._left = length

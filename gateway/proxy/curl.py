@@ -40,7 +40,7 @@ _TO_POLL = {
     pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT,
 }
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
-_TO_CURL = [  # by what poll has told
+_TO_CURL = [  # by poll's events
     (pycurl.CSELECT_IN if event & _READABLE else 0) | (pycurl.CSELECT_OUT if event & select.POLLOUT else 0)
     for event in range(2 * select.POLLNVAL)
 ]
@@ -134,8 +134,8 @@ class Handle:
         return self._watched
 
     def due(self) -> float:
-        """Return the seconds after which libcurl wants to work whatever happens, below 0 for never."""
-        milliseconds: int = self._multi.timeout()  # asking costs less than being told
+        """Return after how many seconds libcurl wants to work even if nothing happens; below 0: never."""
+        milliseconds: int = self._multi.timeout()  # asking costs less than a callback
         return milliseconds / 1000
 
     def turn(self, seconds: float = 0) -> bool:

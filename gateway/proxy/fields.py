@@ -20,7 +20,8 @@ _HOP_BY_HOP = frozenset(
         "transfer-encoding", "upgrade",
     }
 )  # fmt: skip
-# Beyond these, what is made anew (Via, X-Forwarded-*, Forwarded, framing), and Expect: the server sends the 100.
+# Beyond these, what the gateway makes itself (Via, X-Forwarded-*, Forwarded, framing), and Expect: the server has
+# sent the 100.
 _ENDS_HERE = re.compile(
     "|".join(
         [

@@ -29,7 +29,7 @@ class Contents(NamedTuple):
 class Files:
     """What verifies an upstream, and what is shown to it. Of one process: threads do not survive a fork.
 
-    `known` is what the process read that this one was forked from.
+    `known` is what the parent of this process has read.
     """
 
     def __init__(self, verify: bool | str, cert: str | None, known: Contents | None = None) -> None:
@@ -45,7 +45,7 @@ class Files:
         self.contents = known or self._read(_stamp(self._paths))
 
     def look(self) -> None:
-        """Have the files looked at, unless they just were; to be called where there are any."""
+        """Look at the files in the background, unless that was just done; to be called where there are any."""
         if self._thread is None and monotonic() - self._asked > LOOK_SECONDS:
             self._start()
 

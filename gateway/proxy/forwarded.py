@@ -1,4 +1,4 @@
-"""What the gateway says of the client, and of the proxies before it, in `Forwarded` and in `X-Forwarded-*` alike."""
+"""What the gateway says of the client, and of the proxies before it, in `Forwarded` as well as in `X-Forwarded-*`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection to the upstream that carries whatever bytes: for upgrades, where libcurl's framing ends."""
+"""A connection to the upstream that carries any bytes: for upgrades, where libcurl's framing ends."""
 
 from __future__ import annotations
 

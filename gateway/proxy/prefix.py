@@ -90,7 +90,7 @@ class Prefix:
         if not self._has(path) or (scheme and not authority):
             return value
         if not authority or _host(authority) == self._authority:
-            return self._without(path)  # relative: whatever the client calls us
+            return self._without(path)  # relative: it holds under every name of ours
         return value.removesuffix(path) + self._without(path) if _host(authority) in hosts else value
 
     def _cookie_path(self, path: str) -> str:

@@ -64,7 +64,7 @@ class Clients:
         place = (name if client else "", context(environ).client or environ.get("REMOTE_ADDR", ""))
         if self._count(*place) >= FAILURES_A_MINUTE:
             raise _too_many()
-        # Every secret is compared, and somebody unknown takes as long: time tells nothing.
+        # Every secret is compared, and an unknown client takes as long: the time reveals nothing.
         secrets = client.secrets if client else ("",)
         is_right = sum(is_same_secret(each, secret) for each in secrets for secret in offered) > 0
         if client is None or not is_right:

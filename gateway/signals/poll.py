@@ -65,7 +65,7 @@ class Poller:
             raise PollFailed("the member sets of its answer is no object")
         for jti, text in sets.items():
             self._take(jti, text)
-        # A transmitter that sends again what was reported has no more to tell.
+        # A transmitter that sends again what was reported has nothing new.
         return bool(answer.get("moreAvailable") or self._acks or (self._faults and not reported))
 
     def _take(self, jti: str, text: object) -> None:

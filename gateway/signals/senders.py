@@ -1,4 +1,4 @@
-"""Who may tell us that something has ended, about whose tokens, and in which claims of theirs it is found."""
+"""Who may send signals, about whose tokens, and which claims of those tokens have the user or the session."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class Store(Protocol):
     One store serves all threads of a process and survives fork. A change that was answered is
     synced and seen by every other thread, process and node at their next look-up.
 
-    `older_gateways` tells whether gateways of older versions may use the same store: then claims are looked for, and
+    `older_gateways` says whether gateways of older versions may use the same store: then claims are looked for, and
     kept, under their legacy keys as well (gateway.blacklist.keys).
 
     A store beyond a network has `find_in_pauses(keys, about)` as well: `find` as a generator, in which the request
@@ -220,10 +220,10 @@ class Store(Protocol):
         """Delete expired entries; return how many. The file shrinks."""
 
     def count(self, later: int = 0) -> int:
-        """Return about how many entries there are that will still be live in so many seconds, if nobody lifts them."""
+        """Return about how many entries there are that will still be live in `later` seconds, if nobody lifts them."""
 
     def accept(self) -> None:
-        """Take the store as it is, for every gateway that refuses it for want of changes: an operator's decision."""
+        """Take the store as it is, for all gateways that refuse it for the changes it lacks: an operator's decision."""
 
     def ping(self) -> None:
         """Return if the store answers and takes changes now."""

@@ -1,4 +1,4 @@
-"""The history of a blacklist: how a store that lacks a change is told from one that has them all.
+"""The history of a blacklist: how a store that lacks a change is recognized.
 
 Each change leaves a random mark, which no other change will have. The newest is the store's head; the last
 `WINDOW` are kept in the store, with the keys they changed, and by every machine that asks. A store is trusted

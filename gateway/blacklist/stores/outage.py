@@ -1,4 +1,4 @@
-"""Why a store is unavailable: said in the log once, when it changes, with what to do; and one probe for all who ask."""
+"""Why a store is unavailable, logged at each change, with what to do; and one probe for all who ask."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Probe:
         found: Exception | None = None
         try:
             self._ask()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what all who ask are told
+        except Exception as error:  # noqa: BLE001 - whatever it is, all who ask get it
             found = error
         self._outage.end(PROBES)
         return time.monotonic(), self._outage.turns, found

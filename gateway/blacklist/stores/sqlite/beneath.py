@@ -29,7 +29,7 @@ def write_number(conn: sqlite3.Connection, number: int) -> None:
 
 
 def log_bytes(frames: int, page_bytes: int) -> int:
-    """Return how long a log of so many frames is at least."""
+    """Return how many bytes a log of this many frames has at least."""
     return _HEAD_BYTES + frames * (_FRAME_BYTES + page_bytes) if frames else 0
 
 

@@ -53,7 +53,7 @@ _PRAGMAS = (
 T = TypeVar("T")
 
 
-State = tuple[int, int, int, int]  # device, inode, size, nanoseconds of the last change: what one `stat` tells
+State = tuple[int, int, int, int]  # device, inode, size, nanoseconds of the last change: from one `stat`
 
 
 class Connection(sqlite3.Connection):

@@ -1,4 +1,4 @@
-"""Whether an SQLite file has changed, told without asking SQLite: from the index that its processes share.
+"""Whether an SQLite file has changed, seen without asking SQLite: in the index that its processes share.
 
 In WAL mode each commit ends with a new header in the `-shm` file, by which SQLite itself judges whether the
 pages it has cached still hold (https://www.sqlite.org/walformat.html, section 2.1).
@@ -69,7 +69,7 @@ class Index:
                 self._retire()
 
     def stamp(self) -> Stamp | None:
-        """Return what every commit changes, and whatever is done to the database's file, its removal included.
+        """Return what changes with every commit, and when the database's file is changed, replaced or removed.
 
         The latter may take five milliseconds to show in a busy process. None while no open connection
         keeps the index as it is.

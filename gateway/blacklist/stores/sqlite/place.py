@@ -87,7 +87,7 @@ def fault_of_rights(path: Path) -> str:
 def check_locks(path: Path) -> None:
     """Raise `StoreRefused` where those who lock a file do not exclude each other, as on some file systems."""
     if not hasattr(fcntl, "F_OFD_SETLK"):
-        return  # Linux's, by which one process can tell
+        return  # Linux's: with it alone one process can try
     with tempfile.TemporaryFile(dir=path.parent) as one, open(f"/proc/self/fd/{one.fileno()}", "r+b") as other:
         why = "two would change it at once"
         try:
@@ -106,7 +106,7 @@ def check_locks(path: Path) -> None:
 
 
 def how_it_ends(path: Path) -> str:
-    """Return what takes the file away, as far as its mount tells; "" if nothing speaks against it."""
+    """Return what takes the file away, as far as its mount shows; "" where nothing does."""
     mount = mount_of(path)
     if mount.kind in ("tmpfs", "ramfs"):
         return "is in memory: a restart of the container, or of the machine, empties it"

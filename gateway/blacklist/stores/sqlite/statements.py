@@ -18,7 +18,7 @@ FORGET_MARKS = f"DELETE FROM history WHERE number <= ? - {WINDOW}"  # noqa: S608
 MARKS = "SELECT number, head FROM history WHERE number >= ?"
 CHANGED_KEYS = "SELECT number, head, keys FROM history WHERE number >= ?"
 # Rows that are changed by hand give the newest change another mark: for all who know of it that is another history.
-# SQLite's `sqlite_source_id` tells hands from gateways: these have one of their own, which answers `GATEWAY`.
+# Gateways are known by SQLite's function `sqlite_source_id`: they replace it by one that answers `GATEWAY`.
 GATEWAY = "gateway"
 _BY_HAND = f"""CREATE TRIGGER IF NOT EXISTS {{0}}_by_hand AFTER {{0}} ON unnamed
     WHEN old.key <> 'head' AND sqlite_source_id() <> '{GATEWAY}'
@@ -61,6 +61,6 @@ COUNT = """SELECT (SELECT count(*) FROM unnamed) - 1
 
 @functools.cache
 def lookup(keys: int) -> str:
-    """Return the statement that asks for the head and so many keys, each bound twice in a row."""
+    """Return the statement that asks for the head and as many keys, each bound twice in a row."""
     # UNION ALL takes half the time of IN, which would first build a table of its list.
     return " UNION ALL ".join([LOOKUP_HEAD, *[_LOOKUP_KEY] * keys])

@@ -266,7 +266,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         return count
 
     def count(self, later: int = 0) -> int:
-        """Return how many entries will still be live in so many seconds, if nobody lifts them."""
+        """Return how many entries will still be live in `later` seconds, if nobody lifts them."""
         return self._ask(self._count, later)
 
     def _count(self, conn: Connection, later: int) -> int:

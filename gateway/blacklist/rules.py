@@ -199,11 +199,13 @@ class Blacklist:
         self.record("remove", actor, changed=changed, issuer=issuer, fingerprint=fingerprint)
         return changed
 
-    def remove_claims(self, issuer: str, name: str, values: Sequence[str], actor: Actor) -> bool:
+    def remove_claims(self, issuer: str, name: str, values: Iterable[str], actor: Actor) -> bool:
         """Lift the entries of the claim with these values; return whether there was one."""
-        lifted = [self.store.remove(key) for key in self._claim_keys(issuer, name, values)]
-        changed = any(lifted)
-        self.record("remove", actor, changed=changed, issuer=issuer, claim={name: values[0]})
+        changed = False
+        for value in values:
+            lifted = [self.store.remove(key) for key in self._claim_keys(issuer, name, [value])]
+            self.record("remove", actor, changed=any(lifted), issuer=issuer, claim={name: value})
+            changed = changed or any(lifted)
         return changed
 
     def record(self, action: str, actor: Actor, **about: object) -> None:

@@ -85,7 +85,6 @@ def _read_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield token_key(record["fingerprint"]), record
     claim, issuer = record.get("claim"), record.get("issuer")
     if isinstance(claim, dict) and isinstance(issuer, str):
-        for name, values in claim.items():
-            for value in values if isinstance(values, list) else [values]:
-                if isinstance(value, str):
-                    yield claim_key(issuer, name, value), record
+        for name, value in claim.items():
+            if isinstance(value, str):
+                yield claim_key(issuer, name, value), record

@@ -211,3 +211,16 @@ def test_every_change_is_one_record_without_a_token(blacklist: Blacklist, caplog
         {"action": "remove", "changed": False, **claim, **who},
     ]
     assert stolen.text not in caplog.text
+
+
+def test_of_text_that_may_be_a_number_each_value_has_its_records(
+    blacklist: Blacklist, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who reads the log sees that each entry that was added has been lifted."""
+    caplog.set_level(logging.INFO, "gateway.audit")
+    blacklist.add_claims(ISSUER, "sub", ("1000", "1e3"), None, None, SOMEBODY)
+    blacklist.remove_claims(ISSUER, "sub", ("1000", "1e3"), SOMEBODY)
+    records = [vars(record)["record"] for record in caplog.records]
+    assert [(each["action"], each["claim"]["sub"]) for each in records] == [
+        ("add", "1000"), ("add", "1e3"), ("remove", "1000"), ("remove", "1e3"),
+    ]  # fmt: skip

@@ -34,7 +34,6 @@ from gateway.server.wire import seconds_since_data
 
 log = logging.getLogger("gateway.server")
 
-BUSY_SECONDS = 0.005  # after which others are asked, although those who are ready are not done
 STEPS = 16  # of one connection, before others are asked whether something has happened to them
 LEFT = getattr(select, "POLLRDHUP", select.POLLIN)
 
@@ -84,27 +83,31 @@ class Listener:
                 log.exception("a thread's turn failed")  # a thread that ended would be missed by nobody
 
     def _turn(self) -> None:
-        me, holder = get_ident(), self._turns.holder  # as `is_mine`, which would be called six times a request
         self._turns.acquire()
         try:
-            gathered = time.monotonic()
-            while me in holder and not self._is_over:
+            while self._turns.is_mine() and not self._is_over:
                 is_busy = any(self._ready)
-                if not is_busy or time.monotonic() > gathered + BUSY_SECONDS:
-                    if self._gather(0 if is_busy else None):
-                        self._delay.take()
-                    gathered = time.monotonic()
+                if self._gather(0 if is_busy else None):
+                    self._delay.take()
+                if is_busy:
+                    # Who has come just now joins these: else it would wait until they are done, and then its own time.
+                    self._serve_stage(self._ready[STAGE[HEAD]])
                 for ready in self._ready:
-                    for _ in range(len(ready)):
-                        if me not in holder:
-                            break
-                        try:
-                            connection = ready.popleft()
-                        except IndexError:  # another thread has taken it
-                            break
-                        self._attend(connection)
+                    self._serve_stage(ready)
         finally:
             self._turns.release()
+
+    def _serve_stage(self, ready: deque[Connection]) -> None:
+        """Serve who is ready in a stage, as long as this thread has the turn."""
+        me, holder = get_ident(), self._turns.holder  # as `is_mine`, which would be called three times a request
+        for _ in range(len(ready)):
+            if me not in holder:
+                return
+            try:
+                connection = ready.popleft()
+            except IndexError:  # another thread has taken it
+                return
+            self._attend(connection)
 
     def _gather(self, seconds: float | None) -> bool:
         """Note whose turn it is; wait for something to happen, at most so long. Return whether the probe has come."""

@@ -21,7 +21,7 @@ def respond(
 ) -> Iterable[bytes]:
     """Answer with a body of the gateway's own, which nothing may store; HEAD gets the fields alone."""
     start_response(status, [*fields, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+    return [body] if body and environ["REQUEST_METHOD"] != "HEAD" else []
 
 
 def page(body: bytes, media_type: str, *fields: tuple[str, str], status: str = "200 OK") -> App:

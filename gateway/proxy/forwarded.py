@@ -30,6 +30,9 @@ def client_address(environ: Environ, trusted_proxies: int) -> str:
     """Return the address of the client without its port, as the outermost proxy that is trusted saw it."""
     if not trusted_proxies:
         return peer_address(environ)
+    # Nearly always this one field says it, and to read the others as well takes a tenth of a decision at /-/auth.
+    if kept := _last_of(environ.get("HTTP_X_FORWARDED_FOR", "").split(","), trusted_proxies):
+        return _without_port(_plain(kept[0]))
     first = _read_trusted(environ, trusted_proxies)[0].get("for", [])
     return _without_port(first[0]) if first else peer_address(environ)
 
@@ -90,7 +93,7 @@ def _read_trusted(environ: Environ, hops: int) -> tuple[dict[str, list[str]], di
             is_single = key in _SINGLE
             # In an address or a host a quote means nothing, and would hide what the next proxy adds.
             values = value.split(",") if is_single else elements(value)
-            kept = [each for part in values if (each := part.strip(" \t"))][-hops:]
+            kept = _last_of(values, hops)
             if is_single and kept:
                 said[key.removeprefix("HTTP_X_FORWARDED_").lower()] = [_plain(each) for each in kept]
             elif kept and (name := field_name(key)):
@@ -100,6 +103,11 @@ def _read_trusted(environ: Environ, hops: int) -> tuple[dict[str, list[str]], di
             for name, value in node.items():
                 said.setdefault(name, []).append(value)
     return said, others
+
+
+def _last_of(values: list[str], hops: int) -> list[str]:
+    """Return the last values, at most so many, of those that are not empty."""
+    return [each for part in values if (each := part.strip(" \t"))][-hops:]
 
 
 def _read_node(element: str) -> Node:
@@ -128,6 +136,7 @@ def _plain(address: str) -> str:
     return f"{mapped}{port}" if mapped else address
 
 
+@bounded_cache(1024, longest=64)
 def _without_port(node: str) -> str:
     found = _WITH_PORT.fullmatch(node)
     return (found[1] or found[2] or node) if found else node

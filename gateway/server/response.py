@@ -57,8 +57,10 @@ class Response:
     def start(self, application: Application, environ: Environ) -> None:
         """Have the application answer; what it raises, here and later, goes to the caller."""
         content = self._content = application(environ, self._start)
-        self._is_whole = isinstance(content, (list, tuple)) and len(content) == 1
         self._parts = iter(content)
+        if isinstance(content, (list, tuple)):
+            self._is_whole = len(content) == 1
+            self.go_on()  # it is there at once: a step less
 
     def go_on(self) -> None:
         """Ask for something to send, up to a pause or the response's end."""

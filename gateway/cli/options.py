@@ -64,22 +64,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
 def check_settings(given: dict[str, Any]) -> Settings:
     """Return the settings. Raises ValueError with a line for each fault: of settings, files, keys and the store."""
-    found: list[str] = []
-    settings, sound, reset = None, dict(given), set[str]()
-    while settings is None:
-        try:
-            settings = Settings(**sound)
-        except ValidationError as error:
-            wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
-            if not wrong:
-                raise  # the env file: without it nothing else is known
-            # What is valid is checked all the same, with defaults for the rest.
-            found = found or list(faults(error))
-            if wrong <= reset:  # a default is what does not go with the rest
-                raise ValueError("\n".join(found)) from error
-            reset |= wrong
-            fields = Settings.model_fields
-            sound |= {name: fields[name].get_default(call_default_factory=True) for name in wrong}
+    settings, found = _read_settings(given)
     found += _certificate_faults(settings)
     found += _faults_of(traces_endpoint)
     found += _faults_of(lambda: build_senders(settings, build_issuers(settings)))
@@ -87,6 +72,25 @@ def check_settings(given: dict[str, Any]) -> Settings:
         found += _faults_of(lambda: _look_at_store(settings))
         raise ValueError("\n".join(found))
     return settings
+
+
+def _read_settings(given: dict[str, Any]) -> tuple[Settings, list[str]]:
+    """Return the settings, with defaults for those that are wrong, and a sentence for each fault. Raises ValueError."""
+    found: list[str] = []
+    reset: set[str] = set()
+    while True:
+        try:
+            return Settings(**given), found
+        except ValidationError as error:
+            wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
+            if not wrong:
+                raise  # the env file: without it nothing else is known
+            found = found or list(faults(error))
+            if wrong <= reset:  # a default is what does not go with the rest
+                raise ValueError("\n".join(found)) from error
+            reset |= wrong
+            fields = Settings.model_fields
+            given |= {name: fields[name].get_default(call_default_factory=True) for name in wrong}
 
 
 def _faults_of(build: Callable[[], object]) -> Iterator[str]:

@@ -17,7 +17,7 @@ K = TypeVar("K", bound=Text)
 LONGEST = 4096  # characters, or items
 
 
-class _Memory(dict[K, T]):
+class _Cache(dict[K, T]):
     def __init__(self, function: Callable[[K], T], count: int, longest: int) -> None:
         self._function, self._count, self._longest = function, count, longest
 
@@ -36,4 +36,4 @@ def bounded_cache(count: int, longest: int = LONGEST) -> Callable[[Callable[[K],
     `lru_cache` counts but does not weigh: with 3,000 texts of 200 KB a client without a token took
     1.2 GB of a worker. And what is known costs a look into a dictionary, 40 ns, not a call.
     """
-    return lambda function: _Memory(function, count, longest).__getitem__
+    return lambda function: _Cache(function, count, longest).__getitem__

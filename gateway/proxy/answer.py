@@ -109,8 +109,8 @@ class Answer:
         assert handle  # noqa: S101 - what is complete does not wait
         now = monotonic()
         self._since = self._since or now
-        due = handle.due()
-        if due == 0:
+        timeout = handle.timeout()
+        if timeout == 0:
             self.is_awaited = True
             return False
         if about.pause is not None:
@@ -118,11 +118,11 @@ class Answer:
             # The server looks after the client.
             left = self._since + self._silence - now
             seconds = left if left > 0 else POLL_SECONDS
-            about.pause(min(seconds, due) if due > 0 else seconds, handle.events(), body=handle.is_starved)
+            about.pause(min(seconds, timeout) if timeout > 0 else seconds, handle.events(), body=handle.is_starved)
             return True
         seconds = min(POLL_SECONDS, self._silence)
-        if due > 0:
-            seconds = min(seconds, due)
+        if timeout > 0:
+            seconds = min(seconds, timeout)
         with blocking():
             has_moved = handle.turn(seconds)
         self._note_progress(has_moved)

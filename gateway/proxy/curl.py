@@ -133,7 +133,7 @@ class Handle:
         """Return what libcurl waits for: poll's events by descriptor."""
         return self._watched
 
-    def due(self) -> float:
+    def timeout(self) -> float:
         """Return after how many seconds libcurl wants to work even if nothing happens; below 0: never."""
         milliseconds: int = self._multi.timeout()  # asking costs less than a callback
         return milliseconds / 1000

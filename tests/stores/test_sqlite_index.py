@@ -146,10 +146,10 @@ def test_one_store_does_not_give_up_the_locks_of_another(path: Path, clock: Cloc
 
 
 def test_no_more_is_cached_than_has_room(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.blacklist.stores.sqlite.store.REMEMBERED", 10)
+    monkeypatch.setattr("gateway.blacklist.stores.sqlite.store.CACHED_ANSWERS", 10)
     for number in range(100):
         store.find([f"token:{number:064x}"])
-    assert len(store._memory[1]) <= 10
+    assert len(store._answers[1]) <= 10
 
 
 @pytest.mark.parametrize("content", [bytes(200), b"\x18\xe2\x2d\x00" + bytes(44) + b"\x18\xe2\x2d\x00" + b"1" * 44])

@@ -34,7 +34,7 @@ PRUNED_PER_CHANGE = 100
 PURGED_PER_CHANGE = 1000
 REST_SECONDS = 0.005  # another's `begin` tries at least twice in it
 SPARE_PAGES = 1000  # kept for new entries
-REMEMBERED = 16_384  # answers
+CACHED_ANSWERS = 16_384
 
 _ACCEPTED = "accepted"  # stands among changed keys for an operator's decision
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
@@ -55,7 +55,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         self._name = os.path.abspath(path)
         self._path = Path(path).resolve()
         self._known = Known()
-        self._memory: tuple[Stamp | None, dict[tuple[str, ...], list[Entry]]] = (None, {})
+        self._answers: tuple[Stamp | None, dict[tuple[str, ...], list[Entry]]] = (None, {})
         self._forgotten = 0  # entries that ended by then have been forgotten
         self.pruned = 0  # expired entries that this process has deleted
         prepare(self._path, create=create)
@@ -74,17 +74,17 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
     def find(self, keys: Sequence[str]) -> list[Entry]:
         """Return the live entries among `keys`: by asking, or as asked before if nothing has been committed since."""
         stamp = self.conn.index.stamp()  # taken before the look-up: the answer knows at least this much
-        known, answers = self._memory
+        known, answers = self._answers
         if stamp is None or stamp != known:
             answers = {}
-            self._memory = (stamp if stamp and is_sound(stamp) else None, answers)
+            self._answers = (stamp if stamp and is_sound(stamp) else None, answers)
         keys = tuple(keys)
         entries = answers.get(keys) if self._now() >= self._forgotten else None
         if entries is None and len(keys) > KEYS_AT_ONCE:
             return list({entry.key: entry for part in parts(keys) for entry in self.find(part)}.values())
         if entries is None:
             entries = self.conn.run(self._entries, keys, not answers)
-            if len(answers) >= REMEMBERED:
+            if len(answers) >= CACHED_ANSWERS:
                 answers.clear()
             answers[keys] = entries
         return self._live(entries) if entries else []

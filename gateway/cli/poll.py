@@ -30,7 +30,7 @@ SHORTEST_RETRY, LONGEST_RETRY = 1.0, 60.0
 @with_settings()
 @click.option("--once", is_flag=True, help="fetch what there is, acknowledge it, and end")
 def poll_events(settings: Settings, once: bool) -> None:
-    """Fetch security events from the senders of SIGNALS that have a poll_url (RFC 8936), until it is ended."""
+    """Fetch security events (RFC 8936), until it is ended. Senders of SIGNALS with a poll_url are asked."""
     configure_logging(settings.log_format, settings.log_level)
     issuers = build_issuers(settings)
     senders = build_senders(settings, issuers)

@@ -19,7 +19,7 @@ OWN_BYTES, COMMON_BYTES = 16_384, 67_108_864
 
 # Of what is white before a head, empty lines alone are ignored (RFC 9112 section 2.2); the last may be half there.
 _BEGINNING = re.compile(rb"((?:\r\n)*+)(?:\r?\Z|\S)")
-_REQUEST_LINE = re.compile(rf"([{TOKEN_CHARS}]+) ([^ ]+) HTTP/1\.([01])")
+_REQUEST_LINE = re.compile(rf"([{TOKEN_CHARS}]+) ([^\x00-\x08\x0a-\x20\x7f]+) HTTP/1\.([01])")
 _END = b"\r\n\r\n"
 _FIELD_NAME = re.compile(rf"[{TOKEN_CHARS}]{{1,256}}")
 _HOST = re.compile(r"[^\s/?#@\\,<>\"]*")
@@ -126,7 +126,7 @@ def _has_control(head: bytes) -> bool:
 def _read_line(line: bytes) -> dict[str, str]:
     """Return what a request line says (RFC 9112 section 3)."""
     start = _REQUEST_LINE.fullmatch(line.decode("latin-1"))
-    if not start or _has_control(line):
+    if not start:
         raise Problem("invalid-request")
     method, target, minor = start.groups()
     local = target if target[0] == "/" else _ABSOLUTE_FORM.sub("", target, count=1) or "/"
@@ -143,25 +143,23 @@ def _read_line(line: bytes) -> dict[str, str]:
 @bounded_cache(1024, longest=2048)
 def _read_fields(block: bytes) -> dict[str, str]:
     """Return the fields by environ key, repeats joined (RFC 9110 section 5.3)."""
-    if _has_control(block):
-        raise Problem("invalid-request")
     lines = block.decode("latin-1").split("\r\n") if block else []
     if len(lines) >= MAX_FIELDS:
         raise Problem("fields-too-large")
-    fields: dict[str, str] = {}
-    repeated: dict[str, list[str]] = {}
-    for line in lines:
-        key, value = read_field(line)
-        if key in fields:
-            if key in _ONCE:
-                raise Problem("invalid-request")
-            repeated.setdefault(key, [fields[key]]).append(value)
-        elif key:
-            fields[key] = value
-    for key, values in repeated.items():
-        # RFC 6265 section 5.4, RFC 9113 section 8.2.3: a cookie field's own delimiter is the semicolon.
-        fields[key] = ("; " if key == "HTTP_COOKIE" else ", ").join(values)
-    return fields
+    pairs = list(map(read_field, lines))
+    fields = dict(pairs)
+    return fields if len(fields) == len(pairs) and "" not in fields else _join_repeated(pairs)
+
+
+def _join_repeated(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    values: dict[str, list[str]] = {}
+    for key, value in pairs:
+        if key in values and key in _ONCE:
+            raise Problem("invalid-request")
+        if key:
+            values.setdefault(key, []).append(value)
+    # RFC 6265 section 5.4, RFC 9113 section 8.2.3: a cookie field's own delimiter is the semicolon.
+    return {key: ("; " if key == "HTTP_COOKIE" else ", ").join(values[key]) for key in values}
 
 
 @bounded_cache(1024, longest=128)
@@ -171,6 +169,8 @@ def read_field(line: str) -> tuple[str, str]:
     key = _key_of(name)
     value = value.strip(" \t")
     if not colon or (key == "HTTP_HOST" and not _HOST.fullmatch(value)):
+        raise Problem("invalid-request")
+    if not line.isprintable() and _has_control(line.encode("latin-1")):
         raise Problem("invalid-request")
     return key, value
 

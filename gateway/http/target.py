@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 from urllib.parse import parse_qsl
 
 from gateway.http.cache import bounded_cache
@@ -10,15 +11,15 @@ from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, context
 
 # The gateway's own routes; every other path is the upstream's.
-BLACKLIST = "/blacklist"
-OPERATORS = "/-/"
-DECISION = "/-/auth"
-PROBES = ("/-/live", "/-/ready")
-_OWN = (BLACKLIST + "/", OPERATORS)
+BLACKLIST: Final = "/blacklist"
+OPERATORS: Final = "/-/"
+DECISION: Final = "/-/auth"
+PROBES: Final = ("/-/live", "/-/ready")
+_OWN: Final = (BLACKLIST + "/", OPERATORS)
 
 # RFC 9112 section 3.2.1: origin-form begins with one slash. Two would be read as a host by
 # URL joiners (CVE-2020-28724); a fragment or a control character has no business here at all.
-_ORIGIN_FORM = re.compile(r"/(?!/)[^#\x00-\x20\x7f]*|/")
+_ORIGIN_FORM: Final = re.compile(r"/(?!/)[^#\x00-\x20\x7f]*|/")
 _ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 

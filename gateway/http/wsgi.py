@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping
 from itertools import chain
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from gateway.http.protocols import Credential, Pause
 
@@ -14,8 +14,8 @@ StartResponse = Callable[..., Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 Fields = list[tuple[str, str]]
 
-_KEY = "gateway.context"
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+_KEY: Final = "gateway.context"
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Context:

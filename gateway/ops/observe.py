@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from random import getrandbits  # reseeded in every forked process; os.urandom is a system call
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from gateway.http.problems import KINDS, Problem
 from gateway.http.target import OPERATORS, PROBES, is_decision
 from gateway.http.wsgi import App, Context, Environ, Fields, StartResponse, context
 
-CLIENT_LEFT = "client-left"
-_CLIENT_LEFT_STATUS = 499  # nginx's; no client ever sees it
+CLIENT_LEFT: Final = "client-left"
+_CLIENT_LEFT_STATUS: Final = 499  # nginx's; no client ever sees it
 
 Write = Callable[[str, dict[str, Any]], None]
 
 # Not what may be a token: every JWT's header begins with `{"`.
-_SANE_ID = re.compile(r"(?!eyJ)[A-Za-z0-9._:;/+=-]{1,128}")
+_SANE_ID: Final = re.compile(r"(?!eyJ)[A-Za-z0-9._:;/+=-]{1,128}")
 # The trace's id in W3C Trace Context's `traceparent`: neither it nor its parent's is zero; later versions add parts.
 _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-+\--~]*)?")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from time import monotonic
+from typing import Final
 
 from gateway.http.blocking import blocking
 from gateway.http.cache import bounded_cache
@@ -16,12 +17,12 @@ from gateway.proxy.fields import interim_fields
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.pool import Pool
 
-MAX_INTERIMS = 100  # before an answer
-POLL_SECONDS = 1.0  # longest time between two looks after the client
+MAX_INTERIMS: Final = 100  # before an answer
+POLL_SECONDS: Final = 1.0  # longest time between two looks after the client
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: ([\t -~\x80-\xff]*))?\r\n")
-_FIELD_LINE = re.compile(rb"([!#-'*+\-.^-`|~0-9A-Za-z]+):([\t -~\x80-\xff]*)\r\n")  # RFC 9110 section 5.5
-_END_OF_HEAD = b"\r\n"
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: ([\t -~\x80-\xff]*))?\r\n")
+_FIELD_LINE: Final = re.compile(rb"([!#-'*+\-.^-`|~0-9A-Za-z]+):([\t -~\x80-\xff]*)\r\n")  # RFC 9110 section 5.5
+_END_OF_HEAD: Final = b"\r\n"
 
 Head = tuple[int, str, Fields]  # status, reason and field lines in the order they came
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from fcntl import ioctl
 from termios import TIOCOUTQ
-from typing import Any
+from typing import Any, Final
 
 import pycurl
 
@@ -32,15 +32,15 @@ _OPTIONS: dict[int, Any] = {
     pycurl.TCP_NODELAY: 1,
     pycurl.DNS_CACHE_TIMEOUT: -1,  # what it knows is what `point_to` says
 }
-_SUPPRESSED = ("Accept:", "Expect:")  # what libcurl would add
-_LOOKED_FOR = ("Host", "Content-Length")  # where libcurl has words of its own
-_TO_POLL = {
+_SUPPRESSED: Final = ("Accept:", "Expect:")  # what libcurl would add
+_LOOKED_FOR: Final = ("Host", "Content-Length")  # where libcurl has words of its own
+_TO_POLL: Final = {
     pycurl.POLL_IN: select.POLLIN,
     pycurl.POLL_OUT: select.POLLOUT,
     pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT,
 }
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
-_TO_CURL = [  # by poll's events
+_TO_CURL: Final = [  # by poll's events
     (pycurl.CSELECT_IN if event & _READABLE else 0) | (pycurl.CSELECT_OUT if event & select.POLLOUT else 0)
     for event in range(2 * select.POLLNVAL)
 ]
@@ -292,9 +292,9 @@ def _field_lines(request: Outbound) -> list[str]:
         if value := rest.get(name):
             items.append(f"{name}: {value}")
             del rest[name]
-    if "" in rest.values():
+    if not all(rest.values()):
         items += [name + ";" for name, value in rest.items() if not value]
         rest = {name: value for name, value in rest.items() if value}
     if rest:
-        items.append("\r\n".join(map(": ".join, rest.items())))
+        items.append("\r\n".join([f"{name}: {value}" for name, value in rest.items()]))
     return items

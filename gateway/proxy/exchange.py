@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Generator, Iterable
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.http.answers import refuse
@@ -26,8 +26,9 @@ from gateway.proxy.pool import Pool
 from gateway.proxy.prefix import Prefix
 from gateway.proxy.tunnel import Tunnel, wanted_upgrade
 
-SOON_SECONDS = 0.0001  # after a request was sent: before, hardly an answer is there, and a look costs a system call
-_COUNTING = frozenset({"OPTIONS", "TRACE"})  # how often they are forwarded (RFC 9110 section 7.6.2)
+# After a request was sent: before, hardly an answer is there, and a look costs a system call.
+SOON_SECONDS: Final = 0.0001
+_COUNTING: Final = frozenset({"OPTIONS", "TRACE"})  # how often they are forwarded (RFC 9110 section 7.6.2)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 import socket
 from collections.abc import Iterable, Set
+from typing import Final
 
 from gateway.http.cache import bounded_cache
 from gateway.http.grammar import elements, field_name, is_token, read_length
@@ -14,7 +15,7 @@ from gateway.http.wsgi import Environ, Fields
 from gateway.proxy.forwarded import forwarded_fields
 
 # RFC 9110 section 7.6.1, and the two that concern one connection's authentication.
-_HOP_BY_HOP = frozenset(
+_HOP_BY_HOP: Final = frozenset(
     {
         "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
         "transfer-encoding", "upgrade",
@@ -65,15 +66,17 @@ class RequestFields:
 
     def __call__(self, environ: Environ) -> dict[str, str]:
         """Return the fields to send, framing aside. Raises `Problem` invalid-request and loop-detected."""
-        keys, names = _names(tuple(environ))
-        fields = dict(zip(names, map(environ.__getitem__, keys), strict=True))
+        # First what has a `;`, for which libcurl looks byte by byte. No field of a client's has these names.
+        fields = forwarded_fields(environ, self._trusted_proxies)
+        for key, name in _names(tuple(environ)):
+            fields[name] = environ[key]
         if not (self._preserve_host and environ.get("HTTP_HOST")):
             fields["Host"] = self._authority
         if "HTTP_CONNECTION" in environ:
             for name in connection_options(environ["HTTP_CONNECTION"]) - self._not_droppable:
-                fields.pop(name.title(), None)
-        # First what has a `;`, for which libcurl looks byte by byte. No field of a client's has these names.
-        fields = {**forwarded_fields(environ, self._trusted_proxies), **fields, "Via": self._via(environ)}
+                if not _ENDS_HERE(name):  # what is made here stays
+                    fields.pop(name.title(), None)
+        fields["Via"] = self._via(environ)
         _check_values("".join(fields.values()))
         return fields
 
@@ -157,10 +160,9 @@ def _agree_on_length(lengths: list[str]) -> str:
 
 
 @bounded_cache(256, longest=64)
-def _names(keys: tuple[str, ...]) -> tuple[list[str], list[str]]:
+def _names(keys: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return those of an environ's keys that go on, and the name of each."""
-    kept = [key for key in keys if _name(key)]
-    return kept, list(map(_name, kept))
+    return [(key, name) for key in keys if (name := _name(key))]
 
 
 @bounded_cache(2048)

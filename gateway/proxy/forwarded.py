@@ -38,7 +38,7 @@ def client_address(environ: Environ, trusted_proxies: int) -> str:
 
 
 def forwarded_fields(environ: Environ, trusted_proxies: int) -> dict[str, str]:
-    """Return the fields. Raises `Problem` invalid-request for a bad Host.
+    """Return the fields, which are the caller's own. Raises `Problem` invalid-request for a bad Host.
 
     The last elements of the inbound ones go before what is seen here, one for each trusted hop. The outermost trusted
     proxy must set or remove each of them, or a client's passes for its own.
@@ -48,10 +48,10 @@ def forwarded_fields(environ: Environ, trusted_proxies: int) -> dict[str, str]:
         peer = "unknown"  # behind a Unix socket (RFC 7239 section 6.2)
     own = _describe_client(peer, environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
     if not trusted_proxies:
-        return own
+        return own.copy()
     said, others = _read_trusted(environ, trusted_proxies)
     if not said and not others:
-        return own
+        return own.copy()
     chain = [*said.get("for", []), peer]
     seen = {"for": chain}
     for name, key in (("proto", "X-Forwarded-Proto"), ("host", "X-Forwarded-Host")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from gateway.http.blocking import blocking
 from gateway.http.disconnected import ClientDisconnected
@@ -12,7 +13,7 @@ from gateway.server.chunks import Framing, Raw
 from gateway.server.states import QUIET_SECONDS
 from gateway.server.wire import RECEIVE_BYTES, RECEIVES, Wire
 
-SKIPPED_BYTES = 65_536  # of a body that nobody took: more costs the client its connection
+SKIPPED_BYTES: Final = 65_536  # of a body that nobody took: more costs the client its connection
 LOOK_SECONDS = 1.0  # between two looks of who waits for a body, whether the response was cut
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 from gateway.http.disconnected import ClientDisconnected
 from gateway.http.draining import is_draining
@@ -30,8 +30,8 @@ from gateway.server.wire import RECEIVES, Wire
 
 log = logging.getLogger("gateway.server")
 
-NEVER = sys.maxsize
-LOOK_SECONDS = 5.0  # at most, between two looks at a connection, whether its time is over
+NEVER: Final = sys.maxsize
+LOOK_SECONDS: Final = 5.0  # at most, between two looks at a connection, whether its time is over
 
 
 class Connection:
@@ -46,9 +46,9 @@ class Connection:
         address: Any,
         application: Application,
         *,
+        notify: Callable[[Connection], None],
         keep_alive: float = QUIET_SECONDS,
         room: Room | None = None,
-        notify: Callable[[Connection], None],
     ) -> None:
         self.wire = Wire(sock, keep_alive)
         self._look_seconds = min(LOOK_SECONDS, keep_alive)
@@ -282,7 +282,7 @@ class Connection:
 
 
 # What each state does, with the response where it has one.
-_STEPS: dict[State, Callable[[Connection, Any], Awaited | None]] = {
+_STEPS: Final[dict[State, Callable[[Connection, Any], Awaited | None]]] = {
     HEAD: Connection._read_head,
     ANSWER: Connection._answer,
     PAUSE: Connection._answer,

@@ -5,24 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from threading import Lock
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gateway.http.cache import bounded_cache
 from gateway.http.grammar import CONTROLS, TOKEN_CHARS, environ_key
 from gateway.http.problems import Problem
 
-MAX_HEAD = 262_144  # bytes; a token far too long is still refused as a token
-MAX_FIELDS = 1000
+MAX_HEAD: Final = 262_144  # bytes; a token far too long is still refused as a token
+MAX_FIELDS: Final = 1000
 # Bytes of a head that every connection may have that is not whole, and all of a process's together beyond these:
 # 10,000 connections of endless heads hold at most 160 + 64 MiB.
 OWN_BYTES, COMMON_BYTES = 16_384, 67_108_864
 
 # Of what is white before a head, empty lines alone are ignored (RFC 9112 section 2.2); the last may be half there.
 _BEGINNING = re.compile(rb"((?:\r\n)*+)(?:\r?\Z|\S)")
-_REQUEST_LINE = re.compile(rf"([{TOKEN_CHARS}]+) ([^\x00-\x08\x0a-\x20\x7f]+) HTTP/1\.([01])")
-_END = b"\r\n\r\n"
-_FIELD_NAME = re.compile(rf"[{TOKEN_CHARS}]{{1,256}}")
-_HOST = re.compile(r"[^\s/?#@\\,<>\"]*")
+_REQUEST_LINE: Final = re.compile(rf"([{TOKEN_CHARS}]+) ([^\x00-\x08\x0a-\x20\x7f]+) HTTP/1\.([01])")
+_END: Final = b"\r\n\r\n"
+_FIELD_NAME: Final = re.compile(rf"[{TOKEN_CHARS}]{{1,256}}")
+_HOST: Final = re.compile(r"[^\s/?#@\\,<>\"]*")
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _ONCE = frozenset(("HTTP_HOST", "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"))
 

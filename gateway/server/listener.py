@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Thread, get_ident
-from typing import Any
+from typing import Any, Final
 
 from gateway.http.blocking import Watchdog, on_blocking
 from gateway.http.draining import is_draining
@@ -34,8 +34,8 @@ from gateway.server.wire import seconds_since_data
 
 log = logging.getLogger("gateway.server")
 
-STEPS = 16  # of one connection, before others are asked whether something has happened to them
-LEFT = getattr(select, "POLLRDHUP", select.POLLIN)
+STEPS: Final = 16  # of one connection, before others are asked whether something has happened to them
+LEFT: Final = getattr(select, "POLLRDHUP", select.POLLIN)
 
 
 class Listener:

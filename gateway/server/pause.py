@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Final
 
 Awaited = Mapping[int, int]  # events of select.poll by descriptor; any of them will do
-NOTHING: Awaited = {}  # the next step may follow at once
-WATCH_SECONDS = 1.0  # after which a pause ends when the client leaves: most end before, and watching costs a call
+NOTHING: Final[Awaited] = {}  # the next step may follow at once
+# After which a pause ends when the client leaves: most end before, and watching costs a call.
+WATCH_SECONDS: Final = 1.0
 
 
 class PauseNote:

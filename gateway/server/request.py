@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
@@ -13,7 +13,7 @@ from gateway.http.wsgi import Environ
 from gateway.server.chunks import Chunks, Framing, Length, Raw
 from gateway.server.head import read_head
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Request:
@@ -78,7 +78,10 @@ class Request:
 
     def environ(self, connection: Environ) -> Environ:
         """Return the environ for the app: the connection's own part, and what this request says."""
-        return {**connection, **self.fields, **self.line}
+        environ = connection.copy()
+        environ.update(self.fields)
+        environ.update(self.line)
+        return environ
 
 
 def base_environ(server: Any, client: Any) -> Environ:

@@ -6,7 +6,7 @@ import select
 import time
 from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
-from typing import Any
+from typing import Any, Final
 
 from gateway.http.cache import bounded_cache
 from gateway.http.draining import is_draining
@@ -20,11 +20,11 @@ from gateway.server.wire import Wire
 Application = Callable[..., Iterable[bytes]]
 
 # PEP 3333 forbids these to an application: framing and connection are the server's own.
-_SERVERS_OWN = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
-_NOTED = _SERVERS_OWN | {"content-length", "date"}
+_SERVERS_OWN: Final = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
+_NOTED: Final = _SERVERS_OWN | {"content-length", "date"}
 _SWITCHING = frozenset(("connection", "upgrade"))  # an app that switches protocols says to which
 
-_NO_PARTS: Iterator[bytes] = iter(())
+_NO_PARTS: Final[Iterator[bytes]] = iter(())
 _date = (0, "")
 
 

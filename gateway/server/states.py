@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from math import inf
+from typing import Final
 
 
 class State(IntEnum):
@@ -23,8 +24,16 @@ class State(IntEnum):
     UNREAD = 7  # the client does not read: go on with what it sends, for it may read only once that is taken
 
 
-HEAD, ANSWER, PAUSE, SEND, SKIP, LINGER, CLOSED, UNREAD = State
-WAITING = frozenset({PAUSE, UNREAD})  # the response has named what it waits for
+# Each by a name of its own, which compiled code need not look up.
+HEAD: Final[State] = State.HEAD
+ANSWER: Final[State] = State.ANSWER
+PAUSE: Final[State] = State.PAUSE
+SEND: Final[State] = State.SEND
+SKIP: Final[State] = State.SKIP
+LINGER: Final[State] = State.LINGER
+CLOSED: Final[State] = State.CLOSED
+UNREAD: Final[State] = State.UNREAD
+WAITING: Final = frozenset({PAUSE, UNREAD})  # the response has named what it waits for
 
 # From each state, those that may follow when it was served once. Every state may end in CLOSED.
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -44,13 +53,14 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 TRANSITIONS = {state: following | {CLOSED} for state, following in TRANSITIONS.items()}
 
 # What is under way is served before what is new: answers, then what is to be sent, then what clients send.
-STAGES = 3
-STAGE: dict[State, int] = {ANSWER: 0, PAUSE: 0, UNREAD: 0, SEND: 1, HEAD: 2, SKIP: 2, LINGER: 2, CLOSED: 2}
+STAGES: Final = 3
+STAGE: Final[dict[State, int]] = {ANSWER: 0, PAUSE: 0, UNREAD: 0, SEND: 1, HEAD: 2, SKIP: 2, LINGER: 2, CLOSED: 2}
 
-HEAD_SECONDS = 30.0  # for a whole head, however it trickles
-QUIET_SECONDS = 75.0  # without a byte: between requests, within a body that is waited for, or of a reader that stopped
-LINGER_SECONDS = 30.0  # in which what comes after the answer is thrown away
-GRACE_SECONDS = 1.0  # in a drain: a client that just spoke may be about to speak again
+HEAD_SECONDS: Final = 30.0  # for a whole head, however it trickles
+# Without a byte: between requests, within a body that is waited for, or of a reader that stopped.
+QUIET_SECONDS: Final = 75.0
+LINGER_SECONDS: Final = 30.0  # in which what comes after the answer is thrown away
+GRACE_SECONDS: Final = 1.0  # in a drain: a client that just spoke may be about to speak again
 
 
 class Deadlines:

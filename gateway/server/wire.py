@@ -7,12 +7,14 @@ import socket
 import struct
 import sys
 import time
+from typing import Final
 
 from gateway.http.disconnected import ClientDisconnected
 from gateway.server.states import Deadlines
 
-RECEIVE_BYTES = 65536  # at a time: no more of what a client sends is ever held for one connection, but for a head
-RECEIVES = 4  # for a body in one step of a connection: then others have their turn, whatever there is to receive
+# At a time: no more of what a client sends is ever held for one connection, but for a head.
+RECEIVE_BYTES: Final = 65536
+RECEIVES: Final = 4  # for a body in one step of a connection: then others have their turn, whatever there is to receive
 
 
 class Wire:

@@ -90,7 +90,7 @@ def _read_settings(given: dict[str, Any]) -> tuple[Settings, list[str]]:
                 raise ValueError("\n".join(found)) from error
             reset |= wrong
             fields = Settings.model_fields
-            given |= {name: fields[name].get_default(call_default_factory=True) for name in wrong}
+            given = given | {name: fields[name].get_default(call_default_factory=True) for name in wrong}
 
 
 def _faults_of(build: Callable[[], object]) -> Iterator[str]:

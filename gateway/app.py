@@ -10,7 +10,6 @@ from typing import Any
 
 from gateway.auth.issuers import TENANT, Issuer
 from gateway.auth.keyset import KeysRefused
-from gateway.auth.tokens import Verifier
 from gateway.blacklist.permissions import Scopes
 from gateway.blacklist.resource import Resource
 from gateway.blacklist.rules import Blacklist, Rules
@@ -35,7 +34,7 @@ from gateway.ops.logs import line_writer
 from gateway.ops.metrics import Metrics, are_shared, decisions
 from gateway.ops.observe import Observe
 from gateway.ops.openapi import description
-from gateway.parties import build_clients, build_issuers, build_senders
+from gateway.parties import build_clients, build_issuers, build_senders, build_verifier
 from gateway.proxy.exchange import Upstream
 from gateway.proxy.forwarded import client_address, peer_address
 from gateway.signals.metadata import metadata_pages, metadata_url
@@ -52,9 +51,7 @@ class _Pipeline(Gate):
 
     def __init__(self, app: App, settings: Settings, opened: Store | None, now: Clock = time.time) -> None:
         issuers = build_issuers(settings, now)
-        verifier = Verifier(
-            issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes, max_age=settings.max_token_age, now=now
-        )
+        verifier = build_verifier(settings, issuers, now)
         blacklist = build_blacklist(settings, opened, now, may_act=verifier.issuers.may_act)
         super().__init__(
             Annotate(app, settings.annotate),

@@ -14,6 +14,7 @@ from gateway.auth.issuers import Issuer, Issuers
 from gateway.auth.keys import Keys, StaticKeys, build_keys
 from gateway.auth.keyset import KeySet, KeysRefused
 from gateway.auth.required import read_requirement
+from gateway.auth.tokens import Verifier
 from gateway.config.public_secret import refuse_public_secret, refuse_weak_parts
 from gateway.config.settings import Settings, issuer_settings
 from gateway.config.signals import SignalSettings
@@ -31,6 +32,13 @@ def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
     """Return the issuers with their keys. Raises KeysRefused with a line for each issuer that has none to go by."""
     refuse_public_secret(settings)
     return _build_all([partial(_with_keys, each, settings, now) for each in issuer_settings(settings)])
+
+
+def build_verifier(settings: Settings, issuers: Sequence[Issuer], now: Clock = time.time) -> Verifier:
+    """Return what verifies the issuers' tokens by the settings' limits."""
+    return Verifier(
+        issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes, max_age=settings.max_token_age, now=now
+    )
 
 
 def name_issuers(settings: Settings) -> Issuers:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import click
 
 from gateway.app import claims_of
-from gateway.auth.tokens import Token, Verifier
+from gateway.auth.tokens import Token
 from gateway.blacklist.body import Typed
 from gateway.blacklist.entries import fingerprint_of
 from gateway.blacklist.rules import Blacklist
@@ -22,7 +22,7 @@ from gateway.cli.output import printable
 from gateway.cli.tokens import split_claim
 from gateway.config.settings import Settings, issuer_settings
 from gateway.http.values import JOIN, value_text
-from gateway.parties import build_issuers, name_issuers
+from gateway.parties import build_issuers, build_verifier, name_issuers
 
 _KEYS = (
     "store",
@@ -117,12 +117,7 @@ def open_named(
 
 
 def _by_token(settings: Settings, opened: Callable[[], Blacklist], text: str, wanted: str | None) -> Named:
-    verifier = Verifier(
-        build_issuers(settings),
-        leeway=settings.leeway,
-        max_bytes=settings.max_token_bytes,
-        max_age=settings.max_token_age,
-    )
+    verifier = build_verifier(settings, build_issuers(settings))
     text = sys.stdin.read().strip() if text == "-" else text
     if len(text.split()) > 1:
         raise click.UsageError("name the token alone, without Authorization or Bearer before it")

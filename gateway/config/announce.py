@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -97,10 +98,10 @@ def flag_warnings(settings: Settings) -> list[str]:
 
 def in_force(settings: Settings) -> dict[str, str]:
     """Return every setting that is in force, as text: secrets masked, and only where they are used."""
-    shown = {name: mask(_to_text(value)) for name, value in settings.model_dump(mode="json").items()}
+    shown = {name: mask(_to_text(_hide_keys(value))) for name, value in settings.model_dump(mode="json").items()}
     issuers = [_only_used(issuer) for issuer in issuer_settings(settings)]
     if settings.issuers:
-        dumped = [issuer.model_dump(mode="json").items() for issuer in issuers]
+        dumped = [_hide_keys(issuer.model_dump(mode="json")).items() for issuer in issuers]
         members = [{name: value for name, value in each if value not in (None, [])} for each in dumped]
         # Of the settings of one issuer none is in force.
         return {**shown, **dict.fromkeys(OF_ONE_ISSUER, ""), "issuers": mask(json.dumps(members))}
@@ -112,10 +113,16 @@ def _only_used(issuer: IssuerSettings) -> IssuerSettings:
     """Return an issuer's settings with the algorithms that are allowed, and secrets only if they are used."""
     allowed = allowed_algorithms(issuer.algorithms, issuer.secret, issuer.public_key or issuer.jwks_url)
     used = issuer.secret if HMAC & set(allowed) else ()
-    sources = {
-        name: _to_text(value) for name in ("public_key", "jwks_url") if (value := getattr(issuer, name)) is not None
-    }
-    return issuer.model_copy(update={"algorithms": tuple(sorted(allowed)), "secret": used, **sources})
+    return issuer.model_copy(update={"algorithms": tuple(sorted(allowed)), "secret": used})
+
+
+def _hide_keys(value: Any) -> Any:
+    """Return a setting's value with lengths in place of keys: a private one may have been put there."""
+    if isinstance(value, dict):
+        return {name: _hide_keys(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_hide_keys(member) for member in value]
+    return f"({len(value)} characters of keys)" if isinstance(value, str) and is_key_text(value) else value
 
 
 def _to_text(value: object) -> str:
@@ -123,8 +130,6 @@ def _to_text(value: object) -> str:
     if isinstance(value, list):
         is_plain = all(isinstance(member, str) for member in value)
         return ",".join(value) if is_plain else json.dumps(value)
-    if isinstance(value, str) and is_key_text(value):
-        return f"({len(value)} characters of keys)"  # a private one may have been put there
     return "" if value is None else str(value)
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from helpers import ISSUER
-from provider import jwks, pem, private_key, signer
+from provider import jwks, pem, private_key, private_pem, signer
 from pydantic import ValidationError
 
 from gateway import Gateway
 from gateway.auth.keyset import KeysRefused
-from gateway.config.announce import announce, misspelled_names, warnings
+from gateway.config.announce import announce, in_force, misspelled_names, warnings
 from gateway.config.settings import PUBLIC_SECRET, Settings
 from gateway.parties import build_issuers
 
@@ -102,6 +102,19 @@ def test_a_line_of_a_secrets_file_is_a_secret_whatever_is_in_it(
     monkeypatch.setattr("gateway.config.settings.SECRETS_DIR", tmp_path / "none")
     monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "gateway_secret"))
     assert secrets(Settings()) == lines
+
+
+@pytest.mark.parametrize("setting", ["public_key", "jwks_url"])
+@pytest.mark.parametrize("members_of", [None, "issuers", "signals"])
+def test_keys_that_are_given_as_text_are_not_shown(setting: str, members_of: str | None) -> None:
+    """A private one may have been put there by mistake, and the start writes all settings into the log."""
+    text = private_pem(private_key("ES256")).decode() if setting == "public_key" else '{"keys": [{"d": "MIGHAgEA"}]}'
+    member = {"issuer": "https://idp.test/", setting: text, **({"audience": "a"} if members_of == "signals" else {})}
+    about = {"about": "https://www.discogs.com/"} if members_of == "signals" else {}
+    settings = Settings(**{members_of: json.dumps([member | about])} if members_of else {setting: text})
+    shown = " ".join(in_force(settings).values())
+    assert f"({len(text)} characters of keys)" in shown
+    assert "MIGHAgEA" not in shown
 
 
 def test_keys_may_be_docker_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

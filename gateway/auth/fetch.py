@@ -204,9 +204,9 @@ def check_url(url: str, insecure_hosts: Collection[str] = ()) -> str:
 
 
 def loggable(url: str) -> str:
-    """Return a URL for the log: without user and query, which may hold secrets, and bounded."""
+    """Return a URL for the log: without user and query, which may hold secrets, printable and bounded."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit("".join(filter(str.isprintable, url)))
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()[:200]
     except ValueError:
         return "a URL"

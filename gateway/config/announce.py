@@ -31,6 +31,8 @@ from gateway.config.tracing import traces_endpoint
 from gateway.config.values import IssuerSettings
 from gateway.http.build import BUILD, VERSION
 
+MASK = "**********"  # pydantic's own
+
 log = logging.getLogger("gateway")
 
 
@@ -82,30 +84,32 @@ def _path_warnings(settings: Settings) -> Iterator[str]:
 
 def flag_warnings(settings: Settings) -> list[str]:
     """Return a sentence for each flag that holds a secret, where every user of the machine can read it."""
-    holds = {
-        "store": mask(settings.store) != settings.store,
-        "issuers": any(issuer.secret for issuer in settings.issuers),
-        "clients": bool(settings.clients),
-        "signals": any(sender.secret or sender.authorization for sender in settings.signals),
-    }
-    flags = [name for name, place in given_by(settings).items() if place == BY_FLAGS and holds.get(name)]
+    shown = _show(settings)
+    # The value of --secret is `-`: it comes from standard input.
+    flags = [name for name, place in given_by(settings).items() if place == BY_FLAGS and name != "secret"]
     return [
-        f"--{name} holds a secret, which every list of processes shows: put it in a file that "
+        f"--{name.replace('_', '-')} holds a secret, which every list of processes shows: put it in a file that "
         f"{PREFIX}{name.upper()}_FILE names"
         for name in sorted(flags)
+        if MASK in shown[name]
     ]
+
+
+def _show(settings: Settings) -> dict[str, str]:
+    """Return every setting as text, with secrets masked."""
+    return {name: mask(_to_text(_hide_keys(value))) for name, value in settings.model_dump(mode="json").items()}
 
 
 def in_force(settings: Settings) -> dict[str, str]:
     """Return every setting that is in force, as text: secrets masked, and only where they are used."""
-    shown = {name: mask(_to_text(_hide_keys(value))) for name, value in settings.model_dump(mode="json").items()}
+    shown = _show(settings)
     issuers = [_only_used(issuer) for issuer in issuer_settings(settings)]
     if settings.issuers:
         dumped = [_hide_keys(issuer.model_dump(mode="json")).items() for issuer in issuers]
         members = [{name: value for name, value in each if value not in (None, [])} for each in dumped]
         # Of the settings of one issuer none is in force.
         return {**shown, **dict.fromkeys(OF_ONE_ISSUER, ""), "issuers": mask(json.dumps(members))}
-    secrets = ",".join("**********" for _ in issuers[0].secret)
+    secrets = ",".join(MASK for _ in issuers[0].secret)
     return {**shown, "secret": secrets, "algorithms": ",".join(issuers[0].algorithms)}
 
 
@@ -135,7 +139,7 @@ def _to_text(value: object) -> str:
 
 def mask(text: str) -> str:
     """Return a text in which the credentials of URLs are hidden."""
-    return re.sub(r"(?s)(?<=://).+(?=@)|(?<=password=)[^&]*", "**********", text)  # a store's URL may hold a password
+    return re.sub(r"(?s)(?<=://).+(?=@)|(?<=password=)[^&]*", MASK, text)  # a store's URL may hold a password
 
 
 def misspelled_names() -> list[str]:

@@ -409,6 +409,7 @@ FAULTS = {
         status(302, Location="https://u:p@other.test/keys?token=x"),
         "answered 302, a redirect to https://other.test/keys, which is not followed: set that address",
     ),
+    "a redirect for terminals": (status(302, Location="https://other.test/\x1b[2J"), r"https://other.test/\[2J, which"),
     "a page": (content(b"<!doctype html>"), "the key set is HTML or XML"),
     "nothing": (content(b""), "the key set is empty"),
     "text": (content(b"nothing here"), "neither PEM nor JSON"),

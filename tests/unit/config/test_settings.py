@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from gateway import Gateway
 from gateway.auth.keyset import KeysRefused
-from gateway.config.announce import announce, in_force, misspelled_names, warnings
+from gateway.config.announce import announce, flag_warnings, in_force, misspelled_names, warnings
 from gateway.config.settings import PUBLIC_SECRET, Settings
 from gateway.parties import build_issuers
 
@@ -102,6 +102,24 @@ def test_a_line_of_a_secrets_file_is_a_secret_whatever_is_in_it(
     monkeypatch.setattr("gateway.config.settings.SECRETS_DIR", tmp_path / "none")
     monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "gateway_secret"))
     assert secrets(Settings()) == lines
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("store", "redis://:hush@127.0.0.1:6379/0"),
+        ("jwks-proxy", "http://somebody:hush@proxy.test:3128"),
+        (
+            "issuers",
+            '[{"issuer": "https://idp.test/", "jwks_url": "https://idp.test/", "jwks_proxy": "http://a:b@c.d"}]',
+        ),
+        ("signals", '[{"issuer": "https://www.discogs.com/", "audience": "a", "poll_authorization": "hush"}]'),
+    ],
+)
+def test_every_flag_that_holds_a_secret_is_named(flag: str, value: str) -> None:
+    beside = {"jwks_url": "https://idp.test/jwks"} if flag == "jwks-proxy" else {}
+    [warning] = flag_warnings(Settings(**{flag.replace("-", "_"): value}, **beside))
+    assert warning.startswith(f"--{flag} holds a secret")
 
 
 @pytest.mark.parametrize("setting", ["public_key", "jwks_url"])

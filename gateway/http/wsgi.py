@@ -27,7 +27,7 @@ class Context:
     # Made for each request: with a `__dict__` each look at it would take three times as long.
     __slots__ = (
         "auth_seconds", "body_left", "cause", "client", "client_left", "cut", "farewell", "interim", "is_cached",
-        "is_duplex", "is_unread", "overloaded", "pause", "received", "refusal", "refusal_detail", "refusal_log",
+        "is_duplex", "is_unread", "others_wait", "overloaded", "pause", "received", "refusal", "refusal_detail", "refusal_log",
         "request_id", "resource_metadata", "resume", "signals", "span", "store_seconds", "target", "token", "trace",
         "upstream_seconds", "upstream_span", "upstream_status",
     )  # fmt: skip
@@ -36,6 +36,7 @@ class Context:
         # The bundled server.
         self.received: tuple[str, ...] | None = None  # the environ keys of the client's own fields; None: not known
         self.overloaded = False  # the request has waited longer than QUEUE_TIMEOUT
+        self.others_wait = False  # other connections are ready: a response that has nothing to do may let them go first
         self.client_left: Callable[[], bool] | None = None  # return whether the client has closed the connection
         self.pause: Pause | None = None  # None: the server cannot wait, so the stage must
         self.resume: Callable[[], None] | None = None  # end a pause early; callable from any thread. None: no pause

@@ -142,23 +142,24 @@ class Handle:
         """Let libcurl do what it can, after waiting at most so long for it; return whether anything has happened."""
         if self.is_starved:
             self._feed()
-        events = list(self._watched.items())
-        # Where only one thing can have happened it is not looked for: libcurl finds out when it reads.
-        if seconds or len(events) != 1 or events[0][1] != select.POLLIN:
-            poll = select.poll()
-            for descriptor, event in events:
-                poll.register(descriptor, event)
-            events = poll.poll(seconds * 1000)
-        known = len(self.head)
-        for descriptor, event in events:
-            if descriptor in self._watched:
-                self._act(descriptor, _TO_CURL[event])
-        if self.is_done:
+        if self.is_done:  # as answers often are by the time that the request is sent
             return True
-        if self._multi.timeout() == 0:
+        watched = self._watched
+        known, has_written = len(self.head), False
+        if not seconds and len(watched) == 1 and select.POLLIN in watched.values():
+            # Where only one thing can have happened it is not looked for: libcurl finds out when it reads.
+            self._act(next(iter(watched)), pycurl.CSELECT_IN)
+        else:
+            poll = select.poll()
+            for descriptor, event in watched.items():
+                poll.register(descriptor, event)
+            for descriptor, event in poll.poll(seconds * 1000):
+                has_written |= event & select.POLLOUT != 0
+                if descriptor in watched:
+                    self._act(descriptor, _TO_CURL[event])
+        if not self.is_done and self._multi.timeout() == 0:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
-        has_written = any(event & select.POLLOUT for _, event in events)
-        return self.is_done or bool(self.body) or len(self.head) > known or has_written
+        return self.is_done or has_written or bool(self.body) or len(self.head) > known
 
     def is_answered_early(self) -> bool:
         """Return whether the answer is complete although the request's body is not sent."""

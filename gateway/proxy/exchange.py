@@ -161,7 +161,7 @@ class Upstream:
             return
         try:
             try:
-                if about.pause is not None:
+                if about.others_wait:
                     yield b""  # others send theirs meanwhile, and then most answers are there
                     answer.is_awaited = perf_counter() - began > SOON_SECONDS
                 try:

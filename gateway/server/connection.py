@@ -68,12 +68,13 @@ class Connection:
         self._response: Response | None = None
         self._skipped: Body | None = None
 
-    def serve(self, overloaded: bool = False) -> Awaited | None:
+    def serve(self, overloaded: bool = False, others_wait: bool = True) -> Awaited | None:
         """Do what the state says; return what has to happen before the next, maybe NOTHING, or None where all is over.
 
-        `overloaded` goes into the request's context.
+        `overloaded` and `others_wait` go into the request's context.
         """
-        self.about.overloaded = overloaded
+        about = self.about
+        about.overloaded, about.others_wait = overloaded, others_wait
         self.wire.receives_left = RECEIVES
         response = self._response
         try:

@@ -141,7 +141,8 @@ class Listener:
         while connection.state is not CLOSED:  # it may have been closed while it was ready
             if connection.state in WAITING:
                 self._forget(connection)
-            awaited = connection.serve(self._delay.is_too_long)
+            others_wait = any(self._ready)
+            awaited = connection.serve(self._delay.is_too_long, others_wait)
             if awaited is None or self._is_over:
                 self._close(connection)
             elif awaited is not NOTHING:
@@ -150,7 +151,7 @@ class Listener:
             elif connection.state is HEAD or (steps := steps + 1) > STEPS:
                 self._put_off(connection)
                 return
-            elif any(self._ready) and self._turns.is_mine():
+            elif others_wait and self._turns.is_mine():
                 self._ready[STAGE[connection.state]].append(connection)
                 return
 

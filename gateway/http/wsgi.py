@@ -27,31 +27,31 @@ class Context:
     # Made for each request: with a `__dict__` each look at it would take three times as long.
     __slots__ = (
         "auth_seconds", "body_left", "cause", "client", "client_left", "cut", "farewell", "interim", "is_cached",
-        "is_duplex", "is_unread", "others_wait", "overloaded", "pause", "received", "refusal", "refusal_detail", "refusal_log",
+        "is_duplex", "is_unread", "overloaded", "pause", "received", "refusal", "refusal_detail", "refusal_log",
         "request_id", "resource_metadata", "resume", "signals", "span", "store_seconds", "target", "token", "trace",
-        "upstream_seconds", "upstream_span", "upstream_status",
+        "upstream_seconds", "upstream_span", "upstream_status", "wait_here",
     )  # fmt: skip
 
     def __init__(self) -> None:
         # The bundled server.
         self.received: tuple[str, ...] | None = None  # the environ keys of the client's own fields; None: not known
         self.overloaded = False  # the request has waited longer than QUEUE_TIMEOUT
-        self.others_wait = False  # other connections are ready: a response that has nothing to do may let them go first
         self.client_left: Callable[[], bool] | None = None  # return whether the client has closed the connection
         self.pause: Pause | None = None  # None: the server cannot wait, so the stage must
         self.resume: Callable[[], None] | None = None  # end a pause early; callable from any thread. None: no pause
         # End the response visibly, never as if it were complete, for a refusal's code; callable from any thread.
         # Before the response's head was sent, the refusal is the answer.
         self.cut: Callable[[str], None] | None = None
+        # Wait a moment until a descriptor can be read, or the server has something else to do; return whether it is the
+        # former. None: it has now, so a response that waits may let others go first.
+        self.wait_here: Callable[[int], bool] | None = None
         # The client does not read what it was sent. Only a response that `is_duplex` is asked then: for b"", or its
         # end.
         self.is_unread = False
         # Send an interim answer at once: status ("103 Early Hints") and fields. HTTP/1.0 clients get none.
         self.interim: Callable[[str, Fields], None] | None = None
         # `http.body`, on servers that cannot pause
-        self.body_left: int | None = (
-            None  # bytes of the body still to be read, -1: not known; None: nothing was read yet
-        )
+        self.body_left: int | None = None  # bytes of the body to be read, -1: not known; None: none was read yet
         # `http.target`, when it is first asked for the target; read by all.
         self.target: Any = None
         # `ops.observe`

@@ -144,8 +144,7 @@ class Handle:
             self._feed()
         if self.is_done:  # as answers often are by the time that the request is sent
             return True
-        watched = self._watched
-        known, has_written = len(self.head), False
+        watched, known, has_written = self._watched, len(self.head), False
         if not seconds and len(watched) == 1 and select.POLLIN in watched.values():
             # Where only one thing can have happened it is not looked for: libcurl finds out when it reads.
             self._act(next(iter(watched)), pycurl.CSELECT_IN)

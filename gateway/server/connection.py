@@ -68,13 +68,12 @@ class Connection:
         self._response: Response | None = None
         self._skipped: Body | None = None
 
-    def serve(self, overloaded: bool = False, others_wait: bool = True) -> Awaited | None:
+    def serve(self, overloaded: bool = False, wait_here: Callable[[int], bool] | None = None) -> Awaited | None:
         """Do what the state says; return what has to happen before the next, maybe NOTHING, or None where all is over.
 
-        `overloaded` and `others_wait` go into the request's context.
+        `overloaded` and `wait_here` go into the request's context.
         """
-        about = self.about
-        about.overloaded, about.others_wait = overloaded, others_wait
+        self.about.overloaded, self.about.wait_here = overloaded, wait_here
         self.wire.receives_left = RECEIVES
         response = self._response
         try:

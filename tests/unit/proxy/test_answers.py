@@ -291,7 +291,7 @@ class BusyHandle:
         self.is_done = self.is_starved = False
         self.error = None
 
-    def due(self) -> float:
+    def timeout(self) -> float:
         return 0
 
     def turn(self) -> bool:

@@ -17,8 +17,6 @@ INTERPRETED = {
     *("http/blocking", "http/disconnected", "http/strict_json"),
     # forgets that an attribute begins as None where a compiled protocol is its type,
     "http/protocols",
-    # lets no interpreted class be made of a compiled one,
-    "gate/gate",
     # knows no weak references to compiled objects,
     *("server/poller", "proxy/files"),
     # and makes C of these that no compiler takes. They are on no request's way.

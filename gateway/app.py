@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from gateway.gate.public import Public
 from gateway.gate.streams import Streams
 from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
-from gateway.http.wsgi import App, Environ
+from gateway.http.wsgi import App, Environ, StartResponse
 from gateway.ops.console import console_pages
 from gateway.ops.health import live, readiness
 from gateway.ops.logs import line_writer
@@ -46,14 +46,17 @@ log = logging.getLogger("gateway")
 Clock = Callable[[], float]
 
 
-class _Pipeline(Gate):
-    """The gate with all its parts, as the settings have them, in front of an app."""
+class _Pipeline:
+    """The gate with all its parts, as the settings have them, in front of an app.
+
+    It has the gate, and is none: compiled classes have no interpreted ones beneath them.
+    """
 
     def __init__(self, app: App, settings: Settings, opened: Store | None, now: Clock = time.time) -> None:
         issuers = build_issuers(settings, now)
         verifier = build_verifier(settings, issuers, now)
         blacklist = build_blacklist(settings, opened, now, may_act=verifier.issuers.may_act)
-        super().__init__(
+        self.gate = Gate(
             Annotate(app, settings.annotate),
             verifier=verifier,
             blacklist=blacklist,
@@ -80,16 +83,16 @@ class _Pipeline(Gate):
                     blacklist,
                 ),
             },
+            streams=Streams(verifier, blacklist, settings.stream_check) if settings.stream_check else None,
+            resource_metadata=metadata_url(settings.resource) if settings.resource else "",
         )
-        self.streams = Streams(verifier, blacklist, settings.stream_check) if settings.stream_check else None
-        self.resource_metadata = metadata_url(settings.resource) if settings.resource else ""
+        self.streams = self.gate.streams
         self.client_of: Callable[[Environ], str] = (
             partial(client_address, trusted_proxies=settings.trusted_proxies)
             if settings.trusted_proxies
             else peer_address
         )
-        self._issuers = issuers
-        self._store = blacklist.store
+        self._issuers, self._verifier, self._blacklist = issuers, verifier, blacklist
 
     def key_age(self) -> float:
         """Return the age of the oldest issuer's keys, in seconds."""
@@ -97,7 +100,7 @@ class _Pipeline(Gate):
 
     def pruned(self) -> int:
         """Return how many expired entries this process has deleted; where the store forgets by itself, 0."""
-        return getattr(self._store, "pruned", 0)
+        return getattr(self._blacklist.store, "pruned", 0)
 
 
 class Gateway(_Pipeline):
@@ -130,6 +133,10 @@ class Gateway(_Pipeline):
             log.warning(warning)
         only = self._issuers[0].name if len(self._issuers) == 1 and TENANT not in self._issuers[0].name else None
         self._direct = Direct(self._blacklist, self._verifier, only)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request, or pass it on to the app with the token's identity."""
+        return self.gate(environ, start_response)
 
     def blacklist(self, *, by: str = "the application", **members: Any) -> bool:
         """Blacklist a token, or every token with a claim; return whether that changed anything.
@@ -191,7 +198,7 @@ def observe(gateway: Gateway, registry: Any = None) -> Observe:
         access.info(message, extra={"record": members})
 
     return Observe(
-        gateway,
+        gateway.gate,
         gateway.client_of,
         write=write,
         metrics=Metrics(gateway.key_age, gateway.pruned, registry=registry) if registry else None,
@@ -211,7 +218,7 @@ def build_app(settings: Settings | None = None, store: Store | None = None) -> O
     gateway = _Pipeline(upstream, settings, store)
     is_debug = settings.log_level == "debug"
     return Observe(
-        gateway,
+        gateway.gate,
         gateway.client_of,
         write=line_writer(settings.log_format, "gateway.access") if settings.log_level in ("debug", "info") else None,
         write_probe=line_writer(settings.log_format, "gateway.access", "debug") if is_debug else _ignore,

@@ -26,11 +26,8 @@ class Gate:
 
     It answers `/blacklist` and `/-/…` itself. `pages` are resources that need no token, by path: they
     tell nothing secret, or authenticate their callers themselves. Whatever cannot be decided raises, and does not pass.
+    `resource_metadata` is the address that challenges name (RFC 9728), if any. Without `streams` none is ended.
     """
-
-    resource_metadata = ""  # the address that challenges name (RFC 9728)
-
-    streams: Streams | None = None  # None: streams are left alone
 
     def __init__(  # noqa: PLR0913 - each is a part of its own
         self,
@@ -43,8 +40,12 @@ class Gate:
         public: Public,
         pages: dict[str, App],
         cors: Cors | None,
+        streams: Streams | None,
+        resource_metadata: str,
     ) -> None:
         self.app = app
+        self.streams = streams
+        self._resource_metadata = resource_metadata
         self._verifier = verifier
         self._blacklist = blacklist
         # A store on this machine has none: it answers sooner than a request can pause.
@@ -134,7 +135,7 @@ class Gate:
         return body if about.cut else self._end_with_token(body, token)
 
     def _refuse(self, problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        context(environ).resource_metadata = self.resource_metadata
+        context(environ).resource_metadata = self._resource_metadata
         return refuse(problem, environ, start_response)
 
     def _end_with_token(self, body: Iterable[bytes], token: Token | None) -> Iterable[bytes]:

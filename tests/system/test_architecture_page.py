@@ -88,7 +88,7 @@ def test_the_stages_are_called_in_the_pages_order(store_url: str) -> None:
     stage: object = build_app(Settings(store=store_url))
     found = []
     while stage is not None:
-        found.append(type(stage).__name__.replace("_Pipeline", "Gateway"))
+        found.append(type(stage).__name__)
         stage = getattr(stage, "app", None)
     assert " → ".join(found) in section("One request, from socket to socket")
 

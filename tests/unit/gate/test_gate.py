@@ -264,7 +264,7 @@ def test_the_response_body_is_handed_through_and_closed_by_whoever_takes_it(make
         start_response("200 OK", [("Content-Type", "text/plain")])
         return body
 
-    gate.app = app
+    gate.gate.app = app
     answer = Api(gate)("GET", "/", TOKEN)
     assert (answer.data, body.closed) == (b"onetwo", 1)
 
@@ -297,7 +297,7 @@ def test_what_the_app_refuses_with_a_problem_is_answered_as_one(make_gate: Any) 
         raise Problem("upstream-unreachable")
 
     gate = make_gate()
-    gate.app = app
+    gate.gate.app = app
     assert_refused(Api(gate)("GET", "/", TOKEN), "upstream-unreachable")
 
 

@@ -12,9 +12,11 @@ TOKEN = re.compile(rf"[{TOKEN_CHARS}]+")
 # What one server takes for a line's end or a string's end and another does not (RFC 9110 section 5.5).
 CONTROLS = bytes(code for code in range(32) if code != 9) + b"\x7f"
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_QUOTED = r'"(?:[^"\\]|\\.)*+"'
-_HAS_WHOLE_QUOTES = re.compile(rf'(?:[^"]|{_QUOTED})*+')
-_ELEMENT = re.compile(rf'(?:[^,"]|{_QUOTED})++')
+# Atomic groups, so that no text takes more than one look at each character. Python before 3.11.5 (Debian 12 has 3.11.2)
+# repeats possessive groups wrongly: `"a` is a whole quote then.
+QUOTED = r'"(?>(?:[^"\\]|\\.)*)"'
+_HAS_WHOLE_QUOTES = re.compile(rf'(?>(?:[^"]|{QUOTED})*)')
+_ELEMENT = re.compile(rf'(?>(?:[^,"]|{QUOTED})+)')
 
 
 @bounded_cache(2048)

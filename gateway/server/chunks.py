@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from gateway.http.grammar import CONTROLS, TOKEN_CHARS
+from gateway.http.grammar import CONTROLS, QUOTED, TOKEN_CHARS
 from gateway.http.problems import Problem
 from gateway.server.head import read_field
 
@@ -16,9 +16,10 @@ MAX_LINE = 16_384  # bytes of a chunk's size and extensions, or of a trailer
 MAX_TRAILERS = 65_536  # bytes of all of them
 CHUNKED_BYTES = 8192  # received at a time: a thousand chunks, where each has one byte
 
-# RFC 9112 sections 7.1 and 7.1.1. Possessive, so that no line takes more than one look at each byte.
-_EXTENSION = rf'[ \t]*+;[ \t]*+[{TOKEN_CHARS}]++(?:[ \t]*+=[ \t]*+(?:[{TOKEN_CHARS}]++|"(?:[^"\\]|\\.)*+"))?+'
-_SIZE = re.compile(rf"([0-9A-Fa-f]{{1,15}})(?:{_EXTENSION})*+".encode())
+# RFC 9112 sections 7.1 and 7.1.1. Possessive or atomic, so that no line takes more than one look at each byte.
+_VALUE = rf"[ \t]*+=[ \t]*+(?:[{TOKEN_CHARS}]++|{QUOTED})"
+_EXTENSION = rf"[ \t]*+;[ \t]*+[{TOKEN_CHARS}]++(?>(?:{_VALUE})?)"
+_SIZE = re.compile(rf"([0-9A-Fa-f]{{1,15}})(?>(?:{_EXTENSION})*)".encode())
 
 _SIZE_LINE, _DATA, _END_OF_DATA, _TRAILER = range(4)
 

@@ -19,7 +19,7 @@ MAX_FIELDS: Final = 1000
 OWN_BYTES, COMMON_BYTES = 16_384, 67_108_864
 
 # Of what is white before a head, empty lines alone are ignored (RFC 9112 section 2.2); the last may be half there.
-_BEGINNING = re.compile(rb"((?:\r\n)*+)(?:\r?\Z|\S)")
+_BEGINNING = re.compile(rb"((?>(?:\r\n)*))(?:\r?\Z|\S)")
 _REQUEST_LINE: Final = re.compile(rf"([{TOKEN_CHARS}]+) ([^\x00-\x08\x0a-\x20\x7f]+) HTTP/1\.([01])")
 _END: Final = b"\r\n\r\n"
 _FIELD_NAME: Final = re.compile(rf"[{TOKEN_CHARS}]{{1,256}}")

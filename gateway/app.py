@@ -32,7 +32,7 @@ from gateway.ops.console import console_pages
 from gateway.ops.health import live, readiness
 from gateway.ops.logs import line_writer
 from gateway.ops.metrics import Metrics, are_shared, decisions
-from gateway.ops.observe import Observe
+from gateway.ops.observe import PLAIN, Observe
 from gateway.ops.openapi import description
 from gateway.parties import build_clients, build_issuers, build_senders, build_verifier
 from gateway.proxy.exchange import Upstream
@@ -195,7 +195,8 @@ def observe(gateway: Gateway, registry: Any = None) -> Observe:
     access = logging.getLogger("gateway.access")
 
     def write(message: str, members: dict[str, Any]) -> None:
-        access.info(message, extra={"record": members})
+        rounded = {name: round(value, 3) for name, value in members.items() if isinstance(value, float)}
+        access.info(message, extra={"record": members | rounded})
 
     return Observe(
         gateway.gate,
@@ -217,11 +218,12 @@ def build_app(settings: Settings | None = None, store: Store | None = None) -> O
         upstream = Traced(upstream, traces)
     gateway = _Pipeline(upstream, settings, store)
     is_debug = settings.log_level == "debug"
+    access = partial(line_writer, settings.log_format, "gateway.access", plain=PLAIN)
     return Observe(
         gateway.gate,
         gateway.client_of,
-        write=line_writer(settings.log_format, "gateway.access") if settings.log_level in ("debug", "info") else None,
-        write_probe=line_writer(settings.log_format, "gateway.access", "debug") if is_debug else _ignore,
+        write=access() if settings.log_level in ("debug", "info") else None,
+        write_probe=access("debug") if is_debug else _ignore,
         in_detail=is_debug,
         metrics=Metrics(gateway.key_age, gateway.pruned) if are_shared() else None,
         traces=traces,

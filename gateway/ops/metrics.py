@@ -79,16 +79,21 @@ class Metrics:
         self._in_flight.dec()
         self._requests.labels(request.route, request.outcome).inc()
         self._seconds.observe(request.seconds)
-        for part, seconds in request.parts.items():
-            self._parts[part].observe(seconds)
-        for kind, outcome in context(environ).signals:
+        about = context(environ)
+        for part, seconds in (
+            ("auth", about.auth_seconds),
+            ("store", about.store_seconds),
+            ("upstream", about.upstream_seconds),
+        ):
+            if seconds is not None:
+                self._parts[part].observe(seconds)
+        for kind, outcome in about.signals:
             self._signals.labels(kind, outcome).inc()
-        is_cached = context(environ).is_cached
-        if is_cached is not None:
-            self._tokens[is_cached].inc()
+        if about.is_cached is not None:
+            self._tokens[about.is_cached].inc()
         if request.outcome == "store-unavailable":
             self._errors.inc()
-            self._causes.labels(context(environ).refusal_log.get("cause", "unknown")).inc()
+            self._causes.labels(about.refusal_log.get("cause", "unknown")).inc()
         self._poll()
 
     def _poll(self) -> None:

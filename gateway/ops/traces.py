@@ -97,10 +97,10 @@ class Traces:
         if span is None or not span.is_recording() or is_good_probe(environ, request):
             return
         path = _path(about)
-        if "auth" in request.parts:
+        if about.auth_seconds is not None:
             self._add_decision(span, request, about)
         if about.upstream_span is not None:
-            _end_upstream(about.upstream_span, request, self._upstream + path)
+            _end_upstream(about, request, self._upstream + path)
         if route := _own_route(request, path):
             span.update_name(f"{_span_name(_method(environ))} {route}")
             span.set_attribute("http.route", route)
@@ -112,7 +112,8 @@ class Traces:
 
     def _add_decision(self, span: Any, request: Request, about: Context) -> None:
         """Add the span of the decision, with which the request began."""
-        took = {part: request.parts[part] for part in ("auth", "store") if part in request.parts}
+        parts = {"auth": about.auth_seconds, "store": about.store_seconds}
+        took = {part: seconds for part, seconds in parts.items() if seconds is not None}
         attributes: Attributes = {f"gateway.{part}_ms": round(took[part] * 1000, 3) for part in took}
         attributes["gateway.outcome"] = request.outcome if about.upstream_span is None else "passed"
         if about.is_cached is not None:
@@ -221,9 +222,9 @@ def _server_attributes(environ: Environ, request: Request, about: Context, path:
     }
 
 
-def _end_upstream(span: Any, request: Request, url: str) -> None:
+def _end_upstream(about: Context, request: Request, url: str) -> None:
+    span, status = about.upstream_span, about.upstream_status
     span.set_attribute("url.full", url)
-    status = request.upstream_status
     if status is not None:
         span.set_attribute("http.response.status_code", status)
     failed = request.outcome if request.outcome.startswith("upstream-") else str(status) if (status or 0) >= 400 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import threading
 import time
 from collections import deque
@@ -35,7 +36,8 @@ class LineWriter:
         """Start without a thread and without lines; in a forked child, those that wait are the parent's to write."""
         self._lines: deque[bytes] = deque()
         self._bytes = 0  # of lines that wait, or are being written
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._is_idle = False
         self._hurries = self._ends = False
@@ -43,8 +45,8 @@ class LineWriter:
 
     def write(self, line: str, *, at_once: bool = False) -> None:
         """Have a line written: `at_once`, or with those of the next few milliseconds. It waits for nothing."""
-        data = line.encode(errors="backslashreplace") + b"\n"
-        with self._changed:
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        with self._lock:  # the condition's: to enter that one takes three calls
             if self._bytes + len(data) > LIMIT_BYTES:
                 self.dropped += 1
                 return
@@ -86,7 +88,7 @@ class LineWriter:
 
     def _run(self) -> None:
         while lines := self._take():
-            are_written = [self._write_out(piece) for piece in _pieces(lines)]
+            are_written = [self._write_out(piece) for piece in _pieces(lines, self._most())]
             with self._changed:
                 self._bytes -= sum(map(len, lines))
                 lost = self.dropped - self._told if all(are_written) else 0
@@ -111,6 +113,17 @@ class LineWriter:
             self._lines.clear()
             return lines
 
+    def _most(self) -> int:
+        """Return how many bytes are written whole: several processes may write, and their lines are not to mix.
+
+        A file takes one write after the other; a pipe that is nearly full takes parts of what is longer.
+        """
+        try:
+            is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        except OSError:  # it is closed, which to write will tell
+            is_file = False
+        return LIMIT_BYTES if is_file else select.PIPE_BUF
+
     def _write_out(self, data: bytes) -> bool:
         """Return whether all is written; what is not counts as dropped."""
         while data:
@@ -125,12 +138,12 @@ class LineWriter:
         return True
 
 
-def _pieces(lines: list[bytes]) -> Iterator[bytes]:
-    """Yield the lines joined, in pieces that a pipe takes whole: those of several processes do not mix in it."""
+def _pieces(lines: list[bytes], most: int) -> Iterator[bytes]:
+    """Yield the lines joined, in pieces of so many bytes at most; a line alone may be longer."""
     piece: list[bytes] = []
     size = 0
     for line in lines:
-        if size + len(line) > select.PIPE_BUF and piece:
+        if size + len(line) > most and piece:
             yield b"".join(piece)
             piece, size = [], 0
         piece.append(line)

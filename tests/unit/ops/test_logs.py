@@ -78,6 +78,18 @@ def test_a_line_of_the_access_log_looks_like_any_other(lines: Told) -> None:
         assert one == other
 
 
+def test_the_values_of_a_line_are_json_whatever_they_are(lines: Told) -> None:
+    configure_logging("json", "info")
+    write = line_writer("json", "gateway.access", plain={"id": '"%s"', "ms": "%.3f"})
+    for number in range(2):
+        members = {"id": "a", "100%s": '"\n\\', "remembered": True, "none": None, "number": number, "ms": 1.23456}
+        write("GET 200 %s", members)
+        told = json.loads(lines())
+        assert told.pop("time")
+        assert told.pop("message") == "GET 200 %s"
+        assert told == {"level": "info", "logger": "gateway.access", **members, "ms": 1.235}
+
+
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_an_exception_is_told_whole(lines: Told, log_format: str) -> None:
     configure_logging(log_format, "info")

@@ -256,7 +256,7 @@ def test_a_process_that_is_just_starting_breaks_no_scrape(tmp_path: Path) -> Non
 
 
 def request(**values: Any) -> Request:
-    return Request(**{**dict.fromkeys(Request._fields), "outcome": "passed", "seconds": 0.1, "parts": {}, **values})
+    return Request(**{**dict.fromkeys(Request._fields), "outcome": "passed", "seconds": 0.1, **values})
 
 
 def figures(metrics: Metrics) -> dict[str, float]:

@@ -137,6 +137,26 @@ def test_the_lines_of_several_processes_do_not_mix(pipe: Pipe) -> None:
     assert {len(set(line)) for line in read.splitlines()} == {1}
 
 
+def test_the_lines_of_several_processes_do_not_mix_in_a_file(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    children = []
+    for letter in "abc":
+        pid = os.fork()
+        if pid == 0:
+            writer = LineWriter(descriptor, lost)
+            for _ in range(3000):  # more than a pipe would take whole
+                writer.write(letter * 300)
+            writer.flush(30)
+            os._exit(0)
+        children.append(pid)
+    for pid in children:
+        os.waitpid(pid, 0)
+    os.close(descriptor)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 9000
+    assert {(len(line), len(set(line))) for line in lines} == {(300, 1)}
+
+
 def test_a_forked_process_writes_its_own_lines_and_none_of_its_parents(pipe: Pipe) -> None:
     writer = LineWriter(pipe.writes, lost)
     writer.write("of the parent")

@@ -1,22 +1,30 @@
 """Look-ups in Redis hold no thread of the server's, and those that come at once are one question."""
 
+import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers import SECRET, mint
+from pauses import outcome_in_pauses
 from recorder import Client, Recorder, exchange, ok, request, served, until
-from redis_servers import RedisServer, be_patient
+from redis_servers import PATIENCE, RedisServer, be_patient
 from relay import Relay
 from running import Running
 
 from gateway import Gateway
+from gateway.blacklist.stores import Entry
 from gateway.blacklist.stores.outage import Outage
+from gateway.blacklist.stores.redis.client import SECONDS
 from gateway.blacklist.stores.redis.lookups import LookUps
+from gateway.blacklist.stores.redis.server import Server
+from gateway.blacklist.stores.redis.store import RedisStore
 from gateway.http.problems import StoreUnavailable
 from gateway.http.wsgi import Context
 
@@ -91,15 +99,14 @@ def test_a_server_that_does_not_answer_closes_all_and_the_log_says_why(gateway: 
     assert gateway.log.count("unavailable for look-ups (unreachable)") == 1
 
 
-def look_up(look_ups: LookUps) -> list[Any]:
-    about, resumed = Context(), Event()
-    about.pause, about.resume = lambda *_, **__: None, resumed.set
-    asked = look_ups.find(["token:1"], about)
-    try:
-        while next(asked) == b"":
-            resumed.wait(0.1)
-    except StopIteration as found:
-        return list(found.value)
+def look_up(look_ups: LookUps, key: str = "token:1") -> list[Any]:
+    return outcome_in_pauses(partial(look_ups.find, [key]))
+
+
+def asked_by_thread(find: Callable[[Collection[str]], list[Any]]) -> LookUps:
+    """Return the look-ups of a server with no open connection."""
+    server: Any = SimpleNamespace(find=find, begin=lambda keys: None, outage=Outage())
+    return LookUps(server)
 
 
 def test_what_nobody_thought_of_refuses_and_the_next_one_is_looked_up(caplog: pytest.LogCaptureFixture) -> None:
@@ -111,7 +118,7 @@ def test_what_nobody_thought_of_refuses_and_the_next_one_is_looked_up(caplog: py
             raise answer
         return list(answer)
 
-    look_ups = LookUps(find, partial(Outage().begin, "look-ups"))
+    look_ups = asked_by_thread(find)
     with pytest.raises(StoreUnavailable) as refusal:
         look_up(look_ups)
     assert refusal.value.cause == "damaged"
@@ -127,10 +134,71 @@ def test_who_waits_too_long_for_its_look_up_is_refused_and_the_log_says_why_once
 ) -> None:
     monkeypatch.setattr("gateway.blacklist.stores.redis.lookups.LONGEST_SECONDS", 0.05)
     over = Event()
-    look_ups = LookUps(lambda keys: over.wait() and [b"{}"] * len(keys), partial(Outage().begin, "look-ups"))
+    look_ups = asked_by_thread(lambda keys: over.wait() and [b"{}"] * len(keys))
     for _ in range(3):
         with pytest.raises(StoreUnavailable) as refusal:
             look_up(look_ups)
         assert refusal.value.cause == "unreachable"
     over.set()
     assert caplog.text.count("unavailable for look-ups (unreachable): no answer in time. What to do: look whether") == 1
+
+
+@pytest.fixture
+def asked(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Return a server that has an open connection, and whose settings need no new look."""
+    monkeypatch.setattr("gateway.blacklist.stores.redis.server.CHECK_SECONDS", PATIENCE)
+    asked = Server(relay.url, time.time, replicas=0, accept_lossy=True, create=True)
+    with closing(asked):
+        asked.find(["token:1"])
+        yield asked
+
+
+def test_no_thread_asks_where_a_connection_is_open(asked: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Server, "find")
+    look_ups = LookUps(asked)
+    assert [look_up(look_ups, f"token:{number}") for number in range(20)] == [[None]] * 20
+
+
+def test_a_change_that_others_made_is_found_at_once(asked: Server, relay: Relay) -> None:
+    look_ups = LookUps(asked)
+    with closing(RedisStore(relay.url, accept_lossy=True)) as other:
+        for number in range(5):
+            entry = Entry(f"token:{number:064x}", "https://issuer.test/", 0, None)
+            assert look_up(look_ups, entry.key) == [None]
+            other.add([entry])
+            assert look_up(look_ups, entry.key) != [None]
+
+
+def test_a_late_answer_refuses_and_reaches_nobody(asked: Server, relay: Relay) -> None:
+    look_ups = LookUps(asked)
+    asked.ask(("SET", asked.keys.tag + "token:2", "two"), again=False)
+    relay.delay = 2 * SECONDS
+    with pytest.raises(StoreUnavailable):
+        look_up(look_ups)
+    relay.delay = 0.0
+    assert until(lambda: _found(look_ups, "token:2") == [b"two"])
+    assert _found(look_ups, "token:1") == [None]
+
+
+def _found(look_ups: LookUps, key: str) -> list[Any]:
+    try:
+        return look_up(look_ups, key)
+    except StoreUnavailable:
+        return []
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_who_ends_while_it_asks_for_others_leaves_them_their_answer(asked: Server, relay: Relay, steps: int) -> None:
+    look_ups, about = LookUps(asked), Context()
+    about.pause, about.resume = lambda *_, **__: None, lambda: None
+    relay.delay = 0.05
+    asker = look_ups.find(["token:1"], about)
+    next(asker)
+    with ThreadPoolExecutor() as threads:
+        other = threads.submit(look_up, look_ups, "token:2")
+        assert until(lambda: len(look_ups._waiting) == 2)
+        for _ in range(steps - 1):
+            next(asker)
+        asker.close()
+        assert other.result(PATIENCE) == [None]
+    assert look_up(look_ups, "token:3") == [None]

@@ -1,5 +1,7 @@
 """Questions to Redis over a pool of connections, each with one deadline for all of its answer.
 
+What `begin` asks waits for nothing: who begins has the connection's descriptor watched, and receives the answers then.
+
 redis-py opens the connections. Its own way of asking takes four times as long
 (`python -m benchmarks.studies.redis_lookup`), and its time-out starts again with every part of an answer.
 """
@@ -7,13 +9,15 @@ redis-py opens the connections. Its own way of asking takes four times as long
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import hiredis
 from hiredis import HiredisError, ReplyError
@@ -35,8 +39,29 @@ class RedisConnection:
 
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection  # closes the socket in the end, and leaves a parent process's alone
-        self._socket: Any = connection._sock
+        self._socket = sock = cast("socket.socket", connection._sock)
         self._reader = hiredis.Reader()
+        self._found: list[Any] = []  # what has been received of the answers
+        self.late_at = 0.0  # when they are late, on the monotonic clock
+        # The descriptor does not block, for the socket has a time-out. TLS may wait for more than bytes to read.
+        self.fd = -1 if isinstance(sock, ssl.SSLSocket) else sock.fileno()
+
+    def send(self, request: bytes) -> None:
+        """Send all of it at once. Raises OSError."""
+        self.late_at = time.monotonic() + SECONDS
+        if os.write(self.fd, request) < len(request):
+            raise BlockingIOError("the server takes no more")
+
+    def receive(self, answers: int) -> list[Any] | None:
+        """Return so many answers, errors too, None while some are still to come. Raises what `FAILURES` names."""
+        try:
+            self._found += self._read(os.read(self.fd, _SIZE))
+        except BlockingIOError:
+            return None
+        if len(self._found) < answers:
+            return None
+        found, self._found = self._found, []
+        return found
 
     def ask(self, request: bytes, answers: int) -> list[Any]:
         """Return so many answers to packed commands, within `SECONDS`. Raises what `FAILURES` names."""
@@ -65,7 +90,9 @@ class RedisConnection:
         return found
 
     def _received(self) -> list[Any]:
-        data = self._socket.recv(_SIZE)
+        return self._read(self._socket.recv(_SIZE))
+
+    def _read(self, data: bytes) -> list[Any]:
         if not data:
             raise ConnectionResetError("the server closed the connection")
         self._reader.feed(data)
@@ -77,6 +104,13 @@ class RedisConnection:
     def close(self) -> None:
         """Close it."""
         self._connection.disconnect()  # type: ignore[no-untyped-call]
+
+
+class Question(NamedTuple):
+    """A look-up under way that no thread waits for."""
+
+    connection: RedisConnection
+    expected: tuple[bytes, bytes, int]  # the generation, the head and the number of texts
 
 
 class Connections:
@@ -96,8 +130,7 @@ class Connections:
 
         `again`: ask once more over a new connection if the server had closed it. Raises what `FAILURES` names.
         """
-        if self._pid != os.getpid():  # no connection crosses a fork
-            self._forget()
+        self._leave_parents()
         deadline = time.monotonic() + SECONDS
         try:
             return self._ask(self._take(deadline), request, answers)
@@ -105,6 +138,30 @@ class Connections:
             if not again:
                 raise
             return self._ask(self._open(deadline), request, answers)
+
+    def begin(self, request: bytes) -> RedisConnection | None:
+        """Return a connection over which this was sent, None if none is open that can. Raises OSError.
+
+        It is the caller's, to close, or to give back once all answers have come.
+        """
+        self._leave_parents()
+        if not self._idle or self._idle[-1].fd < 0:
+            return None
+        connection = self._idle.pop()
+        try:
+            connection.send(request)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def give_back(self, connection: RedisConnection) -> None:
+        """Have a connection serve others."""
+        self._idle.append(connection)
+
+    def _leave_parents(self) -> None:
+        if self._pid != os.getpid():  # no connection crosses a fork
+            self._forget()
 
     def _ask(self, connection: RedisConnection, request: bytes, answers: int) -> list[Any]:
         try:

@@ -1,98 +1,170 @@
-"""Look-ups that hold no thread of the server's: one thread asks for all requests, which pause meanwhile.
+"""Look-ups that hold no thread: who comes first asks for all, and its request pauses until the answer has come.
 
-Those that come while a question is under way go out together, as the next one.
+Those that come while a question is under way go out together, as the next one. What takes more than one question over
+an open connection is a thread's.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
+import select
 import time
-from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from itertools import chain
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
-from gateway.blacklist.stores.redis.client import SECONDS
+from gateway.blacklist.stores.redis.client import FAILURES, SECONDS, Question
+from gateway.blacklist.stores.redis.server import LOOKUPS, Server
 from gateway.http.problems import StoreUnavailable
+from gateway.http.protocols import Pause
 from gateway.http.wsgi import Context
 
 log = logging.getLogger(__name__)
 
 MOST = 64  # look-ups in one question, about 20 KB of it
 LONGEST_SECONDS = 5 * SECONDS  # for the question before, and for one's own, each with a new connection
+WATCH_SECONDS = SECONDS / 5  # between two looks whether an answer is late
 
 
 class LookUp:
     """One request's: what it asks for, and what came of it."""
 
-    __slots__ = ("error", "keys", "resume", "texts")
+    __slots__ = ("found", "is_left", "keys", "resume")
 
     def __init__(self, keys: Sequence[str], resume: Callable[[], None]) -> None:
         self.keys = keys
         self.resume = resume
-        self.texts: list[Any] | None = None
-        self.error: StoreUnavailable | None = None
+        self.found: list[Any] | StoreUnavailable | None = None
+        self.is_left = False  # by its request, which has ended
 
 
 class LookUps:
-    """The look-ups of one process.
+    """The look-ups of one process."""
 
-    `find` returns the texts of entries, or raises `StoreUnavailable`; it may wait. `fail` notes why a look-up fails
-    (a cause, and what is known of it), and returns what to raise.
-    """
-
-    def __init__(
-        self, find: Callable[[Collection[str]], list[Any]], fail: Callable[[str, object], StoreUnavailable]
-    ) -> None:
-        self._find = find
-        self._fail = fail
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self._pid = 0
+        self._is_watching = False  # whether the thread looks if an answer is late
 
     def find(self, keys: Sequence[str], about: Context) -> Generator[bytes, None, list[Any]]:
         """Return the texts of entries; yield b"" in pauses of the request. Raises `StoreUnavailable`."""
         pause, resume = about.pause, about.resume
         if pause is None or resume is None:  # the server cannot
-            return self._find(keys)
+            return self._server.find(keys)
         if self._pid != os.getpid():  # no thread crosses a fork
             self._start()
         look_up = LookUp(keys, resume)
         until = time.monotonic() + LONGEST_SECONDS
-        self._queue.put(look_up)
-        while look_up.texts is None:
-            left = until - time.monotonic()
-            if look_up.error or left <= 0:
-                raise look_up.error or self._fail("unreachable", "no answer in time")
-            pause(left)
-            yield b""
-        return look_up.texts
+        self._waiting.append(look_up)
+        try:
+            while (found := look_up.found) is None:
+                if self._asking.acquire(blocking=False):
+                    yield from self._ask(look_up, about, pause)
+                elif (left := until - time.monotonic()) > 0:
+                    pause(left)
+                    yield b""
+                else:
+                    raise self._server.outage.begin(LOOKUPS, "unreachable", "no answer in time")
+        finally:
+            if look_up.found is None:
+                look_up.is_left = True
+                self._call_next()  # it may just have been called itself
+        if isinstance(found, StoreUnavailable):
+            raise found
+        return found
+
+    def _ask(self, asker: LookUp, about: Context, pause: Pause) -> Generator[bytes, None, None]:
+        """Ask for all that wait, in pauses of one of them; the thread asks anew for what could not be found so."""
+        look_ups: list[LookUp] = []
+        question: Question | None = None
+        found: list[Any] | StoreUnavailable | None = None
+        try:
+            if about.wait_here is None:
+                yield b""  # others add theirs meanwhile
+            look_ups = self._take()
+            question = self._server.begin(_keys(look_ups))
+            if question:
+                self._late_at, self._asker = question.connection.late_at, asker
+                if not self._is_watching:
+                    self._is_watching = True
+                    self._questions.put(None)
+                fd = question.connection.fd
+                while found is None:
+                    if about.wait_here is None or not about.wait_here(fd):
+                        pause(SECONDS, {fd: select.POLLIN})
+                        yield b""
+                    found = self._server.end(question)
+        except StoreUnavailable as unavailable:
+            found = unavailable
+        except FAILURES:
+            pass
+        finally:  # also where the request ends meanwhile
+            self._late_at = math.inf
+            if question and not isinstance(found, list):
+                question.connection.close()  # an answer still to come must never reach another request
+            if found is None:
+                self._questions.put(look_ups or self._take())
+            else:
+                self._end(look_ups, found, asker)
+
+    def _take(self) -> list[LookUp]:
+        waiting = self._waiting  # others only add to it
+        return [waiting.popleft() for _ in range(min(len(waiting), MOST))]
+
+    def _end(self, look_ups: list[LookUp], found: list[Any] | StoreUnavailable, asker: LookUp | None = None) -> None:
+        """Tell all what came of their look-ups, the asker without calling it; the next question may follow."""
+        for look_up in look_ups:
+            if isinstance(found, StoreUnavailable):
+                look_up.found = StoreUnavailable(found.cause)
+            else:
+                look_up.found, found = found[: len(look_up.keys)], found[len(look_up.keys) :]
+        self._asking.release()
+        for look_up in look_ups:
+            if look_up is not asker:
+                look_up.resume()
+        if self._waiting:
+            self._call_next()
+
+    def _call_next(self) -> None:
+        if look_up := next((each for each in tuple(self._waiting) if not each.is_left), None):
+            look_up.resume()
 
     def _start(self) -> None:
-        self._queue: SimpleQueue[LookUp] = SimpleQueue()
-        Thread(target=self._serve, args=(self._queue,), name="gateway-look-ups", daemon=True).start()
+        self._waiting: deque[LookUp] = deque()
+        self._asking = Lock()  # held while a question is under way, whoever asks it
+        self._questions: SimpleQueue[list[LookUp] | None] = SimpleQueue()  # the thread's; None wakes it
+        self._late_at = math.inf  # when the thread calls who asks: the server's own clock is coarser
+        self._is_watching = False
+        Thread(target=self._serve, args=(self._questions,), name="gateway-look-ups", daemon=True).start()
         self._pid = os.getpid()
 
-    def _serve(self, queue: SimpleQueue[LookUp]) -> None:
+    def _serve(self, questions: SimpleQueue[list[LookUp] | None]) -> None:
         while True:
-            look_ups = [queue.get()]
-            with suppress(Empty):
-                while len(look_ups) < MOST:
-                    look_ups.append(queue.get_nowait())
-            self._answer(look_ups)
+            try:
+                look_ups = questions.get(timeout=WATCH_SECONDS if self._is_watching else None)
+            except Empty:
+                if time.monotonic() > self._late_at:
+                    self._asker.resume()
+                self._is_watching = self._late_at < math.inf
+            else:
+                if look_ups is not None:
+                    self._end(look_ups, self._find(_keys(look_ups)))
 
-    def _answer(self, look_ups: list[LookUp]) -> None:
+    def _find(self, keys: list[str]) -> list[Any] | StoreUnavailable:
         try:
-            texts = self._find([key for look_up in look_ups for key in look_up.keys])
+            return self._server.find(keys)
+        except StoreUnavailable as unavailable:
+            return unavailable
         except Exception as error:
             # Whatever it is: were the thread to end, all would wait for it.
-            if not isinstance(error, StoreUnavailable):
-                log.exception("look-ups failed")
-                error = self._fail("damaged", error)
-            for look_up in look_ups:
-                look_up.error = StoreUnavailable(error.cause)
-        else:
-            for look_up in look_ups:
-                look_up.texts, texts = texts[: len(look_up.keys)], texts[len(look_up.keys) :]
-        for look_up in look_ups:
-            look_up.resume()
+            log.exception("look-ups failed")
+            return self._server.outage.begin(LOOKUPS, "damaged", error)
+
+
+def _keys(look_ups: list[LookUp]) -> list[str]:
+    return list(chain.from_iterable([look_up.keys for look_up in look_ups]))

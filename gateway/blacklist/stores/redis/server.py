@@ -16,8 +16,8 @@ from redis.exceptions import AuthenticationError, RedisError
 from gateway.blacklist.stores.base import StoreMissing, StoreRefused
 from gateway.blacklist.stores.history import MOST_KEYS, WINDOW, HistoryLost, Known, new_mark, read_head
 from gateway.blacklist.stores.outage import Outage
-from gateway.blacklist.stores.redis.client import FAILURES, Connections, pack
-from gateway.blacklist.stores.redis.keys import CHANGE, GRACE_SECONDS, read_prefix
+from gateway.blacklist.stores.redis.client import FAILURES, Connections, Question, pack
+from gateway.blacklist.stores.redis.keys import CHANGE, GRACE_SECONDS, as_answered, read_prefix
 from gateway.blacklist.stores.redis.lossy import Lossy, is_forbidden
 from gateway.blacklist.stores.redis.primary import node_of, primary
 from gateway.http.blocking import blocking
@@ -99,6 +99,31 @@ class Server:
         """Return the texts of entries."""
         (texts,) = self.ask(("MGET", *[self.keys.tag + key for key in keys]))
         return list(texts)
+
+    def begin(self, keys: Collection[str]) -> Question | None:
+        """Ask for the texts of entries, and wait for nothing. None, or what `FAILURES` names: `find` may help."""
+        since = self.known.newest()
+        is_old = time.monotonic() - self._lossy.checked > CHECK_SECONDS
+        if not since or is_old or self._is_lossy() or self._failed_until or LOOKUPS in self.outage.causes:
+            return None
+        names = list(map(self.keys.tag.__add__, keys))
+        connection = self._connections.begin(pack(("MGET", *names, self.keys.generation)) + self._ask_head)
+        return Question(connection, (*as_answered(since), len(names))) if connection else None
+
+    def end(self, question: Question) -> list[Any] | None:
+        """Return the texts, None while they are still to come. Raises `StoreUnavailable` if they are late.
+
+        Whatever else it raises is among `FAILURES`: `find` may help.
+        """
+        if (answers := question.connection.receive(2)) is None:
+            if time.monotonic() > question.connection.late_at:
+                raise self._fail(TimeoutError("the answer is slow to come"), lookup=True)
+            return None
+        texts, head = answers
+        if not isinstance(texts, list) or (texts.pop(), head, len(texts)) != question.expected:
+            raise RedisError("it takes more than one question")
+        self._connections.give_back(question.connection)
+        return texts
 
     def _ask(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:
         if self._failed_until and time.monotonic() < self._failed_until:
@@ -194,10 +219,8 @@ class Server:
         self.change(self._mark)  # fails where there is no room
 
     def _check_history(self, generation: Any, head: Any, since: str) -> None:
-        if since and head == since.encode():
-            known = read_head(since)
-            if generation == f"{known.blacklist}.{known.number}".encode():
-                return
+        if since and (generation, head) == as_answered(since):
+            return
         if generation is None and not since:
             generation, head = self._begin()
         blacklist, _, changes = _text(generation).partition(".")

@@ -56,7 +56,7 @@ class RedisStore:
     ) -> None:
         self._now = now
         self._server = Server(url, now, replicas=replicas, accept_lossy=accept_lossy, create=create)
-        self._look_ups = LookUps(self._server.find, partial(self._server.outage.begin, LOOKUPS))
+        self._look_ups = LookUps(self._server)
         self._takes_changes = Probe(self._server.write, self._server.outage)
         self._lists = self._server.keys.created, self._server.keys.expires
 
@@ -69,7 +69,8 @@ class RedisStore:
 
     def find_in_pauses(self, keys: Sequence[str], about: Context) -> Generator[bytes, None, list[Entry]]:
         """Return the live entries among `keys`, as `find` does; meanwhile the request pauses."""
-        return self._live(dict(zip(keys, (yield from self._look_ups.find(keys, about)), strict=True)))
+        texts = yield from self._look_ups.find(keys, about)
+        return self._live(dict(zip(keys, texts, strict=True))) if any(texts) else []
 
     def add(self, entries: Sequence[Entry], *, once: Entry | None = None) -> list[Added] | None:
         """Add the entries, each merged with a live one of its key; not those that have expired.

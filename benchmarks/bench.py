@@ -43,7 +43,7 @@ class Bench:
         return str(path)
 
     def server(
-        self, name: str, command: list[str], port: int, env: Mapping[str, str] | None = None, core: int = TESTED
+        self, name: str, command: list[str], port: int | Path, env: Mapping[str, str] | None = None, core: int = TESTED
     ) -> Server:
         """Start a server: on the tested core, unless told otherwise."""
         server = Server(name, command, work=self.work, port=port, core=core, env=env or {})

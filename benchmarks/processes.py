@@ -42,11 +42,12 @@ def free_port() -> int:
 class Server:
     """A server process and its children, pinned to a core and writing to `<work>/<name>.log`.
 
-    Returns from construction when something listens on `port`. Raises `Failed` with the log's end otherwise.
+    Returns from construction when something listens on `port`, which may be a Unix socket's path. Raises `Failed` with
+    the log's end otherwise.
     """
 
     def __init__(
-        self, name: str, command: list[str], *, work: Path, port: int, core: int, env: Mapping[str, str]
+        self, name: str, command: list[str], *, work: Path, port: int | Path, core: int, env: Mapping[str, str]
     ) -> None:
         self.name, self.port = name, port
         self._log = work / f"{name}.log"
@@ -69,7 +70,7 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                _connect(self.port)
                 return
             except OSError:
                 time.sleep(0.05)
@@ -90,6 +91,14 @@ class Server:
         for pid in pids[1:]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _connect(port: int | Path) -> None:
+    if isinstance(port, int):
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(port))
 
 
 def _tree(pid: int) -> Iterator[int]:

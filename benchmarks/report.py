@@ -24,6 +24,7 @@ GOALS: tuple[tuple[str, Cell, str, Cell, float], ...] = (
     ("logging", BROWSER, "gateway", BROWSER, 1.15),
     ("redis", BROWSER, "gateway", BROWSER, 1.25),
     ("auth-request", BROWSER, "envoy", BROWSER, 0.90),
+    ("auth-request-compiled", BROWSER, "envoy", BROWSER, 0.90),
 )
 README_ROWS = ("compiled", "gateway", "redis", "envoy", "haproxy", "fastify", "flask")
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.bench import HERE, PEERS, PEERS_BIN, Bench, Row, Running
-from benchmarks.processes import LOAD, Failed, free_port
+from benchmarks.processes import LOAD, Failed, Server, free_port
 from benchmarks.runner import BROWSER
 from benchmarks.tokens import ISSUER, SECRET, public_jwk
 from benchmarks.web import ask
@@ -46,12 +46,19 @@ def _blacklist(bench: Bench, port: int) -> None:
         raise Failed(f"POST /blacklist answered {status}")
 
 
+def _serve(bench: Bench, name: str, folder: Path, port: int | Path, **settings: str) -> Server:
+    """Start the gateway of a folder, on a port or a Unix socket."""
+    if isinstance(port, Path):
+        settings["host"] = f"unix:{port}"
+    env = _settings(bench, port if isinstance(port, int) else 0, **{"store": _sqlite(bench, name), **settings})
+    env["PYTHONPATH"] = os.pathsep.join([str(folder), *sys.path])
+    return bench.server(name, [sys.executable, "-m", "gateway", "serve"], port, env)
+
+
 def gateway(bench: Bench, name: str = "gateway", folder: Path = ROOT, **settings: str) -> Running:
     """Start the gateway of a folder."""
     port = free_port()
-    env = _settings(bench, port, **{"store": _sqlite(bench, name), **settings})
-    env["PYTHONPATH"] = os.pathsep.join([str(folder), *sys.path])
-    server = bench.server(name, [sys.executable, "-m", "gateway", "serve"], port, env)
+    server = _serve(bench, name, folder, port, **settings)
     _blacklist(bench, port)
     return Running(port, [server])
 
@@ -113,11 +120,26 @@ def decision(bench: Bench, name: str = "decision") -> Running:
     return gateway(bench, name, trusted_proxies="1")
 
 
-def auth_request(bench: Bench) -> Running:
-    behind = decision(bench, "auth-request-decision")
+def auth_request(bench: Bench, name: str = "auth-request", folder: Path = ROOT, by_tcp: bool = False) -> Running:
+    """Start nginx in front of the upstream, and the gateway that it asks: by a Unix socket, as they share a machine."""
+    place = free_port() if by_tcp else bench.work / f"{name}.sock"
+    asked = _serve(bench, f"{name}-decision", folder, place, trusted_proxies="1")
+    if isinstance(place, Path):
+        place.chmod(0o666)  # nginx, started by root, asks as nobody
     port = free_port()
-    config = bench.config("auth_request.conf", port=port, decision=behind.port)
-    return Running(port, [bench.server("auth-request", ["nginx", "-c", config], port), *behind.tested])
+    decision = f"127.0.0.1:{place}" if by_tcp else f"unix:{place}"
+    config = bench.config("auth_request.conf", name=name, port=port, decision=decision)
+    running = Running(port, [bench.server(name, ["nginx", "-c", config], port), asked])
+    _blacklist(bench, port)
+    return running
+
+
+def auth_request_compiled(bench: Bench) -> Running:
+    return auth_request(bench, "auth-request-compiled", folder=Path(_compiled().name))
+
+
+def auth_request_tcp(bench: Bench) -> Running:
+    return auth_request(bench, "auth-request-tcp", by_tcp=True)
 
 
 # --- what people use today ---
@@ -193,6 +215,10 @@ ROWS = (
     Row("envoy", "Envoy, jwt_authn (no blacklist)", envoy, blacklists=False),
     Row("haproxy", "HAProxy, jwt_verify, deny map", haproxy, programs=("haproxy",)),
     Row("nginx", "nginx, bare proxy (no tokens)", nginx, verifies=False, blacklists=False),
-    Row("auth-request", "nginx auth_request, this gateway's /-/auth", auth_request),
+    Row("auth-request", "nginx auth_request, this gateway's /-/auth by a Unix socket", auth_request),
+    Row("auth-request-compiled", "the same, compiled", auth_request_compiled, cells=(BROWSER.name,)),
+    Row(
+        "auth-request-tcp", "nginx auth_request, this gateway's /-/auth by TCP", auth_request_tcp, cells=(BROWSER.name,)
+    ),
     Row("decision", "this gateway's /-/auth alone", decision, path="/-/auth"),
 )

@@ -101,7 +101,7 @@ def status(settings: Settings, as_json: bool, **named: Any) -> None:
 
 @click.command("list")
 @with_settings("store")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="how many, newest first")
+@click.option("--limit", type=click.IntRange(1, 10**9), default=100, show_default=True, help="how many, newest first")
 @click.option("--issuer", metavar="ISS", help="only entries of this issuer")
 @click.option("--claim", metavar="NAME", help="only entries for this claim")
 @as_json

@@ -115,7 +115,8 @@ def test_the_version_is_told(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["--nonsense"], ["revoke", "--nonsense"], ["list", "--limit", "0"]]
+    "arguments",
+    [["nonsense"], ["--nonsense"], ["revoke", "--nonsense"], ["list", "--limit", "0"], ["list", "--limit", "9" * 20]],
 )
 def test_wrong_usage_ends_with_2(command: Command, arguments: list[str]) -> None:
     ended = command(*arguments)

@@ -139,9 +139,10 @@ class Resource:
     def _add_fingerprint(self, caller: Caller, target: Target, actor: Actor) -> Answer:
         issuer, fingerprint, entries = self._by_fingerprint(caller, target)
         is_others = target.issuer is None and target.fingerprint == fingerprint and issuer != caller.token.issuer.name
-        if is_others and entries[0].expires_at is None:  # made by fingerprint alone: whose it is, nobody knows
+        # Whose token it is, nobody knows; older gateways did not note it where there was an `until`.
+        if is_others and (entries[0].by_fingerprint or entries[0].expires_at is None):
             raise Problem("invalid-request", f"There is an entry for a token of {issuer}: name the issuer.")
-        if entries and target.until is None:  # it ends after the token, or never
+        if entries and target.until is None and not entries[0].by_fingerprint:  # it ends after the token, or never
             return self._fingerprint_answer(caller, issuer, fingerprint, entries, False)
         entry, changed = self._blacklist.add_fingerprint(issuer, fingerprint, actor, target.until)
         if entry.issuer != issuer and not entries:

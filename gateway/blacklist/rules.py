@@ -165,7 +165,7 @@ class Blacklist:
         It ends at `until`, or never: nobody knows when the token does. The entry in force may be of another issuer;
         then nothing has changed, and the token is not blacklisted.
         """
-        added = self._add_one(self._entry(token_key(fingerprint), issuer, until, actor))
+        added = self._add_one(self._entry(token_key(fingerprint), issuer, until, actor, by_fingerprint=True))
         self.record("add", actor, changed=added.changed, issuer=issuer, fingerprint=fingerprint, until=until)
         return added
 
@@ -283,8 +283,8 @@ class Blacklist:
         latest = max(cut_off, self._next_second() + LARGEST_LEEWAY)
         return min(latest + self._rules.max_token_age + LARGEST_LEEWAY, LATEST)
 
-    def _entry(self, key: str, issuer: str, ends: int | None, actor: Actor, **claim: Any) -> Entry:
-        return Entry(key, issuer, int(self._now()), ends, by=actor.by, reason=actor.reason, **claim)
+    def _entry(self, key: str, issuer: str, ends: int | None, actor: Actor, **more: Any) -> Entry:
+        return Entry(key, issuer, int(self._now()), ends, by=actor.by, reason=actor.reason, **more)
 
     def _add_one(self, entry: Entry) -> Added:
         return (self.store.add([entry]) or [])[0]  # None is for messages that come once

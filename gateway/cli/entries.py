@@ -69,8 +69,8 @@ def _revoke(target: Named, issued_before: CutOff, whenever: bool, until: int | N
         is_over = time.time() >= target.token.expires_at + LARGEST_LEEWAY
         return not is_over and blacklist.add_token(target.token, actor)
     if target.claim is None:
-        if until is None and target.entries():
-            return False
+        if until is None and any(not entry.by_fingerprint for entry in target.entries()):
+            return False  # it ends after the token, or never
         return blacklist.add_fingerprint(target.issuer, target.fingerprint, actor, until).changed
     name, values = target.claim
     cut_off = BY_CLAIM if issued_before is None and not whenever else issued_before

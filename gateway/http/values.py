@@ -17,7 +17,7 @@ from gateway.http.strict_json import LONGEST_NUMBER, Number
 JOIN = " & "  # between the names of claims that count together
 
 # A number as JSON spells it (RFC 8259 section 6): sign, whole part, fraction, exponent.
-_NUMBER = re.compile(r"(-?)(0|[1-9]\d*)(?:\.(\d+))?(?:[eE]([+-]?\d{1,9}))?", re.ASCII)
+_NUMBER = re.compile(r"(-?)(0|[1-9]\d*)(?:\.(\d+))?(?:[eE]([+-]?\d+))?", re.ASCII)
 
 
 def find_claim(claims: dict[str, Any], name: str) -> Any:
@@ -69,7 +69,7 @@ def value_text(value: object) -> str | None:
 def number_text(spelling: str) -> str | None:
     """Return the one decimal text of a number that JSON spells so, without losing a digit; None for anything else."""
     found = _NUMBER.fullmatch(spelling)
-    if not found:
+    if not found or len(found[4] or "") >= LONGEST_NUMBER:
         return None
     sign, whole, fraction, exponent = found[1], found[2], found[3] or "", int(found[4] or 0)
     digits = (whole + fraction).lstrip("0")

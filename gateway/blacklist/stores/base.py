@@ -22,7 +22,8 @@ class Entry:
     `claim` is a name and the value's text. Times are whole epoch seconds. `issued_before` is the cut-off of a claim
     entry, None for every token, whenever issued; of a cut-off "now", `as_of` is the next whole second, without the
     LEEWAY of the gateway that wrote it. `expires_at` is None for an entry that lives until it is lifted. An entry is
-    live while now < expires_at.
+    live while now < expires_at. One for a token that was named `by_fingerprint` alone may end before the token does,
+    and its issuer need not be the token's.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Entry:
     by: str = ""
     reason: str = ""
     as_of: int | None = None
+    by_fingerprint: bool = False
 
     def is_live(self, now: float) -> bool:
         """Return whether the entry still counts at `now` (epoch seconds)."""
@@ -65,13 +67,14 @@ class Entry:
             as_of=None if cut_off is None else max(self.as_of or 0, newer.as_of or 0) or None,
             expires_at=_later(self.expires_at, newer.expires_at),
             reason=newer.reason or self.reason,
+            by_fingerprint=self.by_fingerprint and newer.by_fingerprint,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the members a store keeps and an export writes (everything but `key`), absent ones left out."""
         members = {name: getattr(self, name) for name in self.__slots__ if name != "key"}
         members["claim"] = None if self.claim is None else {self.claim[0]: self.claim[1]}
-        return {name: value for name, value in members.items() if value not in (None, "")}
+        return {name: value for name, value in members.items() if value not in (None, "") and value is not False}
 
     @classmethod
     def from_json(cls, key: str, members: dict[str, Any]) -> Entry:
@@ -93,6 +96,7 @@ class Entry:
             by=members.get("by", ""),
             reason=members.get("reason", ""),
             as_of=members.get("as_of"),
+            by_fingerprint=members.get("by_fingerprint") is True,
         )
 
 

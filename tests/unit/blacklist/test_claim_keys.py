@@ -23,14 +23,15 @@ def read(spelling: str) -> Any:
 @pytest.mark.parametrize(
     ("spellings", "text"),
     [
-        (["7001", "7001.0", "7.001e3", "70010E-1", "7001.000", '"7001"', "0.7001e+4"], "7001"),
-        (["0", "-0", "0.0", "-0.0e7", "0e999999999"], "0"),
+        (["7001", "7001.0", "7.001e3", "70010E-1", "7001.000", '"7001"', "0.7001e+4", "7.001E+00000000003"], "7001"),
+        (["0", "-0", "0.0", "-0.0e7", "0e999999999", "0.0E-99999999999"], "0"),
         (["-7001", "-7001.0", "-7.001e3"], "-7001"),
         (["12345678901234567890", "12345678901234567890.0", "1234567890123456789e1"], "12345678901234567890"),
         (["1e25", "10000000000000000000000000"], "1" + "0" * 25),
         (["9007199254740993.0"], "9007199254740993"),
         (["1.5", "1.50", "15e-1", "0.15E1"], "1.5"),
         (["0.00012", "12e-5"], "0.00012"),
+        (["1e-99999999999", "10.0e-100000000000"], "1e-99999999999"),
         (['"7001.0"'], "7001.0"),
         (['"07001"'], "07001"),
         (['"1e3"'], "1e3"),
@@ -40,6 +41,11 @@ def read(spelling: str) -> Any:
 )
 def test_a_number_and_its_decimal_text_are_one_value(spellings: list[str], text: str) -> None:
     assert {value_text(read(spelling)) for spelling in spellings} == {text}
+
+
+@pytest.mark.parametrize("digits", [4299, 4300, 60_000])
+def test_an_exponent_may_be_as_long_as_anybody_reads(digits: int) -> None:
+    assert (number_text("12345e-" + "9" * (digits - 1)) is None) is (digits >= 4300)
 
 
 @pytest.mark.parametrize("value", ["", None, True, False, [], ["a"], {}, {"a": 1}, float("inf"), float("nan"), b"a"])

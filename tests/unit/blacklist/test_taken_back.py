@@ -371,6 +371,22 @@ def test_of_a_fingerprint_nothing_is_said_that_its_claims_may_belie(make: Make) 
         assert answer["message"] == ("The token has no entry of its own; one for a claim of it may still blacklist it.")
 
 
+def test_an_end_that_was_given_with_a_fingerprint_is_not_that_of_whoever_gives_none(make: Make, clock: Clock) -> None:
+    api, token, named = make(), mint(sub="1001"), {"fingerprint": fingerprint(mint(sub="1001"))}
+    assert take_back(api, **named, until=int(NOW) + 10)["until"] == int(NOW) + 10
+    answer = take_back(api, **named)
+    assert (answer["changed"], answer["until"]) == (True, None)
+    assert take_back(api, **named)["changed"] is False
+    clock.advance(10)
+    assert not passes(api, token)
+    assert done(api("DELETE", "/blacklist", ADMIN, json=named))["changed"]
+    take_back(api, **named, until=int(NOW) + 20)
+    assert done(api("POST", "/blacklist", token))["changed"]
+    clock.advance(10)
+    assert not passes(api, token)
+    assert take_back(api, **named)["changed"] is False  # the entry ends after the token
+
+
 # Issuers.
 
 
@@ -478,6 +494,9 @@ def test_an_entry_of_a_fingerprint_for_another_issuer_is_not_confirmed(several: 
     take_back(several, **named)
     assert_refused(several("POST", "/blacklist", OPS, json=named), "invalid-request")
     assert take_back(several, OPS, **named, issuer=ISSUER)["changed"] is False
+    done(several("DELETE", "/blacklist", ADMIN, json=named))
+    take_back(several, **named, until=int(NOW) + 10)
+    assert_refused(several("POST", "/blacklist", OPS, json=named), "invalid-request")
     done(several("DELETE", "/blacklist", OPS, json={**named, "issuer": ISSUER}))
     take_back(several, OPS, **named)
     assert not passes(several, victim)

@@ -486,6 +486,10 @@ def test_a_token_is_named_by_its_fingerprint(command: Command, passes: Any) -> N
     assert command("status", "--fingerprint", fingerprint(TOKEN)[:12]).code == BLACKLISTED
     assert command("restore", "--fingerprint", fingerprint(TOKEN)[:12]).code == DONE
     assert passes(TOKEN)
+    for flags, is_endless in ((["--until", "2h"], False), ([], True), ([], True)):
+        command("revoke", "--fingerprint", fingerprint(TOKEN), *flags)
+        (entry,) = json.loads(command("list", "--json").out)
+        assert (entry["expires_at"] is None) is is_endless
 
 
 def test_text_that_may_be_a_number_is_both_and_in_quotes_text_alone(command: Command, passes: Any) -> None:

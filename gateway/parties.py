@@ -37,7 +37,12 @@ def build_issuers(settings: Settings, now: Clock = time.time) -> list[Issuer]:
 def build_verifier(settings: Settings, issuers: Sequence[Issuer], now: Clock = time.time) -> Verifier:
     """Return what verifies the issuers' tokens by the settings' limits."""
     return Verifier(
-        issuers, leeway=settings.leeway, max_bytes=settings.max_token_bytes, max_age=settings.max_token_age, now=now
+        issuers,
+        leeway=settings.leeway,
+        max_bytes=settings.max_token_bytes,
+        max_age=settings.max_token_age,
+        by_auth_time=settings.auth_time,
+        now=now,
     )
 
 

@@ -32,8 +32,8 @@ class Token:
 
     `fingerprint` is the hexadecimal SHA-256 of the signing input, which every spelling that
     verifies shares (the text, its hash and the signature's bytes do not: CVE-2026-102269).
-    `valid_from` is the later of `nbf` and `iat`, `expires_at` is `exp`, in epoch seconds from 0 to 2**53. `derived`
-    is what stages have worked out from it, each under itself: it is kept as long as the token is.
+    `valid_from` is the latest of `nbf`, `iat` and perhaps `auth_time`, `expires_at` is `exp`, in epoch seconds from 0
+    to 2**53. `derived` is what stages have worked out from it, each under itself: it is kept as long as the token is.
     """
 
     text: str
@@ -50,7 +50,8 @@ class Verifier:
     """Verifies tokens of some `issuers`, and keeps up to `cache_size` good ones.
 
     A cached token is good only under the very key set that verified it, so that a removed
-    key takes its tokens along. `leeway` and `max_age` (by `iat`) are in seconds, `now` returns epoch seconds.
+    key takes its tokens along. `leeway` and `max_age` (by `iat`) are in seconds, `now` returns epoch seconds. With
+    `by_auth_time`, an `auth_time` must not lie ahead: no cut-off of now would cover it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Verifier:
         leeway: float = 0,
         max_bytes: int = 8192,
         max_age: int | None = None,
+        by_auth_time: bool = False,
         cache_size: int = 16_384,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -69,6 +71,7 @@ class Verifier:
         self._leeway = leeway
         self._max_bytes = max_bytes
         self._max_age = max_age
+        self._starts = ("nbf", "iat", "auth_time") if by_auth_time else ("nbf", "iat")
         self._limit = cache_size
         self._cached: dict[str, Token] = {}
         self.now = now
@@ -139,7 +142,7 @@ class Verifier:
         key_set = check_signature(issuer, kid, algorithm, signing_input, decode_part(parts[3]))
         _check_claims(claims, issuer)
         fingerprint = hashlib.sha256(signing_input).hexdigest()
-        valid_from = max(claims.get("nbf", 0), claims.get("iat", 0))
+        valid_from = max((claims[name] for name in self._starts if is_time(claims.get(name))), default=0)
         return Token(text, fingerprint, claims, issuer, key_set, _seconds(valid_from), _seconds(claims["exp"]))
 
     def _check_header(self, header: Claims) -> tuple[str, str | None]:

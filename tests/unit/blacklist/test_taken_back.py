@@ -640,6 +640,20 @@ def test_with_auth_time_a_refresh_does_not_help_and_a_new_sign_in_does(make: Mak
     assert passes(make(), refreshed)
 
 
+def test_a_sign_in_that_lies_ahead_is_no_way_around_a_cut_off(make: Make) -> None:
+    """No cut-off "now" covers it: milliseconds, for one."""
+    api, times = make(auth_time=True, leeway=30), [int(NOW) + 30, int(NOW) + 31, int(NOW) * 1000, 1e300]
+    for iat in ({}, {"iat": int(NOW)}):
+        tokens = [mint(sub="1001", auth_time=each, **iat) for each in times]
+        assert passes(api, tokens[0])
+        for token in tokens[1:]:
+            assert not passes(api, token, "token-not-yet-valid")
+        assert passes(make(), tokens[-1])
+        take_back(api, sub="1001")
+        assert not passes(api, tokens[0], "sign-in-required")
+        done(api("DELETE", "/blacklist", ADMIN, json={"sub": "1001"}))
+
+
 def test_who_is_locked_out_is_not_asked_to_sign_in(make: Make) -> None:
     api = make(auth_time=True)
     take_back(api, sub="1001", issued_before=int(NOW) + 1000)

@@ -78,10 +78,14 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time (user and system) that the process and its children have used."""
-        return sum(map(_cpu_ns, _tree(self._process.pid))) / 1e9
+        return sum(map(_cpu_ns, self.pids())) / 1e9
+
+    def pids(self) -> list[int]:
+        """Return the process and its children."""
+        return list(_tree(self._process.pid))
 
     def stop(self) -> None:
-        pids = list(_tree(self._process.pid))
+        pids = self.pids()
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)

@@ -85,15 +85,18 @@ class Listener:
     def _turn(self) -> None:
         self._turns.acquire()
         try:
+            # Who was ready before has its turn first, or the probe would be taken while they go on waiting.
+            is_round_over = False
             while self._turns.is_mine() and not self._is_over:
                 is_busy = any(self._ready)
-                if self._gather(0 if is_busy else None):
+                if (is_round_over or not is_busy) and self._gather(0 if is_busy else None):
                     self._delay.take()
-                if is_busy:
+                if is_busy and is_round_over:
                     # Who has come just now joins these: else it would wait until they are done, and then its own time.
                     self._serve_stage(self._ready[STAGE[HEAD]])
                 for ready in self._ready:
                     self._serve_stage(ready)
+                is_round_over = True
         finally:
             self._turns.release()
 
@@ -292,7 +295,6 @@ class Listener:
 
 
 def _first(ready: deque[Connection]) -> Connection | None:
-    try:
+    with suppress(IndexError):  # another thread has taken it
         return ready.popleft() if ready else None
-    except IndexError:  # another thread has taken it
-        return None
+    return None

@@ -26,20 +26,20 @@ from running import Running
 from benchmarks.studies import hostile_clients
 from benchmarks.studies.hostile_hour import Client, bearer, kept, upstream
 
-SLICES, SECONDS, SETTLE = 8, 1.5, 0.3
+SLICES, SECONDS, SETTLE = 8, 2.0, 0.3
 GOOD = {"GET": "GET /good", "/-/auth": "GET /-/auth"}  # the second is answered by the gateway alone
 Times = defaultdict[str, list[float]]  # milliseconds, by what was asked
 
 
 async def ask_for_good(port: int, kind: str, times: list[Times]) -> None:
-    """Ask some thirty times a second, and note in the last of `times` how long it took."""
+    """Ask some hundred and fifty times a second, and note in the last of `times` how long it took."""
     client, tokens = Client(port), [mint(sub=f"good-{number}") for number in range(20)]
     while True:
         began = time.monotonic()
         async with asyncio.timeout(20):
             await client.ask(kept(GOOD[kind], bearer(random.choice(tokens))))
         times[-1][kind].append((time.monotonic() - began) * 1e3)
-        await asyncio.sleep(random.random() * 0.03)
+        await asyncio.sleep(random.random() * 0.01)
 
 
 def worked(pids: list[int]) -> float:

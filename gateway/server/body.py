@@ -69,6 +69,9 @@ class Body:
             return part
         framing = self._framing
         while framing is not None and not framing.ended:
+            if not self._wire.receives_left:  # others have their turn first
+                return None
+            self._wire.receives_left -= 1
             if self._wire.received or self._receive(framing, limit):
                 if part := self._feed(framing, limit):
                     return part
@@ -83,7 +86,7 @@ class Body:
             raise self._problem
         wire = self._wire
         try:
-            part, used = framing.feed(wire.received, limit)
+            part, used = framing.feed(wire.received[: framing.wanted(limit)], limit)
         except Problem as problem:
             self._problem = problem
             raise
@@ -91,10 +94,7 @@ class Body:
         return part
 
     def _receive(self, framing: Framing, limit: int) -> bool:
-        """Receive more of it; return whether there was something, and others need not have their turn first."""
-        if not self._wire.receives_left:
-            return False
-        self._wire.receives_left -= 1
+        """Receive more of it; return whether there was something."""
         try:
             if self._wire.receive(framing.wanted(min(limit, RECEIVE_BYTES))):
                 self._invite = None
@@ -152,6 +152,8 @@ class Body:
         return part
 
     def _comes(self) -> bool:
-        """Wait a while; return whether it is worth to look again."""
+        """Wait a while, unless there is something; return whether it is worth to look again."""
+        if self._wire.received:
+            return True
         is_late = time.monotonic() > self._wire.deadlines.heard + QUIET_SECONDS
         return self._wire.wait(LOOK_SECONDS) or not is_late

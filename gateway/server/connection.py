@@ -177,7 +177,7 @@ class Connection:
         while part := body.take():
             pass
         if part is None:
-            return self._readable
+            return NOTHING if self.wire.received else self._readable
         self._skipped = None
         self.state = HEAD
         return NOTHING if self.wire.received else self._readable

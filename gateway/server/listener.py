@@ -34,7 +34,7 @@ from gateway.server.wire import seconds_since_data
 
 log = logging.getLogger("gateway.server")
 
-STEPS: Final = 16  # of one connection, before others are asked whether something has happened to them
+STEPS: Final = 4  # of one connection, before others have their turn: two parts of a long answer take a millisecond
 LEFT: Final = getattr(select, "POLLRDHUP", select.POLLIN)
 
 
@@ -151,7 +151,7 @@ class Listener:
             elif awaited is not NOTHING:
                 self._await(connection, awaited)
                 return
-            elif connection.state is HEAD or (steps := steps + 1) > STEPS:
+            elif connection.state is HEAD or connection.state is PAUSE or (steps := steps + 1) >= STEPS:
                 self._put_off(connection)
                 return
             elif others_wait and self._turns.is_mine():

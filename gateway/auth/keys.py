@@ -92,7 +92,9 @@ def build_keys(
     except KeysRefused as fault:
         raise KeysRefused(f"issuer {issuer!r}: {fault}") from fault
     except (OSError, ValueError) as error:
-        raise KeysRefused(f"issuer {issuer!r}: the file of keys {_short(error)}") from error
+        # Not by its name: it may be a key that was given in the file's place.
+        named = "PUBLIC_KEY" if public_key else "JWKS_URL"
+        raise KeysRefused(f"issuer {issuer!r}: the file that {named} names {_short(error)}") from error
 
 
 def _short(error: Exception) -> str:

@@ -57,5 +57,5 @@ def main() -> None:
             echo(f"  - {fault}", err=True)
         sys.exit(USAGE)
     except OSError as error:
-        echo(f"gateway: {error}", err=True)
+        echo(f"gateway: {error.filename}: {error.strerror}" if error.filename else f"gateway: {error}", err=True)
         sys.exit(USAGE)

@@ -32,7 +32,8 @@ def open_blacklist(settings: Settings, may_act: Callable[[str, str], bool] = lam
     try:
         return build_blacklist(settings, may_act=may_act, create=False)
     except StoreMissing as fault:
-        raise StoreMissing(f"{fault} Looked in {store_name(settings)}.", can_be_made=fault.can_be_made) from fault
+        told = f"{fault} Looked in {store_name(settings)}: --store or {PREFIX}STORE names the gateway's own."
+        raise StoreMissing(told, can_be_made=fault.can_be_made) from fault
 
 
 class Fault(click.ClickException):

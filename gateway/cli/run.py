@@ -77,7 +77,7 @@ def serve(settings: Settings) -> None:
 @click.command()
 @with_settings()
 def demo(settings: Settings) -> None:
-    """Run the gateway in front of a sample API. On this machine alone; the whole story is printed as lines to paste."""
+    """Run the gateway in front of a sample API. On 127.0.0.1, unless HOST is set; it prints the story as lines to paste."""
     if "host" not in settings.model_fields_set:  # its secret is public
         settings = settings.model_copy(update={"host": "127.0.0.1"})
     with _listening(settings) as sock, _sample_upstream(settings.upstream):
@@ -137,24 +137,24 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
 def _listening(settings: Settings) -> Iterator[socket.socket]:
     """Listen while the block runs. Raises `Fault` where that, or listening for scrapes, is not possible."""
     if settings.metrics_port:
-        _must_be_free(settings.metrics_host, settings.metrics_port)
-    with _listening_on(settings.host, settings.port) as sock:
+        _must_be_free(settings.metrics_host, settings.metrics_port, "--metrics-host, --metrics-port")
+    with _listening_on(settings.host, settings.port, "--host, --port") as sock:
         yield sock
 
 
-def _must_be_free(host: str, port: int) -> None:
-    with _listening_on(host, port):
+def _must_be_free(host: str, port: int, flags: str) -> None:
+    with _listening_on(host, port, flags):
         pass
 
 
 @contextlib.contextmanager
-def _listening_on(host: str, port: int) -> Iterator[socket.socket]:
+def _listening_on(host: str, port: int, flags: str) -> Iterator[socket.socket]:
     with contextlib.ExitStack() as stack:
         try:
             sock = stack.enter_context(listening(host, port))
         except OSError as error:
             place = host if host.startswith("unix:") else f"{host}:{port}"
-            raise Fault(f"cannot listen on {place}: {error.strerror or error}") from error
+            raise Fault(f"cannot listen on {place} ({flags}): {error.strerror or error}") from error
         yield sock
 
 
@@ -163,7 +163,7 @@ def _sample_upstream(url: str) -> Iterator[None]:
     """Run the sample API at the URL while the block runs."""
     address = urlsplit(url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
-    _must_be_free(host, port)
+    _must_be_free(host, port, "--upstream")
     command = [sys.executable, "-m", "gateway.cli.sample", "--host", host, "--port", str(port)]
     # A session of its own: Ctrl-C reaches the gateway, which ends the upstream after its last request.
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)  # noqa: S603

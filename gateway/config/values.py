@@ -28,6 +28,10 @@ from gateway.http.strict_json import describe_fault, unique_members
 MEMBERS = (
     "token", "token_type_hint", "fingerprint", "issuer", "issued_before", "until", "reason", "claim", "limit", "cursor"
 )  # fmt: skip
+# Fields that say where a request ends, to whom it goes, or what becomes of the connection: never a token's holder.
+_TAKEN_FIELDS = (
+    "connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"
+)  # fmt: skip
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
 
 
@@ -163,7 +167,13 @@ Requirements = Annotated[Listed, AfterValidator(_check_requirements)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(_check_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Members = Annotated[tuple[NotEmpty, ...], BeforeValidator(split_list)]
-FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
+def _check_field_is_free(name: str) -> str:
+    if name.lower() in _TAKEN_FIELDS:
+        raise ValueError("must not be a field by which HTTP itself is spoken")
+    return name
+
+
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$"), AfterValidator(_check_field_is_free)]
 
 
 class IssuerSettings(BaseModel):

@@ -792,6 +792,12 @@ def test_check_config_makes_no_store_and_says_where_it_will_be(command: Command,
     assert f"There is no store: {tmp_path}/none/new.sqlite3 does not exist" in refused.err
 
 
+def test_a_file_that_cannot_be_written_is_named_plainly(command: Command) -> None:
+    command("import", os.devnull)
+    ended = command("export", "/none/x")
+    assert (ended.code, ended.err) == (USAGE, "gateway: /none/x: No such file or directory\n")
+
+
 def test_a_flag_that_holds_a_secret_is_warned_of(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     issuers = json.dumps([{"issuer": "https://a.test/", "secret": "hush" * 8}])
     clients = json.dumps([{"client_id": "a", "secret": "hush" * 8}])
@@ -944,6 +950,10 @@ def test_check_config_warns(command: Command, monkeypatch: pytest.MonkeyPatch) -
     [
         ("UPSTREAM", "http://127.0.0.1:35000", "GATEWAY_PORT: must not be the port of UPSTREAM"),
         ("CLAIMS_FIELD", "X-Token-Subject", "GATEWAY_SUBJECT_FIELD: must not be the field of the claims"),
+        ("CLAIMS_FIELD", "content-length", "GATEWAY_CLAIMS_FIELD: must not be a field by which HTTP itself is spoken"),
+        ("SUBJECT_FIELD", "Host", "GATEWAY_SUBJECT_FIELD: must not be a field by which HTTP itself is spoken"),
+        ("PUBLIC_KEY", "/none", "the file that PUBLIC_KEY names cannot be read: No such file or directory"),
+        ("JWKS_URL", "/none", "the file that JWKS_URL names cannot be read: No such file or directory"),
     ],
 )
 def test_a_default_that_does_not_go_with_what_is_set_is_a_fault(
@@ -1038,10 +1048,13 @@ def test_workers_that_start_later_read_all_but_the_flags_anew(
 def test_a_port_that_is_taken_is_told_at_once(command: Command, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for flags in (["--port", port], ["--port", 0, "--metrics-port", port]):
+        for named, flags in (
+            ("--host, --port", ["--port", port]),
+            ("--metrics-host, --metrics-port", ["--port", 0, "--metrics-port", port]),
+        ):
             ended = command(name, "--host", "127.0.0.1", *flags)
             assert (ended.code, ended.out) == (USAGE, "")
-            assert ended.err == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+            assert ended.err == f"Error: cannot listen on 127.0.0.1:{port} ({named}): Address already in use\n"
         if name == "demo":
             ended = command(name, "--host", "127.0.0.1", "--port", 0, "--upstream", f"http://127.0.0.1:{port}")
             assert (ended.code, ended.out) == (USAGE, "")

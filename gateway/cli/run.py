@@ -77,7 +77,10 @@ def serve(settings: Settings) -> None:
 @click.command()
 @with_settings()
 def demo(settings: Settings) -> None:
-    """Run the gateway in front of a sample API. On 127.0.0.1, unless HOST is set; it prints the story as lines to paste."""
+    """Run the gateway in front of a sample API.
+
+    On 127.0.0.1, unless HOST is set. The whole story is printed as lines to paste.
+    """
     if "host" not in settings.model_fields_set:  # its secret is public
         settings = settings.model_copy(update={"host": "127.0.0.1"})
     with _listening(settings) as sock, _sample_upstream(settings.upstream):

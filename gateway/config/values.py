@@ -167,6 +167,8 @@ Requirements = Annotated[Listed, AfterValidator(_check_requirements)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(_check_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Members = Annotated[tuple[NotEmpty, ...], BeforeValidator(split_list)]
+
+
 def _check_field_is_free(name: str) -> str:
     if name.lower() in _TAKEN_FIELDS:
         raise ValueError("must not be a field by which HTTP itself is spoken")

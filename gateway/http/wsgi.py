@@ -42,8 +42,8 @@ class Context:
         # End the response visibly, never as if it were complete, for a refusal's code; callable from any thread.
         # Before the response's head was sent, the refusal is the answer.
         self.cut: Callable[[str], None] | None = None
-        # Wait a moment until a descriptor can be read, or the server has something else to do; return whether it is the
-        # former. None: it has now, so a response that waits may let others go first.
+        # Wait a moment, until a descriptor can be read or the server has other work; return whether it can be read.
+        # None: other connections are ready now, so a response that would wait lets them go first.
         self.wait_here: Callable[[int], bool] | None = None
         # The client does not read what it was sent. Only a response that `is_duplex` is asked then: for b"", or its
         # end.

@@ -60,7 +60,7 @@ class Response:
         self._parts = iter(content)
         if isinstance(content, (list, tuple)):
             self._is_whole = len(content) == 1
-            self.go_on()  # it is there at once: a step less
+            self.go_on()  # all of it is there already, so it is sent in this step
 
     def go_on(self) -> None:
         """Ask for something to send, up to a pause or the response's end."""

@@ -55,6 +55,12 @@ def test_what_a_mount_does_to_the_store_is_said(path: Path, mounts: list[str], t
     assert told in done.stdout
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that takes no files of ours is Linux's")
+def test_a_folder_that_takes_no_files_is_named_with_what_to_do() -> None:
+    with pytest.raises(StoreRefused, match=r"^/proc/x cannot .* no such file \(.*\): name one on a local disk"):
+        open_store("sqlite:////proc/x")
+
+
 @pytest.fixture
 def mounted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], str]:
     """Return what pretends that the store's folder is mounted so, and returns the store's URL."""

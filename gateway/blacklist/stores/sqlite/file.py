@@ -31,17 +31,22 @@ FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 
 
 def begin(conn: sqlite3.Connection, seconds: float = BUSY_SECONDS) -> None:
-    """Begin a transaction that changes something, once others have ended theirs. Raises sqlite3.Error.
+    """Begin a transaction that changes something, once others have ended theirs. Raises sqlite3.Error."""
+    run_alone(conn, "BEGIN IMMEDIATE", seconds)
+
+
+def run_alone(conn: sqlite3.Connection, statement: str, seconds: float) -> None:
+    """Run a statement that nobody else's lock allows beside it, as soon as there is none. Raises sqlite3.Error.
 
     SQLite waits in steps that grow to 100 ms: of 32 writers some had no turn in 2 s. In steps
-    this small all had, and made twice as many changes.
+    this small all had, and made twice as many changes. For the lock of `journal_mode` it waits not at all.
     """
     last_try = time.monotonic() + seconds
     conn.execute("PRAGMA busy_timeout=0")
     with blocking():  # for others; and for the disk, as this thread's turn is over until the change is made
         while True:
             try:
-                conn.execute("BEGIN IMMEDIATE")
+                conn.execute(statement)
                 break
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > last_try:
@@ -81,6 +86,8 @@ def prepare(path: Path, *, create: bool = True) -> None:
         why = str(error)
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMMAP:
             why = "on its file system processes share no memory; use a local disk, or Redis"
+        elif isinstance(error, OSError):
+            why = f"its folder takes no such file ({error.strerror}): name one on a local disk that has room"
         raise StoreRefused(f"{path} cannot hold the blacklist: {why}.") from error
 
 
@@ -184,7 +191,7 @@ def _check(path: Path, conn: sqlite3.Connection, *, thoroughly: bool, may_upgrad
         raise StoreRefused(_emptied(path))
     if thoroughly and conn.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
         raise StoreRefused(f"{path} is damaged: restore it from a backup.")
-    conn.execute("PRAGMA journal_mode=WAL")
+    run_alone(conn, "PRAGMA journal_mode=WAL", START_SECONDS)
     begin(conn, START_SECONDS)
     conn.execute(WRITE)  # raises if it cannot be written
     for trigger in NOTICE_HANDS if may_upgrade else ():

@@ -75,7 +75,7 @@ def fault_of_rights(path: Path) -> str:
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         return f"{folder} is mounted read-only, and SQLite writes its log beside the file: mount it to be written"
     for each, rights in ((folder, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
-        if not os.access(each, rights) and each.exists():
+        if each.exists() and not os.access(each, rights):  # in this order: another process may be making it
             found = each.stat()
             return (
                 f"unable to open it, for user {os.geteuid()} may not write to {each}, which belongs to user "

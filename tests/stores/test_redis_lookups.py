@@ -159,14 +159,18 @@ def test_no_thread_asks_where_a_connection_is_open(asked: Server, monkeypatch: p
     assert [look_up(look_ups, f"token:{number}") for number in range(20)] == [[None]] * 20
 
 
-def test_a_change_that_others_made_is_found_at_once(asked: Server, relay: Relay) -> None:
+def test_a_change_that_others_made_is_found_at_once_and_costs_no_connection(
+    asked: Server, server: RedisServer, relay: Relay
+) -> None:
     look_ups = LookUps(asked)
-    with closing(RedisStore(relay.url, accept_lossy=True)) as other:
+    with closing(RedisStore(relay.url, accept_lossy=True)) as other, server.client() as counting:
+        before = counting.info("stats")["total_connections_received"]
         for number in range(5):
             entry = Entry(f"token:{number:064x}", "https://issuer.test/", 0, None)
             assert look_up(look_ups, entry.key) == [None]
             other.add([entry])
             assert look_up(look_ups, entry.key) != [None]
+        assert counting.info("stats")["total_connections_received"] == before
 
 
 def test_a_late_answer_refuses_and_reaches_nobody(asked: Server, relay: Relay) -> None:

@@ -1007,11 +1007,15 @@ def test_an_entry_that_is_none_is_not_an_absent_one(
     server: RedisServer, store: Store, text: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.ask("SET", TAG + REVOKED.key, text)
-    assert outcome(store) == "refused"
+    for in_pauses in (False, True):
+        assert outcome(store, in_pauses=in_pauses) == "refused"
+        assert outcome(store, token(2), in_pauses=in_pauses) == "passed"
     with pytest.raises(StoreUnavailable) as refusal:
         store.add([REVOKED])
     assert refusal.value.cause == "damaged"
-    assert f"unavailable for look-ups (damaged): what stands under {REVOKED.key} is no entry" in caplog.text
+    assert [record.message.partition(". ")[0] for record in caplog.records] == [
+        f"the blacklist store is unavailable for {REVOKED.key} (damaged): what stands there is no entry"
+    ]
 
 
 # --- whose answer it is ---

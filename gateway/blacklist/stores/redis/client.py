@@ -43,12 +43,13 @@ class RedisConnection:
         self._reader = hiredis.Reader()
         self._found: list[Any] = []  # what has been received of the answers
         self.late_at = 0.0  # when they are late, on the monotonic clock
+        self.is_awaited = False  # whether answers to what was sent are still to come
         # The descriptor does not block, for the socket has a time-out. TLS may wait for more than bytes to read.
         self.fd = -1 if isinstance(sock, ssl.SSLSocket) else sock.fileno()
 
     def send(self, request: bytes) -> None:
         """Send all of it at once. Raises OSError."""
-        self.late_at = time.monotonic() + SECONDS
+        self.late_at, self.is_awaited = time.monotonic() + SECONDS, True
         if os.write(self.fd, request) < len(request):
             raise BlockingIOError("the server takes no more")
 
@@ -157,6 +158,7 @@ class Connections:
 
     def give_back(self, connection: RedisConnection) -> None:
         """Have a connection serve others."""
+        connection.is_awaited = False
         self._idle.append(connection)
 
     def _leave_parents(self) -> None:

@@ -105,7 +105,7 @@ class LookUps:
             pass
         finally:  # also where the request ends meanwhile
             self._late_at = math.inf
-            if question and not isinstance(found, list):
+            if question and question.connection.is_awaited:
                 question.connection.close()  # an answer still to come must never reach another request
             if found is None:
                 self._questions.put(look_ups or self._take())

@@ -120,9 +120,11 @@ class Server:
                 raise self._fail(TimeoutError("the answer is slow to come"), lookup=True)
             return None
         texts, head = answers
-        if not isinstance(texts, list) or (texts.pop(), head, len(texts)) != question.expected:
-            raise RedisError("it takes more than one question")
+        if not texts or not isinstance(texts, list) or not isinstance(head, bytes):
+            raise RedisError("no answer to a look-up")
         self._connections.give_back(question.connection)
+        if (texts.pop(), head, len(texts)) != question.expected:
+            raise RedisError("others have changed the blacklist")
         return texts
 
     def _ask(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:

@@ -20,7 +20,7 @@ from gateway.blacklist.stores.outage import Probe
 from gateway.blacklist.stores.redis.keys import FORGET, GRACE_SECONDS, MATCH
 from gateway.blacklist.stores.redis.lookups import LookUps
 from gateway.blacklist.stores.redis.older import from_stored, is_twin, to_stored, with_twins
-from gateway.blacklist.stores.redis.server import LOOKUPS, Server, read_row
+from gateway.blacklist.stores.redis.server import Server, read_row
 from gateway.http.problems import StoreUnavailable
 from gateway.http.wsgi import Context
 
@@ -70,7 +70,7 @@ class RedisStore:
     def find_in_pauses(self, keys: Sequence[str], about: Context) -> Generator[bytes, None, list[Entry]]:
         """Return the live entries among `keys`, as `find` does; meanwhile the request pauses."""
         texts = yield from self._look_ups.find(keys, about)
-        return self._live(dict(zip(keys, texts, strict=True))) if any(texts) else []
+        return self._live(dict(zip(keys, texts, strict=True))) if texts.count(None) < len(texts) else []
 
     def add(self, entries: Sequence[Entry], *, once: Entry | None = None) -> list[Added] | None:
         """Add the entries, each merged with a live one of its key; not those that have expired.
@@ -232,7 +232,7 @@ class RedisStore:
         try:
             return from_stored(Entry.from_json(key, json.loads(text)))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise self._server.outage.begin(LOOKUPS, "damaged", f"what stands under {key} is no entry") from error
+            raise self._server.outage.begin(key, "damaged", "what stands there is no entry") from error
 
 
 def _name(entry: Entry) -> str:

@@ -110,6 +110,7 @@ class Answer:
         handle, wait = self._handle, self._about.wait_here
         if wait is not None and handle and len(awaited := handle.events()) == 1:
             [(descriptor, events)] = awaited.items()
+            self._since = self._since or monotonic()
             self.is_awaited = events == select.POLLIN and wait(descriptor)
         return self.is_awaited
 

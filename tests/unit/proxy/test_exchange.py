@@ -477,6 +477,17 @@ def test_content_codings_are_not_touched() -> None:
 # --- streaming
 
 
+def test_a_head_that_comes_quickly_in_parts_of_lines_is_no_silence() -> None:
+    def script(talk: Talk) -> None:
+        whole = ok(b"ok", ("X-Long", "a" * 100))
+        for start in range(0, len(whole), 10):
+            talk.send(whole[start : start + 10])
+            time.sleep(0.0003)
+
+    with proxied(script, timeout=(3, 9)) as (_, port):
+        assert exchange(port, request("GET /")).startswith(b"HTTP/1.1 200")
+
+
 def test_server_sent_events_arrive_as_they_are_sent() -> None:
     seen = threading.Semaphore(0)
 

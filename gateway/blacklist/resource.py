@@ -11,6 +11,7 @@ from gateway.auth.tokens import Claims, Token, Verifier
 from gateway.blacklist.body import body_members, restate
 from gateway.blacklist.entries import entry_kind, entry_to_json, fingerprint_of, timestamp
 from gateway.blacklist.listing import list_entries
+from gateway.blacklist.named import Named
 from gateway.blacklist.permissions import Scopes
 from gateway.blacklist.rules import Actor, Blacklist
 from gateway.blacklist.stores.base import LATEST, Entry
@@ -113,74 +114,62 @@ class Resource:
     # What is done.
 
     def _state(self, caller: Caller, target: Target) -> Answer:
-        if target.claim is None and target.fingerprint is None:
-            return self._token_answer(caller, self._token(caller, target), False)
-        self._require(self._scopes.may_look_up, caller, asked="state")
-        if target.fingerprint is not None:
-            issuer, fingerprint, entries = self._by_fingerprint(caller, target)
-            return self._fingerprint_answer(caller, issuer, fingerprint, entries, False)
-        return self._claim_answer(caller, target, self._within(caller, target.issuer, asked="state"), False)
+        if target.is_for_admins:
+            self._require(self._scopes.may_look_up, caller, asked="state")
+        return self._answer(caller, self._named(caller, target, asked="state"), False)
 
     def _add(self, caller: Caller, target: Target) -> Answer:
-        actor = caller.actor(target.reason)
-        if target.claim is None and target.fingerprint is None:
-            token = self._token(caller, target)
-            changed = not self._verifier.has_expired(token) and self._blacklist.add_token(token, actor)
-            return self._token_answer(caller, token, changed)
-        self._require(self._scopes.may_add, caller, asked="add")
+        if target.is_for_admins:
+            self._require(self._scopes.may_add, caller, asked="add")
         self._blacklist.check_end(target.until)
-        if target.fingerprint is not None:
-            return self._add_fingerprint(caller, target, actor)
-        issuer = self._within(caller, target.issuer, asked="add")
-        name, values = target.claim or ("", ())
-        changed = self._blacklist.add_claims(issuer, name, values, target.cut_off, target.until, actor)
-        return self._claim_answer(caller, target, issuer, changed)
+        named = self._named(caller, target, asked="add")
+        if target.issuer is None and target.fingerprint == named.fingerprint:
+            self._check_whose(caller, named)
+        changed = not named.has_expired and named.add(caller.actor(target.reason), target.cut_off, target.until)
+        if target.fingerprint is not None:  # whose entry it is may have been settled by another at this moment
+            named = self._named(caller, target, asked="add")
+        return self._answer(caller, named, changed)
 
-    def _add_fingerprint(self, caller: Caller, target: Target, actor: Actor) -> Answer:
-        issuer, fingerprint, entries = self._by_fingerprint(caller, target)
-        is_others = target.issuer is None and target.fingerprint == fingerprint and issuer != caller.token.issuer.name
-        # Whose token it is, nobody knows; older gateways did not note it where there was an `until`.
-        if is_others and (entries[0].by_fingerprint or entries[0].expires_at is None):
-            raise Problem("invalid-request", f"There is an entry for a token of {issuer}: name the issuer.")
-        if entries and target.until is None and not entries[0].by_fingerprint:  # it ends after the token, or never
-            return self._fingerprint_answer(caller, issuer, fingerprint, entries, False)
-        entry, changed = self._blacklist.add_fingerprint(issuer, fingerprint, actor, target.until)
-        if entry.issuer != issuer and not entries:
-            self._forbid(caller, "The entry is of another issuer.", asked="add", fingerprint=fingerprint)
-        return self._fingerprint_answer(caller, issuer, fingerprint, [entry], changed)
+    def _check_whose(self, caller: Caller, named: Named) -> None:
+        """Refuse a fingerprint without an issuer, whose entry does not tell for sure that the token is another's."""
+        if named.issuer == caller.token.issuer.name:
+            return
+        # Older gateways did not note `by_fingerprint` where there was an `until`.
+        if any(entry.by_fingerprint or entry.expires_at is None for entry in named.entries()):
+            raise Problem("invalid-request", f"There is an entry for a token of {named.issuer}: name the issuer.")
 
     def _remove(self, caller: Caller, target: Target) -> Answer:
-        actor = caller.actor(target.reason)
-        if self._restore == "admin":
+        if self._restore == "admin" or target.is_for_admins:
             # The scope first: a holder learns nothing of the state, and a thief restores nothing.
             self._require(self._scopes.may_do_all, caller, asked="remove")
-            if caller.blacklisted:
-                raise Problem("token-blacklisted")
-        if target.claim is None and target.fingerprint is None:
-            token = self._token(caller, target)
-            if self._restore == "admin":
-                self._within(caller, token.issuer.name, asked="remove")
-            changed = not self._verifier.has_expired(token) and self._blacklist.remove_fingerprint(
-                token.issuer.name, token.fingerprint, actor
-            )
-            return self._token_answer(caller, token, changed)
-        self._require(self._scopes.may_do_all, caller, asked="remove")
-        if target.fingerprint is not None:
-            issuer, fingerprint, entries = self._by_fingerprint(caller, target)
-            changed = bool(entries) and self._blacklist.remove_fingerprint(issuer, fingerprint, actor)
-            return self._fingerprint_answer(caller, issuer, fingerprint, [], changed)
-        issuer = self._within(caller, target.issuer, asked="remove")
-        changed = self._blacklist.remove_claims(issuer, *(target.claim or ("", ())), actor)
-        return self._claim_answer(caller, target, issuer, changed)
+        if self._restore == "admin" and caller.blacklisted:
+            raise Problem("token-blacklisted")
+        named = self._named(caller, target, asked="remove")
+        if self._restore == "admin" and not target.is_for_admins:
+            self._within(caller, named.issuer, asked="remove")
+        changed = not named.has_expired and named.remove(caller.actor(target.reason))
+        return self._answer(caller, named, changed)
 
     # What is meant.
 
-    def _token(self, caller: Caller, target: Target) -> Token:
-        """Return the token to act on. Holding it, that is presenting its text, is the right to do so."""
-        if target.token is None:
-            return caller.token
+    def _named(self, caller: Caller, target: Target, *, asked: str) -> Named:
+        """Return what to act on. Holding a token, that is presenting its text, is the right to do so."""
+        if target.fingerprint is not None:
+            return self._by_fingerprint(caller, target.fingerprint, target.issuer)
+        if target.claim is not None:
+            return Named(self._blacklist, self._within(caller, target.issuer, asked=asked), claim=target.claim)
+        token = caller.token if target.token is None else self._verify(target.token)
+        return Named(
+            self._blacklist,
+            token.issuer.name,
+            token.fingerprint,
+            token,
+            has_expired=self._verifier.has_expired(token),
+        )
+
+    def _verify(self, text: str) -> Token:
         try:
-            token = self._verifier.genuine(target.token)
+            token = self._verifier.genuine(text)
             self._blacklist.lookup_keys(token)
         except Problem as problem:
             if problem.code == "keys-unavailable":
@@ -189,16 +178,14 @@ class Resource:
             raise Problem("invalid-request", f"The token in the request does not verify: {problem.code}.") from problem
         return token
 
-    def _by_fingerprint(self, caller: Caller, target: Target) -> tuple[str, str, list[Entry]]:
-        """Return the issuer, the whole fingerprint and the live entry, if there is one, that the digits name."""
-        digits = target.fingerprint or ""
+    def _by_fingerprint(self, caller: Caller, digits: str, spelling: str | None) -> Named:
         entry = self._blacklist.find_fingerprint(digits)
         if entry is None:
-            return self._within(caller, target.issuer, fingerprint=digits), digits, []
+            return Named(self._blacklist, self._within(caller, spelling, fingerprint=digits), digits)
         issuer = self._within(caller, entry.issuer, fingerprint=digits)
-        if target.issuer is not None and self._within(caller, target.issuer, fingerprint=digits) != issuer:
+        if spelling is not None and self._within(caller, spelling, fingerprint=digits) != issuer:
             raise Problem("invalid-request", "The entry is of another issuer.")
-        return issuer, fingerprint_of(entry), [entry]
+        return Named(self._blacklist, issuer, fingerprint_of(entry))
 
     # Who may.
 
@@ -224,49 +211,21 @@ class Resource:
 
     # What is answered.
 
-    def _token_answer(self, caller: Caller, token: Token, changed: bool) -> Answer:
-        has_expired = self._verifier.has_expired(token)
-        entries = [] if has_expired else self._blacklist.entries_against(token)
-        message = "The token has expired." if has_expired else _message("token", entries)
-        if changed and entries and all(entry.claim for entry in entries):
-            message = "The token's own entry is lifted; an entry for one of its claims still blacklists it."
-        return {
-            "message": message,
-            "token": token.text,
-            "blacklisted": bool(entries),
-            "changed": changed,
-            "expires_at": timestamp(int(min(token.expires_at, LATEST))),
-            "entries": self._describe_entries(caller, token.issuer.name, entries),
-        }
-
-    def _claim_answer(self, caller: Caller, target: Target, issuer: str, changed: bool) -> Answer:
-        name, values = target.claim or ("", ())
-        entries = self._blacklist.find_claims(issuer, name, values)
-        message = _message("claim", entries)
-        return self._named_answer(caller, issuer, entries, changed, message, claim={name: values[0]})
-
-    def _fingerprint_answer(
-        self, caller: Caller, issuer: str, fingerprint: str, entries: Sequence[Entry], changed: bool
-    ) -> Answer:
-        message = _message("token", entries)
-        if not entries:  # its claims are not known
-            message = "The token has no entry of its own; one for a claim of it may still blacklist it."
-        return self._named_answer(caller, issuer, entries, changed, message, fingerprint=fingerprint)
-
-    def _named_answer(
-        self, caller: Caller, issuer: str, entries: Sequence[Entry], changed: bool, message: str, **named: object
-    ) -> Answer:
+    def _answer(self, caller: Caller, named: Named, changed: bool) -> Answer:
+        entries = named.entries()
         entry = entries[0] if entries else None
+        ends, about = entry.expires_at if entry else None, named.to_json()
+        if named.token is None:
+            about |= {"issuer": named.issuer, "issued_before": entry and entry.issued_before, "until": ends}
+        else:
+            ends, about = int(min(named.token.expires_at, LATEST)), {"token": named.token.text}
         return {
-            "message": message,
-            **named,
-            "issuer": issuer,
-            "issued_before": entry and entry.issued_before,
-            "until": entry and entry.expires_at,
+            "message": _message(named, entries, changed),
+            **about,
             "blacklisted": entry is not None,
             "changed": changed,
-            "expires_at": entry and timestamp(entry.expires_at),
-            "entries": self._describe_entries(caller, issuer, entries),
+            "expires_at": timestamp(ends),
+            "entries": self._describe_entries(caller, named.issuer, entries),
         }
 
     def _describe_entries(self, caller: Caller, issuer: str, entries: Sequence[Entry]) -> list[Answer]:
@@ -283,8 +242,17 @@ def success(members: Answer) -> bytes:
     return (json.dumps({"success": True, **members}) + "\n").encode()
 
 
-def _message(what: str, entries: Sequence[Entry]) -> str:
-    return f"The {what} is blacklisted." if entries else f"The {what} is not blacklisted."
+def _message(named: Named, entries: Sequence[Entry], changed: bool) -> str:
+    what = "token" if named.claim is None else "claim"
+    if named.has_expired:
+        return "The token has expired."
+    if named.token and changed and entries and all(entry.claim for entry in entries):
+        return "The token's own entry is lifted; an entry for one of its claims still blacklists it."
+    if entries:
+        return f"The {what} is blacklisted."
+    if named.token is None and named.claim is None:  # its claims are not known
+        return "The token has no entry of its own; one for a claim of it may still blacklist it."
+    return f"The {what} is not blacklisted."
 
 
 def _by_method(environ: Environ, methods: Mapping[str, T]) -> T:

@@ -42,6 +42,11 @@ class Target(NamedTuple):
         """Return whether it is the caller's own token."""
         return (self.token, self.claim, self.fingerprint) == (None, None, None)
 
+    @property
+    def is_for_admins(self) -> bool:
+        """Return whether it is named by what everybody may know of it: not by a token's text."""
+        return self.claim is not None or self.fingerprint is not None
+
     def is_token(self, text: str) -> bool:
         """Return whether it is the caller's own token, which has this text: named or not, in whatever spelling."""
         return self.is_own if self.token is None else self.token.rpartition(".")[0] == text.rpartition(".")[0]

@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from gateway.blacklist.entries import entry_to_json
+from gateway.blacklist.named import Named
 from gateway.blacklist.rules import BY_CLAIM, LARGEST_LEEWAY, Actor, CutOff
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.target import LONGEST_REASON
 from gateway.cli.moments import Moment
-from gateway.cli.named import Named, open_named, targeted
+from gateway.cli.named import open_named, targeted
 from gateway.cli.options import open_blacklist, with_settings
 from gateway.cli.output import cells, echo, echo_details, echo_json, echo_table, store_name
 from gateway.config.settings import Settings
@@ -59,22 +60,10 @@ def revoke(
         raise click.UsageError(f"--reason may have at most {LONGEST_REASON} characters")
     target = open_named(settings, **named)
     audit_here(settings)
-    _print_state(target, _revoke(target, issued_before, whenever, until, actor(reason)), as_json)
-
-
-def _revoke(target: Named, issued_before: CutOff, whenever: bool, until: int | None, actor: Actor) -> bool:
-    blacklist = target.blacklist
-    if target.token is not None:
-        # A gateway may tolerate more than this command does.
-        is_over = time.time() >= target.token.expires_at + LARGEST_LEEWAY
-        return not is_over and blacklist.add_token(target.token, actor)
-    if target.claim is None:
-        if until is None and any(not entry.by_fingerprint for entry in target.entries()):
-            return False  # it ends after the token, or never
-        return blacklist.add_fingerprint(target.issuer, target.fingerprint, actor, until).changed
-    name, values = target.claim
+    # A gateway may tolerate more than this command does.
+    is_over = target.token and time.time() >= target.token.expires_at + LARGEST_LEEWAY
     cut_off = BY_CLAIM if issued_before is None and not whenever else issued_before
-    return blacklist.add_claims(target.issuer, name, values, cut_off, until, actor)
+    _print_state(settings, target, not is_over and target.add(actor(reason), cut_off, until), as_json)
 
 
 @click.command()
@@ -84,11 +73,7 @@ def restore(settings: Settings, as_json: bool, **named: Any) -> None:
     """Lift the entry of a TOKEN, or of a claim."""
     target = open_named(settings, **named)
     audit_here(settings)
-    if target.claim is not None:
-        changed = target.blacklist.remove_claims(target.issuer, *target.claim, actor())
-    else:
-        changed = target.blacklist.remove_fingerprint(target.issuer, target.fingerprint, actor())
-    _print_state(target, changed, as_json)
+    _print_state(settings, target, target.remove(actor()), as_json)
 
 
 @click.command()
@@ -96,7 +81,7 @@ def restore(settings: Settings, as_json: bool, **named: Any) -> None:
 @as_json
 def status(settings: Settings, as_json: bool, **named: Any) -> None:
     """Say whether a TOKEN or a claim is blacklisted. If it is: by whom, when and why, and the exit code is 1, not 0."""
-    sys.exit(int(_print_state(open_named(settings, **named), None, as_json)))
+    sys.exit(int(_print_state(settings, open_named(settings, **named), None, as_json)))
 
 
 @click.command("list")
@@ -141,9 +126,9 @@ def actor(reason: str = "") -> Actor:
     return Actor(f"cli:{os.environ.get('USER') or os.getuid()}", "", reason)
 
 
-def _print_state(target: Named, changed: bool | None, as_json: bool) -> bool:
+def _print_state(settings: Settings, target: Named, changed: bool | None, as_json: bool) -> bool:
     """Print the state of the target, and where it stands; return whether it is blacklisted."""
-    entries, store = target.entries(), store_name(target.settings)
+    entries, store = target.entries(), store_name(settings)
     if as_json:
         state = {
             "blacklisted": bool(entries),
@@ -160,7 +145,8 @@ def _print_state(target: Named, changed: bool | None, as_json: bool) -> bool:
         sentence += " by an entry of its own; one for a claim of it still may"
     sentence += ": the token has expired" if target.has_expired else ""
     echo(sentence + ("" if changed is None else " (changed)" if changed else " (nothing to change)"))
-    echo_details([("target", str(target)), ("issuer", target.issuer), ("store", store)])
+    what = f"{target.claim[0]} {target.claim[1][0]}" if target.claim else f"token {target.fingerprint}"
+    echo_details([("target", what), ("issuer", target.issuer), ("store", store)])
     for entry in entries:
         _print_entry(entry)
     return bool(entries)

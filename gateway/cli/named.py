@@ -1,4 +1,4 @@
-"""What a command line names: one token, claim or fingerprint, of one issuer, in one store."""
+"""What a command line names: one token, claim or fingerprint, of one issuer."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
 from gateway.app import claims_of
-from gateway.auth.tokens import Token
 from gateway.blacklist.body import Typed
 from gateway.blacklist.entries import fingerprint_of
+from gateway.blacklist.named import Named
 from gateway.blacklist.rules import Blacklist
-from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.target import read_fingerprint, read_values
 from gateway.cli.options import open_blacklist, with_settings
 from gateway.cli.output import printable
@@ -38,36 +37,6 @@ _KEYS = (
     "leeway",
     "max_token_age",
 )
-
-
-class Named(NamedTuple):
-    """What is named, and where: of token, claim (its name and the values its text may mean) and fingerprint, one."""
-
-    settings: Settings
-    blacklist: Blacklist
-    issuer: str
-    token: Token | None = None
-    claim: tuple[str, tuple[str, ...]] | None = None
-    fingerprint: str = ""
-    has_expired: bool = False
-
-    def entries(self) -> list[Entry]:
-        """Return the entries that blacklist it now."""
-        if self.token is not None:
-            return [] if self.has_expired else self.blacklist.entries_against(self.token)
-        if self.claim is not None:
-            return self.blacklist.find_claims(self.issuer, *self.claim)
-        entry = self.blacklist.find_fingerprint(self.fingerprint)
-        return [entry] if entry else []
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what is named, for scripts."""
-        if self.claim is not None:
-            return {"claim": {self.claim[0]: self.claim[1][0]}}
-        return {"fingerprint": self.fingerprint}
-
-    def __str__(self) -> str:
-        return f"{self.claim[0]} {self.claim[1][0]}" if self.claim else f"token {self.fingerprint}"
 
 
 def targeted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,12 +77,12 @@ def open_named(
     if token is not None:
         return _by_token(settings, opened, token, issuer and whose)
     if fingerprint is not None:
-        return _by_fingerprint(settings, opened(), read_fingerprint(fingerprint), issuer and whose, whose)
+        return _by_fingerprint(opened(), read_fingerprint(fingerprint), issuer and whose, whose)
     name, value = named[0]
     if name not in (known := claims_of(settings)):
         raise click.UsageError(f"a claim is one of {', '.join(known)}")
     values = read_values(name, value)
-    return Named(settings, opened(), str(whose), claim=(name, values))
+    return Named(opened(), str(whose), claim=(name, values))
 
 
 def _by_token(settings: Settings, opened: Callable[[], Blacklist], text: str, wanted: str | None) -> Named:
@@ -126,26 +95,18 @@ def _by_token(settings: Settings, opened: Callable[[], Blacklist], text: str, wa
         raise click.UsageError("the token is of another issuer")
     blacklist = opened()
     blacklist.lookup_keys(token)  # raises for a token that never passes
-    return Named(
-        settings,
-        blacklist,
-        token.issuer.name,
-        token,
-        fingerprint=token.fingerprint,
-        has_expired=verifier.has_expired(token),
-    )
+    has_expired = verifier.has_expired(token)
+    return Named(blacklist, token.issuer.name, token.fingerprint, token, has_expired=has_expired)
 
 
-def _by_fingerprint(
-    settings: Settings, blacklist: Blacklist, digits: str, wanted: str | None, whose: str | None
-) -> Named:
+def _by_fingerprint(blacklist: Blacklist, digits: str, wanted: str | None, whose: str | None) -> Named:
     if entry := blacklist.find_fingerprint(digits):
         if wanted not in (None, entry.issuer):
             raise click.UsageError(f"the entry is of the issuer {printable(entry.issuer)}")
-        return Named(settings, blacklist, entry.issuer, fingerprint=fingerprint_of(entry))
+        return Named(blacklist, entry.issuer, fingerprint_of(entry))
     if whose is None:
         raise click.UsageError("--issuer must say whose token it is")
-    return Named(settings, blacklist, whose, fingerprint=digits)
+    return Named(blacklist, whose, digits)
 
 
 def _read_claim(text: str) -> tuple[str, object]:

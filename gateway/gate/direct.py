@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.auth.tokens import Verifier
+from gateway.blacklist.named import Named
 from gateway.blacklist.rules import Actor, Blacklist
 from gateway.blacklist.target import Target, read_target
 from gateway.http.problems import Problem
@@ -25,39 +26,33 @@ class Direct:
 
     def add(self, members: dict[str, Any], by: str) -> bool:
         """Blacklist what the members name; return whether that changed anything. Raises `Problem`."""
-        target = self._target(members)
-        actor = Actor(by, "", target.reason)
-        if target.claim is None:
-            token = self._verifier.genuine(target.token or "")
-            return not self._verifier.has_expired(token) and self._blacklist.add_token(token, actor)
+        target = self._read(members)
         self._blacklist.check_end(target.until)
-        name, values = target.claim
-        issuer = self._issuer_of(target)
-        return self._blacklist.add_claims(issuer, name, values, target.cut_off, target.until, actor)
+        named = self._named(target)
+        if named.token and self._verifier.has_expired(named.token):
+            return False
+        return named.add(Actor(by, "", target.reason), target.cut_off, target.until)
 
     def remove(self, members: dict[str, Any], by: str) -> bool:
         """Lift the entry of what the members name; return whether there was one. Raises `Problem`."""
-        target = self._target(members)
-        actor = Actor(by, "", target.reason)
-        if target.claim is None:
-            token = self._verifier.genuine(target.token or "")
-            return self._blacklist.remove_fingerprint(token.issuer.name, token.fingerprint, actor)
-        name, values = target.claim
-        return self._blacklist.remove_claims(self._issuer_of(target), name, values, actor)
+        target = self._read(members)
+        return self._named(target).remove(Actor(by, "", target.reason))
 
     def has(self, members: dict[str, Any]) -> bool:
         """Return whether what the members name is blacklisted: a token by any entry, a claim by its own."""
-        target = self._target(members)
-        if target.claim is None:
-            return self._blacklist.has(self._verifier.genuine(target.token or ""))
-        name, values = target.claim
-        return bool(self._blacklist.find_claims(self._issuer_of(target), name, values))
+        return bool(self._named(self._read(members)).entries())
 
-    def _target(self, members: dict[str, Any]) -> Target:
+    def _read(self, members: dict[str, Any]) -> Target:
         target = read_target(members, self._blacklist.claims)
         if target.is_own or target.fingerprint is not None:
             raise Problem("invalid-request", f"Name a token or one of {', '.join(self._blacklist.claims)}.")
         return target
+
+    def _named(self, target: Target) -> Named:
+        if target.token is None:
+            return Named(self._blacklist, self._issuer_of(target), claim=target.claim)
+        token = self._verifier.genuine(target.token)
+        return Named(self._blacklist, token.issuer.name, token.fingerprint, token)
 
     def _issuer_of(self, target: Target) -> str:
         if target.issuer is None and self._issuer is not None:

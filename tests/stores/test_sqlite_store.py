@@ -346,8 +346,14 @@ def refuses(store: SqliteStore) -> None:
 def test_a_child_forked_while_a_thread_was_asking_refuses(store: SqliteStore) -> None:
     """It would hold no locks of its own, and miss what others change once the parent is gone."""
     inside, forked = threading.Event(), threading.Event()
+
+    def ask() -> bool:
+        with store.conn.lend():
+            inside.set()
+            return forked.wait()
+
     with ThreadPoolExecutor(1) as threads:
-        asking = threads.submit(store.conn.run, lambda conn: inside.set() or forked.wait())
+        asking = threads.submit(ask)
         inside.wait()
         in_a_child(refuses, store)
         forked.set()

@@ -9,9 +9,9 @@ import os
 import sqlite3
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from gateway.blacklist.stores.history import ClockBehind, HistoryLost
 from gateway.blacklist.stores.outage import Outage
@@ -49,9 +49,6 @@ _PRAGMAS = (
     "trusted_schema=ON",  # the default of most builds: triggers may call our function
     "wal_autocheckpoint=0",  # `fold` does it
 )
-
-T = TypeVar("T")
-
 
 State = tuple[int, int, int, int]  # device, inode, size, nanoseconds of the last change: from one `stat`
 
@@ -116,12 +113,13 @@ class Connections:
         # the files may have been replaced (`_discard`).
         weakref.finalize(self, _close_all, self._idle).atexit = False
 
-    def run(self, work: Callable[..., T], *args: Any, what: str = LOOKUPS) -> T:
-        """Return what `work` makes of a connection and the arguments. Raises `StoreUnavailable`."""
+    @contextlib.contextmanager
+    def lend(self, what: str = LOOKUPS) -> Iterator[Connection]:
+        """Lend a connection to a block. Raises `StoreUnavailable`, also for what the block fails with."""
         try:
             conn = self._take()
             try:
-                answer = work(conn, *args)
+                yield conn
             except BaseException:
                 self._discard(conn)  # rolled back, and no state of it is left to be wrong
                 raise
@@ -129,7 +127,6 @@ class Connections:
             raise self.outage.begin(what, cause_of(error), error) from error
         self._idle.append(conn)
         self.outage.end(what)
-        return answer
 
     def _discard(self, conn: Connection) -> None:
         """Close a connection; where it cannot be known whether that is safe, later."""
@@ -143,7 +140,7 @@ class Connections:
     def _close(self, conn: Connection) -> None:
         """Close a connection, but never once its files were replaced: it would fold the log into another's."""
         try:
-            self.check_log()
+            self.index.check()
             self.index.check_continues()
         except Replaced as error:
             self._replaced = error
@@ -217,7 +214,7 @@ class Connections:
         Damage done from outside would hide behind the cache. An ordinary checkpoint looks the same.
         Raises sqlite3.Error or OSError if the file, its log or its index has been emptied, replaced or removed.
         """
-        self.check_log()
+        self.index.check()
         state = state_of(self._name)
         if state == conn.seen:
             return True
@@ -225,10 +222,6 @@ class Connections:
         self.index.check_continues()
         conn.execute("PRAGMA shrink_memory")
         return False
-
-    def check_log(self) -> None:
-        """Raise `Replaced` if log and index are the file's no more: changes are lost, and those of others not seen."""
-        self.index.check()
 
     def fold(self, conn: Connection) -> None:
         """Fold the log into the file if it is long."""
@@ -249,7 +242,8 @@ class Connections:
 
     def select(self, sql: str, args: Iterable[Any] = ()) -> list[Any]:
         """Return all rows of a statement."""
-        return self.run(lambda conn: conn.execute(sql, tuple(args)).fetchall())
+        with self.lend() as conn:
+            return conn.execute(sql, tuple(args)).fetchall()
 
     def select_one(self, sql: str, args: Iterable[Any] = ()) -> Any:
         """Return the first row, or None."""

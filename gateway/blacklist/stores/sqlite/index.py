@@ -105,7 +105,7 @@ class Index:
         for name, identity in self._files:
             try:
                 found = os.stat(name)
-                same, length = _identity(found) == identity, found.st_size
+                same, length = (found.st_dev, found.st_ino) == identity, found.st_size
             except FileNotFoundError:
                 same = False
             if not same:

@@ -46,7 +46,7 @@ def forget(conn: Connection, until: float, limit: int) -> int:
     return count
 
 
-def vacuum(conn: Connection, _keys: set[str], spare: int) -> int:
+def vacuum(conn: Connection, spare: int) -> int:
     """Return some free pages beyond `spare` to the file system; return how many."""
     free: int = conn.execute("PRAGMA freelist_count").fetchone()[0]
     pages = max(0, min(free - spare, PAGES_PER_CHANGE))

@@ -9,9 +9,10 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlitedict import SqliteDict
 
@@ -26,8 +27,6 @@ from gateway.blacklist.stores.sqlite.file import begin, prepare
 from gateway.blacklist.stores.sqlite.index import Stamp, is_sound
 from gateway.blacklist.stores.sqlite.rows import KEYS_AT_ONCE, decode, encode, forget, parts, vacuum
 from gateway.http.problems import StoreUnavailable
-
-T = TypeVar("T")
 
 GRACE_SECONDS = 3600  # expired entries stay this long, should the clock be set back
 PRUNED_PER_CHANGE = 100
@@ -63,7 +62,8 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             super().__init__(str(self._path), encode=encode, decode=json.loads)
             self._takes_changes = Probe(self._write, self.conn.outage)
             # What is known before the first fork is known to all workers.
-            self.conn.run(self._rows, ())
+            with self._asking():
+                pass
         except StoreUnavailable as error:
             self.conn.close()
             raise StoreRefused(f"{self._path} cannot hold the blacklist: {error.__cause__}.") from error
@@ -83,7 +83,8 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         if entries is None and len(keys) > KEYS_AT_ONCE:
             return list({entry.key: entry for part in parts(keys) for entry in self.find(part)}.values())
         if entries is None:
-            entries = self.conn.run(self._entries, keys, not answers)
+            with self.conn.lend() as conn:
+                entries = self._entries(conn, keys, not answers)
             if len(answers) >= CACHED_ANSWERS:
                 answers.clear()
             answers[keys] = entries
@@ -107,7 +108,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             raise ClockBehind(self._forgotten)
         since = self._known.newest()  # taken before the look-up: the answer must know this much
         for _ in range(3):  # no more: a long checkpoint changes the file all the time
-            rows = dict(conn.execute(sql.lookup(len(keys)), [key for key in keys for _ in (1, 2)]).fetchall())
+            rows = dict(conn.execute(sql.lookup(len(keys)), [key for key in keys for _ in (1, 2)]))
             if self.conn.is_fresh(conn):
                 break
         head = rows.pop("head", "")
@@ -121,37 +122,32 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         first = read_head(since).number if since else 0
         self._known.check(head.strip('"'), since, dict(conn.execute(sql.MARKS, (first,)).fetchall()))
 
-    def _ask(self, work: Callable[..., T], *args: Any) -> T:
-        """Return what `work` makes of a connection, once it is sure that the file is ours."""
-        asked: Callable[..., T] = self._asked
-        return self.conn.run(asked, work, *args)
+    @contextmanager
+    def _asking(self) -> Iterator[Connection]:
+        """Lend a connection, once it is sure that the file is ours."""
+        with self.conn.lend() as conn:
+            self._rows(conn, ())
+            yield conn
 
-    def _asked(self, conn: Connection, work: Callable[..., T], *args: Any) -> T:
-        self._rows(conn, ())
-        return work(conn, *args)
-
-    def _change(self, work: Callable[..., T], *args: Any) -> T:
-        """Return what `work` makes of a transaction; what it changed is synced, and known to all workers, by then."""
-        changed: Callable[..., T] = self._changed
-        return self.conn.run(changed, work, *args, what=CHANGES)
-
-    def _changed(self, conn: Connection, work: Callable[..., T], *args: Any) -> T:
-        begin(conn)
-        self._rows(conn, ())
-        since = self._known.newest()
-        before = conn.total_changes
-        keys: set[str] = set()
-        answer = work(conn, keys, *args)
-        head = self._add_mark(conn, read_head(since).next(accepted=_ACCEPTED in keys), keys) if keys else None
-        if conn.total_changes > before:
-            write_number(conn, (head or read_head(since)).number)
-            self.conn.check_log()
-        conn.execute("COMMIT")
-        if head:
-            self._known.check(str(head), since, {read_head(since).number: since, head.number: str(head)})
-        if conn.total_changes > before:
-            self.conn.fold(conn)
-        return answer
+    @contextmanager
+    def _changing(self) -> Iterator[tuple[Connection, set[str]]]:
+        """Lend a transaction, and a set for the keys that change: when the block ends all is synced, and known."""
+        with self.conn.lend(CHANGES) as conn:
+            begin(conn)
+            self._rows(conn, ())
+            since = self._known.newest()
+            before = conn.total_changes
+            keys: set[str] = set()
+            yield conn, keys
+            head = self._add_mark(conn, read_head(since).next(accepted=_ACCEPTED in keys), keys) if keys else None
+            if conn.total_changes > before:
+                write_number(conn, (head or read_head(since)).number)
+                self.conn.index.check()
+            conn.execute("COMMIT")
+            if head:
+                self._known.check(str(head), since, {read_head(since).number: since, head.number: str(head)})
+            if conn.total_changes > before:
+                self.conn.fold(conn)
 
     def _add_mark(self, conn: Connection, head: Head, keys: set[str]) -> Head:
         conn.execute(sql.SET_HEAD, (f'"{head}"',))
@@ -169,45 +165,37 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         """
         if once:
             check_mark(once)
-        return self._change(self._add, entries, once)
-
-    def _add(
-        self, conn: Connection, keys: set[str], entries: Sequence[Entry], once: Entry | None
-    ) -> list[Added] | None:
-        now = self._now()
-        if once:
-            conn.execute(sql.FORGET_MESSAGE, (once.key, now))
-            if not conn.execute(sql.ADD_MESSAGE, (once.key, once.expires_at)).rowcount:
-                return None
-            keys.add(once.key)
-        named = [entry.key for entry in entries]
-        live = {entry.key: entry for part in parts(named) for entry in self._find(conn, part)}
-        added = merge(entries, live, now)
-        new = {entry.key: encode(entry) for entry, changed in added if changed}
-        conn.executemany(sql.ADD, new.items())
-        keys.update(new)
-        self._forget(conn, set(), now - GRACE_SECONDS, PRUNED_PER_CHANGE)
-        vacuum(conn, set(), SPARE_PAGES)
-        return added
+        with self._changing() as (conn, keys):
+            now = self._now()
+            if once:
+                conn.execute(sql.FORGET_MESSAGE, (once.key, now))
+                if not conn.execute(sql.ADD_MESSAGE, (once.key, once.expires_at)).rowcount:
+                    return None
+                keys.add(once.key)
+            named = [entry.key for entry in entries]
+            live = {entry.key: entry for part in parts(named) for entry in self._find(conn, part)}
+            added = merge(entries, live, now)
+            new = {entry.key: encode(entry) for entry, changed in added if changed}
+            conn.executemany(sql.ADD, new.items())
+            keys.update(new)
+            self._forget(conn, now - GRACE_SECONDS, PRUNED_PER_CHANGE)
+            vacuum(conn, SPARE_PAGES)
+            return added
 
     def remove(self, key: str) -> bool:
         """Remove an entry; return whether a live one was there."""
-        return self._change(self._remove, key)
-
-    def _remove(self, conn: Connection, keys: set[str], key: str) -> bool:
-        found = bool(self._find(conn, [key]))
-        if found:
-            conn.execute(sql.REMOVE, (key,))
-            keys.add(key)
-        return found
+        with self._changing() as (conn, keys):
+            found = bool(self._find(conn, [key]))
+            if found:
+                conn.execute(sql.REMOVE, (key,))
+                keys.add(key)
+            return found
 
     def matching(self, prefix: str) -> list[Entry]:
         """Return up to two live entries whose key begins so. Raises ValueError for what `Store.matching` refuses."""
         check_prefix(prefix)
-        return self._ask(self._matching, prefix)
-
-    def _matching(self, conn: Connection, prefix: str) -> list[Entry]:
-        return [decode(key, text) for key, text in conn.execute(sql.MATCHING, (prefix, prefix, self._now()))]
+        with self._asking() as conn:
+            return [decode(key, text) for key, text in conn.execute(sql.MATCHING, (prefix, prefix, self._now()))]
 
     def page(
         self, limit: int, cursor: str = "", *, issuer: str | None = None, claim: str | None = None
@@ -219,30 +207,20 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         found = _CURSOR.fullmatch(cursor or f"{10**18 - 1}.0")
         if not found:
             raise ValueError("not a cursor")
-        named = [None if name is None else json.dumps(name) for name in (issuer, claim)]
-        return self._ask(self._page, limit, int(found[1]), int(found[2]), named)
-
-    def _page(
-        self, conn: Connection, limit: int, second: int, row: int, named: list[str | None]
-    ) -> tuple[list[Entry], str]:
-        now, wanted = self._now(), limit + 1
-        only = [value for name in named for value in (name, name)]
-        rows = conn.execute(sql.SAME_SECOND, (second, row, now, *only, wanted)).fetchall()
-        rows += conn.execute(sql.EARLIER, (second, now, *only, wanted - len(rows))).fetchall()
-        entries = [decode(key, text) for _, key, text in rows[:limit]]
+        second, row, now, wanted = int(found[1]), int(found[2]), self._now(), limit + 1
+        only = [None if name is None else json.dumps(name) for name in (issuer, issuer, claim, claim)]
+        with self._asking() as conn:
+            rows = conn.execute(sql.SAME_SECOND, (second, row, now, *only, wanted)).fetchall()
+            rows += conn.execute(sql.EARLIER, (second, now, *only, wanted - len(rows))).fetchall()
+            entries = [decode(key, text) for _, key, text in rows[:limit]]
         return entries, f"{entries[-1].created_at}.{rows[limit - 1][0]}" if len(rows) == wanted else ""
 
     def changes(self, since: str) -> tuple[str, frozenset[str] | None]:
         """Return the newest mark, and the keys changed since the mark `since`, None if that is not known."""
-        return self._ask(self._changes, since)
-
-    def _changes(self, conn: Connection, since: str) -> tuple[str, frozenset[str] | None]:
-        newest = self._known.newest()
-        if since == newest:
-            return newest, frozenset()
-        return newest, history.changed_keys(
-            since, conn.execute(sql.CHANGED_KEYS, (history.number_of(since),)).fetchall()
-        )
+        with self._asking() as conn:
+            newest = self._known.newest()
+            rows = conn.execute(sql.CHANGED_KEYS, (history.number_of(since),)).fetchall() if since != newest else []
+        return newest, frozenset() if since == newest else history.changed_keys(since, rows)
 
     def purge(self) -> int:
         """Delete expired entries; return how many. The file shrinks."""
@@ -256,21 +234,20 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def _in_turn(self, work: Callable[..., int], *args: Any) -> int:
         """Make a change, then rest, so that others come to write in between."""
-        count = self._change(work, *args)
+        with self._changing() as (conn, _):
+            count = work(conn, *args)
         time.sleep(REST_SECONDS)
         return count
 
-    def _forget(self, conn: Connection, _keys: set[str], until: float, limit: int) -> int:
+    def _forget(self, conn: Connection, until: float, limit: int) -> int:
         count = forget(conn, until, limit)
         self.pruned += count  # by one thread at a time: it is within a transaction that writes
         return count
 
     def count(self, later: int = 0) -> int:
         """Return how many entries will still be live in `later` seconds, if nobody lifts them."""
-        return self._ask(self._count, later)
-
-    def _count(self, conn: Connection, later: int) -> int:
-        return int(conn.execute(sql.COUNT, (self._now() + later,)).fetchone()[0])
+        with self._asking() as conn:
+            return int(conn.execute(sql.COUNT, (self._now() + later,)).fetchone()[0])
 
     def ping(self) -> None:
         """Return if the store answers now and takes changes, tried once a second."""
@@ -278,16 +255,15 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         self._takes_changes()
 
     def _write(self) -> None:
-        self._change(lambda conn, keys: conn.execute(sql.WRITE))
+        with self._changing() as (conn, _):
+            conn.execute(sql.WRITE)
 
     def accept(self) -> None:
         """Take the store as it is, for every gateway that knows of changes it lacks: an operator's decision."""
         self._forgotten = 0
-        self._change(self._accept)
-
-    def _accept(self, conn: Connection, keys: set[str]) -> None:
-        conn.execute(sql.FORGIVE)
-        keys.add(_ACCEPTED)
+        with self._changing() as (conn, keys):
+            conn.execute(sql.FORGIVE)
+            keys.add(_ACCEPTED)
 
     def close(self, do_log: bool = True, force: bool = False) -> None:
         """Let go of connections; a later look-up opens new ones. Who is the last folds the log into the file."""

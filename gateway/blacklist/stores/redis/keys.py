@@ -20,34 +20,26 @@ CHANGE, FORGET, MATCH = (
 
 
 class Keys(NamedTuple):
-    """The names of one blacklist. All carry one hash tag, so that a cluster keeps it on one of its shards."""
+    """The names of one blacklist. All carry one hash tag, so that a cluster keeps it on one of its shards.
 
-    tag: str  # before each entry's key
+    `tag` stands before each entry's key. `generation` has whose blacklist it is, a dot, and the number of changes: all
+    that gateways of older versions know of. `head` is the newest mark of the history, `history` a sorted set of the
+    last marks with the keys they changed, by number. `created` is a sorted set of all entries' names, which begin with
+    the second of their creation; `expires` the same, by expiry.
+    """
 
-    @property
-    def generation(self) -> str:
-        """Whose blacklist, a dot, and the number of changes: all that gateways of older versions know of."""
-        return self.tag + "generation"
+    tag: str
+    generation: str
+    head: str
+    history: str
+    created: str
+    expires: str
 
-    @property
-    def head(self) -> str:
-        """The newest mark of the history."""
-        return self.tag + "head"
-
-    @property
-    def history(self) -> str:
-        """A sorted set of the last marks with the keys they changed, by number."""
-        return self.tag + "history"
-
-    @property
-    def created(self) -> str:
-        """A sorted set of all entries' names, which begin with the second of their creation."""
-        return self.tag + "created"
-
-    @property
-    def expires(self) -> str:
-        """The same, by expiry."""
-        return self.tag + "expires"
+    @classmethod
+    def of(cls, prefix: str) -> Keys:
+        """Return the names of the blacklist with this prefix."""
+        tag = f"{{{prefix}}}:"
+        return cls(tag, *(tag + name for name in cls._fields[1:]))
 
 
 @bounded_cache(4)
@@ -67,4 +59,4 @@ def read_prefix(url: str) -> tuple[str, Keys]:
         raise ValueError("the prefix is not 1 to 64 letters, digits, dots, colons, lines or underscores")
     urlsplit(url)
     rest = urlencode([(name, value) for name, value in members if name != "prefix"])
-    return (before + mark + rest if rest else before), Keys(f"{{{prefixes[0]}}}:")
+    return (before + mark + rest if rest else before), Keys.of(prefixes[0])

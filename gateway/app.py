@@ -34,7 +34,7 @@ from gateway.ops.logs import line_writer
 from gateway.ops.metrics import Metrics, are_shared, decisions
 from gateway.ops.observe import PLAIN, Observe
 from gateway.ops.openapi import description
-from gateway.parties import build_clients, build_issuers, build_senders, build_verifier
+from gateway.parties import build_clients, build_issuers, build_senders, build_verifier, name_issuers
 from gateway.proxy.exchange import Upstream
 from gateway.proxy.forwarded import client_address, peer_address
 from gateway.signals.metadata import metadata_pages, metadata_url
@@ -55,7 +55,7 @@ class _Pipeline:
     def __init__(self, app: App, settings: Settings, opened: Store | None, now: Clock = time.time) -> None:
         issuers = build_issuers(settings, now)
         verifier = build_verifier(settings, issuers, now)
-        blacklist = build_blacklist(settings, opened, now, may_act=verifier.issuers.may_act)
+        blacklist = build_blacklist(settings, opened, now)
         self.gate = Gate(
             Annotate(app, settings.annotate),
             verifier=verifier,
@@ -250,12 +250,7 @@ def build_upstream(settings: Settings) -> Upstream:
 
 
 def build_blacklist(
-    settings: Settings,
-    store: Store | None = None,
-    now: Clock = time.time,
-    *,
-    may_act: Callable[[str, str], bool] = lambda spelling, name: True,
-    create: bool = True,
+    settings: Settings, store: Store | None = None, now: Clock = time.time, *, create: bool = True
 ) -> Blacklist:
     """Return the blacklist on the store that the settings name. Raises StoreRefused, also for none unless `create`."""
     if store is None:
@@ -267,13 +262,9 @@ def build_blacklist(
             create=create,
         )
     rules = Rules(
-        claims_of(settings),
-        settings.cut_off_claims,
-        settings.auth_time,
-        settings.leeway,
-        settings.max_token_age,
+        claims_of(settings), settings.cut_off_claims, settings.auth_time, settings.leeway, settings.max_token_age
     )
-    return Blacklist(store, rules, may_act=may_act, now=now)
+    return Blacklist(store, rules, may_act=name_issuers(settings).may_act, now=now)
 
 
 def claims_of(settings: Settings) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import click
 
 from gateway.blacklist.keys import claim_key, token_key
 from gateway.blacklist.stores import Store
+from gateway.blacklist.stores.base import in_parts
 from gateway.cli.entries import actor, audit_here
 from gateway.cli.options import open_blacklist, with_settings
 from gateway.cli.output import echo, echo_json, store_name
@@ -66,9 +67,7 @@ def _read_added(log: IO[str]) -> dict[str, dict[str, Any]]:
 
 def _find_missing(store: Store, added: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the records of entries that the store has not."""
-    keys = list(added)
-    for start in range(0, len(keys), _CHUNK):
-        chunk = keys[start : start + _CHUNK]
+    for chunk in in_parts(list(added), _CHUNK):
         found = {entry.key for entry in store.find(chunk)}
         yield from (added[key] for key in chunk if key not in found)
 

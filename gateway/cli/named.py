@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import click
@@ -73,19 +72,18 @@ def open_named(
     whose = issuers.name_of(issuer or (names[0] if len(names) == 1 else ""))
     if whose is None and (named or issuer is not None):
         raise click.UsageError(f"--issuer must be one of those set: {', '.join(names)}")
-    opened = partial(open_blacklist, settings, issuers.may_act)
     if token is not None:
-        return _by_token(settings, opened, token, issuer and whose)
+        return _by_token(settings, token, issuer and whose)
     if fingerprint is not None:
-        return _by_fingerprint(opened(), read_fingerprint(fingerprint), issuer and whose, whose)
+        return _by_fingerprint(open_blacklist(settings), read_fingerprint(fingerprint), issuer and whose, whose)
     name, value = named[0]
     if name not in (known := claims_of(settings)):
         raise click.UsageError(f"a claim is one of {', '.join(known)}")
     values = read_values(name, value)
-    return Named(opened(), str(whose), claim=(name, values))
+    return Named(open_blacklist(settings), str(whose), claim=(name, values))
 
 
-def _by_token(settings: Settings, opened: Callable[[], Blacklist], text: str, wanted: str | None) -> Named:
+def _by_token(settings: Settings, text: str, wanted: str | None) -> Named:
     verifier = build_verifier(settings, build_issuers(settings))
     text = sys.stdin.read().strip() if text == "-" else text
     if len(text.split()) > 1:
@@ -93,7 +91,7 @@ def _by_token(settings: Settings, opened: Callable[[], Blacklist], text: str, wa
     token = verifier.genuine(text)
     if wanted not in (None, token.issuer.name):
         raise click.UsageError("the token is of another issuer")
-    blacklist = opened()
+    blacklist = open_blacklist(settings)
     blacklist.lookup_keys(token)  # raises for a token that never passes
     has_expired = verifier.has_expired(token)
     return Named(blacklist, token.issuer.name, token.fingerprint, token, has_expired=has_expired)

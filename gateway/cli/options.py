@@ -27,10 +27,10 @@ from gateway.parties import build_issuers, build_senders
 USAGE, UNAVAILABLE = 2, 3
 
 
-def open_blacklist(settings: Settings, may_act: Callable[[str, str], bool] = lambda spelling, name: True) -> Blacklist:
+def open_blacklist(settings: Settings) -> Blacklist:
     """Return the blacklist on the store that is there. Raises StoreMissing, which says where none was found."""
     try:
-        return build_blacklist(settings, may_act=may_act, create=False)
+        return build_blacklist(settings, create=False)
     except StoreMissing as fault:
         told = f"{fault} Looked in {store_name(settings)}: --store or {PREFIX}STORE names the gateway's own."
         raise StoreMissing(told, can_be_made=fault.can_be_made) from fault

@@ -16,7 +16,7 @@ import click
 
 from gateway.app import build_blacklist
 from gateway.blacklist.keys import claim_key, legacy_claim_keys
-from gateway.blacklist.stores.base import LATEST, Entry, Store
+from gateway.blacklist.stores.base import LATEST, Entry, Store, in_parts
 from gateway.cli.entries import as_json
 from gateway.cli.options import Fault, open_blacklist, with_settings
 from gateway.cli.output import echo, echo_json, store_name
@@ -111,12 +111,12 @@ def import_entries(settings: Settings, file: IO[bytes], as_json: bool) -> None:
 
 def _add(store: Store, batch: list[Entry]) -> None:
     """Add a batch, and try again while the store is too busy: what is there already does no harm."""
-    for start in range(0, len(batch), AT_ONCE):
-        _add_part(store, batch[start : start + AT_ONCE])
+    for part in in_parts(batch, AT_ONCE):
+        _add_part(store, part)
         time.sleep(REST_SECONDS)
 
 
-def _add_part(store: Store, part: list[Entry]) -> None:
+def _add_part(store: Store, part: Sequence[Entry]) -> None:
     for _ in range(TRIES - 1):
         with suppress(StoreUnavailable):
             store.add(part)

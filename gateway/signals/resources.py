@@ -12,12 +12,12 @@ from gateway.signals.logout import Logout
 from gateway.signals.record import Recorder
 from gateway.signals.revocation import PATH, Revocation
 from gateway.signals.senders import EVENTS, LOGOUT, REVOCATION
-from gateway.signals.tokens import INTROSPECT, REVOKE, Introspect, Revoke
+from gateway.signals.tokens import INTROSPECT, REVOKE, Tokens
 
 
 def signal_resources(recorder: Recorder, clients: Clients, verifier: Verifier, blacklist: Blacklist) -> dict[str, App]:
     """Return what senders and clients may ask; what nobody may ask is not there."""
-    issuers = verifier.issuers
+    issuers, tokens = verifier.issuers, Tokens(clients, verifier, blacklist)
     found: dict[str, App] = {}
     if recorder.senders.any_takes(LOGOUT):
         found["/-/logout"] = Resource(LOGOUT, Logout(recorder))
@@ -26,7 +26,7 @@ def signal_resources(recorder: Recorder, clients: Clients, verifier: Verifier, b
     if recorder.senders.any_takes(EVENTS):
         found["/-/events"] = Resource(EVENTS, Events(recorder, issuers), names=("err", "description"), errors=ERRORS)
     if clients.any_may(REVOKE):
-        found["/-/revoke"] = Resource(REVOKE, Revoke(clients, verifier, blacklist))
+        found["/-/revoke"] = Resource(REVOKE, tokens.revoke)
     if clients.any_may(INTROSPECT):
-        found["/-/introspect"] = Resource(INTROSPECT, Introspect(clients, verifier, blacklist))
+        found["/-/introspect"] = Resource(INTROSPECT, tokens.introspect)
     return found

@@ -18,13 +18,13 @@ REVOKE, INTROSPECT = "revoke", "introspect"
 INACTIVE = {"active": False}
 
 
-class Revoke:
-    """Blacklists a client's token."""
+class Tokens:
+    """Blacklists clients' tokens, and tells protected resources whether a token would pass, and its claims."""
 
     def __init__(self, clients: Clients, verifier: Verifier, blacklist: Blacklist) -> None:
         self._clients, self._verifier, self._blacklist = clients, verifier, blacklist
 
-    def __call__(self, environ: Environ, body: bytes) -> Answer:
+    def revoke(self, environ: Environ, body: bytes) -> Answer:
         """Return 200 once the entry lasts, or where none is needed. Raises `Refusal` or `Problem`."""
         form = read_form(environ, body)
         client = self._clients.authenticate(environ, form, REVOKE)
@@ -52,14 +52,7 @@ class Revoke:
                 raise Refusal("unsupported_token_type", "Only access tokens can be revoked here.") from problem
             return None  # RFC 7009 section 2.2: whatever is invalid already needs no revoking
 
-
-class Introspect:
-    """Answers a protected resource whether a token would pass, and which claims it has."""
-
-    def __init__(self, clients: Clients, verifier: Verifier, blacklist: Blacklist) -> None:
-        self._clients, self._verifier, self._blacklist = clients, verifier, blacklist
-
-    def __call__(self, environ: Environ, body: bytes) -> Answer:
+    def introspect(self, environ: Environ, body: bytes) -> Answer:
         """Return the claims of a token that would pass, and nothing about any other. Raises `Refusal` or `Problem`."""
         form = read_form(environ, body)
         client = self._clients.authenticate(environ, form, INTROSPECT)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from gateway.http.values import value_text
+
+T = TypeVar("T")
 
 # 9999-12-31T23:59:59Z, the last second a date can say. An absurd expiry (2**63, 1e308) is
 # clamped to it, so that blacklisting such a token works and lasts.
@@ -146,6 +148,11 @@ def merge(entries: Sequence[Entry], live: dict[str, Entry], now: float) -> list[
             live[entry.key] = merged
         added.append(Added(merged, changed))
     return added
+
+
+def in_parts(sequence: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the members, in order, so many at a time."""
+    return (sequence[start : start + size] for start in range(0, len(sequence), size))
 
 
 MATCHING = re.compile(r"token:[0-9a-f]{12,64}|claim:[0-9a-f]{64}")

@@ -32,7 +32,7 @@ WHAT_TO_DO: Final = {
 }
 PROBE_SECONDS = 1.0  # probes come without a token: no more often than this do they make the store sync
 WAIT_SECONDS = 0.2  # for the first probe's outcome
-PROBES = "probes"
+LOOKUPS, CHANGES, PROBES = "look-ups", "changes", "probes"
 
 
 class Outage:

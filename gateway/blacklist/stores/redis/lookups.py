@@ -18,8 +18,9 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
+from gateway.blacklist.stores.outage import LOOKUPS
 from gateway.blacklist.stores.redis.client import FAILURES, SECONDS, Question
-from gateway.blacklist.stores.redis.server import LOOKUPS, Server
+from gateway.blacklist.stores.redis.server import Server
 from gateway.http.problems import StoreUnavailable
 from gateway.http.protocols import Pause
 from gateway.http.wsgi import Context

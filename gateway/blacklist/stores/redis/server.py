@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from gateway.blacklist.stores.base import StoreMissing, StoreRefused
 from gateway.blacklist.stores.history import MOST_KEYS, WINDOW, HistoryLost, Known, new_mark, read_head
-from gateway.blacklist.stores.outage import Outage
+from gateway.blacklist.stores.outage import CHANGES, LOOKUPS, Outage
 from gateway.blacklist.stores.redis.client import FAILURES, Connections, Question, pack
 from gateway.blacklist.stores.redis.keys import CHANGE, GRACE_SECONDS, as_answered, read_prefix
 from gateway.blacklist.stores.redis.lossy import Lossy, is_forbidden
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.2  # after a failure nobody asks for so long: no storm of retries, no queue of waiting threads
 WAIT_MILLISECONDS = 100  # for replicas; half the time that an answer has
 CHECK_SECONDS, LATEST_CHECK_SECONDS = 0.8, 0.9  # between looks at the server's configuration; the others wait then
-LOOKUPS, CHANGES = "look-ups", "changes"
 
 
 class NoBlacklist(RedisError):

@@ -10,11 +10,11 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from gateway.blacklist.stores.base import LATEST, Added, Entry, check_mark, check_prefix, merge
+from gateway.blacklist.stores.base import LATEST, Added, Entry, check_mark, check_prefix, in_parts, merge
 from gateway.blacklist.stores.history import changed_keys, number_of, read_head
 from gateway.blacklist.stores.outage import Probe
 from gateway.blacklist.stores.redis.keys import FORGET, GRACE_SECONDS, MATCH
@@ -81,7 +81,7 @@ class RedisStore:
         if once:
             check_mark(once)
             return self._contest(partial(self._add_once, once), entries)[0]
-        return [added for chunk in _chunks(entries) for added in self._contest(self._add, chunk)]
+        return [added for chunk in in_parts(entries, CHUNK) for added in self._contest(self._add, chunk)]
 
     def _add(self, entries: Sequence[Entry], once: Entry | None = None) -> list[Added] | None:
         everywhere = with_twins(entries)
@@ -243,7 +243,3 @@ def _name(entry: Entry) -> str:
 def _written(entry: Entry) -> list[Any]:
     text = json.dumps(to_stored(entry).to_json(), separators=(",", ":"), allow_nan=False)
     return [text, "" if is_twin(entry) else _name(entry), "+inf" if entry.expires_at is None else entry.expires_at]
-
-
-def _chunks(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    return (entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.blacklist.stores.history import ClockBehind, HistoryLost
-from gateway.blacklist.stores.outage import Outage
+from gateway.blacklist.stores.outage import LOOKUPS, Outage
 from gateway.blacklist.stores.sqlite.beneath import Replaced
 from gateway.blacklist.stores.sqlite.file import BUSY_SECONDS, FAILURES
 from gateway.blacklist.stores.sqlite.index import Identity, Index, join, leave
@@ -25,7 +25,6 @@ from gateway.http.blocking import blocking
 FOLD_FRAMES = 1000
 # Beyond this the others wait: readers in turn would keep it growing for ever.
 LOG_FRAMES, FOLD_SECONDS = 4000, 0.2
-LOOKUPS, CHANGES = "look-ups", "changes"
 
 _CAUSES = {
     sqlite3.SQLITE_BUSY: "busy",

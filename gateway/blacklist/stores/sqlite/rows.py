@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
 
 from gateway.blacklist.stores.base import Entry
 from gateway.blacklist.stores.sqlite import statements as sql
@@ -12,11 +11,6 @@ from gateway.blacklist.stores.sqlite.connections import Connection
 
 KEYS_AT_ONCE = 100  # SQLite takes 499 of them in one statement
 PAGES_PER_CHANGE = 100  # vacuumed: freed in the file system
-
-
-def parts(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield the keys, as many at a time as one look-up may have."""
-    return (keys[start : start + KEYS_AT_ONCE] for start in range(0, len(keys), KEYS_AT_ONCE))
 
 
 def encode(entry: Entry) -> str:

@@ -17,15 +17,15 @@ from typing import Any
 from sqlitedict import SqliteDict
 
 from gateway.blacklist.stores import history
-from gateway.blacklist.stores.base import Added, Entry, StoreRefused, check_mark, check_prefix, merge
+from gateway.blacklist.stores.base import Added, Entry, StoreRefused, check_mark, check_prefix, in_parts, merge
 from gateway.blacklist.stores.history import MOST_KEYS, ClockBehind, Head, HistoryLost, Known, read_head
-from gateway.blacklist.stores.outage import Probe
+from gateway.blacklist.stores.outage import CHANGES, Probe
 from gateway.blacklist.stores.sqlite import statements as sql
 from gateway.blacklist.stores.sqlite.beneath import write_number
-from gateway.blacklist.stores.sqlite.connections import CHANGES, Connection, Connections
+from gateway.blacklist.stores.sqlite.connections import Connection, Connections
 from gateway.blacklist.stores.sqlite.file import begin, prepare
 from gateway.blacklist.stores.sqlite.index import Stamp, is_sound
-from gateway.blacklist.stores.sqlite.rows import KEYS_AT_ONCE, decode, encode, forget, parts, vacuum
+from gateway.blacklist.stores.sqlite.rows import KEYS_AT_ONCE, decode, encode, forget, vacuum
 from gateway.http.problems import StoreUnavailable
 
 GRACE_SECONDS = 3600  # expired entries stay this long, should the clock be set back
@@ -81,7 +81,9 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         keys = tuple(keys)
         entries = answers.get(keys) if self._now() >= self._forgotten else None
         if entries is None and len(keys) > KEYS_AT_ONCE:
-            return list({entry.key: entry for part in parts(keys) for entry in self.find(part)}.values())
+            return list(
+                {entry.key: entry for part in in_parts(keys, KEYS_AT_ONCE) for entry in self.find(part)}.values()
+            )
         if entries is None:
             with self.conn.lend() as conn:
                 entries = self._entries(conn, keys, not answers)
@@ -173,7 +175,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
                     return None
                 keys.add(once.key)
             named = [entry.key for entry in entries]
-            live = {entry.key: entry for part in parts(named) for entry in self._find(conn, part)}
+            live = {entry.key: entry for part in in_parts(named, KEYS_AT_ONCE) for entry in self._find(conn, part)}
             added = merge(entries, live, now)
             new = {entry.key: encode(entry) for entry, changed in added if changed}
             conn.executemany(sql.ADD, new.items())

@@ -68,7 +68,7 @@ class Handle:
         self._is_fresh = False
         self.is_held = False
         self._take: Take | None = None
-        self._shape: tuple[str, str] | None = None  # method and target as last set for a request without a body
+        self._shape = "", "", 0  # method, target and kind of request, as last set
         self._multi = pycurl.CurlMulti()
         # Not `multi.select`: it fails in a process with more than 1,024 descriptors.
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
@@ -111,23 +111,22 @@ class Handle:
         self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _set_request(self, request: Outbound) -> None:
-        easy, body, shape = self._easy, request.body, (request.method, request.target)
+        easy, body, kind = self._easy, request.body, pycurl.POST
         if body is None:
-            if shape == self._shape:  # what was set before stays set
-                return
-            easy.setopt(pycurl.NOBODY if request.method == "HEAD" else pycurl.HTTPGET, 1)
+            kind = pycurl.NOBODY if request.method == "HEAD" else pycurl.HTTPGET
         elif isinstance(body, bytes):
-            easy.setopt(pycurl.POST, 1)
             easy.setopt(pycurl.POSTFIELDS, body)
         else:
-            self._take = body
+            kind, self._take = pycurl.UPLOAD, body
             easy.setopt(pycurl.WRITEFUNCTION, self._write)
-            easy.setopt(pycurl.UPLOAD, 1)
             easy.setopt(pycurl.INFILESIZE_LARGE, -1 if request.length is None else request.length)
             easy.setopt(pycurl.READFUNCTION, self._read)
-        self._shape = shape if body is None else None
-        easy.setopt(pycurl.CUSTOMREQUEST, request.method)
-        easy.setopt(pycurl.REQUEST_TARGET, request.target.encode("latin-1"))
+        shape = request.method, request.target, kind
+        if shape != self._shape:  # what was set before stays set
+            self._shape = shape
+            easy.setopt(kind, 1)
+            easy.setopt(pycurl.CUSTOMREQUEST, request.method)
+            easy.setopt(pycurl.REQUEST_TARGET, request.target.encode("latin-1"))
 
     def events(self) -> Mapping[int, int]:
         """Return what libcurl waits for: poll's events by descriptor."""
@@ -183,7 +182,7 @@ class Handle:
         if self._take:
             self._take = None
             self._easy.setopt(pycurl.WRITEFUNCTION, self.body.append)
-        if self._shape is None:
+        if self._shape[2] == pycurl.POST:
             self._easy.setopt(pycurl.POSTFIELDS, b"")  # an idle connection holds nobody's body
 
     def hold(self, is_held: bool) -> None:

@@ -140,7 +140,7 @@ class Upstream:
                 raise
             yield from refuse(problem, environ, start_response)
 
-    def _exchange(  # noqa: C901 - a generator for each part would cost 1 % of a request
+    def _exchange(  # noqa: C901, PLR0912 - a generator for each part would cost 1 % of a request
         self, request: Outbound, body: Body | None, environ: Environ, about: Context, start_response: StartResponse
     ) -> Generator[bytes, None, None]:
         """Send a request; start the response when the answer's head has come, and yield its bytes as they come.
@@ -153,7 +153,8 @@ class Upstream:
         began = perf_counter()
         try:
             if body is not None:
-                yield from _add_body(request, body, about)
+                while not body.give_to(request):
+                    yield b""
                 began = perf_counter()
             pool = self._pool()
             peer = pool.peer() or (yield from _sleep(about, pool.wait()))
@@ -226,18 +227,6 @@ class Upstream:
         # A proxy's connection, and one over a Unix socket, is shared by its clients.
         port = environ.get("REMOTE_PORT") if self._knows_clients else None
         return f"{environ.get('REMOTE_ADDR')} {port}" if port else None
-
-
-def _add_body(request: Outbound, body: Body, about: Context) -> Generator[bytes, None, None]:
-    """Give the request its body: whole where it is small."""
-    whole = yield from body.collect()
-    if whole == b"":
-        request.fields["Content-Length"] = "0"
-    elif whole is not None:
-        request.body = whole
-    else:
-        about.is_duplex = True
-        request.body, request.length, request.is_repeatable = body.take, body.length, False
 
 
 def _sleep(about: Context, waits: Generator[float, None, Peer]) -> Generator[bytes, None, Peer]:

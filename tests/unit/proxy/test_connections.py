@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ def test_connections_are_kept_for_bodies_too(method: str, body: bytes) -> None:
         for _ in range(5):
             assert ask(app, method, body=body).body == b"ok"
             assert upstream.last.body == body
+        assert upstream.connections == 1
+
+
+def test_each_kind_of_request_goes_out_as_it_is_after_each_other_on_one_connection() -> None:
+    kinds = [("GET", b""), ("HEAD", b""), ("POST", b""), ("GET", b"x"), ("POST", b"xy"), ("PUT", LONG)]
+    with asking(lambda talk: talk.send(ok(b"" if talk.request.method == "HEAD" else b"ok"))) as (upstream, app):
+        for pair in product(kinds, kinds):
+            for (method, body), target in zip(pair, ("/", "/other"), strict=True):
+                assert ask(app, method, target, body or None, **of("alice")).status == 200
+                assert (upstream.last.method, upstream.last.target, upstream.last.body) == (method, target, body)
         assert upstream.connections == 1
 
 

@@ -26,7 +26,6 @@ from running import Running
 STREAMS, WORKERS = 10_000, 4
 SECONDS = 20.0  # of each measurement
 HEAD = response(b"", ("Content-Type", "text/event-stream"))
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def serve() -> None:
@@ -77,8 +76,8 @@ def open_stream(port: int, number: int) -> socket.socket:
 
 def used(gateway: Running) -> float:
     """Return the seconds of processor time that the workers have used."""
-    times = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in gateway.workers]
-    return sum(int(each) for both in times for each in both) / TICKS
+    # Linux's CPU clock of another process, in nanoseconds: /proc counts in hundredths of a second.
+    return sum(time.clock_gettime(~pid << 3 | 2) for pid in gateway.workers)
 
 
 def held(gateway: Running) -> int:

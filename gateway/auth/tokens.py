@@ -22,6 +22,7 @@ GRAMMAR = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re
 # Not supported here, and each changes what is signed or what it means
 # (CVE-2026-32597 crit, CVE-2026-48525 b64, CVE-2024-28180 zip).
 UNSUPPORTED_HEADERS = ("crit", "b64", "zip")
+SOON = 30.0  # seconds before a token's end
 
 Claims = dict[str, Any]
 
@@ -33,7 +34,8 @@ class Token:
     `fingerprint` is the hexadecimal SHA-256 of the signing input, which every spelling that
     verifies shares (the text, its hash and the signature's bytes do not: CVE-2026-102269).
     `valid_from` is the latest of `nbf`, `iat` and perhaps `auth_time`, `expires_at` is `exp`, in epoch seconds from 0
-    to 2**53. `derived` is what stages have worked out from it, each under itself: it is kept as long as the token is.
+    to 2**53. From `ends_at` on it is refused: that is `exp` or its greatest age, with the leeway. `derived` is what
+    stages have worked out from it, each under itself: it is kept as long as the token is.
     """
 
     text: str
@@ -43,6 +45,7 @@ class Token:
     key_set: KeySet
     valid_from: float
     expires_at: float
+    ends_at: float
     derived: dict[object, Any] = field(default_factory=dict)
 
 
@@ -75,6 +78,7 @@ class Verifier:
         self._limit = cache_size
         self._cached: dict[str, Token] = {}
         self.now = now
+        self.passed_late = -math.inf  # when a token passed last that had less than SOON to live
 
     def verify(self, text: str) -> Token:
         """Return the token if it is genuine and valid now. Raises `Problem` saying why it is not."""
@@ -89,9 +93,11 @@ class Verifier:
         if self._max_age is not None and "iat" not in token.claims:
             return "missing-claim", "The token lacks the claim iat."
         now = self.now()
-        if now >= self.ends_at(token):
-            is_only_old = now < token.expires_at + self._leeway
-            return "token-expired", "The token was issued too long ago." if is_only_old else ""
+        if now >= token.ends_at - SOON:
+            if now >= token.ends_at:
+                is_only_old = now < token.expires_at + self._leeway
+                return "token-expired", "The token was issued too long ago." if is_only_old else ""
+            self.passed_late = now
         if token.valid_from > now + self._leeway:
             return "token-not-yet-valid", ""
         return "", ""
@@ -110,14 +116,7 @@ class Verifier:
 
     def has_expired(self, token: Token) -> bool:
         """Return whether the token's `exp` or its age has come (RFC 7519 section 4.1.4: on or after is too late)."""
-        return self.now() >= self.ends_at(token)
-
-    def ends_at(self, token: Token) -> float:
-        """Return from when on the token is refused, in epoch seconds."""
-        ends = token.expires_at
-        if self._max_age is not None and "iat" in token.claims:
-            ends = min(ends, _seconds(token.claims["iat"]) + self._max_age)
-        return ends + self._leeway
+        return self.now() >= token.ends_at
 
     def _cache(self, token: Token) -> None:
         while len(self._cached) >= self._limit:
@@ -143,7 +142,11 @@ class Verifier:
         _check_claims(claims, issuer)
         fingerprint = hashlib.sha256(signing_input).hexdigest()
         valid_from = max((claims[name] for name in self._starts if is_time(claims.get(name))), default=0)
-        return Token(text, fingerprint, claims, issuer, key_set, _seconds(valid_from), _seconds(claims["exp"]))
+        expires_at = ends_at = _seconds(claims["exp"])
+        if self._max_age is not None and "iat" in claims:
+            ends_at = min(expires_at, _seconds(claims["iat"]) + self._max_age)
+        ends_at += self._leeway
+        return Token(text, fingerprint, claims, issuer, key_set, _seconds(valid_from), expires_at, ends_at)
 
     def _check_header(self, header: Claims) -> tuple[str, str | None]:
         algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ", "JWT")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from threading import Thread
 
-from gateway.auth.tokens import Token, Verifier
+from gateway.auth.tokens import SOON, Token, Verifier
 from gateway.blacklist.rules import Blacklist
 from gateway.http.problems import Problem, StoreUnavailable
 from gateway.http.wsgi import Context
@@ -30,6 +31,8 @@ class Streams:
         self._blacklist = blacklist
         self._mark = ""  # of the store's newest change that was looked at
         self._failures = 0
+        self._looked = math.inf  # when all were looked at last, in epoch seconds
+        self._ending: list[Context] = []  # those of them whose token ends within SOON seconds
         self._question: Thread | None = None  # that asks the store, whose disk may hang
 
     def check(self, under_way: Callable[[], Iterable[Context]]) -> None:
@@ -37,7 +40,7 @@ class Streams:
 
         A store that has not answered by the next check counts as one that fails.
         """
-        self._cut_expired(under_way())
+        self._cut_expired(under_way)
         if self._question and self._question.is_alive():
             self._fail(under_way)
             return
@@ -65,17 +68,20 @@ class Streams:
         if self._failures > FAILURES_ALLOWED:
             self._cut_all(under_way())
 
-    def _cut_expired(self, known: Iterable[Context]) -> None:
-        """Cut off those whose time is over. There may be thousands, so a look at each must be cheap."""
+    def _cut_expired(self, under_way: Callable[[], Iterable[Context]]) -> None:
+        """Cut off those whose time is over.
+
+        There may be thousands, and a look at each costs cache misses. So all are looked at only every SOON / 2 seconds,
+        and between that those which will end until then. Tokens that came since and end as early: see `passed_late`.
+        """
         now = self._verifier.now()
-        for about in known:
-            token = about.token
-            if isinstance(token, Token):
-                ends: float | None = token.derived.get(self)
-                if ends is None:
-                    ends = token.derived[self] = self._verifier.ends_at(token)
-                if now >= ends and _is_stream(about):
-                    _cut(about, "token-expired")
+        if not self._looked <= now < self._looked + SOON / 2 or self._verifier.passed_late >= self._looked - SOON / 2:
+            self._looked = now
+            self._ending = [about for about in under_way() if _end(about) < now + SOON]
+        for about in self._ending:
+            if now >= _end(about) and _is_stream(about):
+                _cut(about, "token-expired")
+        self._ending = [about for about in self._ending if now < _end(about)]
 
     def _cut_blacklisted(self, known: Iterable[Context], changed: frozenset[str] | None) -> None:
         """Ask about the streams that one of the changed keys may concern; about all, where those are not known."""
@@ -123,6 +129,11 @@ class Streams:
         finally:
             if hasattr(body, "close"):
                 body.close()
+
+
+def _end(about: Context) -> float:
+    """Return when the request's token ends, in epoch seconds; inf where it has none."""
+    return about.token.ends_at if isinstance(about.token, Token) else math.inf
 
 
 def _is_stream(about: Context) -> bool:

@@ -141,7 +141,7 @@ def _read_line(line: bytes) -> dict[str, str]:
     }
 
 
-@bounded_cache(1024, longest=2048)
+@bounded_cache(1024, longest=512)
 def _read_fields(block: bytes) -> dict[str, str]:
     """Return the fields by environ key, repeats joined (RFC 9110 section 5.3)."""
     lines = block.decode("latin-1").split("\r\n") if block else []

@@ -64,7 +64,8 @@ def request_target(environ: Environ) -> Target:
     found: Target | None = about.target
     if found is None:
         raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or _rebuilt(environ)
-        found = about.target = _in_origin_form(raw) or _in_another_form(environ, raw)
+        in_origin_form = _in_origin_form(raw) if "?" in raw else _in_plain_origin_form(raw)
+        found = about.target = in_origin_form or _in_another_form(environ, raw)
     return found
 
 
@@ -78,9 +79,12 @@ def is_decision(path: str) -> bool:
     return path == DECISION or path.startswith(DECISION + "/")
 
 
-@bounded_cache(1024, longest=256)
 def _in_origin_form(raw: str) -> Target | None:
     return Target(raw) if _ORIGIN_FORM.fullmatch(raw) else None
+
+
+# One with a query is seldom the same twice: to keep those as well would cost more than it saves.
+_in_plain_origin_form = bounded_cache(1024, longest=256)(_in_origin_form)
 
 
 def _in_another_form(environ: Environ, raw: str) -> Target:

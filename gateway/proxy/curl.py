@@ -295,5 +295,5 @@ def _field_lines(request: Outbound) -> list[str]:
         items += [name + ";" for name, value in rest.items() if not value]
         rest = {name: value for name, value in rest.items() if value}
     if rest:
-        items.append("\r\n".join([f"{name}: {value}" for name, value in rest.items()]))
+        items.append("\r\n".join(map(": ".join, rest.items())))
     return items

@@ -121,13 +121,14 @@ class Master:
         pulse, beats = os.pipe()
         for end in (pulse, beats):
             os.set_blocking(end, False)
+        parent = os.getpid()  # not asked of the child: this process may be gone by then
         pid = self._fork()
         if pid:
             os.close(beats)
             self._workers[pid] = _Process(pulse, self._generation, must_load=not self._may_fail)
             return
         os.close(pulse)
-        self._work(beats, os.getppid())
+        self._work(beats, parent)
 
     def _work(self, pulse: int, parent: int) -> NoReturn:
         """Be a worker."""

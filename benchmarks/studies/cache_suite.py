@@ -18,9 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from outer_proxies import free_port
+from processes import free_port, listens
 from recorder import until
-from running import Running, fetch
+from running import Running
 
 DATE = re.compile(r"\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT")
 NGINX = """
@@ -52,7 +52,7 @@ def main() -> None:
                 for port, origin in ((straight, server), (through, gateway.port)):
                     processes.append(nginx(directory, port, origin))
                 for port in (server, straight, through):
-                    assert until(lambda port=port: answers(port)), port
+                    assert until(lambda port=port: listens(port)), port
                 results = [run(suite, port, directory) for port in (straight, straight, through, through)]
         finally:
             for process in processes:
@@ -78,13 +78,6 @@ def nginx(directory: Path, port: int, origin: int) -> subprocess.Popen[bytes]:
     configuration = directory / f"{port}.conf"
     configuration.write_text(NGINX.format(directory=directory, name=f"nginx-{port}", port=port, origin=origin))
     return subprocess.Popen(["nginx", "-c", str(configuration)])
-
-
-def answers(port: int) -> bool:
-    try:
-        return fetch(port, "GET", "/").status > 0
-    except OSError:
-        return False
 
 
 def run(suite: Path, port: int, directory: Path) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import tempfile
 from pathlib import Path
 
 from helpers import mint
+from processes import ROOT
 from recorder import Recorder, until
-from running import ROOT, Running
+from running import Running
 
 TOKENS = 100
 

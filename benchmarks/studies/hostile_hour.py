@@ -12,7 +12,6 @@ import asyncio
 import json
 import os
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -261,11 +260,9 @@ def report(run: Run, attacks: dict[str, dict[str, int]]) -> None:
 def main() -> None:
     """Run, and print."""
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        metrics = unused.getsockname()[1]
-    flags = ["--workers", "2", "--read-timeout", "10", "--keep-alive", "20", "--metrics-port", str(metrics)]
+    flags = ["--workers", "2", "--read-timeout", "10", "--keep-alive", "20", "--metrics-port", "0"]
     with TemporaryDirectory() as name, upstream() as api, Running(Path(name), api, *flags) as gateway:
-        asyncio.run(go(Run(gateway), metrics, minutes))
+        asyncio.run(go(Run(gateway), gateway.metrics_port, minutes))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -57,11 +56,19 @@ def p99(times: list[Times], kind: str) -> float:
     return statistics.median(statistics.quantiles(each[kind], n=100)[98] for each in times)
 
 
-async def study(gateway: Running, metrics: int, name: str) -> None:
+async def study(gateway: Running, name: str) -> None:
     """Have one kind attack in every other slice, and print."""
     slices: list[Times] = [defaultdict(list)]
     good = [asyncio.create_task(ask_for_good(gateway.port, kind, slices)) for kind in [*GOOD] * 2]
-    command = [sys.executable, "-m", hostile_clients.__name__, str(gateway.port), str(metrics), "3600", name]
+    command = [
+        sys.executable,
+        "-m",
+        hostile_clients.__name__,
+        str(gateway.port),
+        str(gateway.metrics_port),
+        "3600",
+        name,
+    ]
     attackers = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     found: dict[bool, list[Times]] = {False: [], True: []}
     cpu = {False: 0.0, True: 0.0}
@@ -87,12 +94,10 @@ async def study(gateway: Running, metrics: int, name: str) -> None:
 def main() -> None:
     """Study the kinds that were named, or all."""
     names = sys.argv[1:] or [*hostile_clients.NAMED, "mixed"]
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        metrics = unused.getsockname()[1]
-    flags = ["--workers", "2", "--read-timeout", "10", "--keep-alive", "20", "--metrics-port", str(metrics)]
+    flags = ["--workers", "2", "--read-timeout", "10", "--keep-alive", "20", "--metrics-port", "0"]
     with TemporaryDirectory() as directory, upstream() as api, Running(Path(directory), api, *flags) as gateway:
         for name in names:
-            asyncio.run(study(gateway, metrics, name))
+            asyncio.run(study(gateway, name))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from helpers import mint
-from outer_proxies import ROOT, ask, gateway
+from outer_proxies import gateway
+from processes import ROOT
 from recorder import Recorder
+from running import ask
 
 ENTRIES = 1_000_000
 BEFORE_SECONDS, PAUSE_SECONDS = 10, 0.005

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers import mint
-from outer_proxies import free_port
+from processes import free_port
 from recorder import Recorder, until
-from running import fetch
+from running import ask
 
 OWNER = "10001:10001"  # the image's user
 INIT = "import sys; from gateway.blacklist.stores import open_store; open_store('sqlite:///' + sys.argv[1]).close()"
@@ -114,8 +114,8 @@ class Container:
 
     def status(self, method: str, path: str, token: str = "") -> int:
         try:
-            fields = {"Authorization": f"Bearer {token}"} if token else {}
-            return fetch(self.port, method, path, fields=fields).status
+            fields = [("Authorization", f"Bearer {token}")] if token else []
+            return ask(self.port, f"{method} {path}", *fields).status
         except OSError:
             return 0
 
@@ -150,22 +150,22 @@ def try_mount(image: str, mount: Mount, upstream: str) -> None:
         try:
             print(f"  check-config: {gateway.check_config()}")
             if gateway.start():
-                told = [f"POST {gateway.status('POST', '/blacklist', token)}", ask(gateway, token)]
+                told = [f"POST {gateway.status('POST', '/blacklist', token)}", said(gateway, token)]
                 for command in (["restart"], ["kill"], ["stop"]):
                     run("docker", *command, gateway.name)
                     run("docker", "start", gateway.name)
-                    told.append(f"after docker {command[0]} {ask(gateway, token) if gateway.is_ready() else 'none'}")
+                    told.append(f"after docker {command[0]} {said(gateway, token) if gateway.is_ready() else 'none'}")
                 run("docker", "kill", gateway.name)
                 print("  says:", *gateway.said(), sep="\n    ")
                 gateway.remove()
-                told.append(f"in a new container {ask(gateway, token) if gateway.start() else 'none'}")
+                told.append(f"in a new container {said(gateway, token) if gateway.start() else 'none'}")
                 print("  " + ", ".join(told))
             print("  says:", *gateway.said(), sep="\n    ")
         finally:
             gateway.remove()
 
 
-def ask(gateway: Container, token: str) -> str:
+def said(gateway: Container, token: str) -> str:
     return gateway.statuses("GET", "/info", token)
 
 

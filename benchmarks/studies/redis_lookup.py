@@ -10,45 +10,20 @@ that is not blacklisted, by four keys: its own, jti, sub and sid.
 from __future__ import annotations
 
 import argparse
-import shutil
-import socket
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import redis
 
+from benchmarks.studies.scale_server import Server
 from gateway.blacklist.stores import Entry, open_store
 
 KEYS = ("token:" + "a" * 64, "claim:" + "b" * 64, "claim:" + "c" * 64, "claim:" + "d" * 64)
 BASE = "redis-py: EXISTS of one key"
-
-
-@contextmanager
-def redis_server(directory: str, *options: str) -> Iterator[int]:
-    """Run a server for the block; yield its port."""
-    program = shutil.which("redis-server")
-    if program is None:
-        raise SystemExit("redis-server is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", directory, "--save", "", *options]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        while server.poll() is None:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                time.sleep(0.02)
-        yield port
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def cost_us(call: Callable[[], object], calls: int) -> float:
@@ -64,12 +39,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=2000)
     chosen = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        redis_server(directory, "--appendonly", "yes", "--appendfsync", "always") as port,
-        redis.Redis(port=port, protocol=2) as client,
-    ):
-        shared = open_store(f"redis://127.0.0.1:{port}/0")
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        server = Server(directory)
+        stack.callback(server.stop)
+        server.client.config_set("appendfsync", "always")
+        client = stack.enter_context(redis.Redis(port=server.port, protocol=2))
+        shared = open_store(server.url)
         local = open_store(f"sqlite:///{Path(directory) / 'blacklist.sqlite3'}")
         expires = int(time.time()) + 3600
         for store in (shared, local):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from typing import Any
 
 import redis
+
+from benchmarks.processes import free_port
 
 
 class Server:
@@ -19,8 +20,7 @@ class Server:
         program = shutil.which(os.environ.get("REDIS_SERVER", "redis-server"))
         if program is None:
             raise SystemExit("redis-server is not installed")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         options = ["--appendonly", "yes", "--save", "", "--maxclients", "20000", "--auto-aof-rewrite-percentage", "0"]
         self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", directory, *options]
         self.url = f"redis://127.0.0.1:{self.port}/0"

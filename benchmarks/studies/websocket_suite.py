@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from outer_proxies import free_port
+from processes import free_port
 from running import Running
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve

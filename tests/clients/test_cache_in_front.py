@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from helpers import mint
-from outer_proxies import ask, free_port, program
+from outer_proxies import program
 from outer_proxies import running as started
+from processes import free_port
 from recorder import Recorder, Talk, ok, response
-from running import Running
+from running import Running, ask
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not program("nginx"), reason="nginx is not installed")]
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from helpers import mint
+from processes import ROOT
 from recorder import Recorder, exchange, ok, request, until
-from running import ROOT, Answer, Running, fetch
+from running import Answer, Running, ask
 
 SECRET = "correct-horse-battery-staple-of-42-bytes-"
 NEXT_SECRET = "the-one-before-that-battery-staple-of-40-"
@@ -66,12 +66,12 @@ def a_rich_day(gateway: Running, upstream: Recorder, known: dict[str, str]) -> l
 def test_no_token_signature_or_secret_is_written_anywhere(tmp_path: Path) -> None:
     known = tokens()
     environ = {"GATEWAY_SECRET": f"{SECRET},{NEXT_SECRET}", "GATEWAY_LOG_LEVEL": "debug"}
-    flags = ["--workers", "2", "--metrics-port", str(free_port())]
+    flags = ["--workers", "2", "--metrics-port", "0"]
     with Recorder() as upstream, Running(tmp_path, upstream.url, *flags, **environ) as gateway:
         told = a_rich_day(gateway, upstream, known)
         statuses = {answer.status for _, answer in told}
-        metrics = fetch(int(flags[-1]), "GET", "/metrics").body
-        fetch(gateway.port, "GET", "/-/live")
+        metrics = ask(gateway.metrics_port, "GET /metrics").body
+        ask(gateway.port, "GET /-/live")
         broken = request("GET /info", ("Authorization", f"Bearer {known['good']}"), ("Content-Length", "-1"))
         exchange(gateway.port, broken)
         store = b"".join(file.read_bytes() for file in tmp_path.glob("blacklist.sqlite3*"))
@@ -107,8 +107,3 @@ def check_config(directory: Path, environ: dict[str, str]) -> bytes:
         printed += ran.stdout + ran.stderr
     assert b"GATEWAY_SECRET=" in printed
     return printed
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        return int(unused.getsockname()[1])

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 from helpers import fingerprint, mint
-from outer_proxies import ROOT, ask, gateway
-from processes import workers_at
+from outer_proxies import gateway
+from processes import ROOT, workers_at
 from recorder import Recorder, until
 from redis_servers import SAFE, RedisServer
 from relay import Relay
+from running import ask
 
 pytestmark = pytest.mark.slow
 

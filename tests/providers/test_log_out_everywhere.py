@@ -11,9 +11,9 @@ from typing import Any
 import jwt
 import pytest
 from openid_provider import INSTALLED, OpenIdProvider
-from outer_proxies import free_port
+from processes import ROOT, free_port
 from recorder import Recorder, ok
-from running import ROOT, Running
+from running import Running
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not INSTALLED, reason="not installed: npm ci")]
 

@@ -12,7 +12,8 @@ from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM
 from typing import Any
 
 import pytest
-from bundled import Bundled, memory
+from bundled import Bundled
+from processes import memory
 from recorder import Client, exchange, request, until
 
 MIB = 1 << 20

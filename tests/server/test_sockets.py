@@ -10,7 +10,8 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
 import pytest
-from bundled import ROOT, Bundled
+from bundled import Bundled
+from processes import ROOT
 from recorder import request, until
 
 from gateway.server.sockets import listening

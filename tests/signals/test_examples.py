@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers import ISSUER, NOW, Api, mint
-from running import ROOT
+from processes import ROOT
 
 EXAMPLES = json.loads((Path(__file__).parent / "examples.json").read_text())["examples"]
 NAMES = [f"{each['document']} {next(iter(each['claims']['events'])).rpartition('/')[2]}" for each in EXAMPLES]

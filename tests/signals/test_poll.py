@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from helpers import ABSENT, ISSUER, sign
+from processes import ROOT
 from recorder import until
-from running import ROOT
 from transmitter import Transmitter
 
 from gateway import Settings

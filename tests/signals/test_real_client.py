@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from helpers import ISSUER, mint
-from outer_proxies import free_port
+from processes import ROOT, free_port
 from recorder import Recorder, ok
-from running import ROOT, Running
+from running import Running
 
 pytestmark = [
     pytest.mark.slow,

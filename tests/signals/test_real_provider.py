@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from openid_provider import OpenIdProvider
-from outer_proxies import free_port
+from processes import ROOT, free_port
 from recorder import Recorder, ok
-from running import ROOT, Running
+from running import Running
 
 pytestmark = [
     pytest.mark.slow,

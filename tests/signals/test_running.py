@@ -15,7 +15,7 @@ import pytest
 from helpers import ISSUER, mint, sign
 from recorder import Client, Recorder, Talk, ok, request, response, until
 from redis_servers import RedisServer
-from running import Answer, Running, fetch
+from running import Answer, Running, ask
 
 pytestmark = pytest.mark.slow
 
@@ -39,12 +39,12 @@ def event(session: str) -> str:
 
 
 def log_out(port: int, token: str) -> Answer:
-    fields = {"Content-Type": "application/x-www-form-urlencoded"}
-    return fetch(port, "POST", "/-/logout", urlencode({"logout_token": token}), fields)
+    form = ("Content-Type", "application/x-www-form-urlencoded")
+    return ask(port, "POST /-/logout", form, body=urlencode({"logout_token": token}).encode())
 
 
 def push(port: int, token: str) -> Answer:
-    return fetch(port, "POST", "/-/events", token, {"Content-Type": "application/secevent+jwt"})
+    return ask(port, "POST /-/events", ("Content-Type", "application/secevent+jwt"), body=token.encode())
 
 
 def test_every_worker_knows_that_a_message_came_also_after_a_restart(tmp_path: Path) -> None:
@@ -135,8 +135,7 @@ def test_messages_are_counted_by_kind_and_outcome(tmp_path: Path) -> None:
         log_out(gateway.port, token)
         log_out(gateway.port, "garbage")
         push(gateway.port, event("s-2"))
-        port = int(next(r["message"] for r in gateway.records if "metrics" in r["message"]).rpartition(":")[2])
-        text = fetch(port, "GET", "/metrics").body.decode()
+        text = ask(gateway.metrics_port, "GET /metrics").body.decode()
     counted = {
         line.partition(" ")[0]: float(line.rpartition(" ")[2])
         for line in text.splitlines()

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from failovers import by_hand, evaluate
 from histories import Operation, is_linearizable
+from processes import ROOT
 from redis_servers import RedisServer
-from running import ROOT
 
 
 def test_the_model_tells_right_from_wrong() -> None:

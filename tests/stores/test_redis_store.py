@@ -24,7 +24,8 @@ import pytest
 import redis
 from certificates import Certificates
 from pauses import outcome_in_pauses
-from redis_servers import CLUSTER, PATIENCE, SAFE, SLOTS, RedisServer, Sentinel, be_patient, free_port, join
+from processes import free_port
+from redis_servers import CLUSTER, PATIENCE, SAFE, SLOTS, RedisServer, Sentinel, be_patient, join
 from relay import Relay
 
 from gateway.blacklist.stores import Entry, Store, StoreMissing, StoreRefused, open_store

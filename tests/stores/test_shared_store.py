@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 from helpers import mint
-from outer_proxies import ROOT, ask, gateway
-from processes import workers_at
+from outer_proxies import gateway
+from processes import ROOT, workers_at
 from recorder import Recorder
 from redis_servers import RedisServer
 from relay import Relay
+from running import ask
 
 from gateway.blacklist.keys import claim_key
 from gateway.blacklist.stores import Entry, open_store

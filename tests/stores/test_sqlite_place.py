@@ -12,11 +12,10 @@ from subprocess import PIPE
 import pytest
 from injected import Injected
 from powercut import can_trace
+from processes import ROOT
 
 from gateway.blacklist.stores import StoreRefused, open_store, store_warnings
 from gateway.blacklist.stores.sqlite import place
-
-ROOT = Path(__file__).parents[2]
 
 MOUNTED = """
 import subprocess, sys

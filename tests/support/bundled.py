@@ -13,9 +13,7 @@ import hashlib
 import json
 import logging
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,51 +21,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from processes import children
+from processes import ROOT, ServerProcess
 from recorder import exchange, request, until
-
-ROOT = Path(__file__).parents[2]
-PATIENCE = 15.0  # seconds after which a server that does not start or end has failed
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
 
 
-class Bundled:
+class Bundled(ServerProcess):
     """A running server. `settings` is a file whose text `/settings` answers; `fail` in it makes loading fail."""
+
+    ends_by = signal.SIGQUIT  # at once
 
     def __init__(self, directory: Path, environ: dict[str, str] | None = None, **options: Any) -> None:
         self.settings = directory / "settings"
         self.settings.touch()
-        self._log = directory / "log"
-        options = {"host": "127.0.0.1", "port": 0, "workers": 1, "threads": 4, "drain_timeout": PATIENCE, **options}
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, str(self.settings), json.dumps(options)],
-                stderr=log,
-                cwd=directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
-            )
-
-    def __enter__(self) -> Bundled:
-        self._wait_for(lambda: "listening" in self.log or self._process.poll() is not None)
-        found = re.search(r"listening at \S+:(\d+)", self.log)
-        self.port = int(found[1]) if found else 0
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGQUIT)  # at once
-        self.wait()
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    @property
-    def workers(self) -> list[int]:
-        """The worker processes' ids."""
-        return children(self._process.pid)
+        options = {"host": "127.0.0.1", "port": 0, "workers": 1, "threads": 4, "drain_timeout": 15, **options}
+        command = [sys.executable, __file__, str(self.settings), json.dumps(options)]
+        super().__init__(command, directory, **(environ or {}))
 
     def serves_with(self, count: int) -> bool:
         """Wait until so many workers serve; return whether they did in time."""
@@ -78,24 +49,6 @@ class Bundled:
             return len(seen) == count
 
         return until(ask)
-
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def wait(self) -> int:
-        """Return the exit status, once it ends."""
-        return self._process.wait(2 * PATIENCE)
-
-    def _wait_for(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.02)
-
-
-def memory(pid: int) -> int:
-    """Return a process's resident bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def context(environ: Environ) -> Any:

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 import redis
 from histories import Operation, is_linearizable
+from processes import ROOT
+from recorder import until
 from redis_servers import CLUSTER, SAFE, SLOTS, RedisServer, Sentinel, join
 from relay import HoldingRelay
-from running import ROOT
 
 PATIENCE = 20.0
 PROCESSES = 4
@@ -136,11 +137,8 @@ def ask(server: RedisServer, *command: object) -> Any:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the servers do not come to what is waited for")
-        time.sleep(0.05)
+    if not until(condition, PATIENCE):
+        raise TimeoutError("the servers do not come to what is waited for")
 
 
 @contextmanager

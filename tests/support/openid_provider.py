@@ -4,7 +4,7 @@ import json
 import subprocess
 from typing import Any
 
-from running import ROOT
+from processes import ROOT
 
 INSTALLED = (ROOT / "node_modules/oidc-provider").exists()
 

@@ -1,24 +1,20 @@
 """Runs the outer proxies of deploy/ as they are, but for their ports and the directories they write to."""
 
-import http.client
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE, ROOT, free_port, listens
+from recorder import until
+from running import ask
 
-ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-PATIENCE = 30  # seconds after which a process that does not answer has failed
 TEMPORARY = "".join(f"{name}_temp_path {name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
 
 # Each proxy's command, and what is written otherwise in its configuration so that it keeps to loopback.
@@ -47,44 +43,6 @@ SERVERS = {
 }
 
 
-@dataclass
-class Answer:
-    """What came back to the client."""
-
-    status: int
-    fields: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def code(self) -> str:
-        """The refusal's code, from its problem body."""
-        assert self.fields["Content-Type"] == "application/problem+json", self.body
-        return str(json.loads(self.body)["type"]).removeprefix("urn:jwt-gateway:")
-
-
-def ask(port: int, line: str, *fields: tuple[str, str], body: bytes | None = None) -> Answer:
-    """Send one request, its target and fields as they are, and return the answer."""
-    method, _, target = line.partition(" ")
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    try:
-        client.putrequest(method, target, skip_accept_encoding=True)
-        for name, value in fields:
-            client.putheader(name, value)
-        if body is not None:
-            client.putheader("Content-Length", str(len(body)))
-        client.endheaders(body)
-        answer = client.getresponse()
-        return Answer(answer.status, answer.headers, answer.read())
-    finally:
-        client.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def program(name: str) -> str | None:
     """Return where a program is, beside this Python too; None if it is not installed."""
     return shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin")
@@ -100,20 +58,12 @@ def running(command: list[str], port: int, directory: Path, **environment: str) 
             env={**os.environ, "HOME": str(directory), **environment},
         )  # fmt: skip
     try:
-        _wait_until_listening(process, port, log)
+        if not until(lambda: listens(port) or process.poll() is not None, PATIENCE) or not listens(port):
+            pytest.fail(f"{command} does not listen:\n{log.read_text(errors='replace')[-2000:]}")
         yield
     finally:
         process.terminate()
         process.wait(PATIENCE)
-
-
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), PATIENCE):
-            return
-        time.sleep(0.05)
-    pytest.fail(f"{process.args} does not listen:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 @contextmanager
@@ -131,16 +81,9 @@ def gateway(directory: Path, server: str = "bundled", **settings: Any) -> Iterat
 def proxy(name: str, directory: Path, *, gateway: int, api: int) -> Iterator[int]:
     """Run an outer proxy of deploy/ in front of the two ports; the value is its own."""
     with started(name, *PROXIES[name], directory, {"35000": str(gateway), "35001": str(api)}) as port:
-        _wait_for_routes(port)
+        # Traefik listens before it has read its routes, and answers 404 until then.
+        assert until(lambda: ask(port, "GET /blacklist").status != 404, PATIENCE), "no route"
         yield port
-
-
-def _wait_for_routes(port: int) -> None:
-    """Traefik listens before it has read its routes, and answers 404 until then."""
-    deadline = time.monotonic() + PATIENCE
-    while ask(port, "GET /blacklist").status == 404:
-        assert time.monotonic() < deadline, "no route"
-        time.sleep(0.05)
 
 
 @contextmanager

@@ -277,9 +277,11 @@ class Client:
 
     def read_all(self) -> bytes:
         """Return everything received until the server closes the connection."""
+        parts = [self.received]
         with suppress(ConnectionResetError):
             while data := self.sock.recv(65536):
-                self.received += data
+                parts.append(data)
+        self.received = b"".join(parts)
         return self.received
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +14,8 @@ from types import TracebackType
 
 import pytest
 import redis
+from processes import free_port, listens
+from recorder import until
 
 from gateway.blacklist.stores.redis import client as redis_client
 from gateway.blacklist.stores.redis import primary as redis_primary
@@ -35,14 +35,6 @@ def program() -> str:
     if found is None:
         pytest.skip(f"{COMMAND} is not installed")
     return found
-
-
-def free_port() -> int:
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = int(server.getsockname()[1])
-        if port < 55_536:  # a cluster's nodes speak to each other on the port 10,000 above
-            return port
 
 
 def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,15 +66,8 @@ class RedisServer:
 
     def start(self, *options: str) -> None:
         self._process = subprocess.Popen([*self.command(), *options], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, "the server does not start"
-                assert time.monotonic() < deadline, "the server does not answer"
-                time.sleep(0.02)
+        assert until(lambda: listens(self.port) or self._process.poll() is not None, PATIENCE), "it does not answer"
+        assert self._process.poll() is None, "it does not start"
 
     def command(self) -> list[str]:
         address = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
@@ -126,13 +111,8 @@ def join(*nodes: RedisServer, slots: Sequence[int] = (), ports: Sequence[int] = 
             node.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
     for port in (ports or [node.port for node in nodes])[1:]:
         nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", port)
-    for node in nodes:
-        deadline = time.monotonic() + PATIENCE
-        while not {"cluster_state:ok", f"cluster_known_nodes:{len(nodes)}"} <= {
-            *str(node.ask("CLUSTER", "INFO")).split()
-        }:
-            assert time.monotonic() < deadline, "the nodes do not become a cluster"
-            time.sleep(0.05)
+    wanted = {"cluster_state:ok", f"cluster_known_nodes:{len(nodes)}"}
+    assert until(lambda: all(wanted <= {*str(node.ask("CLUSTER", "INFO")).split()} for node in nodes), PATIENCE)
 
 
 class Sentinel(RedisServer):
@@ -157,11 +137,6 @@ class Sentinel(RedisServer):
 
     def await_knowing(self, *, others: int, replicas: int) -> None:
         """Wait until it knows so many other sentinels and replicas."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            with self.client() as client:
-                state = client.sentinel_master("blacklist")
-            if (state["num-other-sentinels"], state["num-slaves"]) == (others, replicas):
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"the sentinel knows {state}")
+        wanted = {"num-other-sentinels": others, "num-slaves": replicas}
+        with self.client() as client:
+            assert until(lambda: wanted.items() <= client.sentinel_master("blacklist").items(), PATIENCE)

@@ -9,20 +9,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from processes import children
-from recorder import until
-
-ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0  # seconds after which a gateway that does not start or end has failed
+from processes import PATIENCE, ServerProcess
 
 
 class Answer(NamedTuple):
@@ -36,89 +29,65 @@ class Answer(NamedTuple):
     def json(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def code(self) -> str:
+        """The refusal's code, from its problem body."""
+        assert self.fields["Content-Type"] == "application/problem+json", self.body
+        return str(self.json["type"]).removeprefix("urn:jwt-gateway:")
 
-class Running:
+
+class Running(ServerProcess):
     """A gateway on an ephemeral port, with a store and a log in `directory`."""
 
     def __init__(self, directory: Path, upstream: str, *flags: str, **environ: str) -> None:
-        self._log = directory / "gateway.log"
-        command = [sys.executable, "-m", "gateway", "serve", "--host", "127.0.0.1", "--port", "0"]
         store = f"sqlite:///{directory}/blacklist.sqlite3"
         self.store = flags[flags.index("--store") + 1] if "--store" in flags else store
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*command, "--upstream", upstream, "--store", store, *flags],
-                stdout=log,
-                stderr=log,
-                cwd=directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
-            )
-        self.pid = self._process.pid
-        self.port = 0
-
-    def __enter__(self) -> Running:
-        if not until(lambda: self._find_port() or self._process.poll() is not None, PATIENCE):
-            self.__exit__()
-            raise AssertionError(self.log)
-        return self
-
-    def _find_port(self) -> int:
-        found = re.search(r"listening at \S+:(\d+)", self.log)
-        self.port = int(found[1]) if found else 0
-        return self.port
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        self.wait()
-
-    def wait(self) -> int:
-        """Return the exit status, once it ends."""
-        try:
-            return self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            raise
+        command = [sys.executable, "-m", "gateway", "serve", "--host", "127.0.0.1", "--port", "0"]
+        super().__init__([*command, "--upstream", upstream, "--store", store, *flags], directory, **environ)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def workers(self) -> list[int]:
-        """The worker processes' ids."""
-        return children(self.pid)
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
+    def metrics_port(self) -> int:
+        """The port that figures are served on, with METRICS_PORT 0."""
+        found = re.search(r"metrics at \S+:(\d+)", self.log)
+        assert found, self.log
+        return int(found[1])
 
     @property
     def records(self) -> list[dict[str, Any]]:
         """The log's records that are whole."""
         return [json.loads(line) for line in self.log.splitlines(True) if line.startswith("{") and line.endswith("\n")]
 
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
     def request(self, method: str, path: str, token: str | None = None, body: Any = None, **fields: str) -> Answer:
         """Send a request over a connection of its own."""
-        fields = {name.replace("_", "-"): value for name, value in fields.items()}
+        lines = [(name.replace("_", "-"), value) for name, value in fields.items()]
         if token is not None:
-            fields["Authorization"] = f"Bearer {token}"
-        if body is not None:
-            fields["Content-Type"] = "application/json"
-        return fetch(self.port, method, path, None if body is None else json.dumps(body), fields)
+            lines.append(("Authorization", f"Bearer {token}"))
+        if body is None:
+            return ask(self.port, f"{method} {path}", *lines)
+        return ask(
+            self.port, f"{method} {path}", *lines, ("Content-Type", "application/json"), body=json.dumps(body).encode()
+        )
 
     def get(self, path: str, token: str | None = None, **fields: str) -> Answer:
         return self.request("GET", path, token, **fields)
 
 
-def fetch(port: int, method: str, path: str, body: str | None = None, fields: Any = None) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+def ask(port: int, line: str, *fields: tuple[str, str], body: bytes | None = None) -> Answer:
+    """Send one request over a connection of its own, its target and fields as they are, and return the answer."""
+    method, _, target = line.partition(" ")
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
-        connection.request(method, path, body, fields or {})
-        response = connection.getresponse()
-        return Answer(response.status, response.headers, response.read())
+        client.putrequest(method, target, skip_accept_encoding=True)
+        for name, value in fields:
+            client.putheader(name, value)
+        if body is not None:
+            client.putheader("Content-Length", str(len(body)))
+        client.endheaders(body)
+        answer = client.getresponse()
+        return Answer(answer.status, answer.headers, answer.read())
     finally:
-        connection.close()
+        client.close()

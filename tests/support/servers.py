@@ -8,21 +8,16 @@ with Fleet(directory) as fleet:
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from processes import PATIENCE, ServerProcess, free_port
 from recorder import Recorder, exchange, ok, until
-from running import ROOT
 
 SERVERS = ["bundled", "gunicorn", "granian"]
 PUBLIC = "/health,/static/*"
-PATIENCE = 30.0  # seconds after which a server that does not start or end has failed
 
 _BIN = Path(sys.executable).parent
 _COMMANDS = {
@@ -41,48 +36,29 @@ class Reply(NamedTuple):
     more: bytes
 
 
-class Served:
+class Served(ServerProcess):
     """A gateway under one server, answering on `port`."""
 
     def __init__(self, server: str, directory: Path, upstream: str, **environ: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as unused:
-            self.port: int = unused.getsockname()[1]
-        self.log_file = directory / f"{server}.log"
+        port = free_port()
         self.store = directory / f"{server}.sqlite3"
-        command = _COMMANDS[server].format(python=sys.executable, bin=_BIN, port=self.port)
         own = {"UPSTREAM": upstream, "STORE": f"sqlite:///{self.store}", "PUBLIC_PATHS": PUBLIC, "LOG_LEVEL": "debug"}
-        with self.log_file.open("wb") as log:
-            self.process = subprocess.Popen(
-                command.split(),
-                stdout=log,
-                stderr=log,
-                cwd=directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **{f"GATEWAY_{k}": v for k, v in own.items()}, **environ},
-            )
+        environ |= {f"GATEWAY_{name}": value for name, value in own.items()}
+        command = _COMMANDS[server].format(python=sys.executable, bin=_BIN, port=port)
+        super().__init__(command.split(), directory, f"{server}.log", **environ)
+        self.port = port
         assert until(self._is_up, PATIENCE), self.log
 
     def _is_up(self) -> bool:
-        assert self.process.poll() is None, self.log
+        assert self._process.poll() is None, self.log
         try:
             return exchange(self.port, b"GET /-/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n") != b""
         except OSError:
             return False
 
-    @property
-    def log(self) -> str:
-        return self.log_file.read_text(errors="replace")
-
     def ask(self, sent: bytes) -> Reply:
         """Send bytes and return the first answer, and what followed it until the server closed."""
         return parse(exchange(self.port, sent))
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 class Fleet:
@@ -106,7 +82,7 @@ class Fleet:
 
     def __exit__(self, *_: object) -> None:
         for gateway in self._gateways.values():
-            gateway.stop()
+            gateway.__exit__()
         self.upstream.__exit__()
         self.trap.__exit__()
 

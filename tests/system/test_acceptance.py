@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 NEWMAN = ROOT / "node_modules/.bin/newman"
 OWN_COLLECTION = ROOT / "postman/jwt-blacklist-gateway.postman_collection.json"
 ASSIGNMENT_PORT = "35000"  # written into the assignment's collection; replaced, as any outgoing connection may hold it

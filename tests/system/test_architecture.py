@@ -9,8 +9,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gateway"
 
 # Which rooms each room may import from. `app` and `config` put them together; nobody imports `cli`.

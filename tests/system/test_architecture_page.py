@@ -3,13 +3,12 @@
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from processes import ROOT
 
 from gateway.http.wsgi import Context
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gateway"
 PAGE = (ROOT / "docs/architecture.md").read_text()
 FILES = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}

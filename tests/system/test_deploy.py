@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from helpers import mint
-from outer_proxies import DEPLOY, ask, free_port, gateway, program, running, started
+from outer_proxies import DEPLOY, gateway, program, running, started
+from processes import free_port
 from recorder import Recorder
+from running import ask
 
 HERE = Path(__file__).parent
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")

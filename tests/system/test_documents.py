@@ -21,15 +21,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import outer_proxies
 import pytest
 from _pytest.mark.expression import Expression
 from helpers import ISSUER, SECRET, Api, mint
-from outer_proxies import free_port, program, proxy
+from outer_proxies import program, proxy, running
+from processes import ROOT, free_port
 from provider import Provider, signer
 from recorder import Recorder, ok
 from redis_servers import RedisServer
-from running import ROOT, Running
+from running import Running, ask
 
 from gateway.cli import gateway as commands
 
@@ -230,9 +230,9 @@ class TestServers:
         command = [word for word in words if not word.startswith("GATEWAY_")]
         environ = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **settings}
         command = [sys.executable, "-m", *command]
-        with outer_proxies.running(command, port, tmp_path, **environ):
-            assert outer_proxies.ask(port, "GET /-/auth").status == 401
-            assert outer_proxies.ask(port, "GET /-/auth", ("Authorization", f"Bearer {mint()}")).status == 200
+        with running(command, port, tmp_path, **environ):
+            assert ask(port, "GET /-/auth").status == 401
+            assert ask(port, "GET /-/auth", ("Authorization", f"Bearer {mint()}")).status == 200
 
     @pytest.mark.parametrize(
         ("line", "checking"),

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from outer_proxies import Answer, ask, free_port, running
+from outer_proxies import running
+from processes import ROOT, free_port
+from running import Answer, ask
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = dict(
     re.findall(
         r"^\| \[\w+\]\((\w+)/app.py\) \|.*\| `(.+)` \|$", (ROOT / "examples/README.md").read_text(), re.MULTILINE

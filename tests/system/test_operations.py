@@ -11,8 +11,9 @@ from signal import SIGTERM
 
 import pytest
 from helpers import mint
+from processes import ROOT
 from recorder import Recorder, ok, until
-from running import ROOT, Running
+from running import Running
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from signal import SIGTERM
 
 from helpers import SECRET, mint
+from processes import ROOT
 from recorder import Recorder, ok, until
-from running import ROOT, fetch
+from running import ask
 
 # Of the standard library, what macOS does not have. What is hidden before the gateway is imported is not there for it.
 HIDE = """
@@ -71,10 +72,10 @@ def test_the_gateway_serves_counts_and_ends(tmp_path: Path) -> None:
         try:
             assert until(lambda: "listening" in log.read_text() or process.poll() is not None, 30)
             ports = dict(re.findall(r"(metrics|listening) at \S+:(\d+)", log.read_text()))
-            fields = {"Authorization": f"Bearer {mint()}"}
-            for method, path, status in (("GET", "/", 200), ("POST", "/blacklist", 200), ("GET", "/", 401)):
-                assert fetch(int(ports["listening"]), method, path, None, fields).status == status, log.read_text()
-            assert b"gateway_requests_total" in fetch(int(ports["metrics"]), "GET", "/metrics").body
+            token = ("Authorization", f"Bearer {mint()}")
+            for line, status in (("GET /", 200), ("POST /blacklist", 200), ("GET /", 401)):
+                assert ask(int(ports["listening"]), line, token).status == status, log.read_text()
+            assert b"gateway_requests_total" in ask(int(ports["metrics"]), "GET /metrics").body
         finally:
             process.send_signal(SIGTERM)
             assert process.wait(30) == 0, log.read_text()

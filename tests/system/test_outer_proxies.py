@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from helpers import mint
-from outer_proxies import PROXIES, SERVERS, Answer, ask, free_port, gateway, proxy
+from outer_proxies import PROXIES, SERVERS, gateway, proxy
+from processes import free_port
 from recorder import Client, Recorder, Talk, ok, response
+from running import Answer, ask
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from outer_proxies import ask, free_port, running
-
-ROOT = Path(__file__).parents[2]
+from outer_proxies import running
+from processes import ROOT, free_port
+from running import ask
 
 
 @pytest.mark.slow

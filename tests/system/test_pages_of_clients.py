@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from helpers import mint
+from processes import ROOT
 from recorder import Recorder, ok
-from running import ROOT, Running
+from running import Running
 
 pytestmark = pytest.mark.slow
 

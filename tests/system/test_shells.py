@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from outer_proxies import ask, free_port
+from processes import ROOT, free_port
 from recorder import Recorder, ok, until
-from running import ROOT, Running
+from running import Running, ask
 
 from gateway.cli.run import STORY
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from helpers import mint
 from injected import Injected
+from processes import ROOT
 from recorder import Client, Recorder, Talk, request, response, until
 from redis_servers import RedisServer
-from running import ROOT, Running
+from running import Running
 
 EVENT = b"data: tick\n\n"
 HEAD = response(b"", ("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"))

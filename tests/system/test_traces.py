@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from collector import Collector
 from helpers import mint
-from outer_proxies import free_port
+from processes import free_port
 from recorder import Recorder, ok, until
 from running import Running
 

@@ -329,7 +329,7 @@ def peak_kib(gateway: Served) -> int:
 
 
 def family(gateway: Served) -> list[Path]:
-    pid = gateway.process.pid
+    pid = gateway.pid
     return [Path(f"/proc/{each}") for each in (pid, *children(pid))]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from bundled import memory
 from helpers import mint
+from processes import memory
 from recorder import Client, Recorder, Talk, request, response, until
 from running import Running
 from websocket_bytes import echo, frame, handshake, switched

@@ -23,20 +23,31 @@ def running(directory: Path, answer: Any = None, *flags: str, **options: Any) ->
         yield upstream, gateway
 
 
+@pytest.fixture(scope="module")
+def hop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Recorder, Running]]:
+    """One gateway for many tests, which set their upstream's answer."""
+    with running(tmp_path_factory.mktemp("hop"), None) as both:
+        yield both
+
+
 def own_routes_answer(gateway: Running) -> bool:
     """Return whether the blacklist, the decision and the probe answer."""
     answers = [gateway.request("POST", "/blacklist", mint(jti="x")), gateway.get("/-/auth", mint(jti="y"))]
     return [answer.status for answer in [*answers, gateway.get("/-/live")]] == [200, 200, 200]
 
 
-def test_many_posts_of_one_client_take_one_connection(tmp_path: Path) -> None:
-    with running(tmp_path) as (upstream, gateway), Client(gateway.port) as client:
+def test_many_posts_of_one_client_take_one_connection(hop: tuple[Recorder, Running]) -> None:
+    upstream, gateway = hop
+    upstream.answer = ok()
+    bearer = ("Authorization", f"Bearer {mint(sub='posts')}")
+    with Client(gateway.port) as client:
         for number in range(50):
             client.received = b""
-            client.sock.sendall(request(f"POST /{number}", BEARER, ("Connection", "keep-alive"), body=b"x" * 1024))
+            client.sock.sendall(request(f"POST /{number}", bearer, ("Connection", "keep-alive"), body=b"x" * 1024))
             client.read_until(b"\r\n\r\nok")
-        assert upstream.connections == 1
-        assert [seen.target for seen in upstream.requests] == [f"/{number}" for number in range(50)]
+    seen = upstream.requests[-50:]
+    assert [each.target for each in seen] == [f"/{number}" for number in range(50)]
+    assert len({each.connection for each in seen}) == 1
 
 
 def test_an_upstream_that_accepts_nobody_stops_nothing_else(tmp_path: Path) -> None:
@@ -100,15 +111,15 @@ def test_an_early_answer_arrives_while_the_body_is_on_its_way(tmp_path: Path) ->
         assert client.read_until(b"too large").startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_client_that_leaves_within_its_body_is_not_taken_for_complete(tmp_path: Path) -> None:
-    with running(tmp_path) as (upstream, gateway):
-        for length, size in ((1000, 500), (1_000_000, 500_000)):
-            with Client(gateway.port, request("PUT /up", BEARER, ("Content-Length", str(length)))) as client:
-                client.sock.sendall(b"x" * size)
-                time.sleep(0.2)
-        assert until(lambda: any(record.get("outcome") == "client-left" for record in gateway.records))
-        assert until(lambda: sum(record.get("outcome") == "client-left" for record in gateway.records) == 2)
-        assert not any(seen.whole for seen in upstream.requests)
+def test_a_client_that_leaves_within_its_body_is_not_taken_for_complete(hop: tuple[Recorder, Running]) -> None:
+    upstream, gateway = hop
+    upstream.answer = ok()
+    for length, size in ((1000, 500), (1_000_000, 500_000)):
+        with Client(gateway.port, request("PUT /left", BEARER, ("Content-Length", str(length)))) as client:
+            client.sock.sendall(b"x" * size)
+            time.sleep(0.2)
+    assert until(lambda: sum(record.get("outcome") == "client-left" for record in gateway.records) == 2)
+    assert not any(seen.whole for seen in upstream.requests if seen.target == "/left")
 
 
 @pytest.mark.parametrize("fields", [[("Content-Length", "1001")], [("Transfer-Encoding", "chunked")]])
@@ -121,33 +132,37 @@ def test_a_body_that_is_too_long_is_refused(tmp_path: Path, fields: list[tuple[s
         assert exchange(gateway.port, request("POST /up", BEARER, body=b"x" * 1000)).endswith(b"ok")
 
 
-def test_interim_answers_pass(tmp_path: Path) -> None:
+def test_interim_answers_pass(hop: tuple[Recorder, Running]) -> None:
+    upstream, gateway = hop
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
-    with running(tmp_path, lambda talk: talk.send(hints + ok())) as (_, gateway):
-        answer = exchange(gateway.port, request("GET /", BEARER))
-        assert answer.startswith(hints)
-        assert answer.endswith(b"ok")
-        assert exchange(gateway.port, request("GET / HTTP/1.0", BEARER)).startswith(b"HTTP/1.1 200 ")
+    upstream.answer = hints + ok()
+    answer = exchange(gateway.port, request("GET /", BEARER))
+    assert answer.startswith(hints)
+    assert answer.endswith(b"ok")
+    assert exchange(gateway.port, request("GET / HTTP/1.0", BEARER)).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_request_of_http_1_0_needs_no_host(tmp_path: Path) -> None:
-    with running(tmp_path) as (upstream, gateway):
-        head = f"GET /x HTTP/1.0\r\nAuthorization: Bearer {mint()}\r\n\r\n".encode()
-        assert exchange(gateway.port, head).startswith(b"HTTP/1.1 200 ")
-        assert upstream.last.field("Host") == f"127.0.0.1:{upstream.port}"
-        for target, host in (("http://api.test/y", "api.test:80"), ("http://API.test:80/y", "api.test")):
-            assert exchange(gateway.port, request(f"GET {target}", ("Host", host), BEARER)).endswith(b"ok")
-            assert upstream.last.target == "/y"
+def test_a_request_of_http_1_0_needs_no_host(hop: tuple[Recorder, Running]) -> None:
+    upstream, gateway = hop
+    upstream.answer = ok()
+    head = f"GET /x HTTP/1.0\r\nAuthorization: Bearer {mint()}\r\n\r\n".encode()
+    assert exchange(gateway.port, head).startswith(b"HTTP/1.1 200 ")
+    assert upstream.last.field("Host") == f"127.0.0.1:{upstream.port}"
+    for target, host in (("http://api.test/y", "api.test:80"), ("http://API.test:80/y", "api.test")):
+        assert exchange(gateway.port, request(f"GET {target}", ("Host", host), BEARER)).endswith(b"ok")
+        assert upstream.last.target == "/y"
 
 
-def test_the_log_says_why_there_is_no_answer(tmp_path: Path) -> None:
+def test_the_log_says_why_there_is_no_answer(hop: tuple[Recorder, Running]) -> None:
+    upstream, gateway = hop
+
     def script(talk: Talk) -> None:
         if talk.request.target == "/half":
             talk.send(response(b"half", ("Content-Length", "9")))
         talk.close()
 
-    with running(tmp_path, script) as (_, gateway):
-        for target in ("/none", "/half"):
-            exchange(gateway.port, request(f"GET {target}", BEARER))
-        for cause in ("closed before the head", "closed within the body"):
-            assert until(lambda: any(record.get("cause") == cause for record in gateway.records)), cause  # noqa: B023
+    upstream.answer = script
+    for target in ("/none", "/half"):
+        exchange(gateway.port, request(f"GET {target}", BEARER))
+    for cause in ("closed before the head", "closed within the body"):
+        assert until(lambda: any(record.get("cause") == cause for record in gateway.records)), cause  # noqa: B023

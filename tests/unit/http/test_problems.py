@@ -2,13 +2,11 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
+from processes import ROOT
 
 from gateway.http.problems import KINDS, Problem, StoreUnavailable
-
-ROOT = Path(__file__).parents[3]
 
 # The contract's table: code, status, RFC 6750 error ("" a challenge without, None no challenge).
 INVALID_TOKEN = [

@@ -14,8 +14,9 @@ from signal import SIGHUP, SIGTERM
 
 import pytest
 from helpers import mint
+from processes import ROOT
 from recorder import Recorder, ok, until
-from running import ROOT, Running
+from running import Running
 
 from gateway.ops.logs import configure_logging, line_writer
 

@@ -18,7 +18,7 @@ from helpers import Api, mint
 from processes import children
 from prometheus_client.parser import text_string_to_metric_families
 from recorder import Recorder, ok, until
-from running import Running, fetch
+from running import Running, ask
 
 from gateway.http.problems import KINDS
 from gateway.ops.exposition import _Handler, _is_running, _Server
@@ -37,14 +37,8 @@ class Measured(Running):
         flags = ("--metrics-port", "0", "--workers", "2", *flags)
         super().__init__(directory, upstream, *flags, TMPDIR=str(directory))
 
-    @property
-    def metrics_port(self) -> int:
-        found = re.search(r"metrics at \S+:(\d+)", self.log)
-        assert found
-        return int(found[1])
-
     def scrape(self) -> str:
-        return fetch(self.metrics_port, "GET", "/metrics").body.decode()
+        return ask(self.metrics_port, "GET /metrics").body.decode()
 
     def figure(self, name: str, **labels: str) -> float | None:
         """Return the sum of the samples with these labels, None where there is none."""

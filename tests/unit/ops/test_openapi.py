@@ -5,12 +5,12 @@ import json
 import re
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 from helpers import ISSUER, mint
+from processes import ROOT
 from recorder import Recorder, ok
 from running import Running
 
@@ -24,7 +24,6 @@ from schemathesis.specs.openapi.checks import (  # noqa: E402
     unsupported_method,
 )
 
-ROOT = Path(__file__).parents[3]
 DESCRIBED = json.loads((ROOT / "gateway/ops/openapi.json").read_text())
 CODES = {f"urn:jwt-gateway:{code}" for code in KINDS}
 OPERATIONS = [

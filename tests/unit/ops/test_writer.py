@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import pytest
 from helpers import mint
+from processes import ROOT
 from recorder import Recorder, ok, until
-from running import ROOT, fetch
+from running import ask
 
 from gateway.ops import writer as module
 from gateway.ops.writer import LineWriter
@@ -209,12 +210,11 @@ def test_a_gateway_whose_log_is_not_read_serves_probes_and_ends(tmp_path: Path) 
         while len(ports) < 2:
             if found := re.search(rb"(metrics|listening) at \S+:(\d+)", process.stderr.readline()):
                 ports[found[1].decode()] = int(found[2])
-        token, long_id = mint(), {"X-Request-ID": "x" * 120}
+        fields = [("Authorization", f"Bearer {mint()}"), ("X-Request-ID", "x" * 120)]
         for number in range(400):  # the pipe takes 64 KiB
-            fields = {"Authorization": f"Bearer {token}", **long_id}
-            assert fetch(ports["listening"], "GET", "/", None, fields).status == 200, number
-        assert fetch(ports["listening"], "GET", "/-/ready").status == 200
-        assert b"gateway_log_lines_dropped_total 0.0" in fetch(ports["metrics"], "GET", "/metrics").body
+            assert ask(ports["listening"], "GET /", *fields).status == 200, number
+        assert ask(ports["listening"], "GET /-/ready").status == 200
+        assert b"gateway_log_lines_dropped_total 0.0" in ask(ports["metrics"], "GET /metrics").body
         process.send_signal(SIGTERM)
         assert process.wait(20) == 0
         process.stderr.close()

@@ -23,30 +23,29 @@ class Frames:
 
     def feed(self, data: bytes) -> None:
         """Follow the next bytes that pass."""
-        at, end, heads = 0, len(data), 0
-        while at < end and not self._is_lost:
-            if self._remaining:
-                used = min(self._remaining, end - at)
-                self._remaining -= used
-            else:
-                used = self._feed_head(data[at : at + 14])
-                heads += 1
-                self._is_lost = heads > FRAMES_AT_ONCE
-            at += used
+        if self._is_lost:
+            return
+        data, self._head = self._head + data, b""
+        at, end, heads = self._remaining, len(data), 0
+        while at < end and heads < FRAMES_AT_ONCE:
+            heads += 1
+            # The usual one is small and not masked, and there may be thousands.
+            size = 2 + data[at + 1] if at + 1 < end and data[at + 1] < 126 else _frame_size(data[at : at + 14])
+            if not size:
+                self._head, size = data[at:], end - at
+            at += size
+        self._is_lost = at < end
+        self._remaining = at - end
 
-    def _feed_head(self, data: bytes) -> int:
-        """Take what belongs to a frame's head, of at most 14 bytes, and return how many bytes that was."""
-        known = len(self._head)
-        head = self._head + data
-        code = head[1] & 0x7F if len(head) > 1 else 0
-        start = 2 + (8 if code == 127 else 2 if code == 126 else 0)
-        size = start + (4 if len(head) > 1 and head[1] & 0x80 else 0)
-        if len(head) < size:
-            self._head = head
-            return len(data)
-        self._remaining = int.from_bytes(head[2:start], "big") if code > 125 else code
-        self._head = b""
-        return size - known
+
+def _frame_size(head: bytes) -> int:
+    """Return how many bytes a frame has that begins so, its head included; 0 where its head is not whole."""
+    code = head[1] & 0x7F if len(head) > 1 else 0
+    start = 2 + (8 if code == 127 else 2 if code == 126 else 0)
+    size = start + (4 if len(head) > 1 and head[1] & 0x80 else 0)
+    if len(head) < size:
+        return 0
+    return size + (int.from_bytes(head[2:start], "big") if code > 125 else code)
 
 
 def close_frame(reason: str) -> bytes:

@@ -70,9 +70,7 @@ class _Pipeline:
             cors=Cors(settings.cors_origins) if settings.cors_origins else None,
             identity=Identity(settings.claims_field, settings.subject_field, settings.forward_authorization),
             public=Public(
-                settings.public_paths,
-                pass_preflight=settings.pass_preflight,
-                trusts_outer=settings.trusted_proxies > 0,
+                settings.public_paths, pass_preflight=settings.pass_preflight, trusts_outer=settings.trusted_proxies > 0
             ),
             pages={
                 **_operators_pages(settings, blacklist, issuers),
@@ -255,11 +253,7 @@ def build_blacklist(
     """Return the blacklist on the store that the settings name. Raises StoreRefused, also for none unless `create`."""
     if store is None:
         store = open_store(
-            settings.store,
-            now=now,
-            replicas=settings.replicas,
-            accept_lossy=settings.accept_lossy_store,
-            create=create,
+            settings.store, now=now, replicas=settings.replicas, accept_lossy=settings.accept_lossy_store, create=create
         )
     rules = Rules(
         claims_of(settings), settings.cut_off_claims, settings.auth_time, settings.leeway, settings.max_token_age

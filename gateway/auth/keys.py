@@ -124,12 +124,7 @@ def _read_beside(shared: Sequence[Key], text: bytes, *, allowed: frozenset[str])
 
 
 def _public_keys(
-    source: str,
-    allowed: frozenset[str],
-    read: Read,
-    issuer: str,
-    now: Callable[[], float],
-    policy: FetchPolicy,
+    source: str, allowed: frozenset[str], read: Read, issuer: str, now: Callable[[], float], policy: FetchPolicy
 ) -> Keys:
     names = (issuer, *policy.aliases)
     snapshot = Snapshot(issuer, read, policy.limit, now)

@@ -160,11 +160,7 @@ class Resource:
             return Named(self._blacklist, self._within(caller, target.issuer, asked=asked), claim=target.claim)
         token = caller.token if target.token is None else self._verify(target.token)
         return Named(
-            self._blacklist,
-            token.issuer.name,
-            token.fingerprint,
-            token,
-            has_expired=self._verifier.has_expired(token),
+            self._blacklist, token.issuer.name, token.fingerprint, token, has_expired=self._verifier.has_expired(token)
         )
 
     def _verify(self, text: str) -> Token:

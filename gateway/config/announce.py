@@ -41,12 +41,7 @@ def announce(settings: Settings, more: Iterable[str] = ()) -> None:
     for warning in (*warnings(settings), *flag_warnings(settings), *more):
         log.warning(warning)
     was_set = {name: text for name, text in in_force(settings).items() if name in settings.model_fields_set}
-    log.info(
-        "version %s (%s) starts; what was set:",
-        VERSION,
-        BUILD,
-        extra={"record": {"settings": was_set}},
-    )
+    log.info("version %s (%s) starts; what was set:", VERSION, BUILD, extra={"record": {"settings": was_set}})
     if endpoint := traces_endpoint():
         log.info("traces go to %s", mask(endpoint))
 

@@ -54,12 +54,7 @@ class Settings(BaseSettings):
     not there, and TypeError for a name that is none.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     upstream: HttpUrl = Field("http://127.0.0.1:35001", description="base URL of the service; its path is a prefix")
     host: str = Field(

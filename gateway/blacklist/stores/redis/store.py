@@ -137,7 +137,7 @@ class RedisStore:
         return bool(swapped)
 
     def matching(self, prefix: str) -> list[Entry]:
-        """Return up to two live entries whose key begins so. Raises ValueError for what `Store.matching` refuses.
+        """Return up to two live entries whose key begins so, as `Store.matching` says.
 
         Part of a fingerprint is looked for in the whole list: about a second for a million entries.
         """
@@ -155,25 +155,13 @@ class RedisStore:
     def page(
         self, limit: int, cursor: str = "", *, issuer: str | None = None, claim: str | None = None
     ) -> tuple[list[Entry], str]:
-        """Return up to `limit` live entries, newest first, and the next page's cursor, "" at the end.
-
-        Raises ValueError for a cursor that no page gave.
-        """
+        """Return a page of live entries, and the next one's cursor, as `Store.page` says."""
         if cursor and not _CURSOR.fullmatch(cursor):
             raise ValueError("not a cursor")
         entries: list[Entry] = []
         while len(entries) <= limit:
-            (names,) = self._server.ask(
-                (
-                    "ZREVRANGEBYLEX",
-                    self._server.keys.created,
-                    f"({cursor}" if cursor else "+",
-                    "-",
-                    "LIMIT",
-                    0,
-                    min(limit + 1, CHUNK),
-                )
-            )
+            wanted = (f"({cursor}" if cursor else "+", "-", "LIMIT", 0, min(limit + 1, CHUNK))
+            (names,) = self._server.ask(("ZREVRANGEBYLEX", self._server.keys.created, *wanted))
             if not names:
                 return entries, ""
             cursor = names[-1].decode()

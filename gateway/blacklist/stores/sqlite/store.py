@@ -161,10 +161,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         return head
 
     def add(self, entries: Sequence[Entry], *, once: Entry | None = None) -> list[Added] | None:
-        """Add the entries, all or none, each merged with a live one of its key; not those that have expired.
-
-        `once` marks a message that has been taken: if its mark is there already, None and no change.
-        """
+        """Add the entries, all or none, as `Store.add` says; not those that have expired."""
         if once:
             check_mark(once)
         with self._changing() as (conn, keys):
@@ -194,7 +191,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             return found
 
     def matching(self, prefix: str) -> list[Entry]:
-        """Return up to two live entries whose key begins so. Raises ValueError for what `Store.matching` refuses."""
+        """Return up to two live entries whose key begins so, as `Store.matching` says."""
         check_prefix(prefix)
         with self._asking() as conn:
             return [decode(key, text) for key, text in conn.execute(sql.MATCHING, (prefix, prefix, self._now()))]
@@ -202,10 +199,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
     def page(
         self, limit: int, cursor: str = "", *, issuer: str | None = None, claim: str | None = None
     ) -> tuple[list[Entry], str]:
-        """Return up to `limit` live entries, newest first, and the next page's cursor, "" at the end.
-
-        Raises ValueError for a cursor that no page gave.
-        """
+        """Return a page of live entries, and the next one's cursor, as `Store.page` says."""
         found = _CURSOR.fullmatch(cursor or f"{10**18 - 1}.0")
         if not found:
             raise ValueError("not a cursor")

@@ -323,6 +323,13 @@ def becomes(keys: Keys, algorithm: str, made: bytes) -> bool:
     return until(lambda: verifies(keys.current(), algorithm, made))
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have files of keys looked at twenty times a second."""
+    monkeypatch.setattr("gateway.auth.keys.LOOK_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("soon")
 def test_a_changed_file_is_a_new_key_set_and_the_removed_key_stops_verifying(saved: Callable[[bytes], str]) -> None:
     old, new = private_key("ES256", "old"), private_key("ES256", "new")
     keys = keys_of(public_key=saved(pem(old)))
@@ -344,6 +351,7 @@ def test_an_unchanged_file_stays_the_same_key_set(saved: Callable[[bytes], str])
     assert keys.current() is before
 
 
+@pytest.mark.usefixtures("soon")
 def test_a_broken_file_leaves_the_last_good_keys_until_the_limit(
     saved: Callable[[bytes], str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -367,6 +375,7 @@ def test_a_broken_file_leaves_the_last_good_keys_until_the_limit(
     ]
 
 
+@pytest.mark.usefixtures("soon")
 def test_a_clock_set_back_does_not_stop_the_looking(saved: Callable[[bytes], str]) -> None:
     clock = Clock()
     keys = keys_of(public_key=saved(GOOD), now=clock)

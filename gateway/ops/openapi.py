@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from importlib.resources import files
 
@@ -10,6 +11,7 @@ from gateway.http.build import VERSION
 from gateway.http.wsgi import App
 
 
+@functools.cache  # it is always the same
 def description() -> App:
     """Return the resource that describes all others. It needs no token: what it says is public anyway."""
     document = json.loads(files(__package__).joinpath("openapi.json").read_bytes())

@@ -24,6 +24,8 @@ from schemathesis.specs.openapi.checks import (  # noqa: E402
     unsupported_method,
 )
 
+pytest_plugins = ["schemathesis.pytest.plugin"]  # each run of pytest would load it otherwise
+
 DESCRIBED = json.loads((ROOT / "gateway/ops/openapi.json").read_text())
 CODES = {f"urn:jwt-gateway:{code}" for code in KINDS}
 OPERATIONS = [

@@ -28,8 +28,8 @@ class Context:
     __slots__ = (
         "auth_seconds", "body_left", "cause", "client", "client_left", "cut", "farewell", "interim", "is_cached",
         "is_duplex", "is_unread", "overloaded", "pause", "received", "refusal", "refusal_detail", "refusal_log",
-        "request_id", "resource_metadata", "resume", "signals", "span", "store_seconds", "target", "token", "trace",
-        "upstream_seconds", "upstream_span", "upstream_status", "wait_here",
+        "request_id", "resource_metadata", "resume", "signals", "span", "status", "store_seconds", "target", "token",
+        "trace", "upstream_seconds", "upstream_span", "upstream_status", "wait_here",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -58,6 +58,7 @@ class Context:
         self.client: str = ""  # the client's address by the rules of trust
         self.request_id = ""  # the client's own where it is a sane one; it goes upstream, back, and into the log
         self.trace = ""  # the trace's id (W3C Trace Context), for the log
+        self.status = ""  # the answer's, such as "200 OK"; "": none was given
         # `ops.traces`, OpenTelemetry's; None: it is off, or there is none
         self.span: Any = None
         self.upstream_span: Any = None

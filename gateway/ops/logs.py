@@ -8,15 +8,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
-from json.encoder import encode_basestring_ascii
+from json.encoder import encode_basestring_ascii as _encode_text
 from types import MappingProxyType
 from typing import Any
 
+from gateway.http.cache import bounded_cache
 from gateway.ops.writer import LineWriter
 
 Members = dict[str, Any]
 
-_encode_any = json.JSONEncoder(separators=(",", ":")).encode
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def configure_logging(log_format: str, level: str) -> None:
@@ -94,20 +95,24 @@ def _renderer(
     What lines with the same names have in common is made once, and their values filled in: JSON's encoder would take
     four times as long.
     """
-    template, is_json = _TEMPLATES[log_format], log_format == "json"
+    template = _TEMPLATES[log_format]
+    first = 2 if log_format == "json" else 3  # a text's message is not encoded
 
-    @lru_cache(100)
+    @bounded_cache(100)
     def prepare(names: tuple[str, ...]) -> tuple[str, list[int]]:
         """Return the line with a place for each value, and which values are to be encoded."""
         written = [(name, plain.get(name, "%s")) for name in names]
-        return template(logger, level, written), [at for at, name in enumerate(names) if name not in plain]
+        places = enumerate(["second", "millisecond", "message", *names])
+        return template(logger, level, written), [at for at, name in places if at >= first and name not in plain]
 
     def render(seconds: float, message: str, members: Members) -> str:
         line, encoded = prepare(tuple(members))
-        values = [*members.values()]
+        values: list[Any] = [_second(int(seconds)), seconds % 1 * 1000, message, *members.values()]
         for at in encoded:
-            values[at] = _encode(values[at])
-        return line % (_utc(seconds), _encode(message) if is_json else message, *values)
+            value = values[at]
+            # At once what the encoder does with text.
+            values[at] = _encode_text(value) if type(value) is str else _encode(value)
+        return line % tuple(values)
 
     return render
 
@@ -115,12 +120,12 @@ def _renderer(
 def _json(logger: str, level: str, members: Iterable[tuple[str, str]]) -> str:
     """Return the template of a JSON line, with how each member's value is written."""
     shown = "".join(f",{_literal(_encode(name))}:{value}" for name, value in members)
-    return f'{{"time":"%s","level":{_encode(level)},"logger":{_literal(_encode(logger))},"message":%s{shown}}}'
+    return f'{{"time":"%s.%03dZ","level":{_encode(level)},"logger":{_literal(_encode(logger))},"message":%s{shown}}}'
 
 
 def _text(logger: str, level: str, members: Iterable[tuple[str, str]]) -> str:
     """Return the same of a line of text."""
-    return f"%s {level} {_literal(logger)}: %s" + "".join(f" {_literal(name)}={value}" for name, value in members)
+    return f"%s.%03dZ {level} {_literal(logger)}: %s" + "".join(f" {_literal(name)}={value}" for name, value in members)
 
 
 _TEMPLATES = {"json": _json, "text": _text}
@@ -128,20 +133,6 @@ _TEMPLATES = {"json": _json, "text": _text}
 
 def _literal(text: str) -> str:
     return text.replace("%", "%%")
-
-
-def _encode(value: object) -> str:
-    # At once what the encoder does with text.
-    return encode_basestring_ascii(value) if type(value) is str else _encode_any(value)
-
-
-def _utc(seconds: float) -> str:
-    return _millisecond(int(seconds * 1000))
-
-
-@lru_cache(2)
-def _millisecond(milliseconds: int) -> str:
-    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 
 
 @lru_cache(2)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from random import getrandbits  # reseeded in every forked process; os.urandom is a system call
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from gateway.http.problems import KINDS, Problem
 from gateway.http.protocols import Credential
@@ -15,7 +15,7 @@ from gateway.http.target import OPERATORS, PROBES, is_decision
 from gateway.http.wsgi import App, Context, Environ, Fields, StartResponse, context
 
 CLIENT_LEFT: Final = "client-left"
-_CLIENT_LEFT_STATUS: Final = 499  # nginx's; no client ever sees it
+_CLIENT_LEFT_STATUS: Final = "499"  # nginx's; no client ever sees it
 
 Write = Callable[[str, dict[str, Any]], None]
 
@@ -23,15 +23,6 @@ Write = Callable[[str, dict[str, Any]], None]
 _SANE_ID: Final = re.compile(r"(?!eyJ)[A-Za-z0-9._:;/+=-]{1,128}")
 # The trace's id in W3C Trace Context's `traceparent`: neither it nor its parent's is zero; later versions add parts.
 _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-+\--~]*)?")
-
-
-class Request(NamedTuple):
-    """What became of one request. `outcome` is the refusal's code, or `passed`; durations are in seconds."""
-
-    route: str
-    status: int
-    outcome: str
-    seconds: float
 
 
 class Metrics(Protocol):
@@ -97,13 +88,14 @@ class Observe:
             self._traces.begin(environ, about)
         elif "HTTP_TRACEPARENT" in environ and (trace := _TRACE.fullmatch(environ["HTTP_TRACEPARENT"])):
             about.trace = trace[1]
+        start = partial(_start_with_id, about, start_response)
         if not (self._write or self._metrics or self._traces):
-            return self.app(environ, partial(_start_with_id, about, start_response))
+            return self.app(environ, start)
         if self._metrics:
             self._metrics.started()
-        seen = _Seen(environ, about, start_response, self._tell)
+        seen = Request(environ, about, self._tell)
         try:
-            body = self.app(environ, seen.start_response)
+            body = self.app(environ, start)
         except BaseException as error:
             seen.fail(error)
             seen.close()
@@ -125,31 +117,27 @@ class Observe:
             members = _members(environ, request)
             if self._in_detail:
                 members |= _details(environ)
-            write(f"{environ['REQUEST_METHOD'][:32]} {request.status}", members)
+            write(f"{members['method']} {request.status}", members)
 
 
-class _Seen:
-    """One request as it is seen: it stands between app and server, and tells at the end."""
+class Request:
+    """One request as it is observed: it stands between app and server, and tells at its end what became of it.
 
-    __slots__ = ("_about", "_began", "_body", "_environ", "_fault", "_start_response", "_status", "_tell")
+    `outcome` is the refusal's code, or `passed`; `seconds` is how long it took.
+    """
 
-    def __init__(
-        self,
-        environ: Environ,
-        about: Context,
-        start_response: StartResponse,
-        tell: Callable[[Environ, Request], None],
-    ) -> None:
-        self._environ, self._about, self._start_response, self._tell = environ, about, start_response, tell
+    __slots__ = ("_about", "_began", "_body", "_environ", "_fault", "_tell", "outcome", "route", "seconds", "status")
+
+    def __init__(self, environ: Environ, about: Context, tell: Callable[[Environ, Request], None]) -> None:
+        self._environ, self._about, self._tell = environ, about, tell
         self._began = time.perf_counter()
-        self._status = 0  # none was given
         self._fault = ""
         self._body: Iterable[bytes] = ()
-
-    def start_response(self, status: str, fields: Fields, *rest: Any) -> Any:
-        """PEP 3333's start_response."""
-        self._status = int(status[:3])
-        return _start_with_id(self._about, self._start_response, status, fields, *rest)
+        # Known at its end.
+        self.route: str
+        self.status: int
+        self.outcome: str
+        self.seconds: float
 
     def response(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return what the server is to send: a list is over here, anything else when the server closes it."""
@@ -163,7 +151,7 @@ class _Seen:
     def fail(self, error: BaseException) -> None:
         """Note why there is no answer, or no whole one."""
         if isinstance(error, ConnectionError):  # the client's: an upstream's are Problems
-            self._fault, self._status = CLIENT_LEFT, _CLIENT_LEFT_STATUS
+            self._fault, self._about.status = CLIENT_LEFT, _CLIENT_LEFT_STATUS
         else:
             self._fault = error.code if isinstance(error, Problem) else "internal-error"
 
@@ -175,38 +163,34 @@ class _Seen:
             self.fail(error)
             raise
 
-    def _outcome(self, refusal: str) -> str:
-        # A response that was cut off looks like one whose client left, but for the refusal.
-        return refusal or self._fault if self._fault == CLIENT_LEFT else self._fault or refusal or "passed"
-
     def close(self) -> None:
         """Close the app's response, and tell."""
         try:
-            if hasattr(self._body, "close"):
-                self._body.close()
+            if close := getattr(self._body, "close", None):
+                close()
         finally:
+            self.seconds = time.perf_counter() - self._began
             about = self._about
-            outcome = self._outcome(about.refusal)
-            request = Request(
-                _route(about.target),
-                self._status or _status_of(outcome),
-                outcome,
-                time.perf_counter() - self._began,
-            )
-            self._tell(self._environ, request)
+            fault, refusal = self._fault, about.refusal
+            # A response that was cut off looks like one whose client left, but for the refusal.
+            self.outcome = (refusal or fault if fault == CLIENT_LEFT else fault or refusal) or "passed"
+            self.route = _route(about.target)
+            self.status = int((about.status or _status_of(self.outcome))[:3])
+            self._tell(self._environ, self)
 
 
-def _status_of(outcome: str) -> int:
+def _status_of(outcome: str) -> str:
     """Return the status of an answer that the server gave in the app's place, or that nobody got."""
     if outcome == CLIENT_LEFT:
         return _CLIENT_LEFT_STATUS
-    return int(KINDS[outcome if outcome in KINDS else "internal-error"].status[:3])
+    return KINDS[outcome if outcome in KINDS else "internal-error"].status
 
 
 def _start_with_id(
     about: Context, start_response: StartResponse, status: str, fields: Fields, *rest: Any
 ) -> Callable[[bytes], object]:
     """Start the response; it names the request's id, unless it names one itself."""
+    about.status = status
     for name, _ in fields:  # as a generator it would cost 1 % of a request
         if len(name) == 12 and name.lower() == "x-request-id":
             break
@@ -271,14 +255,14 @@ def _members(environ: Environ, request: Request) -> dict[str, Any]:
         "client": about.client[:64],
         "ms": request.seconds * 1000,
     }
-    if about.auth_seconds is not None:
-        members["auth_ms"] = about.auth_seconds * 1000
-    if about.store_seconds is not None:
-        members["store_ms"] = about.store_seconds * 1000
-    if about.upstream_seconds is not None:
-        members["upstream_ms"] = about.upstream_seconds * 1000
-    if about.upstream_status is not None:
-        members["upstream_status"] = about.upstream_status
+    if (seconds := about.auth_seconds) is not None:
+        members["auth_ms"] = seconds * 1000
+    if (seconds := about.store_seconds) is not None:
+        members["store_ms"] = seconds * 1000
+    if (seconds := about.upstream_seconds) is not None:
+        members["upstream_ms"] = seconds * 1000
+    if (status := about.upstream_status) is not None:
+        members["upstream_status"] = status
     if about.cause:
         members["cause"] = about.cause
     if about.trace:
@@ -295,5 +279,5 @@ def _add_token(members: dict[str, Any], token: Credential) -> None:
     if members["outcome"] != "passed":
         members["fingerprint"] = token.fingerprint
     subject = token.claims.get("sub")
-    if isinstance(subject, str | int):
+    if isinstance(subject, (str, int)):
         members["subject"] = str(subject)[:128]

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-LIMIT_BYTES = 4 << 20  # of lines that wait; what comes when there are so many is dropped, and counted
+LIMIT = 4 << 20  # characters of lines that wait; what comes when there are so many is dropped, and counted
 # Requests come before the log: while they come, lines are collected, so that the thread does not take the
 # interpreter's lock for each of them.
 GATHER_SECONDS = 0.02
@@ -34,30 +34,33 @@ class LineWriter:
 
     def _begin_anew(self) -> None:
         """Start without a thread and without lines; in a forked child, those that wait are the parent's to write."""
-        self._lines: deque[bytes] = deque()
-        self._bytes = 0  # of lines that wait, or are being written
+        self._lines: deque[str] = deque()
+        self._size = 0  # characters of lines that wait, or are being written
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
-        self._is_idle = False
+        self._is_idle = True  # it waits for lines, or there is none
         self._hurries = self._ends = False
         self._told = self.dropped
 
     def write(self, line: str, *, at_once: bool = False) -> None:
         """Have a line written: `at_once`, or with those of the next few milliseconds. It waits for nothing."""
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
         with self._lock:  # the condition's: to enter that one takes three calls
-            if self._bytes + len(data) > LIMIT_BYTES:
+            if self._size > LIMIT:
                 self.dropped += 1
                 return
-            if self._thread is None and not self._start():
-                self._write_out(data)
-                return
-            self._lines.append(data)
-            self._bytes += len(data)
-            self._hurries |= at_once
+            self._lines.append(line)
+            self._size += len(line)
             if self._is_idle or at_once:
-                self._changed.notify_all()
+                self._wake(at_once)
+
+    def _wake(self, at_once: bool) -> None:
+        """Have the thread see that there are lines; where there can be none, write them here."""
+        if self._thread is None and not self._start():
+            self._write_out(_encode([self._lines.pop()]))
+            self._size = 0
+        self._hurries |= at_once
+        self._changed.notify_all()
 
     def _start(self) -> bool:
         """Return whether the thread could be started: not while the interpreter ends."""
@@ -73,7 +76,7 @@ class LineWriter:
         with self._changed:
             self._hurries = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._bytes, seconds)
+            self._changed.wait_for(lambda: not self._size, seconds)
 
     def _rest(self) -> None:
         """End the thread before the process forks, if its reader lets it: a fork copies no other thread."""
@@ -88,24 +91,25 @@ class LineWriter:
 
     def _run(self) -> None:
         while lines := self._take():
-            are_written = [self._write_out(piece) for piece in _pieces(lines, self._most())]
+            pieces = [_encode(lines)] if self._is_file() else _pieces(lines)
+            are_written = [self._write_out(piece) for piece in pieces]
             with self._changed:
-                self._bytes -= sum(map(len, lines))
+                self._size -= sum(map(len, lines))
                 lost = self.dropped - self._told if all(are_written) else 0
                 self._told += lost
-                if not self._bytes:
+                if not self._size:
                     self._hurries = False
                 self._changed.notify_all()  # who flushes
             if lost:
                 self.write(self.describe_loss(lost), at_once=True)
 
-    def _take(self) -> list[bytes]:
+    def _take(self) -> list[str]:
         """Return the lines that wait, gathered for a moment; none when the thread is to end."""
         with self._changed:
             self._is_idle = True
             self._changed.wait_for(lambda: self._lines or self._ends, IDLE_SECONDS)
-            self._is_idle = False
             if self._lines:
+                self._is_idle = False
                 self._changed.wait_for(lambda: self._hurries, GATHER_SECONDS)
             else:
                 self._thread = None
@@ -113,16 +117,12 @@ class LineWriter:
             self._lines.clear()
             return lines
 
-    def _most(self) -> int:
-        """Return how many bytes are written whole: several processes may write, and their lines are not to mix.
-
-        A file takes one write after the other; a pipe that is nearly full takes parts of what is longer.
-        """
+    def _is_file(self) -> bool:
+        """Return whether it is a file, which takes one write after the other, however long they are."""
         try:
-            is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+            return stat.S_ISREG(os.fstat(self._descriptor).st_mode)
         except OSError:  # it is closed, which to write will tell
-            is_file = False
-        return LIMIT_BYTES if is_file else select.PIPE_BUF
+            return False
 
     def _write_out(self, data: bytes) -> bool:
         """Return whether all is written; what is not counts as dropped."""
@@ -138,17 +138,23 @@ class LineWriter:
         return True
 
 
-def _pieces(lines: list[bytes], most: int) -> Iterator[bytes]:
-    """Yield the lines joined, in pieces of so many bytes at most; a line alone may be longer."""
-    piece: list[bytes] = []
-    size = 0
+def _pieces(lines: list[str]) -> Iterator[bytes]:
+    """Yield the lines joined, in pieces that are written whole, so that those of several processes do not mix.
+
+    A pipe that is nearly full takes parts of what is longer; a line alone may be.
+    """
+    piece = b""
     for line in lines:
-        if size + len(line) > most and piece:
-            yield b"".join(piece)
-            piece, size = [], 0
-        piece.append(line)
-        size += len(line)
-    yield b"".join(piece)
+        data = _encode([line])
+        if len(piece) + len(data) > select.PIPE_BUF and piece:
+            yield piece
+            piece = b""
+        piece += data
+    yield piece
+
+
+def _encode(lines: list[str]) -> bytes:
+    return "\n".join([*lines, ""]).encode("utf-8", "backslashreplace")
 
 
 def _await_writable(descriptor: int) -> None:

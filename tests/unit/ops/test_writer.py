@@ -69,7 +69,7 @@ def test_a_reader_that_stops_holds_up_nobody_and_what_is_lost_is_told_once_it_re
     line = "x" * 999
     for _ in range(10_000):  # 10 MB: more than the pipe and what may wait
         writer.write(line)
-    assert 10_000 - writer.dropped <= (module.LIMIT_BYTES + (1 << 20)) / 1000
+    assert 10_000 - writer.dropped <= (module.LIMIT + (1 << 20)) / 1000
     writer.flush(0.1)
     read = pipe.read_all().decode().splitlines()
     assert read[-1] == f"lost {writer.dropped}"

@@ -8,7 +8,10 @@ from threading import Lock
 from time import monotonic
 from urllib.parse import urlsplit
 
+import pycurl
+
 from gateway.proxy.curl import Handle
+from gateway.proxy.failures import UpstreamFailed
 from gateway.proxy.files import Files
 from gateway.proxy.outbound import Outbound, Peer
 from gateway.proxy.resolve import Resolver
@@ -56,13 +59,20 @@ class Pool:
         return known
 
     def take(self, peer: Peer, user: str | None, request: Outbound) -> Handle:
-        """Return a handle for a user, None for one who is not known; for a request with a body it is theirs alone."""
+        """Return a handle for a user, None for one who is not known; for a request with a body it is theirs alone.
+
+        Raises `UpstreamFailed`.
+        """
         while (handle := self._pop(user)) is not None:
             if self._fits(handle, peer) and (request.is_repeatable or not handle.is_doubtful):
                 break
             handle.close()
         else:
-            handle = Handle(peer, self._connect)
+            try:
+                handle = Handle(peer, self._connect)
+            except pycurl.error as error:  # libcurl takes some descriptors before it connects
+                cause = f"connection failed: {error}; maybe no descriptor is left (ulimit -n)"
+                raise UpstreamFailed("upstream-unreachable", cause, was_connected=False) from error
         if request.body is not None:
             handle.user = user
         return handle

@@ -1,6 +1,7 @@
 """Which connection to the upstream a request goes out on, and what it may be sent twice for."""
 
 import os
+import resource
 import socket
 import ssl
 import threading
@@ -54,6 +55,21 @@ def test_connections_are_kept(method: str) -> None:
         for _ in range(5):
             assert ask(app, method).status == 200
         assert upstream.connections == 1
+
+
+def test_without_descriptors_the_upstream_is_unreachable_until_there_are_some() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with asking() as (_, app):
+        assert ask(app).status == 200
+        app.close()
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            assert ask(app).status == 502
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert ask(app).status == 200
 
 
 @pytest.mark.parametrize("body", [b"x", b"x" * 300_000])

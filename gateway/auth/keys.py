@@ -94,12 +94,8 @@ def build_keys(
     except (OSError, ValueError) as error:
         # Not by its name: it may be a key that was given in the file's place.
         named = "PUBLIC_KEY" if public_key else "JWKS_URL"
-        raise KeysRefused(f"issuer {issuer!r}: the file that {named} names {_short(error)}") from error
-
-
-def _short(error: Exception) -> str:
-    fault = fault_of(error)
-    return fault if isinstance(error, OSError) else f"cannot be read ({fault})"
+        why = fault_of(error) if isinstance(error, OSError) else f"cannot be read ({fault_of(error)})"
+        raise KeysRefused(f"issuer {issuer!r}: the file that {named} names {why}") from error
 
 
 def allowed_algorithms(named: Collection[str], secrets: Collection[object], public: str | None) -> frozenset[str]:

@@ -55,18 +55,15 @@ class Snapshot:
         if self._good and self._good[0] == text:
             keys = self._good[1]
         else:
-            keys, ignored = self._read_or_withdraw(text)
+            try:
+                keys, ignored = self._read(text)
+            except NoUsableKey:
+                # No failure, but an answer: who empties a key set wants its tokens to end now, not in a day.
+                self._good = None
+                raise
             self._log_ignored(ignored)
         self._good = (text, keys, began)
         return keys
-
-    def _read_or_withdraw(self, text: bytes) -> tuple[KeySet, list[Ignored]]:
-        try:
-            return self._read(text)
-        except NoUsableKey:
-            # No failure, but an answer: who empties a key set wants its tokens to end now, not in a day.
-            self._good = None
-            raise
 
     def _log_ignored(self, ignored: list[Ignored]) -> None:
         """Log what was not ignored before: some providers' texts differ each time, in order or in a date."""

@@ -236,7 +236,7 @@ Issuers = Annotated[tuple[IssuerSettings, ...], NoDecode, BeforeValidator(json_l
 
 
 def count_cores() -> int:
-    """Return how many count_cores this process may use."""
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

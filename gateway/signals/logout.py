@@ -42,9 +42,8 @@ class Logout:
         """Check all that section 2.6 says; return when the token expires."""
         claims = message.claims
         message.check(sender.audience, self._recorder.latest())
-        expires_at = message.time("exp") if "exp" in claims or not sender.without_exp else None
-        if expires_at is None:
-            expires_at = message.time("iat") + sender.without_exp
+        has_exp = "exp" in claims or not sender.without_exp
+        expires_at = message.time("exp") if has_exp else message.time("iat") + sender.without_exp
         if self._recorder.now() >= expires_at + self._recorder.leeway:
             raise Refusal("invalid_request", "The logout token has expired.")
         events = claims.get("events")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from gateway.auth.fetch import loggable
+from gateway.auth.fetch import ask, loggable
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object
 from gateway.http.wsgi import Context
@@ -87,29 +88,17 @@ class Poller:
         self._faults[jti] = {"err": error, "description": why}
 
     def _ask(self, members: dict[str, Any]) -> dict[str, Any]:
-        import requests  # for this command alone
-
-        # One session per request, and nothing from the environment: no cookie, netrc or proxy.
-        with requests.Session() as session:
-            session.trust_env = False
-            fields = {"Accept": "application/json", "Accept-Encoding": "identity"}
-            if self.poll.authorization:
-                fields["Authorization"] = self.poll.authorization
-            try:
-                with session.post(
-                    self.poll.url,
-                    json=members,
-                    headers=fields,
-                    verify=self.poll.ca_file or True,
-                    timeout=(CONNECT_SECONDS, READ_SECONDS),
-                    allow_redirects=False,
-                    stream=True,
-                ) as response:
-                    if response.status_code != requests.codes.ok:
-                        raise PollFailed(f"it answered {response.status_code}")
-                    return json_object(_body(response))
-            except (requests.RequestException, OSError, ValueError) as error:
-                raise PollFailed(f"no usable answer: {type(error).__name__}") from error
+        fields = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        if self.poll.authorization:
+            fields["Authorization"] = self.poll.authorization
+        times, trusted = (CONNECT_SECONDS, READ_SECONDS), self.poll.ca_file or True
+        try:
+            with ask("POST", self.poll.url, json=members, headers=fields, timeout=times, verify=trusted) as response:
+                if response.status_code != HTTPStatus.OK:
+                    raise PollFailed(f"it answered {response.status_code}")
+                return json_object(_body(response))
+        except (OSError, ValueError) as error:  # those of requests are some
+            raise PollFailed(f"no usable answer: {type(error).__name__}") from error
 
 
 def _body(response: requests.Response) -> bytes:

@@ -6,7 +6,6 @@ import json
 import sqlite3
 
 from gateway.blacklist.stores.base import Entry
-from gateway.blacklist.stores.sqlite import statements as sql
 from gateway.blacklist.stores.sqlite.connections import Connection
 
 KEYS_AT_ONCE = 100  # SQLite takes 499 of them in one statement
@@ -25,19 +24,6 @@ def decode(key: str, text: str) -> Entry:
         return Entry.from_json(key, json.loads(text))
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise sqlite3.DataError("a row is not an entry") from error
-
-
-def forget(conn: Connection, until: float, limit: int) -> int:
-    """Delete up to `limit` entries, and as many messages, that ended by then; return how many entries.
-
-    The latest end among them is noted: a clock that is earlier cannot be answered.
-    """
-    (latest,) = conn.execute(sql.LATEST_EXPIRED, (until, limit)).fetchone()
-    count = conn.execute(sql.FORGET, (until, limit)).rowcount
-    if count:
-        conn.execute(sql.SET_FORGOTTEN, (latest,))
-    conn.execute(sql.FORGET_MESSAGES, (until, limit))
-    return count
 
 
 def vacuum(conn: Connection, spare: int) -> int:

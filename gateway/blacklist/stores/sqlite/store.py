@@ -25,7 +25,7 @@ from gateway.blacklist.stores.sqlite.beneath import write_number
 from gateway.blacklist.stores.sqlite.connections import Connection, Connections
 from gateway.blacklist.stores.sqlite.file import begin, prepare
 from gateway.blacklist.stores.sqlite.index import Stamp, is_sound
-from gateway.blacklist.stores.sqlite.rows import KEYS_AT_ONCE, decode, encode, forget, vacuum
+from gateway.blacklist.stores.sqlite.rows import KEYS_AT_ONCE, decode, encode, vacuum
 from gateway.http.problems import StoreUnavailable
 
 GRACE_SECONDS = 3600  # expired entries stay this long, should the clock be set back
@@ -236,7 +236,15 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         return count
 
     def _forget(self, conn: Connection, until: float, limit: int) -> int:
-        count = forget(conn, until, limit)
+        """Delete up to `limit` entries, and as many messages, that ended by then; return how many entries.
+
+        The latest end among them is noted: a clock that is earlier cannot be answered.
+        """
+        (latest,) = conn.execute(sql.LATEST_EXPIRED, (until, limit)).fetchone()
+        count = conn.execute(sql.FORGET, (until, limit)).rowcount
+        if count:
+            conn.execute(sql.SET_FORGOTTEN, (latest,))
+        conn.execute(sql.FORGET_MESSAGES, (until, limit))
         self.pruned += count  # by one thread at a time: it is within a transaction that writes
         return count
 

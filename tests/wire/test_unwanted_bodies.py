@@ -1,10 +1,8 @@
 """Bodies through the running gateway: what needs none is answered by its head; what frames them is read strictly."""
 
-from collections.abc import Iterator
-
 import pytest
 from helpers import mint
-from recorder import Client, Recorder, exchange, ok, request
+from recorder import Client, Recorder, exchange, request
 from running import Running
 
 KEEP = ("Connection", "keep-alive")
@@ -12,18 +10,6 @@ CHUNKED = ("Transfer-Encoding", "chunked")
 TOKEN = mint(sub="bodies")
 BEARER = ("Authorization", f"Bearer {TOKEN}")
 ENDLESS = ("Content-Length", "999999999999999999")
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Recorder]:
-    with Recorder(ok()) as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, upstream: Recorder) -> Iterator[Running]:
-    with Running(tmp_path_factory.mktemp("bodies"), upstream.url, "--workers", "1") as gateway:
-        yield gateway
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,8 @@ class Chunks:
     def __init__(self) -> None:
         self.ended = False
         self._line = b""  # a chunk's size, or the end of one, as far as it has come
-        self._left: int | None = (
-            None  # bytes of the chunk that are still to come; 0: its end; None: the next one's size
-        )
+        # Bytes of the chunk that are still to come; 0: its end; None: the next one's size.
+        self._left: int | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Return what is the body's of the next bytes. Raises `UpstreamFailed`."""

@@ -75,9 +75,8 @@ class Deadlines:
         self._keep_alive = keep_alive
         self.is_quiet_allowed = False  # whether the client speaks another protocol, and may say nothing for hours
         self.heard = now  # when the client last sent or took a byte
-        self.since: float | None = (
-            now  # when the head that is coming began, or the lingering; None: no head has started
-        )
+        # When the head that is coming began, or the lingering; None: no head has started.
+        self.since: float | None = now
 
     def end(self, state: State, *, awaits_body: bool = False, draining: bool = False) -> float:
         """Return when the client has had its time; inf where it is the app's time."""

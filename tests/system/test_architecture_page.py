@@ -14,6 +14,7 @@ PAGE = (ROOT / "docs/architecture.md").read_text()
 FILES = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 # Assigned at a module's head, in small letters, and yet no state: what they hold never changes.
 CONSTANT = {"log", "_log", "audit", "_encode", "live", "_ready", "_not_ready", "as_json"}
+CONSTANT |= {"_read_plain_line", "_in_plain_origin_form"}
 
 
 def section(title: str) -> str:

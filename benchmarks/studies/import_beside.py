@@ -17,10 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from helpers import mint
-from outer_proxies import gateway
 from processes import ROOT
 from recorder import Recorder
-from running import ask
+from running import Running, ask
 
 ENTRIES = 1_000_000
 BEFORE_SECONDS, PAUSE_SECONDS = 10, 0.005
@@ -37,14 +36,14 @@ def main() -> None:
                 key = "token:" + hashlib.sha256(str(number).encode()).hexdigest()
                 members = {"issuer": "i", "created_at": 1_700_000_000 + number // 100, "expires_at": 4_000_000_000}
                 file.write(json.dumps({"key": key, **members}) + "\n")
-        with gateway(directory, store=f"sqlite:///{path}", upstream=api.url, workers=2) as port:
+        with Running(directory, api.url, "--workers", "2") as gateway:
             log = path.with_name(path.name + "-wal")
             end = time.monotonic() + BEFORE_SECONDS
-            before, _ = _ask_while(port, log, lambda: time.monotonic() < end)
+            before, _ = _ask_while(gateway.port, log, lambda: time.monotonic() < end)
             command = [sys.executable, "-m", "gateway", "import", "--store", f"sqlite:///{path}", str(export)]
             began = time.monotonic()
             importing = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            meanwhile, longest = _ask_while(port, log, lambda: importing.poll() is None)
+            meanwhile, longest = _ask_while(gateway.port, log, lambda: importing.poll() is None)
             seconds = time.monotonic() - began
         print(f"{count:,} entries in {seconds:.0f} s; exit code {importing.returncode}; longest log {longest >> 20} MB")
         for when, times in (("before", before), ("meanwhile", meanwhile)):

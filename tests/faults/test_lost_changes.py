@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 from helpers import fingerprint, mint
-from outer_proxies import gateway
-from processes import ROOT, workers_at
+from processes import ROOT
 from recorder import Recorder, until
 from redis_servers import SAFE, RedisServer
 from relay import Relay
-from running import ask
+from running import Running, ask
 
 pytestmark = pytest.mark.slow
 
@@ -58,26 +57,27 @@ def copy(source: Path, target: Path) -> None:
     subprocess.run([sys.executable, "-c", COPY, str(source), str(target)], check=True)
 
 
-def assert_nobody_lets_it_through(port: int, token: str) -> None:
-    assert set(verdicts(port, token)) == {"store-unavailable"}
-    killed, kept = workers_at(port)
+def assert_nobody_lets_it_through(gateway: Running, token: str) -> None:
+    assert set(verdicts(gateway.port, token)) == {"store-unavailable"}
+    killed, kept = gateway.workers
     os.kill(killed, signal.SIGKILL)
-    assert until(lambda: len({*workers_at(port)} - {killed, kept}) == 1)
-    assert set(verdicts(port, token)) == {"store-unavailable"}
-    assert {ask(port, "GET /-/ready").status for _ in range(10)} == {503}
+    assert until(lambda: len({*gateway.workers} - {killed, kept}) == 1)
+    assert set(verdicts(gateway.port, token)) == {"store-unavailable"}
+    assert {gateway.get("/-/ready").status for _ in range(10)} == {503}
 
 
 def test_an_older_copy_of_the_file_is_refused_by_all_workers_until_an_operator_accepts_it(tmp_path: Path) -> None:
     path = tmp_path / "blacklist.sqlite3"
     with ExitStack() as stack:
         api = stack.enter_context(Recorder())
-        port = stack.enter_context(gateway(tmp_path, store=f"sqlite:///{path}", upstream=api.url, workers=2))
+        gateway = stack.enter_context(Running(tmp_path, api.url, "--workers", "2"))
+        port = gateway.port
         first, second = mint(jti="first"), mint(jti="second")
         assert ask(port, "POST /blacklist", bearer(first)).status == 200
         copy(path, tmp_path / "older")
         assert ask(port, "POST /blacklist", bearer(second)).status == 200
         copy(tmp_path / "older", path)
-        assert_nobody_lets_it_through(port, second)
+        assert_nobody_lets_it_through(gateway, second)
         log = tmp_path / "log"
         record = {"logger": "gateway.audit", "action": "add", "fingerprint": fingerprint(second)}
         kept = {"logger": "gateway.audit", "action": "add", "fingerprint": fingerprint(first)}
@@ -102,23 +102,26 @@ def test_rows_deleted_by_hand_are_refused_by_all_workers_also_by_those_that_star
     path = tmp_path / "blacklist.sqlite3"
     with ExitStack() as stack:
         api = stack.enter_context(Recorder())
-        port = stack.enter_context(gateway(tmp_path, store=f"sqlite:///{path}", upstream=api.url, workers=2))
+        gateway = stack.enter_context(Running(tmp_path, api.url, "--workers", "2"))
+        port = gateway.port
         token = mint(jti="first")
         assert ask(port, "POST /blacklist", bearer(token)).status == 200
         subprocess.run([sys.executable, "-c", WIPE, str(path), rows], check=True)
-        assert_nobody_lets_it_through(port, token)
+        assert_nobody_lets_it_through(gateway, token)
 
 
 def test_a_file_holds_all_that_was_acknowledged_once_the_gateway_has_ended(tmp_path: Path) -> None:
     path, alone = tmp_path / "blacklist.sqlite3", tmp_path / "alone.sqlite3"
     tokens = [mint(jti=str(number)) for number in range(20)]
     with Recorder() as api:
-        with gateway(tmp_path, store=f"sqlite:///{path}", upstream=api.url, workers=2) as port:
+        with Running(tmp_path, api.url, "--workers", "2") as gateway:
             for token in tokens:
-                assert ask(port, "POST /blacklist", bearer(token)).status == 200
+                assert gateway.request("POST", "/blacklist", token).status == 200
         alone.write_bytes(path.read_bytes())  # without log and index
-        with gateway(tmp_path, store=f"sqlite:///{alone}", upstream=api.url) as port:
-            assert {verdict for token in tokens for verdict in verdicts(port, token, 1)} == {"token-blacklisted"}
+        with Running(tmp_path, api.url, "--store", f"sqlite:///{alone}") as gateway:
+            assert {verdict for token in tokens for verdict in verdicts(gateway.port, token, 1)} == {
+                "token-blacklisted"
+            }
 
 
 def test_a_failover_that_lost_a_change_is_refused_although_the_number_is_level_again(tmp_path: Path) -> None:
@@ -126,7 +129,8 @@ def test_a_failover_that_lost_a_change_is_refused_although_the_number_is_level_a
         api = stack.enter_context(Recorder())
         primary = stack.enter_context(RedisServer())
         relay = stack.enter_context(Relay(primary.port))
-        port = stack.enter_context(gateway(tmp_path, store=relay.url, upstream=api.url, workers=2))
+        gateway = stack.enter_context(Running(tmp_path, api.url, "--store", relay.url, "--workers", "2"))
+        port = gateway.port
         replica = stack.enter_context(RedisServer(*SAFE, "--replicaof", "127.0.0.1", primary.port))
         with primary.client() as client:
             client.set("mark", "1")
@@ -134,12 +138,12 @@ def test_a_failover_that_lost_a_change_is_refused_although_the_number_is_level_a
         replica.ask("REPLICAOF", "NO", "ONE")
         token = mint(jti="lost")
         assert ask(port, "POST /blacklist", bearer(token)).status == 200
-        other = stack.enter_context(gateway(tmp_path, store=replica.url, upstream=api.url))
+        other = stack.enter_context(Running(tmp_path, api.url, "--store", replica.url, "--workers", "1"))
         for number in range(3):
-            assert ask(other, "POST /blacklist", bearer(mint(jti=f"{number}"))).status == 200
+            assert other.request("POST", "/blacklist", mint(jti=f"{number}")).status == 200
         relay.behind = replica.port
         relay.cut()
-        assert_nobody_lets_it_through(port, token)
+        assert_nobody_lets_it_through(gateway, token)
         assert run("accept-store", "--store", replica.url, "--yes").returncode == 0
         time.sleep(0.3)
         assert set(verdicts(port, token)) == {"passed"}

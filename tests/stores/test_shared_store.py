@@ -17,12 +17,11 @@ from pathlib import Path
 
 import pytest
 from helpers import mint
-from outer_proxies import gateway
-from processes import ROOT, workers_at
+from processes import ROOT
 from recorder import Recorder
 from redis_servers import RedisServer
 from relay import Relay
-from running import ask
+from running import Running, ask
 
 from gateway.blacklist.keys import claim_key
 from gateway.blacklist.stores import Entry, open_store
@@ -53,8 +52,8 @@ def test_what_one_gateway_blacklists_the_others_refuse_at_the_very_next_request(
 ) -> None:
     with ExitStack() as stack:
         api = stack.enter_context(Recorder())
-        settings = {"store": server.url, "upstream": api.url, "workers": 2, "blacklist_claims": "jti,sub"}
-        ports = [stack.enter_context(gateway(tmp_path, **settings)) for _ in range(3)]
+        flags = ("--store", server.url, "--workers", "2", "--blacklist-claims", "jti,sub")
+        ports = [stack.enter_context(Running(tmp_path, api.url, *flags)).port for _ in range(3)]
         admin = bearer(mint(sub="admin", scope="blacklist:admin"))
         for number in range(30):
             token = mint(jti=f"{number}", iat=1)
@@ -75,7 +74,7 @@ def test_gateways_pass_nothing_while_redis_is_away_and_serve_on_when_it_is_back(
     with ExitStack() as stack:
         api = stack.enter_context(Recorder())
         relay = stack.enter_context(Relay(server.port))
-        port = stack.enter_context(gateway(tmp_path, store=relay.url, upstream=api.url, workers=2))
+        port = stack.enter_context(Running(tmp_path, api.url, "--store", relay.url, "--workers", "2")).port
         token, good = mint(sub="1001"), mint(sub="1002")
         assert ask(port, "POST /blacklist", bearer(token)).status == 200
 
@@ -106,12 +105,13 @@ def test_a_wiped_redis_is_refused_by_every_worker_also_by_those_that_start_later
 ) -> None:
     with ExitStack() as stack:
         api = stack.enter_context(Recorder())
-        port = stack.enter_context(gateway(tmp_path, store=server.url, upstream=api.url, workers=2))
+        gateway = stack.enter_context(Running(tmp_path, api.url, "--store", server.url, "--workers", "2"))
+        port = gateway.port
         token = mint(sub="1001")
         assert ask(port, "POST /blacklist", bearer(token)).status == 200
         server.ask("FLUSHALL")
         assert {verdict(port, token) for _ in range(20)} == {"store-unavailable"}
-        for worker in workers_at(port):
+        for worker in gateway.workers:
             os.kill(worker, signal.SIGKILL)
         told = set()
         for _ in range(50):
@@ -151,7 +151,10 @@ def test_a_blacklist_moves_to_redis_and_back_without_loss_while_it_serves(server
     files = [tmp_path / f"{number}.jsonl" for number in range(3)]
     with ExitStack() as stack:
         api = stack.enter_context(Recorder())
-        ports = [stack.enter_context(gateway(tmp_path, store=url, upstream=api.url)) for url in (local, server.url)]
+        ports = [
+            stack.enter_context(Running(tmp_path, api.url, "--store", url, "--workers", "1")).port
+            for url in (local, server.url)
+        ]
         over, added = threading.Event(), []
 
         def serve() -> None:

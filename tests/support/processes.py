@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -22,8 +23,8 @@ class ServerProcess:
 
     ends_by = signal.SIGTERM
 
-    def __init__(self, command: list[str], directory: Path, log: str = "gateway.log", **environ: str) -> None:
-        self._log = directory / log
+    def __init__(self, command: list[str], directory: Path, **environ: str) -> None:
+        self._log = directory / f"{time.monotonic_ns()}.log"
         with self._log.open("wb") as output:
             environ = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
             self._process = subprocess.Popen(command, stdout=output, stderr=output, cwd=directory, env=environ)
@@ -97,15 +98,3 @@ def children(parent: int) -> list[int]:
 def memory(pid: int) -> int:
     """Return a process's resident bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def workers_at(port: int) -> list[int]:
-    """Return the process ids of the workers of the gateway that serves `port`."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            serves = words[-2:-1] == [str(port).encode()] and b"serve" in words
-            # The workers have the same command line; only the master has children.
-            if serves and (found := children(int(path.parent.name))):
-                return found
-    raise AssertionError("no workers")

@@ -45,7 +45,7 @@ class Served(ServerProcess):
         own = {"UPSTREAM": upstream, "STORE": f"sqlite:///{self.store}", "PUBLIC_PATHS": PUBLIC, "LOG_LEVEL": "debug"}
         environ |= {f"GATEWAY_{name}": value for name, value in own.items()}
         command = _COMMANDS[server].format(python=sys.executable, bin=_BIN, port=port)
-        super().__init__(command.split(), directory, f"{server}.log", **environ)
+        super().__init__(command.split(), directory, **environ)
         self.port = port
         assert until(self._is_up, PATIENCE), self.log
 

@@ -2,23 +2,20 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import ROOT
+from processes import PATIENCE, ROOT, free_port
+from running import Running
 
 NEWMAN = ROOT / "node_modules/.bin/newman"
 OWN_COLLECTION = ROOT / "postman/jwt-blacklist-gateway.postman_collection.json"
 ASSIGNMENT_PORT = "35000"  # written into the assignment's collection; replaced, as any outgoing connection may hold it
-PATIENCE = 30  # seconds after which a process that does not answer has failed
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,50 +24,17 @@ pytestmark = [
 
 
 @contextmanager
-def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.communicate(timeout=PATIENCE)
-
-
-@contextmanager
 def gateway_on(port: int, directory: Path) -> Iterator[str]:
-    """Run the sample upstream and two gateway workers; give the gateway's URL when it is ready."""
-    with running("upstream", "--port", "0") as upstream:
+    """Run the sample upstream and two gateway workers; give the gateway's URL."""
+    command = [sys.executable, "-m", "upstream", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as upstream:
         assert upstream.stdout
-        settings = {
-            "GATEWAY_UPSTREAM": upstream.stdout.readline().split()[-1],
-            "GATEWAY_STORE": f"sqlite:///{directory / 'blacklist.sqlite3'}",
-            "GATEWAY_PORT": str(port),
-            "GATEWAY_WORKERS": "2",
-            "GATEWAY_LOG_LEVEL": "error",
-        }
-        with running("gateway", "serve", **settings) as gateway:
-            url = f"http://127.0.0.1:{port}"
-            wait_until_ready(gateway, url)
-            yield url
-
-
-def wait_until_ready(process: subprocess.Popen[str], url: str) -> None:
-    for _ in range(PATIENCE * 10):
-        assert process.poll() is None, "the gateway did not start"
+        url = upstream.stdout.readline().split()[-1]
         try:
-            with urllib.request.urlopen(f"{url}/-/ready", timeout=PATIENCE):
-                return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail("the gateway does not get ready")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+            with Running(directory, url, "--workers", "2", "--port", str(port)) as gateway:
+                yield gateway.url
+        finally:
+            upstream.terminate()
 
 
 def newman(collection: Path, *options: str) -> list[Any]:

@@ -27,6 +27,12 @@ from gateway.http.build import BUILD  # noqa: E402
 from gateway.http.problems import StoreUnavailable  # noqa: E402
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out modules whose tests are all slow where none is run: what they import takes each process seconds."""
+    is_quick = config.option.markexpr == "not slow" and collection_path.suffix == ".py"
+    return True if is_quick and "\npytestmark = pytest.mark.slow\n" in collection_path.read_text() else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     skipped = pytest.mark.skipif(BUILD == "compiled", reason="compiled modules cannot be changed from outside")
     for item in items:

@@ -221,15 +221,11 @@ def build_app(settings: Settings | None = None, store: Store | None = None) -> O
         gateway.gate,
         gateway.client_of,
         write=access() if settings.log_level in ("debug", "info") else None,
-        write_probe=access("debug") if is_debug else _ignore,
+        write_probe=access("debug") if is_debug else lambda message, members: None,
         in_detail=is_debug,
         metrics=Metrics(gateway.key_age, gateway.pruned) if are_shared() else None,
         traces=traces,
     )
-
-
-def _ignore(message: str, members: dict[str, Any]) -> None:
-    """Write nothing."""
 
 
 def build_upstream(settings: Settings) -> Upstream:

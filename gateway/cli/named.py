@@ -22,20 +22,11 @@ from gateway.config.settings import Settings, issuer_settings
 from gateway.http.values import JOIN, value_text
 from gateway.parties import build_issuers, build_verifier, name_issuers
 
-_KEYS = (
-    "store",
-    "secret",
-    "algorithms",
-    "public_key",
-    "jwks_url",
-    "issuers",
-    "blacklist_claims",
-    "signals",
-    "cut_off_claims",
-    "auth_time",
-    "leeway",
-    "max_token_age",
-)
+# The settings that a command line's target needs.
+_NEEDED = (
+    "store", "secret", "algorithms", "public_key", "jwks_url", "issuers", "blacklist_claims", "signals",
+    "cut_off_claims", "auth_time", "leeway", "max_token_age",
+)  # fmt: skip
 
 
 def targeted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,7 +43,7 @@ def targeted(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--issuer", "--of-issuer", metavar="ISS", help="whose token or claim it is"),
     ):
         function = option(function)
-    return with_settings(*_KEYS)(function)
+    return with_settings(*_NEEDED)(function)
 
 
 def open_named(

@@ -48,13 +48,9 @@ def export(settings: Settings, file: str) -> None:
     if file == "-":
         _export(store, sys.stdout)
     else:
-        with open(file, "w", opener=_private) as out:
+        with open(file, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
             _export(store, out)
     echo(f"in {store_name(settings)}", err=True)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _export(store: Store, file: IO[str]) -> None:

@@ -57,15 +57,11 @@ def find_subjects(subject: object, sender: Sender, issuers: Issuers, part: str =
 
 
 def _find_part(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
-    if members["format"] == "complex":
-        raise _malformed("a complex subject must not be within another.")
-    if members["format"] == "aliases":  # RFC 9493 section 3.2.8: all are the same subject
-        return _find_aliases(members, sender, issuers, part)
-    return _find_simple(members, sender, issuers, part)
-
-
-def _find_simple(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
     match members["format"]:
+        case "complex":
+            raise _malformed("a complex subject must not be within another.")
+        case "aliases":  # RFC 9493 section 3.2.8: all are the same subject
+            return _find_aliases(members, sender, issuers, part)
         case "iss_sub":
             return _in_claim(part, _text(members, "sub"), _issuers_of(_text(members, "iss"), sender, issuers), sender)
         case "opaque":

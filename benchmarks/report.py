@@ -86,7 +86,7 @@ def goal_table(results: Results) -> list[str]:
 
 def token_table(costs: list[Cost]) -> list[str]:
     """Return the table of what tokens cost."""
-    head = ["a token's CPU", "PyJWT's decode", "here, first seen", "ratio", "here, remembered"]
+    head = ["a token's CPU", "PyJWT's decode", "here, first seen", "ratio", "here, cached"]
     return ["## Tokens", "", *_markdown(head, [_token_line(cost) for cost in costs])]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.bench import BODIES, HERE, LARGE, Bench, Row, Running, upstream
 from benchmarks.processes import LOAD, Failed, Server
-from benchmarks.tokens import MANY, MORE_THAN_REMEMBERED, USERS, Tokens, expired, good
+from benchmarks.tokens import MANY, MORE_THAN_CACHED, USERS, Tokens, expired, good
 from benchmarks.web import ask
 
 
@@ -185,7 +185,7 @@ def _load(port: int, row: Row, cell: Cell, seconds: int, work: Path) -> list[int
 
 def _tokens(row: Row, cell: Cell, work: Path) -> Path:
     """Return the file of the tokens to ask with."""
-    count = cell.tokens if row.tokens == "HS256" else MORE_THAN_REMEMBERED
+    count = cell.tokens if row.tokens == "HS256" else MORE_THAN_CACHED
     file = work / ("expired" if cell.refused else f"{row.tokens}-{count}")
     if not file.exists():
         file.write_text("\n".join(expired() if cell.refused else good(row.tokens, count)) + "\n")

@@ -22,8 +22,8 @@ ISSUER = "https://issuer.example/"
 SECRET = "a-shared-secret-of-more-than-32-bytes-for-benchmarks"  # plain enough for every configuration
 USERS = 100
 MANY = 10_000
-# Twice what a worker remembers: asked for in turn, each of them is verified anew. More of them measure the same.
-MORE_THAN_REMEMBERED = 20_000
+# Twice what a worker caches: asked for in turn, each of them is verified anew. More of them measure the same.
+MORE_THAN_CACHED = 20_000
 LIFETIME_SECONDS = 86_400
 
 

@@ -27,7 +27,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds of CPU for one token: by PyJWT, by this gateway at first sight, and once it is remembered."""
+    """Microseconds of CPU for one token: by PyJWT, by this gateway at first sight, and once it is cached."""
 
     algorithm: str
     pyjwt_us: float

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-_begun = False
+_is_draining = False
 
 
 def is_draining() -> bool:
     """Return whether this process takes no more connections, and ends those it has: it is not ready for more."""
-    return _begun
+    return _is_draining
 
 
 def begin_drain() -> None:
     """Let every response from now on end its connection. There is no way back."""
-    global _begun  # noqa: PLW0603 - a fact about the process
-    _begun = True
+    global _is_draining  # noqa: PLW0603 - a fact about the process
+    _is_draining = True

@@ -45,7 +45,7 @@ def test_who_does_not_want_to_wait_need_not(
         assert client.read_until(b"first")
         for number in numbers:
             server.signal(number)
-            time.sleep(0.5)  # two signals of one kind that come together are one
+            assert until(server.refuses_connections)  # two signals of one kind that come together are one
         assert server.wait() == 0
         with suppress(ConnectionResetError):
             assert not client.read_all().endswith(b"0\r\n\r\n"), "it was cut off, and looks like it"

@@ -99,7 +99,7 @@ def test_those_who_come_together_go_through_their_stages_together() -> None:
         yield b"late" if context(environ).overloaded else b"done"
 
     keep = ("Connection", "keep-alive")
-    with served(app, threads=1, queue_timeout=1) as port, ExitStack() as stack:
+    with served(app, threads=1, queue_timeout=0.5) as port, ExitStack() as stack:
         clients = [stack.enter_context(Client(port, request("GET /", keep))) for _ in range(4)]
         for client in clients:
             client.read_until(b"done")

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM
 from typing import Any
@@ -26,12 +25,6 @@ def body(answer: bytes) -> bytes:
 
 def pids(port: int, count: int) -> set[bytes]:
     return {body(exchange(port, request("GET /pid"))) for _ in range(count)}
-
-
-def refuses_connections(port: int) -> bool:
-    with suppress(ConnectionResetError), socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) != 0
-    return True
 
 
 @contextmanager
@@ -59,7 +52,7 @@ def test_a_worker_without_its_master_ends(start: Callable[..., Bundled]) -> None
     server = start(workers=1)
     server.signal(SIGKILL)
     server.wait()
-    assert until(lambda: refuses_connections(server.port))
+    assert until(server.refuses_connections)
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
@@ -69,7 +62,7 @@ def test_a_signal_ends_it_after_what_is_in_flight(
     server, gate = start(workers=2), tmp_path / "gate"
     with in_flight(server.port, "/wait", gate) as client:
         server.signal(number)
-        assert until(lambda: refuses_connections(server.port))
+        assert until(server.refuses_connections)
         gate.touch()
         answer = client.read_all()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -82,7 +75,7 @@ def test_ctrl_c_reaches_the_whole_group_and_drains_as_well(start: Callable[..., 
     with in_flight(server.port, "/wait", gate) as client:
         os.kill(server.workers[0], SIGINT)
         server.signal(SIGINT)
-        assert until(lambda: refuses_connections(server.port))
+        assert until(server.refuses_connections)
         gate.touch()
         assert client.read_all().startswith(b"HTTP/1.1 200 OK\r\n")
     assert server.wait() == 0
@@ -97,7 +90,7 @@ def test_a_drain_finishes_a_stream_and_a_body_whose_head_has_come(
         assert stream.read_until(b"first")
         assert exchange(server.port, request("GET /pid"))  # by then the upload's head has been read
         server.signal(SIGTERM)
-        assert until(lambda: refuses_connections(server.port))
+        assert until(server.refuses_connections)
         sender.sock.sendall(b"67890")
         assert b'"size": 10' in sender.read_all()
         gate.touch()
@@ -110,7 +103,7 @@ def test_a_drain_waits_for_a_slow_reader(start: Callable[..., Bundled]) -> None:
     with Client(server.port, request("GET /big?16")) as client:
         client.read_until(b"\r\n\r\n")
         server.signal(SIGTERM)
-        assert until(lambda: refuses_connections(server.port))
+        assert until(server.refuses_connections)
         assert client.read_all().endswith(b"\r\n0\r\n\r\n")
     assert server.wait() == 0
 
@@ -145,7 +138,7 @@ def test_a_drain_answers_what_found_every_thread_busy(start: Callable[..., Bundl
             waiting.received = b""
             waiting.sock.sendall(request("GET /status/200", KEEP))
             server.signal(SIGTERM)
-            assert until(lambda: refuses_connections(server.port))
+            assert until(server.refuses_connections)
             time.sleep(1.5)  # longer than an idle connection would be kept
             gate.touch()
             assert waiting.read_all().endswith(b"\r\n\r\nhello")

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from processes import ROOT, ServerProcess
+from processes import ROOT, ServerProcess, listens
 from recorder import exchange, request, until
 
 Environ = dict[str, Any]
@@ -39,6 +39,10 @@ class Bundled(ServerProcess):
         options = {"host": "127.0.0.1", "port": 0, "workers": 1, "threads": 4, "drain_timeout": 15, **options}
         command = [sys.executable, __file__, str(self.settings), json.dumps(options)]
         super().__init__(command, directory, **(environ or {}))
+
+    def refuses_connections(self) -> bool:
+        """Return whether nobody takes connections any more."""
+        return not listens(self.port)
 
     def serves_with(self, count: int) -> bool:
         """Wait until so many workers serve; return whether they did in time."""

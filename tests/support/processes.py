@@ -56,6 +56,13 @@ class ServerProcess:
         self._process.send_signal(number)
 
     @property
+    def metrics_port(self) -> int:
+        """The port that figures are served on, with METRICS_PORT 0."""
+        found = re.search(r"metrics at \S+:(\d+)", self.log)
+        assert found, self.log
+        return int(found[1])
+
+    @property
     def workers(self) -> list[int]:
         """The worker processes' ids."""
         return children(self.pid)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,13 +47,6 @@ class Running(ServerProcess):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def metrics_port(self) -> int:
-        """The port that figures are served on, with METRICS_PORT 0."""
-        found = re.search(r"metrics at \S+:(\d+)", self.log)
-        assert found, self.log
-        return int(found[1])
 
     @property
     def records(self) -> list[dict[str, Any]]:

@@ -2,15 +2,13 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
-from signal import SIGTERM
 
 from helpers import SECRET, mint
-from processes import ROOT
-from recorder import Recorder, ok, until
+from processes import ROOT, ServerProcess
+from recorder import Recorder, ok
 from running import ask
 
 # Of the standard library, what macOS does not have. What is hidden before the gateway is imported is not there for it.
@@ -30,14 +28,11 @@ for module in (os, select, signal, socket):
 PROGRAM = HIDE + "from gateway.cli import main; main()"
 
 
-def environ() -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    return {**clean, "PYTHONPATH": str(ROOT)}
-
-
 def run(program: str, *arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program, *arguments]
-    return subprocess.run(command, cwd=directory, env=environ(), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=directory, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
 
 
 def test_a_token_is_minted(tmp_path: Path) -> None:
@@ -61,26 +56,15 @@ def test_an_app_is_wrapped(tmp_path: Path) -> None:
 
 def test_the_gateway_serves_counts_and_ends(tmp_path: Path) -> None:
     flags = ["--host", "127.0.0.1", "--port", "0", "--metrics-port", "0", "--workers", "2"]
-    log = tmp_path / "log"
-    with Recorder(ok()) as upstream, log.open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "serve", "--upstream", upstream.url, *flags],
-            cwd=tmp_path,
-            env=environ(),
-            stderr=stderr,
-        )
-        try:
-            assert until(lambda: "listening" in log.read_text() or process.poll() is not None, 30)
-            ports = dict(re.findall(r"(metrics|listening) at \S+:(\d+)", log.read_text()))
+    with Recorder(ok()) as upstream:
+        command = [sys.executable, "-c", PROGRAM, "serve", "--upstream", upstream.url, *flags]
+        with ServerProcess(command, tmp_path) as gateway:
             token = ("Authorization", f"Bearer {mint()}")
             for line, status in (("GET /", 200), ("POST /blacklist", 200), ("GET /", 401)):
-                assert ask(int(ports["listening"]), line, token).status == status, log.read_text()
-            assert b"gateway_requests_total" in ask(int(ports["metrics"]), "GET /metrics").body
-        finally:
-            process.send_signal(SIGTERM)
-            assert process.wait(30) == 0, log.read_text()
-    levels = {json.loads(line)["level"] for line in log.read_text().splitlines()}
-    assert "error" not in levels, log.read_text()
+                assert ask(gateway.port, line, token).status == status, gateway.log
+            assert b"gateway_requests_total" in ask(gateway.metrics_port, "GET /metrics").body
+    assert gateway.wait() == 0
+    assert "error" not in {json.loads(line)["level"] for line in gateway.log.splitlines()}, gateway.log
 
 
 def test_windows_is_told_at_once_what_to_do(tmp_path: Path) -> None:

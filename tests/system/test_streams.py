@@ -173,7 +173,11 @@ def test_a_stream_that_was_restored_in_time_goes_on_at_the_next_request(gateway:
 
 def test_streams_end_once_the_store_does_not_answer(tmp_path: Path, upstream: Streaming) -> None:
     """Nobody could tell any more whose token was blacklisted."""
-    with Recorder(upstream) as api, Running(tmp_path, api.url) as gateway, stream(gateway.port, mint()) as client:
+    with (
+        Recorder(upstream) as api,
+        Running(tmp_path, api.url, "--stream-check", "0.2") as gateway,
+        stream(gateway.port, mint()) as client,
+    ):
         os.truncate(tmp_path / "blacklist.sqlite3", 0)
         assert is_cut_off(client)
         assert until(lambda: outcomes(gateway) == ["store-unavailable"])

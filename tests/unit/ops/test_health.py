@@ -82,7 +82,7 @@ def test_an_issuer_whose_keys_are_not_there_takes_no_others_away(make_api: Any) 
 
 
 def test_readiness_turns_when_draining(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draining, "_begun", True)
+    monkeypatch.setattr(draining, "_is_draining", True)
     assert api("GET", "/-/ready").status_code == 503
     assert api("GET", "/-/live").status_code == 200
 

@@ -1,6 +1,6 @@
 """What gateways of older versions need on the same database: nothing that was blacklisted passes on them either.
 
-Until when, and what else is for them: docs/decisions.md, "Stores of before 0.1.0".
+Until when, and what else is for them: docs/decisions.md, "Stores of before the first release".
 
 They look for a claim that is a number under a key of its own, by how it is written, and know no claim entry without a
 cut-off: merged with one of theirs it would get one.

@@ -1,6 +1,6 @@
 """Files of older versions, brought up to date in one transaction: before it nothing has changed, after it all has.
 
-Until when there is that: docs/decisions.md, "Stores of before 0.1.0".
+Until when there is that: docs/decisions.md, "Stores of before the first release".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A gateway of two workers before an upstream that answers well or badly, for so many minutes (60): first good clients
 alone, then hostile ones beside them, then good ones alone again. Prints what good requests took and which of them
-failed, whether anything that was taken back passed, how long open streams outlived their tokens, and what the workers
+failed, whether a blacklisted token passed, how long open streams outlived their tokens, and what the workers
 held at the begin and at the end. All is on this machine; ten hostile connections or so at a time.
 """
 
@@ -28,7 +28,7 @@ from running import Running
 from websocket_bytes import handshake
 
 CLIENTS, PAUSE = 3, 0.15  # good clients, and the seconds between two requests of one
-KEPT = 5000  # tokens that were taken back and are asked about again
+KEPT = 5000  # blacklisted tokens that are asked with again
 WAYS = ("token", "sub", "sid", "exp")
 HERE = "benchmarks.studies"
 
@@ -41,7 +41,7 @@ class Run:
         self.phase = "alone"
         self.seconds: defaultdict[tuple[str, str], list[float]] = defaultdict(list)  # by phase and kind
         self.wrong: Counter[str] = Counter()  # whatever was not as it must be
-        self.taken: list[str] = []  # tokens that were taken back
+        self.blacklisted: list[str] = []  # tokens
         self.asked = 0  # requests with one
         self.outlived: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by kind of stream
 
@@ -115,28 +115,28 @@ async def ask_for_good(run: Run, number: int) -> None:
         await asyncio.sleep(random.random() * 2 * PAUSE)
 
 
-async def take_back(run: Run) -> None:
-    """Take tokens back, and ask with them at once, on a kept and a new connection, and again later."""
+async def blacklist(run: Run) -> None:
+    """Blacklist tokens, and ask with them at once, on a kept and a new connection, and again later."""
     client = Client(run.gateway.port)
     while True:
         token = mint(jti=os.urandom(8).hex())
         await run.ask(client, "GET", kept("GET /good", bearer(token)), 200)
         if await run.ask(client, "POST /blacklist", kept("POST /blacklist", bearer(token)), 200) == 200:
-            run.taken.append(token)
-            if len(run.taken) > KEPT:
-                run.taken.pop(random.randrange(KEPT))
+            run.blacklisted.append(token)
+            if len(run.blacklisted) > KEPT:
+                run.blacklisted.pop(random.randrange(KEPT))
         other = Client(run.gateway.port)
-        for who, each in [(client, token), (other, token), (client, random.choice(run.taken or [mint("no")]))]:
+        for who, each in [(client, token), (other, token), (client, random.choice(run.blacklisted or [mint("no")]))]:
             run.asked += 1
-            status = await run.ask(who, "taken back", kept("GET /good", bearer(each)), 401)
+            status = await run.ask(who, "blacklisted", kept("GET /good", bearer(each)), 401)
             if status == 200:
-                run.wrong["PASSED THOUGH TAKEN BACK"] += 1
+                run.wrong["PASSED THOUGH BLACKLISTED"] += 1
         other.close()
         await asyncio.sleep(1)
 
 
 async def follow_streams(run: Run, path: str) -> None:
-    """Open a stream, take its token back, and see when and how it ends."""
+    """Open a stream, blacklist its token, and see when and how it ends."""
     while True:
         for way in WAYS:
             await follow(run, path, way)
@@ -211,7 +211,7 @@ async def go(run: Run, metrics: int, minutes: float) -> None:
     """Let the phases pass, and print what was seen."""
     quiet = 60 * max(minutes / 20, 0.25)
     work = [ask_for_good(run, number) for number in range(CLIENTS)]
-    work += [take_back(run), follow_streams(run, "/events"), follow_streams(run, "/ws"), scrape(run, metrics)]
+    work += [blacklist(run), follow_streams(run, "/events"), follow_streams(run, "/ws"), scrape(run, metrics)]
     tasks = [asyncio.create_task(each) for each in work]
     await asyncio.sleep(quiet)
     print("begin:", held(run), flush=True)
@@ -244,7 +244,7 @@ def report(run: Run, attacks: dict[str, dict[str, int]]) -> None:
     for (phase, kind), times in sorted(run.seconds.items()):
         cuts = statistics.quantiles([*times, times[-1]], n=100)
         print(f"  {phase}: {kind}: {len(times):,}, median {cuts[49] * 1e3:.1f}, p99 {cuts[98] * 1e3:.1f}")
-    print(f"\n{run.asked:,} requests with tokens taken back")
+    print(f"\n{run.asked:,} requests with blacklisted tokens")
     for path, seconds in run.outlived.items():
         median, longest = statistics.median(seconds), max(seconds)
         print(f"{path}: {len(seconds)} streams outlived their token by {median:.2f} s, at most {longest:.2f} s")

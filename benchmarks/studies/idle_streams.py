@@ -2,7 +2,7 @@
 
 Opens so many event streams (10,000) through a gateway, each with a token of its own, on which nothing is sent. Prints
 what the workers use of a core: with streams left alone, checked every second, and checked while a token that is none of
-theirs is taken back every second; then how long a subject's stream outlives its being taken back.
+theirs is blacklisted every second; then how long a stream outlives the blacklisting of its subject.
 """
 
 from __future__ import annotations

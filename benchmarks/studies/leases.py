@@ -71,7 +71,7 @@ class Run:
     now: float = 0.0
     newest: int = 0
     asked: int = 0  # questions of nodes
-    late: int = 0  # nodes that would let pass what was taken back
+    late: int = 0  # nodes that would let pass what was blacklisted
     without: float = 0.0  # seconds of nodes without a lease
     seconds: list[float] = field(default_factory=list)  # that blacklistings took
     waiting: list[Change] = field(default_factory=list)

@@ -39,6 +39,16 @@ def chunked(*chunks: bytes, trailers: bytes = b"") -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n" + trailers + b"\r\n"
 
 
+def saying(answer: bytes) -> Callable[[Talk], None]:
+    """Return a script that answers, and closes the connection."""
+
+    def script(talk: Talk) -> None:
+        talk.send(answer)
+        talk.close()
+
+    return script
+
+
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
     """Wait until the condition holds; return whether it did in time."""
     deadline = time.monotonic() + seconds

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from helpers import as_bytes, b64, mint, sign, signature_spellings
 from processes import children
-from recorder import Client, Recorder, ok, request, response
+from recorder import Client, Recorder, ok, request, response, saying
 from servers import SERVERS, Fleet, Reply, Served
 
 TOKEN = mint(sub="good", jti="good")
@@ -286,11 +286,7 @@ def test_encoded_line_ends_stay_encoded(gateway: Served, upstream: Recorder, tex
 def test_a_broken_upstream_spoils_its_own_answer_alone(
     server: str, gateway: Served, upstream: Recorder, answer: bytes
 ) -> None:
-    def once(talk: Any) -> None:
-        talk.send(answer)
-        talk.close()
-
-    upstream.answer = once
+    upstream.answer = saying(answer)
     reply = gateway.ask(request("GET /broken", BEARER))
     # A head that has not been sent yet gives way to the refusal; gunicorn has only its own 500.
     assert reply.status in (0, 200, 502, *([500] if server == "gunicorn" else []))

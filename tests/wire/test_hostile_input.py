@@ -12,7 +12,7 @@ import pytest
 from helpers import EXPIRES, ISSUER, SECRET, mint, sign
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from recorder import Client, Recorder, ok, request
+from recorder import Client, Recorder, ok, request, saying
 from running import Running
 from servers import Reply, parse
 
@@ -186,11 +186,7 @@ answers = bent(
 def test_no_answer_of_the_upstream_breaks_the_gateway(
     gateway: Running, upstream: Recorder, answer: bytes, path: str
 ) -> None:
-    def once(talk: Any) -> None:
-        talk.send(answer)
-        talk.close()
-
-    upstream.answer = once
+    upstream.answer = saying(answer)
     with Client(gateway.port, request(f"GET {path}", ("Authorization", f"Bearer {GOOD}"))) as client:
         reply = parse(client.read_all())
     upstream.answer = ok(b"own")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from asking import Asked, ask
 from certificates import Certificates
-from recorder import Recorder, Talk, chunked, ok, response, until
+from recorder import Recorder, Talk, chunked, ok, response, saying, until
 
 from gateway.http.disconnected import ClientDisconnected
 from gateway.http.problems import Problem
@@ -27,16 +27,6 @@ from gateway.proxy.pool import Pool
 def asking(answer: Any = None, *, read_bodies: bool = True, **options: Any) -> Iterator[tuple[Recorder, Upstream]]:
     with Recorder(answer, read_bodies=read_bodies) as upstream, closing(Upstream(upstream.url, **options)) as app:
         yield upstream, app
-
-
-def saying(answer: bytes) -> Callable[[Talk], None]:
-    """Answer, and close."""
-
-    def script(talk: Talk) -> None:
-        talk.send(answer)
-        talk.close()
-
-    return script
 
 
 def test_field_lines_keep_their_order_and_spelling() -> None:

@@ -50,7 +50,7 @@ class Handle:
     """A libcurl handle with one kept connection to a peer.
 
     `head` and `body` fill up as `turn` is called: lines of all heads and trailers, and undecoded bytes
-    (at most 360 KB at a time, measured; what is not asked for stays with the upstream).
+    (360 KB at a time, once 720 KB, measured; what is not asked for stays with the upstream).
     """
 
     def __init__(self, peer: Peer, connect_seconds: float) -> None:
@@ -155,7 +155,8 @@ class Handle:
                 has_written |= event & select.POLLOUT != 0
                 if descriptor in watched:
                     self._act(descriptor, _TO_CURL[event])
-        if not self.is_done and self._multi.timeout() == 0:
+        # Where a part of a long answer has come, others have their turn before the next.
+        if not (self.is_done or self.body) and self._multi.timeout() == 0:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
         return self.is_done or has_written or bool(self.body) or len(self.head) > known
 

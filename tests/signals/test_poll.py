@@ -107,7 +107,8 @@ def test_an_event_that_comes_again_is_acknowledged_and_does_not_count_twice(tmp_
             store.store.remove(entry.key)
 
 
-@pytest.mark.parametrize("status", [401, *(pytest.param(status, marks=pytest.mark.slow) for status in (302, 500))])
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [302, 401, 500])
 def test_a_transmitter_that_refuses_is_told_of(tmp_path: Path, store: Any, status: int) -> None:
     with Transmitter({"e-1": event("e-1", "s-1")}) as transmitter:
         transmitter.status = status

@@ -1,6 +1,6 @@
 """mnot's tests for HTTP caches: nginx's cache straight before their server, and with a gateway between.
 
-Run as `PYTHONPATH=.:tests/support python -m benchmarks.studies.cache_suite DIRECTORY`, a clone of
+Run as `python -m benchmarks.studies.cache_suite DIRECTORY`, a clone of
 github.com/http-tests/cache-tests in which `npm install` has been run. Needs node and nginx, and 4 minutes. Each side
 runs twice; prints the tests to which the gateway makes a difference.
 """

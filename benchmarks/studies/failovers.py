@@ -1,4 +1,4 @@
-"""Histories across failovers: `PYTHONPATH=.:tests/support python -m benchmarks.studies.failovers [rounds [word]]`.
+"""Histories across failovers: `python -m benchmarks.studies.failovers [rounds [word]]`.
 
 What is done and judged stands in `tests/support/failovers.py`. Two rounds of everything take some seven minutes.
 """

@@ -1,6 +1,6 @@
 """A gateway whose SQLite store lies in a folder.
 
-`PYTHONPATH=.:tests/support python -m benchmarks.studies.filesystems FOLDER ...`
+`python -m benchmarks.studies.filesystems FOLDER ...`
 
 Mount something there first. Tokens are blacklisted by the gateway and by a command beside it, workers and the master
 are killed, and the gateway is started again: what was answered must be refused by every worker each time.

@@ -1,4 +1,4 @@
-"""`PYTHONPATH=.:tests/support python -m benchmarks.studies.hostile_hour [minutes]`: hostile and good traffic, mixed.
+"""`python -m benchmarks.studies.hostile_hour [minutes]`: hostile and good traffic, mixed.
 
 A gateway of two workers before an upstream that answers well or badly, for so many minutes (60): first good clients
 alone, then hostile ones beside them, then good ones alone again. Prints what good requests took and which of them

@@ -1,4 +1,4 @@
-"""`PYTHONPATH=.:tests/support python -m benchmarks.studies.hostile_kinds [KIND …]`: what a kind of attack costs others.
+"""`python -m benchmarks.studies.hostile_kinds [KIND …]`: what a kind of attack costs others.
 
 Each kind of `hostile_clients` (default: all; `mixed` is all at once) beside good clients, in slices: the attackers are
 stopped and go on again, so that whatever else the machine does falls on both. Prints the medians of the slices' p99.

@@ -1,4 +1,4 @@
-"""`PYTHONPATH=.:tests/support python -m benchmarks.studies.idle_streams [streams] [sqlite|redis]`: what they cost.
+"""`python -m benchmarks.studies.idle_streams [streams] [sqlite|redis]`: what they cost.
 
 Opens so many event streams (10,000) through a gateway, each with a token of its own, on which nothing is sent. Prints
 what the workers use of a core: with streams left alone, checked every second, and checked while a token that is none of

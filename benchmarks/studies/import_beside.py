@@ -1,4 +1,4 @@
-"""`PYTHONPATH=.:tests/support python -m benchmarks.studies.import_beside [entries]`: an import beside a gateway.
+"""`python -m benchmarks.studies.import_beside [entries]`: an import beside a gateway.
 
 Prints how long SQLite's log became, and how long other requests took before and meanwhile.
 """

@@ -1,4 +1,4 @@
-"""`PYTHONPATH=.:tests/support python -m benchmarks.studies.many_heads [connections]`: heads that are never whole.
+"""`python -m benchmarks.studies.many_heads [connections]`: heads that are never whole.
 
 Opens so many connections (10,000), sends on each as much of a head as is taken, at most 250 KB, and prints the workers'
 memory, and whether a good request is answered meanwhile.

@@ -1,6 +1,6 @@
 """SQLite stores as containers mount them.
 
-`PYTHONPATH=.:tests/support python -m benchmarks.studies.mounts IMAGE [kind ...]`
+`python -m benchmarks.studies.mounts IMAGE [kind ...]`
 
 Needs root and a Docker engine whose containers can share this machine's network. Of each mount: what is answered, what
 is left after `docker restart`, `docker kill` and in a new container, and what the gateway says.

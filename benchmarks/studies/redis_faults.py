@@ -1,4 +1,4 @@
-"""How long eight threads wait for a refusal: `PYTHONPATH=tests/support python -m benchmarks.studies.redis_faults`.
+"""How long eight threads wait for a refusal: `python -m benchmarks.studies.redis_faults`.
 
 The faults are those of `tests/stores/test_redis_store.py`. Each lasts three seconds, in which the threads ask for a
 blacklisted token again and again, with 5 ms between.

@@ -1,6 +1,6 @@
 """Autobahn's WebSocket suite, straight and through a gateway: `… websocket_suite WSTEST [case …]`.
 
-Run as `PYTHONPATH=.:tests/support python -m benchmarks.studies.websocket_suite WSTEST '1.*' '2.*'` (no case: all of
+Run as `python -m benchmarks.studies.websocket_suite WSTEST '1.*' '2.*'` (no case: all of
 them, some 25 minutes). WSTEST is the suite's program, which needs Python 2.7 (`pip install autobahntestsuite`). First
 it is a client of PyPI's `websockets`, then a server for it; prints each case that the gateway makes a difference to.
 """

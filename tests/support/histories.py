@@ -26,7 +26,7 @@ def timed(kind: str, act: Callable[[], bool | None]) -> Operation:
     return Operation(kind, began, time.monotonic_ns(), told)
 
 
-def is_linearizable(clients: Sequence[Sequence[Operation]], present: bool = False) -> bool:
+def is_linearizable(clients: Sequence[Sequence[Operation]]) -> bool:
     """Return whether each operation can have happened at one moment between its begin and its end.
 
     `clients` holds the operations of each in its own order (Wing and Gong's search, remembering
@@ -40,7 +40,7 @@ def is_linearizable(clients: Sequence[Sequence[Operation]], present: bool = Fals
         )
         for each in (("remove", None), ("add", None))
     ]
-    reached, seen = [((0,) * len(clients), (0, 0), present)], set()
+    reached, seen = [((0,) * len(clients), (0, 0), False)], set()
     while reached:
         state = reached.pop()
         if state in seen:

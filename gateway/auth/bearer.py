@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from gateway.http.cache import bounded_cache
 from gateway.http.grammar import is_token
 from gateway.http.problems import Problem
 
@@ -12,8 +11,6 @@ from gateway.http.problems import Problem
 _NOT_ONE_TOKEN = re.compile(r"[ \t,]")
 
 
-# The same text again is also the same object: what looks it up later need not hash it again.
-@bounded_cache(4096)
 def bearer_token(authorization: str) -> str:
     """Return the token of `Bearer <token>`: the scheme in any case, exactly one space, one token.
 

@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 from gateway.auth.issuers import Issuer, Issuers
 from gateway.auth.keyset import KeySet
 from gateway.auth.kinds import is_other_type, other_kind
+from gateway.http.cache import bounded_cache
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object
 
@@ -25,6 +26,9 @@ UNSUPPORTED_HEADERS = ("crit", "b64", "zip")
 SOON = 30.0  # seconds before a token's end
 
 Claims = dict[str, Any]
+
+# The names of claims are the same in most tokens: kept once, and not with each token that is cached.
+_same_name = bounded_cache(1024, longest=64)(str)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)  # a trace must not show a token
@@ -146,6 +150,7 @@ class Verifier:
         if self._max_age is not None and "iat" in claims:
             ends_at = min(expires_at, _seconds(claims["iat"]) + self._max_age)
         ends_at += self._leeway
+        claims = {_same_name(name): value for name, value in claims.items()}
         return Token(text, fingerprint, claims, issuer, key_set, _seconds(valid_from), expires_at, ends_at)
 
     def _check_header(self, header: Claims) -> tuple[str, str | None]:

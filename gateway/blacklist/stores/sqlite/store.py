@@ -54,7 +54,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         self._name = os.path.abspath(path)
         self._path = Path(path).resolve()
         self._known = Known()
-        self._answers: tuple[Stamp | None, dict[tuple[str, ...], list[Entry]]] = (None, {})
+        self._answers: tuple[Stamp | None, dict[tuple[str, ...], Sequence[Entry]]] = (None, {})
         self._forgotten = 0  # entries that ended by then have been forgotten
         self.pruned = 0  # expired entries that this process has deleted
         prepare(self._path, create=create)
@@ -89,7 +89,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
                 entries = self._entries(conn, keys, not answers)
             if len(answers) >= CACHED_ANSWERS:
                 answers.clear()
-            answers[keys] = entries
+            answers[keys] = entries or ()  # the one that there is of it
         return self._live(entries) if entries else []
 
     def _find(self, conn: Connection, keys: Sequence[str]) -> list[Entry]:
@@ -100,7 +100,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             self._forgotten = (conn.execute(sql.FORGOTTEN).fetchone() or (0,))[0]
         return [decode(key, text) for key, text in self._rows(conn, keys).items()]
 
-    def _live(self, entries: list[Entry]) -> list[Entry]:
+    def _live(self, entries: Sequence[Entry]) -> list[Entry]:
         now = self._now()
         return [entry for entry in entries if entry.is_live(now)]
 

@@ -22,8 +22,9 @@ help:  ## list the targets
 run: $(VENV)/run.stamp  ## start the sample upstream and the gateway, and print the story as curl lines
 	@exec $(VENV)/bin/gateway demo
 
+# Half of their time the tests wait, so two cores do for four processes.
 test: $(VENV)/dev.stamp  ## run every test that needs no extra server
-	$(PYTEST) -n 4 -m "not slow"  # half of their time they wait: two cores do for four
+	$(PYTEST) -n 4 -m "not slow"
 
 slow: $(VENV)/dev.stamp  ## run the tests that take long or need a server: redis, nginx, haproxy, caddy, newman (npm ci)
 	$(PYTEST) -n auto --maxprocesses 4 -m slow

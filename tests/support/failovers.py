@@ -22,10 +22,9 @@ import redis
 from histories import Operation, is_linearizable
 from processes import ROOT
 from recorder import until
-from redis_servers import CLUSTER, SAFE, SLOTS, RedisServer, Sentinel, join
+from redis_servers import CLUSTER, PATIENCE, SAFE, SLOTS, RedisServer, Sentinel, join
 from relay import HoldingRelay
 
-PATIENCE = 20.0
 PROCESSES = 4
 TAG = "{jwt-gateway}:"
 

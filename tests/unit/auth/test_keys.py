@@ -268,7 +268,7 @@ def test_a_file_may_hold_the_providers_metadata(saved: Callable[[bytes], str]) -
         metadata = json.dumps({"issuer": ISSUER, "jwks_uri": provider.jwks_url})
         for source in (saved(metadata.encode()), metadata):
             keys = keys_of(jwks_url=source)
-            assert verifies(keys.current(), "ES256", signature("ES256", KEY.key), kid="a")
+            assert verifies(keys.ask(), "ES256", signature("ES256", KEY.key), kid="a")
         other = keys_of(jwks_url=metadata, issuer="https://other.test/")
         with pytest.raises(KeysRefused, match=r"is another issuer's: 'https://issuer\.test/'"):
             other.ask()

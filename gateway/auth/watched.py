@@ -12,6 +12,7 @@ from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import Snapshot
 from gateway.http.blocking import blocking
 from gateway.http.problems import Problem
+from gateway.http.threads import start_thread
 
 
 class WatchedKeys:
@@ -81,8 +82,7 @@ class WatchedKeys:
         with self._changed:
             if self._thread is None:
                 self._asked, self._asked_at = 1, self._now()
-                self._thread = threading.Thread(target=self._run, name="gateway-keys", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, name="gateway-keys")
 
     def _ask(self) -> None:
         """Have the thread fetch, unless it was asked within the cool-down, and wait for it, but not for long.

@@ -12,6 +12,7 @@ from threading import Thread
 from gateway.auth.tokens import SOON, Token, Verifier
 from gateway.blacklist.rules import Blacklist
 from gateway.http.problems import Problem, StoreUnavailable
+from gateway.http.threads import start_thread
 from gateway.http.wsgi import Context
 
 log = logging.getLogger("gateway.streams")
@@ -44,8 +45,9 @@ class Streams:
         if self._question and self._question.is_alive():
             self._fail(under_way)
             return
-        self._question = Thread(target=self._ask, args=(under_way,), name="gateway-streams-store", daemon=True)
-        self._question.start()
+        self._question = start_thread(self._ask, under_way, name="gateway-streams-store")
+        if self._question is None:  # then nobody asks
+            self._fail(under_way)
 
     def _ask(self, under_way: Callable[[], Iterable[Context]]) -> None:
         """Cut off those whose token may not pass any more.

@@ -10,6 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from gateway.http.threads import start_thread
+
 LIMIT = 4 << 20  # characters of lines that wait; what comes when there are so many is dropped, and counted
 # Requests come before the log: while they come, lines are collected, so that the thread does not take the
 # interpreter's lock for each of them.
@@ -64,11 +66,7 @@ class LineWriter:
 
     def _start(self) -> bool:
         """Return whether the thread could be started: not while the interpreter ends."""
-        self._thread = threading.Thread(target=self._run, name="gateway-log", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError:
-            self._thread = None
+        self._thread = start_thread(self._run, name="gateway-log")
         return self._thread is not None
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:

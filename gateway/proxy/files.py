@@ -11,6 +11,8 @@ from collections.abc import Generator
 from time import monotonic
 from typing import NamedTuple
 
+from gateway.http.threads import start_thread
+
 log = logging.getLogger("gateway.upstream")
 
 LOOK_SECONDS = 1.0  # between two looks at the files
@@ -60,8 +62,7 @@ class Files:
         with self._lock:
             if self._thread is None:
                 self._asked = monotonic()
-                self._thread = threading.Thread(target=self._renew, name="gateway-certificates", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._renew, name="gateway-certificates")
 
     def _renew(self) -> None:
         try:
@@ -77,7 +78,8 @@ class Files:
                 )
             self._fault = fault
         finally:
-            self._thread = None
+            with self._lock:  # `_start` notes the thread first
+                self._thread = None
 
     def _read(self, stamp: tuple[object, ...]) -> Contents:
         authorities, cert = (path and self._copy(path) for path in self._paths)

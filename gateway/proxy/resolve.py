@@ -9,6 +9,7 @@ import threading
 from collections.abc import Generator
 from time import monotonic
 
+from gateway.http.threads import start_thread
 from gateway.proxy.failures import UpstreamFailed
 
 STALE_SECONDS = 15.0  # age at which addresses are looked up again, while they still serve
@@ -61,8 +62,9 @@ class Resolver:
         with self._lock:
             if self._thread is None and not self.is_literal:
                 self._asked = monotonic()
-                self._thread = threading.Thread(target=self._resolve, name="gateway-resolve", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._resolve, name="gateway-resolve")
+                if self._thread is None:
+                    self._failed = "no thread is left to look the name up"
 
     def _resolve(self) -> None:
         try:
@@ -72,7 +74,8 @@ class Resolver:
         except (OSError, UnicodeError) as error:
             self._failed = f"name does not resolve: {getattr(error, 'strerror', None) or error}"
         finally:
-            self._since, self._thread = self._asked, None
+            with self._lock:  # `_start` notes the thread first
+                self._since, self._thread = self._asked, None
 
 
 def _is_address(host: str) -> bool:

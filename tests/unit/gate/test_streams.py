@@ -20,6 +20,23 @@ from gateway.http.wsgi import Context
 LIVES = [1, 5, 16, 26, 29, 31, 44, 46, 61, 90]  # seconds
 
 
+def test_streams_end_where_no_thread_is_left_to_ask_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = build_keys(issuer=ISSUER, secrets=(SECRET,), public_key=None, jwks_url=None, algorithms=("HS256",))
+    verifier = Verifier([Issuer(ISSUER, keys.algorithms, frozenset(), keys)])
+    streams = Streams(verifier, Blacklist(open_store(f"sqlite:///{tmp_path}/store")), 1.0)
+    about, cut = Context(), list[str]()
+    about.token, about.target, about.cut = verifier.verify(mint()), Target("/events"), cut.append
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    streams.check(lambda: [about])
+    assert cut == []  # it may be a moment's
+    streams.check(lambda: [about])
+    assert cut == ["store-unavailable"]
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 @pytest.mark.parametrize("lives", [LIVES, LIVES[5:]], ids=["of any length", "long ones"])
 @pytest.mark.parametrize(
     "steps",

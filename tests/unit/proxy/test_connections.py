@@ -21,6 +21,7 @@ from recorder import Recorder, Talk, ok, response, until
 from gateway.http.wsgi import Context
 from gateway.proxy import files, pool, resolve
 from gateway.proxy.exchange import Upstream
+from gateway.proxy.failures import UpstreamFailed
 
 LONG = b"x" * 300_000  # longer than what is collected
 
@@ -55,6 +56,21 @@ def test_connections_are_kept(method: str) -> None:
         for _ in range(5):
             assert ask(app, method).status == 200
         assert upstream.connections == 1
+
+
+def test_a_name_is_looked_up_as_soon_as_there_is_a_thread_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    resolver = resolve.Resolver("localhost", 80, 10.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(UpstreamFailed) as failed:
+            list(resolver.wait())
+        assert failed.value.cause == "no thread is left to look the name up"
+    for seconds in resolver.wait():
+        time.sleep(seconds)
+    assert resolver.current()
 
 
 def test_without_descriptors_the_upstream_is_unreachable_until_there_are_some() -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from itertools import chain
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 
 from gateway.blacklist.stores.outage import LOOKUPS
@@ -23,6 +23,7 @@ from gateway.blacklist.stores.redis.client import FAILURES, SECONDS, Question
 from gateway.blacklist.stores.redis.server import Server
 from gateway.http.problems import StoreUnavailable
 from gateway.http.protocols import Pause
+from gateway.http.threads import start_thread
 from gateway.http.wsgi import Context
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ class LookUps:
         self._questions: SimpleQueue[list[LookUp] | None] = SimpleQueue()  # the thread's; None wakes it
         self._late_at = math.inf  # when the thread calls who asks: the server's own clock is coarser
         self._is_watching = False
-        Thread(target=self._serve, args=(self._questions,), name="gateway-look-ups", daemon=True).start()
+        if start_thread(self._serve, self._questions, name="gateway-look-ups") is None:
+            raise self._server.outage.begin(LOOKUPS, "unreachable", "no thread is left to ask")
         self._pid = os.getpid()
 
     def _serve(self, questions: SimpleQueue[list[LookUp] | None]) -> None:

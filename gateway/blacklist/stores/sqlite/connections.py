@@ -146,6 +146,7 @@ class Connections:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(conn))
         else:
             conn.close()
+            self._opened.discard(conn)  # a traceback may refer to it for long, and a child would take it for one in use
 
     def _take(self) -> Connection:
         if self._replaced:

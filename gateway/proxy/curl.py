@@ -111,10 +111,11 @@ class Handle:
         self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _set_request(self, request: Outbound) -> None:
-        easy, body, kind = self._easy, request.body, pycurl.POST
+        easy, body = self._easy, request.body
         if body is None:
-            kind = pycurl.NOBODY if request.method == "HEAD" else pycurl.HTTPGET
+            kind = pycurl.HTTPGET
         elif isinstance(body, bytes):
+            kind = pycurl.POST
             easy.setopt(pycurl.POSTFIELDS, body)
         else:
             kind, self._take = pycurl.UPLOAD, body
@@ -124,7 +125,7 @@ class Handle:
         shape = request.method, request.target, kind
         if shape != self._shape:  # what was set before stays set
             self._shape = shape
-            easy.setopt(kind, 1)
+            easy.setopt(pycurl.NOBODY if kind == pycurl.HTTPGET and request.method == "HEAD" else kind, 1)
             easy.setopt(pycurl.CUSTOMREQUEST, request.method)
             easy.setopt(pycurl.REQUEST_TARGET, request.target.encode("latin-1"))
 

@@ -1,6 +1,7 @@
 """Where a request's processor time goes, by part: the kernel by kind of call, and each library.
 
-Run as `python -m benchmarks.studies.parts [SECONDS]`: a browser's heads over 32 connections, interpreted and compiled.
+Run as `python -m benchmarks.studies.parts [SECONDS]`: a browser's heads over 32 connections, GET beside a POST
+of 1 KiB, interpreted and compiled.
 Needs perf, wrk and nginx, and the right to sample (`kernel.perf_event_paranoid` at most 1).
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.bench import Row, upstream
 from benchmarks.rows import ROWS
-from benchmarks.runner import BROWSER, measure
+from benchmarks.runner import BROWSER, POST, Cell, measure
 
 # The first that a frame's name or file has tells the part; of the kernel's frames the innermost known call counts.
 CALLS = {
@@ -44,16 +45,16 @@ def part(sample: str) -> str:
     return next((name for file, name in FILES.items() if frames and re.search(file, frames[0].split("(")[-1])), "other")
 
 
-def profile(row: Row, seconds: int) -> tuple[float, Counter[str]]:
+def profile(row: Row, cell: Cell, seconds: int) -> tuple[float, Counter[str]]:
     """Return a row's microseconds per request, and the samples by part."""
     with upstream() as bench:
         running = row.start(bench)
-        measure(row, running, BROWSER, 2, bench.work)
+        measure(row, running, cell, 2, bench.work)
         data = Path(bench.work) / "perf.data"
         pids = ",".join(str(pid) for server in running.tested for pid in server.pids())
         command = ["perf", "record", "--quiet", "-e", "cpu-clock", "-F", "1999", "-g", "-o", str(data), "-p", pids]
         with subprocess.Popen([*command, "--", "sleep", str(seconds)]) as recording:
-            sample = measure(row, running, BROWSER, seconds, bench.work)
+            sample = measure(row, running, cell, seconds, bench.work)
             recording.wait()
         script = subprocess.run(["perf", "script", "-i", str(data)], capture_output=True, text=True, check=True).stdout
     return sample.cpu_us, Counter(part(sample) for sample in script.split("\n\n") if sample.strip())
@@ -61,11 +62,12 @@ def profile(row: Row, seconds: int) -> tuple[float, Counter[str]]:
 
 def main(seconds: int) -> None:
     """Print a table."""
-    found = {row.name: profile(row, seconds) for row in ROWS if row.name in ("gateway", "compiled")}
-    print("| µs per request | interpreted | compiled |\n| --- | ---: | ---: |")
-    print("| all | " + " | ".join(f"{cpu_us:.0f}" for cpu_us, _ in found.values()) + " |")
-    for name in sorted({name for _, counts in found.values() for name in counts}):
-        shares = (cpu_us * counts[name] / counts.total() for cpu_us, counts in found.values())
+    rows = [row for row in ROWS if row.name in ("gateway", "compiled")]
+    found = [profile(row, cell, seconds) for row in rows for cell in (BROWSER, POST)]
+    print("| µs per request | interpreted: GET | POST | compiled: GET | POST |\n| --- | ---: | ---: | ---: | ---: |")
+    print("| all | " + " | ".join(f"{cpu_us:.0f}" for cpu_us, _ in found) + " |")
+    for name in sorted({name for _, counts in found for name in counts}):
+        shares = (cpu_us * counts[name] / counts.total() for cpu_us, counts in found)
         print(f"| {name} | " + " | ".join(f"{share:.1f}" for share in shares) + " |")
 
 

@@ -122,8 +122,7 @@ class Handle:
             easy.setopt(pycurl.WRITEFUNCTION, self._write)
             easy.setopt(pycurl.INFILESIZE_LARGE, -1 if request.length is None else request.length)
             easy.setopt(pycurl.READFUNCTION, self._read)
-        shape = request.method, request.target, kind
-        if shape != self._shape:  # what was set before stays set
+        if self._shape != (shape := (request.method, request.target, kind)):  # what was set before stays set
             self._shape = shape
             easy.setopt(pycurl.NOBODY if kind == pycurl.HTTPGET and request.method == "HEAD" else kind, 1)
             easy.setopt(pycurl.CUSTOMREQUEST, request.method)

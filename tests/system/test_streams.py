@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from running import Running
 EVENT = b"data: tick\n\n"
 HEAD = response(b"", ("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"))
 LENGTH = 1 << 30
+users = count(1)
 
 
 class Streaming:
     """An upstream whose answers do not end by themselves, on any number of connections."""
 
     def __init__(self) -> None:
-        self.left = 0  # connections that the gateway has closed
+        self.left: list[str | None] = []  # whose connections the gateway has closed
 
     def __call__(self, talk: Talk) -> None:
         if talk.request.target == "/download":
@@ -35,13 +37,19 @@ class Streaming:
         else:
             talk.send(HEAD + b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
         if talk.peer_left(30):
-            self.left += 1
+            self.left.append(talk.request.field("X-Token-Subject"))
         talk.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def upstream() -> Streaming:
     return Streaming()
+
+
+@pytest.fixture
+def user() -> str:
+    """Return a subject that no other test has."""
+    return f"user-{next(users)}"
 
 
 def stream(port: int, token: str, path: str = "/events") -> Client:
@@ -83,12 +91,13 @@ def redis(directory: Path) -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(params=[sqlite, pytest.param(redis, marks=pytest.mark.slow)], ids=["sqlite", "redis"])
-def gateway(request: Any, tmp_path: Path, upstream: Streaming) -> Iterator[Running]:
+@pytest.fixture(scope="module", params=[sqlite, pytest.param(redis, marks=pytest.mark.slow)], ids=["sqlite", "redis"])
+def gateway(request: Any, tmp_path_factory: pytest.TempPathFactory, upstream: Streaming) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("streams")
     with (
         Recorder(upstream) as api,
-        request.param(tmp_path) as store,
-        Running(tmp_path, api.url, "--store", store, "--workers", "2") as running,
+        request.param(directory) as store,
+        Running(directory, api.url, "--store", store, "--workers", "2") as running,
     ):
         yield running
 
@@ -108,61 +117,64 @@ def admin() -> str:
         ),
     ],
 )
-def test_a_stream_ends_when_its_token_is_taken_back(gateway: Running, upstream: Streaming, way: str, path: str) -> None:
-    claims = {"sub": "1001", "sid": "s1", "iat": int(time.time()) - 10}
-    taken, other = mint(**claims, jti="1"), mint(sub="1002", sid="s2", jti="2", iat=claims["iat"])
+def test_a_stream_ends_when_its_token_is_taken_back(
+    gateway: Running, upstream: Streaming, user: str, way: str, path: str
+) -> None:
+    claims = {"sub": user, "sid": f"session of {user}", "iat": int(time.time()) - 10}
+    taken, other = mint(**claims), mint(sub=f"not {user}", sid=f"not of {user}", iat=claims["iat"])
     with stream(gateway.port, taken, path) as ends, stream(gateway.port, other, path) as goes_on:
         by, body = (taken, None) if way == "token" else (admin(), {way: claims[way]})
         assert gateway.request("POST", "/blacklist", by, body).json["blacklisted"] is True
         assert is_cut_off(ends)
         assert is_open(goes_on)
-        assert until(lambda: upstream.left == 1)
-        assert until(lambda: outcomes(gateway) == ["token-blacklisted"])
+        assert until(lambda: user in upstream.left)
+        assert until(lambda: outcomes(gateway, user) == ["token-blacklisted"])
 
 
-def outcomes(gateway: Running) -> list[str]:
-    """Return what the log says of the streams that are over."""
-    return [record["outcome"] for record in gateway.records if record.get("route") == "upstream"]
+def outcomes(gateway: Running, user: str) -> list[str]:
+    """Return what the log says of a user's streams that are over."""
+    own = {"route": "upstream", "subject": user}
+    return [record["outcome"] for record in gateway.records if own.items() <= record.items()]
 
 
-def test_a_stream_ends_when_its_token_expires(gateway: Running) -> None:
-    token = mint(exp=int(time.time()) + 3)
+def test_a_stream_ends_when_its_token_expires(gateway: Running, user: str) -> None:
+    token = mint(sub=user, exp=int(time.time()) + 3)
     with stream(gateway.port, token) as client:
         assert is_cut_off(client)
-    assert until(lambda: outcomes(gateway) == ["token-expired"])
+    assert until(lambda: outcomes(gateway, user) == ["token-expired"])
 
 
 @pytest.mark.slow
-def test_what_is_taken_back_by_the_command_ends_streams_too(gateway: Running) -> None:
-    token = mint(sub="1001", iat=int(time.time()) - 10)
+def test_what_is_taken_back_by_the_command_ends_streams_too(gateway: Running, user: str) -> None:
+    token = mint(sub=user, iat=int(time.time()) - 10)
     with stream(gateway.port, token) as client:
-        command = [sys.executable, "-m", "gateway", "revoke", "--sub", "1001", "--store", gateway.store]
+        command = [sys.executable, "-m", "gateway", "revoke", "--sub", user, "--store", gateway.store]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         assert is_cut_off(client)
 
 
 @pytest.mark.slow
-def test_many_streams_of_one_subject_end_together(gateway: Running) -> None:
-    token = [mint(sub="1001", jti=str(number), iat=int(time.time()) - 10) for number in range(40)]
+def test_many_streams_of_one_subject_end_together(gateway: Running, user: str) -> None:
+    token = [mint(sub=user, jti=str(number), iat=int(time.time()) - 10) for number in range(40)]
     with ExitStack() as stack:
         clients = [stack.enter_context(stream(gateway.port, each)) for each in token]
-        gateway.request("POST", "/blacklist", admin(), {"sub": "1001"})
+        gateway.request("POST", "/blacklist", admin(), {"sub": user})
         assert all(map(is_cut_off, clients))
 
 
-def test_more_changes_than_a_store_keeps_hide_none(gateway: Running) -> None:
+def test_more_changes_than_a_store_keeps_hide_none(gateway: Running, user: str) -> None:
     """Whoever cannot be told what has changed asks about every stream."""
-    token = mint(sub="1001", iat=int(time.time()) - 10)
+    token = mint(sub=user, iat=int(time.time()) - 10)
     with stream(gateway.port, token) as client:
-        gateway.request("POST", "/blacklist", admin(), {"sub": "1001"})
+        gateway.request("POST", "/blacklist", admin(), {"sub": user})
         for number in range(100):
             gateway.request("POST", "/blacklist", admin(), {"sub": f"other-{number}"})
         assert is_cut_off(client)
 
 
 @pytest.mark.slow
-def test_a_stream_that_was_restored_in_time_goes_on_at_the_next_request(gateway: Running) -> None:
-    token = mint(sub="1001", iat=int(time.time()) - 10)
+def test_a_stream_that_was_restored_in_time_goes_on_at_the_next_request(gateway: Running, user: str) -> None:
+    token = mint(sub=user, iat=int(time.time()) - 10)
     with stream(gateway.port, token) as client:
         gateway.request("POST", "/blacklist", token)
         assert is_cut_off(client)
@@ -171,16 +183,16 @@ def test_a_stream_that_was_restored_in_time_goes_on_at_the_next_request(gateway:
         assert is_open(client)
 
 
-def test_streams_end_once_the_store_does_not_answer(tmp_path: Path, upstream: Streaming) -> None:
+def test_streams_end_once_the_store_does_not_answer(tmp_path: Path, upstream: Streaming, user: str) -> None:
     """Nobody could tell any more whose token was blacklisted."""
     with (
         Recorder(upstream) as api,
         Running(tmp_path, api.url, "--stream-check", "0.2") as gateway,
-        stream(gateway.port, mint()) as client,
+        stream(gateway.port, mint(sub=user)) as client,
     ):
         os.truncate(tmp_path / "blacklist.sqlite3", 0)
         assert is_cut_off(client)
-        assert until(lambda: outcomes(gateway) == ["store-unavailable"])
+        assert until(lambda: outcomes(gateway, user) == ["store-unavailable"])
 
 
 @pytest.mark.slow

@@ -89,13 +89,8 @@ class Gate:
     def _verify(self, environ: Environ, about: Context) -> Token:
         began = perf_counter()
         try:
-            field = environ.get("HTTP_AUTHORIZATION", "")
-            text = field[7:] if field.startswith("Bearer ") else ""
-            # A text that was verified before need not be looked through again.
-            if not (is_cached := self._verifier.has_cached(text)):
-                text = bearer_token(field)
-                is_cached = self._verifier.has_cached(text)
-            about.is_cached = is_cached
+            text = bearer_token(environ.get("HTTP_AUTHORIZATION", ""))
+            about.is_cached = self._verifier.has_cached(text)
             token = about.token = self._verifier.verify(text)
         finally:
             about.auth_seconds = perf_counter() - began

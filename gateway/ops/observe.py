@@ -126,6 +126,12 @@ class Request:
     `outcome` is the refusal's code, or `passed`; `seconds` is how long it took.
     """
 
+    # Set at its end.
+    route: str
+    status: int
+    outcome: str
+    seconds: float
+
     __slots__ = ("_about", "_began", "_body", "_environ", "_fault", "_tell", "outcome", "route", "seconds", "status")
 
     def __init__(self, environ: Environ, about: Context, tell: Callable[[Environ, Request], None]) -> None:
@@ -133,11 +139,6 @@ class Request:
         self._began = time.perf_counter()
         self._fault = ""
         self._body: Iterable[bytes] = ()
-        # Known at its end.
-        self.route: str
-        self.status: int
-        self.outcome: str
-        self.seconds: float
 
     def response(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return what the server is to send: a list is over here, anything else when the server closes it."""

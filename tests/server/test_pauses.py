@@ -99,7 +99,7 @@ def test_those_who_come_together_go_through_their_stages_together() -> None:
         yield b"late" if context(environ).overloaded else b"done"
 
     keep = ("Connection", "keep-alive")
-    with served(app, threads=1, queue_timeout=0.5) as port, ExitStack() as stack:
+    with served(app, threads=1, queue_timeout=1) as port, ExitStack() as stack:
         clients = [stack.enter_context(Client(port, request("GET /", keep))) for _ in range(4)]
         for client in clients:
             client.read_until(b"done")
@@ -188,7 +188,7 @@ def test_who_waits_too_long_for_a_thread_counts_as_overload(tells: bool) -> None
             return [b"late"]
         return blocks(environ, start)
 
-    with served(app, threads=2, queue_timeout=0.5) as port, ExitStack() as stack:
+    with served(app, threads=2, queue_timeout=1) as port, ExitStack() as stack:
         held = [stack.enter_context(Client(port, request("GET /wait"))) for _ in range(2)]
         others = [stack.enter_context(Client(port, request("GET /"))) for _ in range(20)]
         assert all(client.read_all().endswith(b"late") for client in others[1:])

@@ -26,10 +26,10 @@ class Context:
 
     # Made for each request: with a `__dict__` each look at it would take three times as long.
     __slots__ = (
-        "auth_seconds", "body_left", "cause", "client", "client_left", "cut", "farewell", "interim", "is_cached",
-        "is_duplex", "is_unread", "overloaded", "pause", "received", "refusal", "refusal_detail", "refusal_log",
-        "request_id", "resource_metadata", "resume", "signals", "span", "status", "store_seconds", "target", "token",
-        "trace", "upstream_seconds", "upstream_span", "upstream_status", "wait_here",
+        "auth_seconds", "body_left", "cause", "client", "client_left", "cut", "farewell", "interim", "is_alone",
+        "is_cached", "is_duplex", "is_unread", "overloaded", "pause", "received", "refusal", "refusal_detail",
+        "refusal_log", "request_id", "resource_metadata", "resume", "signals", "span", "status", "store_seconds",
+        "target", "token", "trace", "upstream_seconds", "upstream_span", "upstream_status",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -42,9 +42,7 @@ class Context:
         # End the response visibly, never as if it were complete, for a refusal's code; callable from any thread.
         # Before the response's head was sent, the refusal is the answer.
         self.cut: Callable[[str], None] | None = None
-        # Wait a moment, until a descriptor can be read or the server has other work; return whether it can be read.
-        # None: other connections are ready now, so a response that would wait lets them go first.
-        self.wait_here: Callable[[int], bool] | None = None
+        self.is_alone = False  # no other connection is ready: a response need not let others go first
         # The client does not read what it was sent. Only a response that `is_duplex` is asked then: for b"", or its
         # end.
         self.is_unread = False

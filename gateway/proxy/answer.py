@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import select
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
@@ -104,15 +103,6 @@ class Answer:
             self._end()
             return b""
         return None
-
-    def is_at_hand(self) -> bool:
-        """Return whether something comes within a moment in which the server has nothing else to do."""
-        handle, wait = self._handle, self._about.wait_here
-        if wait is not None and handle and len(awaited := handle.events()) == 1:
-            [(descriptor, events)] = awaited.items()
-            self._since = self._since or monotonic()
-            self.is_awaited = events == select.POLLIN and wait(descriptor)
-        return self.is_awaited
 
     def waits(self) -> bool:
         """Wait for something to happen, by telling the server if that is possible: then the caller has to yield b""."""

@@ -28,7 +28,6 @@ from gateway.proxy.tunnel import Tunnel, wanted_upgrade
 
 # After a request was sent: before, hardly an answer is there, and a look costs a system call.
 SOON_SECONDS: Final = 0.0001
-QUICK_SECONDS: Final = 0.001  # in which an upstream answers that the next lone request waits for in place
 _COUNTING: Final = frozenset({"OPTIONS", "TRACE"})  # how often they are forwarded (RFC 9110 section 7.6.2)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -67,7 +66,6 @@ class Upstream:
         self._peers = origin, timeout[0], Files(verify, cert)
         self._pools = {os.getpid(): Pool(*self._peers)}
         self._max_body = max_body
-        self._is_quick = True  # whether it answered the last request so soon that waiting costs less than a pause
         self._upgrades = frozenset(name.lower() for name in upgrades)
         self._knows_clients = trusted_proxies == 0
         self._fields = RequestFields(
@@ -164,18 +162,17 @@ class Upstream:
             return
         try:
             try:
-                if about.pause is not None and about.wait_here is None:
+                if about.pause is not None and not about.is_alone:
                     yield b""  # others send theirs meanwhile, and then most answers are there
                     answer.is_awaited = perf_counter() - began > SOON_SECONDS
                 try:
                     while not answer.take_head():
-                        if not (self._is_quick and answer.is_at_hand()) and answer.waits():
+                        if answer.waits():
                             yield b""
                 except UpstreamFailed as failed:
                     answer.close()
                     answer = yield from self._ask_again(failed, pool, peer, request, environ, about)
-                about.upstream_seconds = seconds = perf_counter() - began
-                self._is_quick = seconds < QUICK_SECONDS
+                about.upstream_seconds = perf_counter() - began
                 about.upstream_status = answer.status
                 start_response(f"{answer.status} {answer.reason}", response_fields(answer.fields, answer.status))
             except Problem as problem:

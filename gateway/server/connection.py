@@ -68,12 +68,12 @@ class Connection:
         self._response: Response | None = None
         self._skipped: Body | None = None
 
-    def serve(self, overloaded: bool = False, wait_here: Callable[[int], bool] | None = None) -> Awaited | None:
+    def serve(self, overloaded: bool = False, is_alone: bool = False) -> Awaited | None:
         """Do what the state says; return what has to happen before the next, maybe NOTHING, or None where all is over.
 
-        `overloaded` and `wait_here` go into the request's context.
+        `overloaded` and `is_alone` go into the request's context.
         """
-        self.about.overloaded, self.about.wait_here = overloaded, wait_here
+        self.about.overloaded, self.about.is_alone = overloaded, is_alone
         self.wire.receives_left = RECEIVES
         response = self._response
         try:

@@ -144,8 +144,8 @@ class Listener:
         while connection.state is not CLOSED:  # it may have been closed while it was ready
             if connection.state in WAITING:
                 self._forget(connection)
-            others_wait = any(self._ready) or self._next
-            awaited = connection.serve(self._delay.is_too_long, None if others_wait else self._wait_here)
+            others_wait = any(self._ready) or bool(self._next)
+            awaited = connection.serve(self._delay.is_too_long, not others_wait)
             if awaited is None or self._is_over:
                 self._close(connection)
             elif awaited is not NOTHING:
@@ -157,10 +157,6 @@ class Listener:
             elif others_wait and self._turns.is_mine():
                 self._ready[STAGE[connection.state]].append(connection)
                 return
-
-    def _wait_here(self, fd: int) -> bool:
-        """Wait a moment for a descriptor, with the turn: whatever else happens ends it. See `Context.wait_here`."""
-        return self._turns.is_mine() and self._poller.wait_for(fd)
 
     def _put_off(self, connection: Connection) -> None:
         """Have a connection that could go on for long do so after the others: one request is one turn."""

@@ -30,9 +30,6 @@ class Poller(Protocol):
     def wait(self, seconds: float | None) -> Iterable[int]:
         """Return descriptors that are ready; wait for some at most so long, None: for ever."""
 
-    def wait_for(self, fd: int) -> bool:
-        """Wait for at most a millisecond until a descriptor can be read; end it when `wait` would return one."""
-
 
 def open_poller() -> Poller:
     """Return the poller for this system."""
@@ -67,13 +64,6 @@ class EpollPoller:
         if not self._is_woken:
             self._is_woken = True
             self._epoll.modify(self.wake_up, select.POLLIN | self._once)
-
-    def wait_for(self, fd: int) -> bool:
-        """Wait for a descriptor that is not armed."""
-        poll = select.poll()
-        for descriptor in (fd, self._epoll.fileno()):
-            poll.register(descriptor, select.POLLIN)
-        return [descriptor for descriptor, _ in poll.poll(1)] == [fd]
 
     def wait(self, seconds: float | None) -> Iterable[int]:
         """Return descriptors that are ready."""
@@ -116,10 +106,6 @@ class PollPoller:
         if not self._is_interrupted:
             self._is_interrupted = True
             os.write(self._writer, b".")
-
-    def wait_for(self, fd: int) -> bool:
-        """Do not: nothing but `wait` knows what else is armed."""
-        return False
 
     def wait(self, seconds: float | None) -> Iterable[int]:
         """Return descriptors that are ready, maybe none."""

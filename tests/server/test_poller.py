@@ -69,19 +69,6 @@ def test_what_is_armed_meanwhile_is_waited_for_by_who_waits_already(
     thread.join(10)
 
 
-@pytest.mark.skipif(not hasattr(select, "epoll"), reason="poll does not tell what else is ready")
-def test_one_descriptor_is_waited_for_alone_until_anything_else_happens(
-    ends: tuple[socket.socket, socket.socket],
-) -> None:
-    poller, (one, other) = EpollPoller(), ends
-    assert not poller.wait_for(one.fileno()), "nothing comes within its time"
-    other.send(b"!")
-    assert poller.wait_for(one.fileno())
-    poller.wake()
-    assert not poller.wait_for(one.fileno()), "there is something else to be done"
-    assert told(poller, 10) == [poller.wake_up]
-
-
 def test_it_can_be_woken_again_and_again(poller: Poller) -> None:
     for _ in range(3):
         assert told(poller) == []

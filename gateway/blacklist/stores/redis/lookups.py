@@ -86,7 +86,7 @@ class LookUps:
         question: Question | None = None
         found: list[Any] | StoreUnavailable | None = None
         try:
-            if about.wait_here is None:
+            if not about.is_alone:
                 yield b""  # others add theirs meanwhile
             look_ups = self._take()
             question = self._server.begin(_keys(look_ups))
@@ -97,9 +97,8 @@ class LookUps:
                     self._questions.put(None)
                 fd = question.connection.fd
                 while found is None:
-                    if about.wait_here is None or not about.wait_here(fd):
-                        pause(SECONDS, {fd: select.POLLIN})
-                        yield b""
+                    pause(SECONDS, {fd: select.POLLIN})
+                    yield b""
                     found = self._server.end(question)
         except StoreUnavailable as unavailable:
             found = unavailable

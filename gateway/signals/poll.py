@@ -97,7 +97,9 @@ class Poller:
                 if response.status_code != HTTPStatus.OK:
                     raise PollFailed(f"it answered {response.status_code}")
                 return json_object(_body(response))
-        except (OSError, ValueError) as error:  # those of requests are some
+        except PollFailed:
+            raise
+        except Exception as error:  # urllib3's own too, of an answer that breaks off
             raise PollFailed(f"no usable answer: {type(error).__name__}") from error
 
 

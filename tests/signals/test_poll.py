@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +119,25 @@ def test_a_transmitter_that_refuses_is_told_of(tmp_path: Path, store: Any, statu
     assert str(status) in done.stderr
     assert "Traceback" not in done.stderr
     assert sessions(store) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store")
+def test_a_transmitter_whose_answer_breaks_off_is_told_of(tmp_path: Path) -> None:
+    def answer() -> None:
+        client, _ = server.accept()
+        with client:
+            client.recv(65536)
+            client.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"sets":')
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = poll(tmp_path, f"http://127.0.0.1:{server.getsockname()[1]}/")
+        thread.join(10)
+    assert done.returncode == 2
+    assert "no usable answer" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -67,23 +67,25 @@ class Relay:
                 client, _ = listener.accept()
             except OSError:
                 return  # closed
+            self._connections.add(client)
+            if listener.fileno() < 0:  # closed since, and all may have been cut before this one was added
+                self._close(client)
+                return
             threading.Thread(target=self._join, args=(client,), daemon=True).start()
 
     def _join(self, client: socket.socket) -> None:
-        self._connections.add(client)
         try:
             server = socket.create_connection(("127.0.0.1", self.behind))
-            self._connections.add(server)
-            for end in (client, server):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:
             self._close(client)
             return
+        self._connections.add(server)  # if the client was cut meanwhile, carrying fails at once, and closes both
         threading.Thread(target=self._carry, args=(server, client, False), daemon=True).start()
         self._carry(client, server, True)
 
     def _carry(self, source: socket.socket, target: socket.socket, is_request: bool) -> None:
         with contextlib.suppress(OSError):
+            target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while data := source.recv(65536):
                 if self.stalled:
                     continue

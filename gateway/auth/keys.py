@@ -126,12 +126,15 @@ def _public_keys(
     snapshot = Snapshot(issuer, read, policy.limit, now)
     if _BARE_KEY.fullmatch(source) and not os.path.exists(source):
         source = f"-----BEGIN PUBLIC KEY-----\n{source}\n-----END PUBLIC KEY-----\n"
-    if not is_key_text(source) and "://" in source and not source.startswith("file://"):
-        fetch = partial(fetch_keys, check_url(source, policy.insecure_hosts), names, policy)
-        return WatchedKeys(allowed, snapshot, fetch, policy, now)
     load = partial(_load, source)
-    if is_metadata(load()):
-        return WatchedKeys(allowed, snapshot, lambda: follow(load(), "the file", names, policy), policy, now)
+    is_url = not is_key_text(source) and "://" in source and not source.startswith("file://")
+    if is_url or is_metadata(load()):
+        # Before there are requests: from a cold disk it takes longer than one of them waits for keys.
+        import requests  # noqa: F401
+
+        url = check_url(source, policy.insecure_hosts) if is_url else ""
+        fetch = partial(fetch_keys, url, names, policy) if url else lambda: follow(load(), "the file", names, policy)
+        return WatchedKeys(allowed, snapshot, fetch, policy, now)
     keys = snapshot.take(load)  # what is bad at the start ends the start
     if is_key_text(source):
         return StaticKeys(allowed, keys)

@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ def saved(tmp_path: Path) -> Callable[[bytes], str]:
         return str(path)
 
     return save
+
+
+def test_what_fetches_keys_is_loaded_with_them_and_not_while_a_request_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "requests", None)  # who imports it now, fails
+    keys_of("secret").current()
+    for source in ("https://issuer.test/jwks", json.dumps({"issuer": ISSUER, "jwks_uri": "https://issuer.test/jwks"})):
+        with pytest.raises(ImportError):
+            keys_of(jwks_url=source)
 
 
 # Which algorithms

@@ -22,5 +22,6 @@ def upstream(hop: tuple[Recorder, Running]) -> Recorder:
 
 
 @pytest.fixture
-def gateway(hop: tuple[Recorder, Running]) -> Running:
+def gateway(hop: tuple[Recorder, Running], upstream: Recorder) -> Running:
+    """Return the gateway; its upstream answers anew as at first, also where a test names the gateway alone."""
     return hop[1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from gateway.http.cache import bounded_cache
+from typing import Final
+
 from gateway.http.grammar import is_token
 from gateway.http.problems import Problem
 
+BEARER: Final = "Bearer "
 
-# The same text again is also the same object: what looks it up later need not hash it again.
-@bounded_cache(1024)
+
 def bearer_token(authorization: str) -> str:
     """Return the token of `Bearer <token>`: the scheme in any case, exactly one space, one token.
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import math
 import re
 import time
+from binascii import a2b_base64
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from gateway.auth.bearer import BEARER
 from gateway.auth.issuers import Issuer, Issuers
 from gateway.auth.keyset import KeySet
 from gateway.auth.kinds import is_other_type, other_kind
@@ -23,6 +25,7 @@ GRAMMAR = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re
 # Not supported here, and each changes what is signed or what it means
 # (CVE-2026-32597 crit, CVE-2026-48525 b64, CVE-2024-28180 zip).
 UNSUPPORTED_HEADERS = ("crit", "b64", "zip")
+_FIELD_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 SOON = 30.0  # seconds before a token's end
 
 Claims = dict[str, Any]
@@ -31,26 +34,42 @@ Claims = dict[str, Any]
 _same_name = bounded_cache(1024, longest=64)(str)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)  # a trace must not show a token
+# What a request of a known token touches is not in the processor's caches: so it is in as few objects as can be. And
+# those that the garbage collector would have to look at are one for each token.
+@dataclass(slots=True, eq=False, repr=False)  # a trace must not show a token
 class Token:
     """A token whose signature, issuer and claim types are good; its times are checked at each use.
 
-    `fingerprint` is the hexadecimal SHA-256 of the signing input, which every spelling that
-    verifies shares (the text, its hash and the signature's bytes do not: CVE-2026-102269).
-    `valid_from` is the latest of `nbf`, `iat` and perhaps `auth_time`, `expires_at` is `exp`, in epoch seconds from 0
-    to 2**53. From `ends_at` on it is refused: that is `exp` or its greatest age, with the leeway. `derived` is what
-    stages have worked out from it, each under itself: it is kept as long as the token is.
+    `credentials` are `Bearer` and its text, `payload` is the text of its second part, `subject` its `sub` as a field
+    can say it, or "". `fingerprint` is the hexadecimal SHA-256 of the signing input, which every spelling that verifies
+    shares (the text, its hash and the signature's bytes do not: CVE-2026-102269). `valid_from` is the latest of `nbf`,
+    `iat` and perhaps `auth_time`, in epoch seconds from 0 to 2**53; infinity where the age must be known and is not.
+    From `ends_at` on it is refused: that is `exp` or its greatest age, with the leeway.
     """
 
-    text: str
+    credentials: str
     fingerprint: str
+    payload: str
     claims: Claims
     issuer: Issuer
     key_set: KeySet
     valid_from: float
-    expires_at: float
     ends_at: float
-    derived: dict[object, Any] = field(default_factory=dict)
+    subject: str
+    # `blacklist.rules`: which blacklist looked it up, by which keys, and what its store answered last.
+    looked_up_by: object = None
+    keys: tuple[str, ...] = ()
+    answer: Any = None
+
+    @property
+    def text(self) -> str:
+        """The token itself."""
+        return self.credentials.removeprefix(BEARER)
+
+    @property
+    def expires_at(self) -> float:
+        """Its `exp`, in epoch seconds from 0 to 2**53."""
+        return _seconds(self.claims["exp"])
 
 
 class Verifier:
@@ -79,81 +98,103 @@ class Verifier:
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._starts = ("nbf", "iat", "auth_time") if by_auth_time else ("nbf", "iat")
+        self._header_in = bounded_cache(256, longest=512)(self._read_header)  # most tokens of an issuer have the same
         self._limit = cache_size
-        self._cached: dict[str, Token] = {}
+        self._cached: dict[str, Token] = {}  # by their credentials
+        self._order: deque[str] = deque()  # the oldest first: a dict would be searched for its first
         self.now = now
         self.passed_late = -math.inf  # when a token passed last that had less than SOON to live
 
     def verify(self, text: str) -> Token:
         """Return the token if it is genuine and valid now. Raises `Problem` saying why it is not."""
         token = self.genuine(text)
-        code, detail = self._fault(token)
-        if code:
-            raise Problem(code, detail, log={"issuer": token.issuer.name, "fingerprint": token.fingerprint})
+        self.check_times(token)
         return token
 
-    def _fault(self, token: Token) -> tuple[str, str]:
-        """Return the code and detail of why the token is not valid now, both empty where it is."""
+    def check_times(self, token: Token) -> None:
+        """Raise `Problem` unless the token is valid now."""
+        now = self.now()
+        if token.valid_from <= now + self._leeway and now < token.ends_at - SOON:
+            return
+        code, detail = self._fault(token, now)
+        if code:
+            raise Problem(code, detail, log={"issuer": token.issuer.name, "fingerprint": token.fingerprint})
+        self.passed_late = now
+
+    def _fault(self, token: Token, now: float) -> tuple[str, str]:
+        """Return the code and detail of why the token is not valid, both empty where it is."""
         if self._max_age is not None and "iat" not in token.claims:
             return "missing-claim", "The token lacks the claim iat."
-        now = self.now()
-        if now >= token.ends_at - SOON:
-            if now >= token.ends_at:
-                is_only_old = now < token.expires_at + self._leeway
-                return "token-expired", "The token was issued too long ago." if is_only_old else ""
-            self.passed_late = now
-        if token.valid_from > now + self._leeway:
-            return "token-not-yet-valid", ""
-        return "", ""
+        if now >= token.ends_at:
+            is_only_old = now < token.expires_at + self._leeway
+            return "token-expired", "The token was issued too long ago." if is_only_old else ""
+        return ("token-not-yet-valid", "") if token.valid_from > now + self._leeway else ("", "")
 
     def genuine(self, text: str) -> Token:
         """Return the token if it is genuine, whatever the time. Raises `Problem` saying why it is not."""
-        token = self._cached.get(text)
-        if token is None or token.key_set is not token.issuer.keys.current():
+        token = self.cached(BEARER + text)
+        if token is None:
             token = self._check(text)
             self._cache(token)
         return token
 
+    def cached(self, credentials: str) -> Token | None:
+        """Return the token with these credentials if it was verified before, by keys that are still in force.
+
+        Raises `Problem` keys-unavailable.
+        """
+        token = self._cached.get(credentials)
+        return token if token is not None and token.key_set is token.issuer.keys.current() else None
+
     def has_cached(self, text: str) -> bool:
         """Return whether the token is in the cache of those that were verified."""
-        return text in self._cached
+        return BEARER + text in self._cached
 
     def has_expired(self, token: Token) -> bool:
         """Return whether the token's `exp` or its age has come (RFC 7519 section 4.1.4: on or after is too late)."""
         return self.now() >= token.ends_at
 
     def _cache(self, token: Token) -> None:
-        while len(self._cached) >= self._limit:
+        self._cached[token.credentials] = token
+        self._order.append(token.credentials)
+        while len(self._order) > self._limit:
             try:
-                del self._cached[next(iter(self._cached))]
-            except (StopIteration, KeyError, RuntimeError):
-                break  # another thread is making room at the same moment
-        self._cached[token.text] = token
+                self._cached.pop(self._order.popleft(), None)
+            except IndexError:
+                break  # other threads are making room at the same moment
 
     def _check(self, text: str) -> Token:
         # The size first: a megabyte of dots must not even be matched (CVE-2025-30204).
         if len(text) > self._max_bytes or not (parts := GRAMMAR.fullmatch(text)):
             raise Problem("malformed-token")
-        header, claims = decode_object(parts[1]), decode_object(parts[2])
-        algorithm, kid = self._check_header(header)
+        header, payload, signature = parts.groups()
+        claims = decode_object(payload)
+        algorithm, kid = self._header_in(header)
         if claims.get("iss") is None:
             raise Problem("missing-claim", "The token lacks the claim iss.")
         issuer = self.issuers.require(claims)
         if algorithm not in issuer.algorithms:
             raise Problem("algorithm-not-allowed")
         signing_input = text[: parts.end(2)].encode()
-        key_set = check_signature(issuer, kid, algorithm, signing_input, decode_part(parts[3]))
+        key_set = check_signature(issuer, kid, algorithm, signing_input, decode_part(signature))
         _check_claims(claims, issuer)
         fingerprint = hashlib.sha256(signing_input).hexdigest()
-        valid_from = max((claims[name] for name in self._starts if is_time(claims.get(name))), default=0)
-        expires_at = ends_at = _seconds(claims["exp"])
-        if self._max_age is not None and "iat" in claims:
-            ends_at = min(expires_at, _seconds(claims["iat"]) + self._max_age)
+        valid_from = _seconds(max((claims[name] for name in self._starts if is_time(claims.get(name))), default=0))
+        ends_at = _seconds(claims["exp"])
+        if self._max_age is not None:
+            if "iat" in claims:
+                ends_at = min(ends_at, _seconds(claims["iat"]) + self._max_age)
+            else:
+                valid_from = math.inf  # never
         ends_at += self._leeway
         claims = {_same_name(name): value for name, value in claims.items()}
-        return Token(text, fingerprint, claims, issuer, key_set, _seconds(valid_from), expires_at, ends_at)
+        return Token(
+            BEARER + text, fingerprint, payload, claims, issuer, key_set, valid_from, ends_at, _subject(claims)
+        )
 
-    def _check_header(self, header: Claims) -> tuple[str, str | None]:
+    def _read_header(self, part: str) -> tuple[str, str | None]:
+        """Return the algorithm and the key's name. Raises `Problem`."""
+        header = decode_object(part)
         algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
         if not isinstance(algorithm, str) or algorithm not in self._algorithms:
             raise Problem("algorithm-not-allowed")
@@ -200,6 +241,12 @@ def is_time(value: object) -> TypeGuard[float]:
     return type(value) is int or (isinstance(value, float) and math.isfinite(value))
 
 
+def _subject(claims: Claims) -> str:
+    sub = claims.get("sub")
+    text = str(sub) if isinstance(sub, str) or type(sub) is int else ""
+    return text if _FIELD_VALUE.fullmatch(text) else ""
+
+
 def _seconds(value: Any) -> float:
     # A whole number can be too large for a float, and takes longer to compare with the clock's.
     return float(min(max(value, 0), 2**53))
@@ -226,7 +273,7 @@ def _check_client(claims: Claims, accepted: frozenset[str]) -> None:
 def decode_part(part: str) -> bytes:
     """Return the bytes of one part of a token. Raises `Problem` malformed-token."""
     try:
-        return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+        return a2b_base64(part.replace("-", "+").replace("_", "/") + "==")  # more padding than needed is ignored
     except ValueError as error:
         raise Problem("malformed-token") from error
 

@@ -97,8 +97,9 @@ class Blacklist:
         return bool(self.entries_against(token))
 
     def entries_against(self, token: Token) -> list[Entry]:
-        """Return the entries that blacklist the token now: one look-up, never cached. Raises as `lookup_keys`."""
-        return self._against(token, self.store.find(self.lookup_keys(token)))
+        """Return the entries that blacklist the token now: one look-up. Raises as `lookup_keys`."""
+        token.answer, found = self.store.find_again(self.lookup_keys(token), token.answer)
+        return self._against(token, found)
 
     def _against(self, token: Token, found: Sequence[Entry]) -> list[Entry]:
         return _distinct(entry for entry in map(self._as_here, found) if self._applies(entry, token))
@@ -106,7 +107,7 @@ class Blacklist:
     def refusal(self, token: Token, found: Sequence[Entry] | None = None) -> Problem | None:
         """Return why a token must not pass, None where it may. `found`: what the store has, if it was asked."""
         if found is None:
-            found = self.store.find(self.lookup_keys(token))
+            token.answer, found = self.store.find_again(self.lookup_keys(token), token.answer)
         if not found or not (entries := self._against(token, found)):
             return None
         cut_offs, log = [entry.issued_before for entry in entries], {"issuer": token.issuer.name}
@@ -232,10 +233,9 @@ class Blacklist:
 
         Raises `Problem` invalid-claim for a token with too long a list in a claim that can be blacklisted.
         """
-        keys: tuple[str, ...] | None = token.derived.get(self)
-        if keys is None:
-            keys = token.derived[self] = self._lookup_keys(token)
-        return keys
+        if token.looked_up_by is not self:
+            token.keys, token.answer, token.looked_up_by = self._lookup_keys(token), None, self
+        return token.keys
 
     def _lookup_keys(self, token: Token) -> tuple[str, ...]:
         keys = [token_key(token.fingerprint)]

@@ -7,16 +7,13 @@ import re
 from gateway.auth.tokens import Token
 from gateway.http.cache import bounded_cache
 from gateway.http.grammar import environ_key
-from gateway.http.wsgi import Context, Environ
+from gateway.http.wsgi import Context, Environ, Fields
 
 # Names that an upstream could fold into the trusted one: WSGI, CGI and PHP turn `-` into `_`,
 # others any punctuation (CVE-2025-64484, CVE-2026-39858).
 _PUNCTUATION = re.compile(r"[^A-Z0-9]")
-_FIELD_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 CLAIMS_FIELD, SUBJECT_FIELD, NONE = "X-Token-Claims", "X-Token-Subject", "none"
-
-Fields = tuple[tuple[str, str], ...]
 
 
 class Identity:
@@ -33,10 +30,12 @@ class Identity:
         subject_field: str = SUBJECT_FIELD,
         forward_authorization: bool = True,
     ) -> None:
-        named = {"claims": claims_field, "subject": subject_field}
-        self._names = {kind: name for kind, name in named.items() if name != NONE}
-        defaults = {"claims": CLAIMS_FIELD, "subject": SUBJECT_FIELD}
-        self._removed = frozenset(environ_key(name) for name in (defaults | self._names).values())
+        self._claims_field, self._subject_field = claims_field, subject_field
+        self._claims_key = environ_key(claims_field) if claims_field != NONE else ""
+        self._subject_key = environ_key(subject_field) if subject_field != NONE else ""
+        self._removed = frozenset(
+            {self._claims_key or environ_key(CLAIMS_FIELD), self._subject_key or environ_key(SUBJECT_FIELD)}
+        )
         self._forward_authorization = forward_authorization
         self._spellings_in = bounded_cache(256, longest=64)(self._spellings)
 
@@ -49,24 +48,22 @@ class Identity:
             return
         if not self._forward_authorization:
             environ.pop("HTTP_AUTHORIZATION", None)
-        environ.update(self._derive(token)[0])
+        environ["gateway.claims"] = token.claims
+        if self._claims_key:
+            environ[self._claims_key] = token.payload
+        if self._subject_key and token.subject:
+            environ[self._subject_key] = token.subject
 
     def fields(self, token: Token | None) -> Fields:
         """Return the trusted fields as response fields: all of them, empty where there is nothing to say.
 
         An outer proxy that copies a field which is not there keeps the client's (CVE-2026-30851).
         """
-        return tuple((name, "") for name in self._names.values()) if token is None else self._derive(token)[1]
-
-    def _derive(self, token: Token) -> tuple[Environ, Fields]:
-        """Return what a request's environ gains, and the response fields: worked out once for a cached token."""
-        known: tuple[Environ, Fields] | None = token.derived.get(self)
-        if known is None:
-            values = {"claims": token.text.split(".", 2)[1], "subject": _subject(token.claims.get("sub"))}
-            gained = {environ_key(name): values[kind] for kind, name in self._names.items() if values[kind]}
-            fields = tuple((name, values[kind]) for kind, name in self._names.items())
-            known = token.derived[self] = {"gateway.claims": token.claims, **gained}, fields
-        return known
+        claims, subject = (token.payload, token.subject) if token else ("", "")
+        fields = [(self._claims_field, claims)] if self._claims_key else []
+        if self._subject_key:
+            fields.append((self._subject_field, subject))
+        return fields
 
     def _spellings(self, keys: tuple[str, ...]) -> list[str]:
         return [key for key in keys if _fold(key) in self._removed]
@@ -75,8 +72,3 @@ class Identity:
 @bounded_cache(1024)
 def _fold(key: str) -> str:
     return _PUNCTUATION.sub("_", key.upper()) if key.startswith("HTTP_") else ""
-
-
-def _subject(sub: object) -> str:
-    text = str(sub) if isinstance(sub, str) or type(sub) is int else ""
-    return text if _FIELD_VALUE.fullmatch(text) else ""

@@ -48,7 +48,7 @@ def json_list(text: str) -> list[Any]:
 
 def _read(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=unique_members, parse_constant=_refuse, parse_float=Number)
+        return _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -69,3 +69,6 @@ def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_members, parse_constant=_refuse, parse_float=Number)

@@ -196,6 +196,12 @@ class Store(Protocol):
     def find(self, keys: Sequence[str]) -> Sequence[Entry]:
         """Return the live entries among `keys`, in one look-up."""
 
+    def find_again(self, keys: Sequence[str], last: Any) -> tuple[Any, Sequence[Entry]]:
+        """Return what `find` does, and before that what is to be given as `last` when these keys are asked for again.
+
+        By that a store may know that nothing has been committed since. At first it is None.
+        """
+
     def matching(self, prefix: str) -> list[Entry]:
         """Return up to two live entries whose key begins so: `token:` and 12 digits or more, or a whole claim's key.
 

@@ -155,10 +155,13 @@ class CountingStore:
         return getattr(self.store, name)
 
     def find(self, keys: Sequence[str]) -> Sequence[Entry]:
+        return self.find_again(keys, None)[1]
+
+    def find_again(self, keys: Sequence[str], last: Any) -> tuple[Any, Sequence[Entry]]:
         self.questions.append(keys)
         if self.failing:
             raise StoreUnavailable
-        return self.store.find(keys)
+        return self.store.find_again(keys, last)
 
 
 def test_every_look_up_is_one_look_up_and_none_is_cached(blacklist: Blacklist) -> None:

@@ -92,8 +92,9 @@ class Index:
                 return None
         except (OSError, Replaced):  # the one: closed at this very moment, or gone
             return None
-        self._stamp = stamp = header, (found.st_size, found.st_ctime_ns)
-        return stamp
+        new = header, (found.st_size, found.st_ctime_ns)
+        self._stamp = stamp if stamp == new else new
+        return self._stamp
 
     def check(self) -> None:
         """Raise `Replaced` if index or log are not the files they were when the first connection was opened.

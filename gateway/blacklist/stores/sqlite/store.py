@@ -33,10 +33,11 @@ PRUNED_PER_CHANGE = 100
 PURGED_PER_CHANGE = 1000
 REST_SECONDS = 0.005  # another's `begin` tries at least twice in it
 SPARE_PAGES = 1000  # kept for new entries
-CACHED_ANSWERS = 16_384
 
 _ACCEPTED = "accepted"  # stands among changed keys for an operator's decision
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
+
+Answer = tuple[Stamp | None, Sequence[Entry]]  # when it was given, and all entries, live or not
 
 
 class SqliteStore(SqliteDict):  # type: ignore[misc]
@@ -54,7 +55,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         self._name = os.path.abspath(path)
         self._path = Path(path).resolve()
         self._known = Known()
-        self._answers: tuple[Stamp | None, dict[tuple[str, ...], Sequence[Entry]]] = (None, {})
+        self._nothing: Answer = None, ()  # the newest answer without entries
         self._forgotten = 0  # entries that ended by then have been forgotten
         self.pruned = 0  # expired entries that this process has deleted
         prepare(self._path, create=create)
@@ -71,34 +72,34 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
     def _new_conn(self) -> Connections:
         return Connections(self._path, self._name)
 
-    def find(self, keys: Sequence[str]) -> list[Entry]:
-        """Return the live entries among `keys`: by asking, or as asked before if nothing has been committed since."""
+    def find(self, keys: Sequence[str]) -> Sequence[Entry]:
+        """Return the live entries among `keys`."""
+        return self.find_again(keys, None)[1]
+
+    def find_again(self, keys: Sequence[str], last: Answer | None) -> tuple[Answer | None, Sequence[Entry]]:
+        """Return an answer, and the live entries among `keys`; the `last` one if nothing has been committed since."""
         stamp = self.conn.index.stamp()  # taken before the look-up: the answer knows at least this much
-        known, answers = self._answers
-        if stamp is None or stamp != known:
-            answers = {}
-            self._answers = (stamp if stamp and is_sound(stamp) else None, answers)
-        keys = tuple(keys)
-        entries = answers.get(keys) if self._now() >= self._forgotten else None
-        if entries is None and len(keys) > KEYS_AT_ONCE:
-            return list(
-                {entry.key: entry for part in in_parts(keys, KEYS_AT_ONCE) for entry in self.find(part)}.values()
-            )
-        if entries is None:
+        if last is None or last[0] is not stamp or self._now() < self._forgotten:
+            nothing = self._nothing
             with self.conn.lend() as conn:
-                entries = self._entries(conn, keys, not answers)
-            if len(answers) >= CACHED_ANSWERS:
-                answers.clear()
-            answers[keys] = entries or ()  # the one that there is of it
-        return self._live(entries) if entries else []
+                if stamp is None or stamp is not nothing[0]:
+                    self._forgotten = (conn.execute(sql.FORGOTTEN).fetchone() or (0,))[0]
+                    nothing = self._nothing = stamp, ()
+                entries = self._entries(conn, keys)
+            # All tokens that nothing is known of share one answer.
+            last = (stamp, entries) if entries else nothing
+            if stamp is None or not is_sound(stamp):
+                return None, self._live(entries)
+        return last, self._live(last[1]) if last[1] else ()
 
     def _find(self, conn: Connection, keys: Sequence[str]) -> list[Entry]:
         return self._live(self._entries(conn, keys))
 
-    def _entries(self, conn: Connection, keys: Sequence[str], is_first: bool = False) -> list[Entry]:
-        if is_first:  # since something was committed
-            self._forgotten = (conn.execute(sql.FORGOTTEN).fetchone() or (0,))[0]
-        return [decode(key, text) for key, text in self._rows(conn, keys).items()]
+    def _entries(self, conn: Connection, keys: Sequence[str]) -> list[Entry]:
+        rows = self._rows(conn, keys[:KEYS_AT_ONCE])
+        for part in in_parts(keys[KEYS_AT_ONCE:], KEYS_AT_ONCE):
+            rows |= self._rows(conn, part)
+        return [decode(key, text) for key, text in rows.items()]
 
     def _live(self, entries: Sequence[Entry]) -> list[Entry]:
         now = self._now()
@@ -172,7 +173,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
                     return None
                 keys.add(once.key)
             named = [entry.key for entry in entries]
-            live = {entry.key: entry for part in in_parts(named, KEYS_AT_ONCE) for entry in self._find(conn, part)}
+            live = {entry.key: entry for entry in self._find(conn, named)}
             added = merge(entries, live, now)
             new = {entry.key: encode(entry) for entry, changed in added if changed}
             conn.executemany(sql.ADD, new.items())

@@ -63,9 +63,9 @@ def gateway(bench: Bench, name: str = "gateway", folder: Path = ROOT, **settings
     return Running(port, [server])
 
 
-def gateway_compiled(bench: Bench) -> Running:
+def gateway_compiled(bench: Bench, **settings: str) -> Running:
     """Start what the container image has: this gateway with its path compiled, from a folder of its own."""
-    return gateway(bench, "gateway-compiled", folder=Path(_compiled().name))
+    return gateway(bench, "gateway-compiled", folder=Path(_compiled().name), **settings)
 
 
 @cache

@@ -57,7 +57,7 @@ class Token:
     ends_at: float
     subject: str
     # `blacklist.rules`: which blacklist looked it up, by which keys, and what its store answered last.
-    looked_up_by: object = None
+    looked_up_by: Any = None
     keys: tuple[str, ...] = ()
     answer: Any = None
 

@@ -21,7 +21,7 @@ from running import Running
 from gateway import Gateway
 from gateway.blacklist.stores import Entry
 from gateway.blacklist.stores.outage import Outage
-from gateway.blacklist.stores.redis.client import SECONDS
+from gateway.blacklist.stores.redis.client import SECONDS, RedisConnection
 from gateway.blacklist.stores.redis.lookups import LookUps
 from gateway.blacklist.stores.redis.server import Server
 from gateway.blacklist.stores.redis.store import RedisStore
@@ -109,6 +109,7 @@ def asked_by_thread(find: Callable[[Collection[str]], list[Any]]) -> LookUps:
     return LookUps(server)
 
 
+@pytest.mark.interpreted
 def test_what_nobody_thought_of_refuses_and_the_next_one_is_looked_up(caplog: pytest.LogCaptureFixture) -> None:
     answers: list[Any] = [[b"{}"], RuntimeError("what nobody thought of")]
 
@@ -129,6 +130,7 @@ def test_what_nobody_thought_of_refuses_and_the_next_one_is_looked_up(caplog: py
     assert look_up(look_ups) == [b"{}"]
 
 
+@pytest.mark.interpreted
 def test_who_waits_too_long_for_its_look_up_is_refused_and_the_log_says_why_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,10 +155,29 @@ def asked(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield asked
 
 
-def test_no_thread_asks_where_a_connection_is_open(asked: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.interpreted
+def test_no_thread_asks_where_a_connection_is_open_and_that_nothing_is_found_is_not_parsed(
+    asked: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(Server, "find")
+    monkeypatch.delattr(RedisConnection, "_read")
     look_ups = LookUps(asked)
     assert [look_up(look_ups, f"token:{number}") for number in range(20)] == [[None]] * 20
+
+
+def test_an_answer_that_comes_byte_by_byte_is_whole(
+    asked: Server, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_patient(monkeypatch)
+    look_ups = LookUps(asked)
+    asked.ask(("SET", asked.keys.tag + "token:2", "two"), again=False)
+    relay.drip = 0.0001
+    assert [look_up(look_ups, f"token:{number}") for number in (1, 2, 3)] == [[None], [b"two"], [None]]
+
+
+def test_keys_that_are_not_equally_long_are_found(asked: Server) -> None:
+    asked.ask(("SET", asked.keys.tag + "token:10", "ten"), again=False)
+    assert outcome_in_pauses(partial(LookUps(asked).find, ["token:1", "token:10"])) == [None, b"ten"]
 
 
 def test_a_change_that_others_made_is_found_at_once_and_costs_no_connection(

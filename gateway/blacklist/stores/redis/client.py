@@ -17,12 +17,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import hiredis
 from hiredis import HiredisError, ReplyError
 from redis.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 SECONDS = 0.2  # for an answer; and to connect. redis-py's own defaults stalled a look-up for 6 s
 OPENINGS = 16  # connections being opened at once
@@ -32,6 +32,13 @@ _SIZE = 4096  # bytes read at once: most answers are shorter
 FAILURES = (RedisError, HiredisError, OSError, ValueError, LookupError, RuntimeError)
 
 pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
+
+
+def cause_of(error: Exception) -> str:
+    """Return what a failure shows of the server, in a word: refused, unreachable or damaged."""
+    if isinstance(error, ReplyError | AuthenticationError):
+        return "refused"
+    return "unreachable" if isinstance(error, OSError | RedisError) else "damaged"
 
 
 class RedisConnection:
@@ -44,21 +51,29 @@ class RedisConnection:
         self._found: list[Any] = []  # what has been received of the answers
         self.late_at = 0.0  # when they are late, on the monotonic clock
         self.is_awaited = False  # whether answers to what was sent are still to come
+        self._is_in_parts = False  # whether a part of them has come
         # The descriptor does not block, for the socket has a time-out. TLS may wait for more than bytes to read.
         self.fd = -1 if isinstance(sock, ssl.SSLSocket) else sock.fileno()
 
     def send(self, request: bytes) -> None:
         """Send all of it at once. Raises OSError."""
-        self.late_at, self.is_awaited = time.monotonic() + SECONDS, True
+        self.late_at, self.is_awaited, self._is_in_parts = time.monotonic() + SECONDS, True, False
         if os.write(self.fd, request) < len(request):
             raise BlockingIOError("the server takes no more")
 
-    def receive(self, answers: int) -> list[Any] | None:
-        """Return so many answers, errors too, None while some are still to come. Raises what `FAILURES` names."""
+    def receive(self, answers: int, usual: bytes) -> list[Any] | None:
+        """Return so many answers, errors too, None while some are still to come. Raises what `FAILURES` names.
+
+        If what came is the usual, nothing is returned of it: an empty list.
+        """
         try:
-            self._found += self._read(os.read(self.fd, _SIZE))
+            data = os.read(self.fd, _SIZE)
         except BlockingIOError:
             return None
+        if data == usual and not self._is_in_parts:
+            return []
+        self._is_in_parts = True
+        self._found += self._read(data)
         if len(self._found) < answers:
             return None
         found, self._found = self._found, []
@@ -107,11 +122,15 @@ class RedisConnection:
         self._connection.disconnect()  # type: ignore[no-untyped-call]
 
 
-class Question(NamedTuple):
-    """A look-up under way that no thread waits for."""
+class Question:
+    """A look-up under way that no thread waits for: for so many entries, when `newest` was the head that is known."""
 
-    connection: RedisConnection
-    expected: tuple[bytes, bytes, int]  # the generation, the head and the number of texts
+    __slots__ = ("connection", "entries", "newest")
+
+    def __init__(self, connection: RedisConnection, entries: int, newest: str) -> None:
+        self.connection = connection
+        self.entries = entries
+        self.newest = newest
 
 
 class Connections:

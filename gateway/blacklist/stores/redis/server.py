@@ -11,13 +11,22 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from hiredis import ReplyError
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError
 
 from gateway.blacklist.stores.base import StoreMissing, StoreRefused
 from gateway.blacklist.stores.history import MOST_KEYS, WINDOW, HistoryLost, Known, new_mark, read_head
 from gateway.blacklist.stores.outage import CHANGES, LOOKUPS, Outage
-from gateway.blacklist.stores.redis.client import FAILURES, Connections, Question, pack
-from gateway.blacklist.stores.redis.keys import CHANGE, GRACE_SECONDS, as_answered, read_prefix
+from gateway.blacklist.stores.redis.client import FAILURES, Connections, Question, cause_of, pack
+from gateway.blacklist.stores.redis.keys import (
+    CHANGE,
+    GRACE_SECONDS,
+    as_answered,
+    as_not_found,
+    pack_lookup,
+    read_prefix,
+    read_row,
+    read_text,
+)
 from gateway.blacklist.stores.redis.lossy import Lossy, is_forbidden
 from gateway.blacklist.stores.redis.primary import node_of, primary
 from gateway.http.blocking import blocking
@@ -105,24 +114,28 @@ class Server:
         is_old = time.monotonic() - self._lossy.checked > CHECK_SECONDS
         if not since or is_old or self._is_lossy() or self._failed_until or LOOKUPS in self.outage.causes:
             return None
-        names = list(map(self.keys.tag.__add__, keys))
-        connection = self._connections.begin(pack(("MGET", *names, self.keys.generation)) + self._ask_head)
-        return Question(connection, (*as_answered(since), len(names))) if connection else None
+        connection = self._connections.begin(pack_lookup(self.keys, keys) + self._ask_head)
+        return Question(connection, len(keys), since) if connection else None
 
     def end(self, question: Question) -> list[Any] | None:
         """Return the texts, None while they are still to come. Raises `StoreUnavailable` if they are late.
 
         Whatever else it raises is among `FAILURES`: `find` may help.
         """
-        if (answers := question.connection.receive(2)) is None:
-            if time.monotonic() > question.connection.late_at:
+        connection, entries = question.connection, question.entries
+        answers = connection.receive(2, as_not_found((question.newest, entries)))
+        if answers is None:
+            if time.monotonic() > connection.late_at:
                 raise self._fail(TimeoutError("the answer is slow to come"), lookup=True)
             return None
+        if not answers:
+            self._connections.give_back(connection)
+            return [None] * entries
         texts, head = answers
         if not texts or not isinstance(texts, list) or not isinstance(head, bytes):
             raise RedisError("no answer to a look-up")
-        self._connections.give_back(question.connection)
-        if (texts.pop(), head, len(texts)) != question.expected:
+        self._connections.give_back(connection)
+        if (texts.pop(), head) != as_answered(question.newest) or len(texts) != entries:
             raise RedisError("others have changed the blacklist")
         return texts
 
@@ -224,14 +237,14 @@ class Server:
             return
         if generation is None and not since:
             generation, head = self._begin()
-        blacklist, _, changes = _text(generation).partition(".")
+        blacklist, _, changes = read_text(generation).partition(".")
         if not blacklist or not changes.isdigit() or (since and not head):
             raise HistoryLost("the blacklist was emptied, or something else is in its place")
-        if not head or read_head(_text(head)).number < int(changes):
+        if not head or read_head(read_text(head)).number < int(changes):
             # Gateways of older versions have made changes, or nobody of ours was there yet.
             adopt = pack(self.change_command([], [], accepted="adopt"))
             _, head = self._connections.ask(adopt + self._ask_head, 2, again=False)
-        found = read_head(_text(head))
+        found = read_head(read_text(head))
         if found.blacklist != blacklist:
             raise HistoryLost("the blacklist and its history are not of one store")
         first = read_head(since).number if since else "-inf"
@@ -255,12 +268,7 @@ class Server:
         if what == LOOKUPS:
             self._connections.close()
             self._failed_until = time.monotonic() + PAUSE_SECONDS
-        if isinstance(error, HistoryLost):
-            cause = "history"
-        elif isinstance(error, ReplyError | AuthenticationError):
-            cause = "refused"
-        else:
-            cause = "unreachable" if isinstance(error, OSError | RedisError) else "damaged"
+        cause = "history" if isinstance(error, HistoryLost) else cause_of(error)
         return self.outage.begin(what, cause, str(error) or "no answer in time")
 
     def check(self) -> None:
@@ -287,13 +295,3 @@ class Server:
         """Let go of connections; a later look-up opens new ones."""
         for connections in [self._connections, *self._nodes.values()]:
             connections.close()
-
-
-def _text(answer: Any) -> str:
-    return answer.decode("ascii", "replace") if isinstance(answer, bytes) else ""
-
-
-def read_row(row: Any) -> tuple[int, str, str | None]:
-    """Return number, head and changed keys (JSON, None for too many) of a row of the history. Raises `HistoryLost`."""
-    head, _, keys = _text(row).partition(" ")
-    return read_head(head).number, head, None if keys == "*" else keys

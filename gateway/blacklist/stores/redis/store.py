@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from gateway.blacklist.stores.base import LATEST, Added, Entry, check_mark, check_prefix, in_parts, merge
 from gateway.blacklist.stores.history import changed_keys, number_of, read_head
 from gateway.blacklist.stores.outage import Probe
-from gateway.blacklist.stores.redis.keys import FORGET, GRACE_SECONDS, MATCH
+from gateway.blacklist.stores.redis.keys import FORGET, GRACE_SECONDS, MATCH, read_row
 from gateway.blacklist.stores.redis.lookups import LookUps
 from gateway.blacklist.stores.redis.older import from_stored, is_twin, to_stored, with_twins
-from gateway.blacklist.stores.redis.server import Server, read_row
+from gateway.blacklist.stores.redis.server import Server
 from gateway.http.problems import StoreUnavailable
 from gateway.http.wsgi import Context
 

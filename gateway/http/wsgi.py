@@ -14,7 +14,7 @@ StartResponse = Callable[..., Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 Fields = list[tuple[str, str]]
 
-_KEY: Final = "gateway.context"
+CONTEXT_KEY: Final = "gateway.context"  # in an environ; a server may set it before it calls the app
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -85,15 +85,10 @@ class Context:
 def context(environ: Environ) -> Context:
     """Return the request's context."""
     try:
-        found: Context = environ[_KEY]
+        found: Context = environ[CONTEXT_KEY]
     except KeyError:
-        found = environ[_KEY] = Context()
+        found = environ[CONTEXT_KEY] = Context()
     return found
-
-
-def give_context(environ: Environ, given: Context) -> None:
-    """Have `given` be the request's context: for a server, before it calls the app."""
-    environ[_KEY] = given
 
 
 def start_lazily(about: Context, body: Generator[bytes, None, None]) -> Iterable[bytes]:

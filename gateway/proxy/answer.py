@@ -24,7 +24,7 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: ([\t -~\x80-\xff
 _FIELD_LINE: Final = re.compile(rb"([!#-'*+\-.^-`|~0-9A-Za-z]+):([\t -~\x80-\xff]*)\r\n")  # RFC 9110 section 5.5
 _END_OF_HEAD: Final = b"\r\n"
 
-Head = tuple[int, str, Fields]  # status, reason and field lines in the order they came
+Head = tuple[int, str, Fields]  # status, the same with its reason as WSGI has it, and field lines as they came
 
 
 class Answer:
@@ -36,7 +36,7 @@ class Answer:
 
     __slots__ = (
         "_about", "_ends_with_head", "_handle", "_interims", "_pool", "_silence", "_since", "fields",
-        "is_awaited", "reason", "status",
+        "is_awaited", "status", "status_line",
     )  # fmt: skip
 
     def __init__(
@@ -48,7 +48,7 @@ class Answer:
         silence_seconds: float,
     ) -> None:
         self.status = 0
-        self.reason = ""
+        self.status_line = ""
         self.fields: Fields = []
         self._handle: Handle | None = handle
         self._pool = pool
@@ -61,7 +61,7 @@ class Answer:
         self._since = monotonic()  # since when something is asked for and does not come; 0: it came
 
     def take_head(self) -> bool:
-        """Return whether the head has come; if so, `status`, `reason` and `fields` are set."""
+        """Return whether the head has come; if so, `status`, `status_line` and `fields` are set."""
         handle = self._handle
         assert handle  # noqa: S101 - it is asked for once
         if self.is_awaited:
@@ -73,7 +73,7 @@ class Answer:
                     self._pool.doubt_idle()
                 raise handle.error or malformed("no head")
             return False
-        self.status, self.reason, self.fields = parse(lines)
+        self.status, self.status_line, self.fields = parse(lines)
         if self._ends_with_head:
             self._end()
         return True
@@ -188,15 +188,15 @@ def pass_interim(head: Head, count: int, about: Context) -> None:
 
     Raises `UpstreamFailed` where there are too many.
     """
-    status, reason, fields = head
+    status, line, fields = head
     if count > MAX_INTERIMS:
         raise malformed("too many interim answers")
     if about.interim and status != 100:
-        about.interim(f"{status} {reason}", interim_fields(fields))
+        about.interim(line, interim_fields(fields))
 
 
 def parse(lines: list[bytes]) -> Head:
-    """Return status, reason and fields. Raises `UpstreamFailed`."""
+    """Return what a head says. Raises `UpstreamFailed`."""
     return *_status(lines[0]), list(map(_field, lines[1:]))
 
 
@@ -213,4 +213,4 @@ def _status(line: bytes) -> tuple[int, str]:
     match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise malformed("the status line")
-    return int(match[1]), (match[2] or b"").decode("latin-1")
+    return int(match[1]), (match[1] + b" " + (match[2] or b"")).decode("latin-1")

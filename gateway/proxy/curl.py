@@ -285,16 +285,16 @@ def _field_lines(request: Outbound) -> list[str]:
     It looks for a few fields, and passes the text of an item on as it is (CURLOPT_HTTPHEADER(3)). So all others are
     lines of one item, which takes 5 % off the instructions of a whole request.
     """
-    items, rest = [*_SUPPRESSED], request.fields.copy()
+    items, lines = [*_SUPPRESSED], []
     if isinstance(request.body, bytes):
         items.append("Content-Type:")  # it would name a form's
-    for name in _LOOKED_FOR:
-        if value := rest.get(name):
-            items.append(f"{name}: {value}")
-            del rest[name]
-    if not all(rest.values()):
-        items += [name + ";" for name, value in rest.items() if not value]
-        rest = {name: value for name, value in rest.items() if value}
-    if rest:
-        items.append("\r\n".join(map(": ".join, rest.items())))
+    for name, value in request.fields.items():
+        if not value:
+            items.append(name + ";")
+        elif name in _LOOKED_FOR:
+            items.append(name + ": " + value)
+        else:
+            lines.append(name + ": " + value)
+    if lines:
+        items.append("\r\n".join(lines))
     return items

@@ -31,6 +31,16 @@ SOON_SECONDS: Final = 0.0001
 _COUNTING: Final = frozenset({"OPTIONS", "TRACE"})  # how often they are forwarded (RFC 9110 section 7.6.2)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
+_pid = os.getpid()  # to ask for it is a system call
+
+
+def _note_fork() -> None:
+    global _pid  # noqa: PLW0603 - there is one for the process
+    _pid = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
 
 class Upstream:
     """A WSGI app that sends each request on to `base_url` and streams the answer back.
@@ -64,7 +74,7 @@ class Upstream:
 
             verify = DEFAULT_CA_BUNDLE_PATH
         self._peers = origin, timeout[0], Files(verify, cert)
-        self._pools = {os.getpid(): Pool(*self._peers)}
+        self._pools = {_pid: Pool(*self._peers)}
         self._max_body = max_body
         self._upgrades = frozenset(name.lower() for name in upgrades)
         self._knows_clients = trusted_proxies == 0
@@ -89,7 +99,7 @@ class Upstream:
             return _answer_here(environ, start_response)
         about = context(environ)
         target = self._prefix.extend((about.target or request_target(environ)).raw)
-        fields = self._fields(environ)
+        fields = self._fields.make(environ)
         if forwards is not None:
             fields["Max-Forwards"] = str(forwards - 1)
         if self._prefix.path:
@@ -109,9 +119,8 @@ class Upstream:
 
     def _pool(self) -> Pool:
         # A parent's connections are left alone, and kept: closing one would end its TLS session.
-        pid = os.getpid()
-        pool = self._pools.get(pid)
-        return pool or self._pools.setdefault(pid, Pool(*self._peers))
+        pool = self._pools.get(_pid)
+        return pool or self._pools.setdefault(_pid, Pool(*self._peers))
 
     def _upgrade(
         self, request: Outbound, protocol: str, environ: Environ, start_response: StartResponse
@@ -174,7 +183,7 @@ class Upstream:
                     answer = yield from self._ask_again(failed, pool, peer, request, environ, about)
                 about.upstream_seconds = perf_counter() - began
                 about.upstream_status = answer.status
-                start_response(f"{answer.status} {answer.reason}", response_fields(answer.fields, answer.status))
+                start_response(answer.status_line, response_fields(answer.fields, answer.status))
             except Problem as problem:
                 yield from _refuse(problem, began, environ, about, start_response)
                 return

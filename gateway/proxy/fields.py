@@ -64,7 +64,7 @@ class RequestFields:
         self._trusted_proxies = trusted_proxies
         self._not_droppable = _NOT_DROPPABLE | {name.lower() for name in own}
 
-    def __call__(self, environ: Environ) -> dict[str, str]:
+    def make(self, environ: Environ) -> dict[str, str]:
         """Return the fields to send, framing aside. Raises `Problem` invalid-request and loop-detected."""
         # First what has a `;`, for which libcurl looks byte by byte. No field of a client's has these names.
         fields = forwarded_fields(environ, self._trusted_proxies)

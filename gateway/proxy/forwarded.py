@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from ipaddress import IPv6Address
 
 from gateway.http.cache import bounded_cache
@@ -46,7 +45,7 @@ def forwarded_fields(environ: Environ, trusted_proxies: int) -> dict[str, str]:
     peer = peer_address(environ)
     if "." not in peer and ":" not in peer:
         peer = "unknown"  # behind a Unix socket (RFC 7239 section 6.2)
-    own = _describe_client(peer, environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
+    own = _describe_client((peer, environ["wsgi.url_scheme"], environ.get("HTTP_HOST", "")))
     if not trusted_proxies:
         return own.copy()
     said, others = _read_trusted(environ, trusted_proxies)
@@ -69,9 +68,10 @@ def forwarded_fields(environ: Environ, trusted_proxies: int) -> dict[str, str]:
     return {"Forwarded": ", ".join(nodes), **{name: value for name, value in fields.items() if value}, **others}
 
 
-@lru_cache(1024)
-def _describe_client(peer: str, scheme: str, host: str) -> dict[str, str]:
-    """Return what the gateway itself knows of the client. Raises `Problem` invalid-request for a bad host."""
+@bounded_cache(1024)
+def _describe_client(seen: tuple[str, str, str]) -> dict[str, str]:
+    """Return what the gateway itself knows of a client. Raises `Problem` invalid-request for a bad host."""
+    peer, scheme, host = seen
     if len(host) > LONGEST_HOST or not _HOST.fullmatch(host):
         raise Problem("invalid-request", "The Host field is not a host.")
     element = f"for={_node('for', peer)};proto={scheme}"

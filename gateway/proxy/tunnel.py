@@ -73,11 +73,11 @@ class Tunnel:
         """
         link = yield from self._pausing(connect(peer, connect_seconds))
         try:
-            status, reason, fields = yield from self._handshake(link)
+            status, line, fields = yield from self._handshake(link)
             self._about.upstream_status = status
             kept = response_fields(fields, status)
             if status != 101:
-                start_response(f"{status} {reason}", kept)
+                start_response(line, kept)
                 yield from self._rest(link, {name.lower(): value for name, value in fields}, status)
                 return
             named = [value for name, value in fields if name.lower() == "upgrade"]

@@ -32,19 +32,13 @@ class Body:
         self._framing = framing
         self._invite = invite
 
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more of it comes from the client."""
+    def has_ended(self) -> bool:
+        """Return whether nothing more of it comes from the client."""
         return self._framing is None or self._framing.ended
-
-    @property
-    def is_raw(self) -> bool:
-        """Whether the connection was given to another protocol."""
-        return isinstance(self._framing, Raw)
 
     def become_raw(self) -> None:
         """From now on, take what comes as it is (RFC 9110 section 15.2.2). Raises AssertionError amid a body."""
-        if not self.ended:
+        if not self.has_ended():
             raise AssertionError("the body comes before what is switched to")
         self._framing = Raw()
 
@@ -75,7 +69,7 @@ class Body:
             if self._wire.received or self._receive(framing, limit):
                 if part := self._feed(framing, limit):
                     return part
-            elif not self.ended:
+            elif not self.has_ended():
                 return None
         self.end_was_taken = True
         return b""
@@ -100,7 +94,7 @@ class Body:
                 self._invite = None
                 return True
         except ClientDisconnected:
-            if not self.is_raw:
+            if not isinstance(framing, Raw):
                 raise
             framing.ended = True
             return False

@@ -19,11 +19,11 @@ from typing import Any, Final
 from gateway.http.disconnected import ClientDisconnected
 from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
-from gateway.http.wsgi import Context, give_context
+from gateway.http.wsgi import CONTEXT_KEY, Context
 from gateway.server.body import Body
 from gateway.server.head import HeadReader, Room
 from gateway.server.pause import NOTHING, Awaited, PauseNote
-from gateway.server.request import Request, base_environ
+from gateway.server.request import bad_request, base_environ, read_request
 from gateway.server.response import Application, Response
 from gateway.server.states import ANSWER, CLOSED, HEAD, LINGER, PAUSE, QUIET_SECONDS, SEND, SKIP, UNREAD, State
 from gateway.server.wire import RECEIVES, Wire
@@ -92,14 +92,14 @@ class Connection:
         try:
             head, used = self._head.feed(wire.received)
         except Problem as problem:
-            request, wire.received = Request.bad(problem), b""
+            request, wire.received = bad_request(problem), b""
             self._head.clear()  # the connection lingers
         else:
             wire.received = wire.received[used:]
             if head is None:
                 wire.deadlines.since = wire.deadlines.since or wire.deadlines.heard
                 return self._readable
-            request = Request.read(head)
+            request = read_request(head)
         wire.deadlines.since = None
         body = Body(wire, request.framing, self._invite if request.expects_continue else None)
         self._response = response = Response(request, body, wire, self.pause, self._notify)
@@ -158,13 +158,13 @@ class Connection:
         if self.pause.awaited is not None:
             self.pause.clear()
         if response.closes:
-            if body.ended and not wire.received:
+            if body.has_ended() and not wire.received:
                 return None
             wire.end()
             wire.deadlines.since = time.monotonic()
             self.state = LINGER
             return self._readable
-        if not body.ended:
+        if not body.has_ended():
             self._skipped = body
             self.state = SKIP
             return NOTHING
@@ -201,10 +201,8 @@ class Connection:
         about.pause, about.resume = self._ask_for_pause, self._notify
         about.cut, about.interim = response.cut, response.interim
         self.about = about
-        environ = request.environ(self._base)
-        environ["wsgi.input"] = response.body
-        give_context(environ, about)
-        response.start(self._application, environ)
+        own = {"wsgi.input": response.body, CONTEXT_KEY: about}
+        response.start(self._application, {**self._base, **request.fields, **request.line, **own})
 
     def _fail(self, error: BaseException) -> Awaited | None:
         """Answer with a refusal, or show that the answer is cut off; return as `serve` does."""

@@ -18,10 +18,12 @@ MAX_FIELDS: Final = 1000
 # 10,000 connections of endless heads hold at most 160 + 64 MiB.
 OWN_BYTES, COMMON_BYTES = 16_384, 67_108_864
 
+_WHITE: Final = b" \t\n\r\v\f"
 # Of what is white before a head, empty lines alone are ignored (RFC 9112 section 2.2); the last may be half there.
 _BEGINNING = re.compile(rb"((?>(?:\r\n)*))(?:\r?\Z|\S)")
 _REQUEST_LINE: Final = re.compile(rf"([{TOKEN_CHARS}]+) ([^\x00-\x08\x0a-\x20\x7f]+) HTTP/1\.([01])")
 _END: Final = b"\r\n\r\n"
+_QUESTION_MARK: Final = ord("?")
 _FIELD_NAME: Final = re.compile(rf"[{TOKEN_CHARS}]{{1,256}}")
 _HOST: Final = re.compile(r"[^\s/?#@\\,<>\"]*")
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
@@ -68,7 +70,7 @@ class HeadReader:
             head, used = self.feed(first + data)
             return head, used - 1
         start = 0
-        if data[:1].isspace():
+        if data[0] in _WHITE:
             beginning = _BEGINNING.match(data)
             if not beginning:
                 raise Problem("invalid-request")
@@ -115,7 +117,8 @@ class HeadReader:
 def read_head(head: bytes) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Return what the request line and the fields say, by environ key. Raises `Problem`."""
     line, _, fields = head.partition(b"\r\n")
-    return _read_line(line) if b"?" in line else _read_plain_line(line), _read_fields(fields)
+    # `b"?" in line` would make and drop an exception each time: `in` tries whether it is a number first.
+    return _read_line(line) if _QUESTION_MARK in line else _read_plain_line(line), _read_fields(fields)
 
 
 def _has_control(head: bytes) -> bool:

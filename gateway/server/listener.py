@@ -95,7 +95,8 @@ class Listener:
                     # Who has come just now joins these: else it would wait until they are done, and then its own time.
                     self._serve_stage(self._ready[STAGE[HEAD]])
                 for ready in self._ready:
-                    self._serve_stage(ready)
+                    if ready:
+                        self._serve_stage(ready)
                 is_round_over = True
         finally:
             self._turns.release()
@@ -103,9 +104,9 @@ class Listener:
     def _serve_stage(self, ready: deque[Connection]) -> None:
         """Serve who is ready in a stage, as long as this thread has the turn."""
         me, holder = get_ident(), self._turns.holder  # as `is_mine`, which would be called three times a request
-        for _ in range(len(ready)):
-            if me not in holder:
-                return
+        left = len(ready)
+        while left and me in holder:
+            left -= 1
             try:
                 connection = ready.popleft()
             except IndexError:  # another thread has taken it
@@ -115,7 +116,7 @@ class Listener:
     def _gather(self, seconds: float | None) -> bool:
         """Note whose turn it is; wait for something to happen, at most so long. Return whether the probe has come."""
         was_woken = False
-        for fd in self._poller.wait(0 if self._next else seconds):
+        for fd, _ in self._poller.wait(0 if self._next else seconds):
             if connection := self._connections.get(fd) or self._pausing.pop(fd, None):
                 self._ready[STAGE[connection.state]].append(connection)
             elif fd == self._poller.wake_up:

@@ -27,8 +27,8 @@ class Poller(Protocol):
     def wake(self) -> None:
         """Have `wait` return."""
 
-    def wait(self, seconds: float | None) -> Iterable[int]:
-        """Return descriptors that are ready; wait for some at most so long, None: for ever."""
+    def wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
+        """Return descriptors that are ready, with their events; wait for some at most so long, None: for ever."""
 
 
 def open_poller() -> Poller:
@@ -65,11 +65,11 @@ class EpollPoller:
             self._is_woken = True
             self._epoll.modify(self.wake_up, select.POLLIN | self._once)
 
-    def wait(self, seconds: float | None) -> Iterable[int]:
-        """Return descriptors that are ready."""
-        ready = dict(self._epoll.poll(seconds, EVENTS))
-        if self.wake_up in ready:
-            self._is_woken = False
+    def wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
+        """Return descriptors that are ready, with their events."""
+        ready = self._epoll.poll(seconds, EVENTS)
+        if self._is_woken:
+            self._is_woken = all(fd != self.wake_up for fd, _ in ready)
         return ready
 
 
@@ -107,21 +107,21 @@ class PollPoller:
             self._is_interrupted = True
             os.write(self._writer, b".")
 
-    def wait(self, seconds: float | None) -> Iterable[int]:
-        """Return descriptors that are ready, maybe none."""
+    def wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
+        """Return descriptors that are ready, with their events, maybe none."""
         poll = select.poll()
         with self._lock:
             for fd, events in self._armed.items():
                 poll.register(fd, events)
         poll.register(self.wake_up, select.POLLIN)
-        ready = [fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000)]
+        ready = dict(poll.poll(None if seconds is None else seconds * 1000))
         with self._lock:
-            found = [fd for fd in ready if fd != self.wake_up and self._armed.pop(fd, None) is not None]
+            found = [pair for pair in ready.items() if self._armed.pop(pair[0], None) is not None]
             if self.wake_up in ready and self._is_interrupted:
                 os.read(self.wake_up, 1)
                 self._is_interrupted = False
             if self._is_woken:
-                found.append(self.wake_up)
+                found.append((self.wake_up, select.POLLIN))
                 self._is_woken = False
         return found
 

@@ -21,67 +21,56 @@ class Request:
 
     __slots__ = ("closes", "expects_continue", "fields", "framing", "is_head", "is_http_1_0", "line", "problem")
 
-    def __init__(self, line: Mapping[str, str], fields: Mapping[str, str], *, problem: Problem | None = None) -> None:
+    def __init__(self, line: Mapping[str, str], fields: Mapping[str, str], problem: Problem | None = None) -> None:
         self.line = line
         self.fields = fields
         self.problem = problem
-        self.framing: Framing | None = None  # None: no body
+        # After what cannot be understood nobody knows where the next request begins.
+        self.framing: Framing | None = Raw() if problem else None  # None: no body
+        self.closes = problem is not None  # whether the connection ends with it
         self.is_head = self.is_http_1_0 = self.expects_continue = False
-        self.closes = False  # whether the connection ends with it
 
-    @classmethod
-    def read(cls, head: bytes) -> Request:
-        """Return the request whose head this is (RFC 9112 sections 2.2 to 6), or one with a problem."""
-        try:
-            request = cls(*read_head(head))
-            request._read()
-        except Problem as problem:
-            return cls.bad(problem)
-        return request
 
-    @classmethod
-    def bad(cls, problem: Problem) -> Request:
-        """Return a request that cannot be understood: nobody knows where the next one begins."""
-        request = cls(_NOTHING, _NOTHING, problem=problem)
-        request.framing = Raw()
-        request.closes = True
-        return request
-
-    def _read(self) -> None:
-        line, fields = self.line, self.fields
-        self.is_head = line["REQUEST_METHOD"] == "HEAD"
+def read_request(head: bytes) -> Request:
+    """Return the request whose head this is (RFC 9112 sections 2.2 to 6), or one with a problem."""
+    try:
+        line, fields = read_head(head)
+        request = Request(line, fields)
+        request.is_head = line["REQUEST_METHOD"] == "HEAD"
         connection = fields["HTTP_CONNECTION"].lower() if "HTTP_CONNECTION" in fields else ""
         if line["SERVER_PROTOCOL"] == "HTTP/1.0":
-            self.is_http_1_0 = True
-            self.closes = connection != "keep-alive"
+            request.is_http_1_0 = True
+            request.closes = connection != "keep-alive"
         else:
             if "HTTP_HOST" not in fields:
                 raise Problem("invalid-request")
-            self.expects_continue = "HTTP_EXPECT" in fields and fields["HTTP_EXPECT"].lower() == "100-continue"
-            self.closes = "close" in connection
+            request.expects_continue = "HTTP_EXPECT" in fields and fields["HTTP_EXPECT"].lower() == "100-continue"
+            request.closes = "close" in connection
         if "HTTP_TRANSFER_ENCODING" in fields or "CONTENT_LENGTH" in fields:
-            self._frame(fields.get("HTTP_TRANSFER_ENCODING"), fields.get("CONTENT_LENGTH"))
+            request.framing = _framing(fields, request.is_http_1_0)
+    except Problem as problem:
+        return bad_request(problem)
+    return request
 
-    def _frame(self, coding: str | None, length: str | None) -> None:
-        """Decide how the body is delimited; two answers are none (RFC 9112 section 6.3)."""
-        if coding is not None:
-            if length is not None or self.is_http_1_0:
-                raise Problem("invalid-request")
-            if coding.lower() != "chunked":
-                raise Problem("not-implemented")
-            self.framing = Chunks()
-        elif length is not None:
-            number = read_length(length)
-            if number is None:
-                raise Problem("invalid-request")
-            self.framing = Length(number) if number else None
 
-    def environ(self, connection: Environ) -> Environ:
-        """Return the environ for the app: the connection's own part, and what this request says."""
-        environ = connection.copy()
-        environ.update(self.fields)
-        environ.update(self.line)
-        return environ
+def bad_request(problem: Problem) -> Request:
+    """Return a request that cannot be understood."""
+    return Request(_NOTHING, _NOTHING, problem)
+
+
+def _framing(fields: Mapping[str, str], is_http_1_0: bool) -> Framing | None:
+    """Return how the body is delimited, None where there is none; two answers are none (RFC 9112 section 6.3)."""
+    coding, length = fields.get("HTTP_TRANSFER_ENCODING"), fields.get("CONTENT_LENGTH")
+    if coding is None:
+        number = read_length(length or "")
+        if number is None:
+            raise Problem("invalid-request")
+        return Length(number) if number else None
+    if length is not None or is_http_1_0:
+        raise Problem("invalid-request")
+    if coding.lower() != "chunked":
+        raise Problem("not-implemented")
+    return Chunks()
 
 
 def base_environ(server: Any, client: Any) -> Environ:

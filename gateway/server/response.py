@@ -22,6 +22,8 @@ Application = Callable[..., Iterable[bytes]]
 # PEP 3333 forbids these to an application: framing and connection are the server's own.
 _SERVERS_OWN: Final = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
 _NOTED: Final = _SERVERS_OWN | {"content-length", "date"}
+_NO_LENGTH: Final = frozenset(("101", "204"))  # RFC 9110 section 8.6
+_NO_BODY: Final = frozenset(("204", "304"))
 _SWITCHING = frozenset(("connection", "upgrade"))  # an app that switches protocols says to which
 
 _NO_PARTS: Final[Iterator[bytes]] = iter(())
@@ -87,7 +89,7 @@ class Response:
             return NOTHING
         if not pause.body or body.end_was_taken:
             return pause.awaited
-        if self._wire.received or body.ended:
+        if self._wire.received or body.has_ended():
             return NOTHING
         return {**pause.awaited, fd: select.POLLIN}
 
@@ -180,20 +182,22 @@ class Response:
         if self._head is None:
             raise AssertionError("start_response was not called")
         status, fields = self._head
-        lines, noted = _field_lines(status, fields)
+        # The server's own version, whatever the request's (RFC 9110 section 6.2).
+        lines, noted = ["HTTP/1.1 " + status], {}
+        for name, value in fields:
+            lines.append(name + ": " + value)
+            if known := _noted(name):
+                noted[known] = value
         if not _SERVERS_OWN.isdisjoint(noted):
             self._check_switch(status, noted)
         if "date" not in noted:
             lines.append("Date: " + _http_date())
-        if status.startswith(("1", "204")):
+        code = status[:3]
+        if code in _NO_LENGTH:
             lines = [line for line in lines if not line.lower().startswith("content-length:")]
-            self._remaining = None if self.body.is_raw else 0
-            if self.body.is_raw:
-                return _joined(lines)
-        elif status.startswith("304") or self.request.is_head:
-            self._remaining = 0
-        else:
-            lines += self._frame(noted.get("content-length"), length)
+        if not self.is_framed:  # another protocol follows
+            return _joined(lines)
+        lines += self._frame(code, noted.get("content-length"), length)
         if self.closes or is_draining() or not self.body.can_be_skipped():
             self.closes = True
             lines.append("Connection: close")
@@ -214,9 +218,11 @@ class Response:
         self._wire.deadlines.is_quiet_allowed = True
         self._wire.keep_probing()
 
-    def _frame(self, promised: str | None, length: int | None) -> list[str]:
+    def _frame(self, code: str, promised: str | None, length: int | None) -> list[str]:
         """Delimit the body: by what the application promised, by what is known, else in chunks; return what says so."""
-        if promised is not None:
+        if code in _NO_BODY or self.request.is_head:
+            self._remaining = 0
+        elif promised is not None:
             self._remaining = int(promised)
         elif length is not None:
             self._remaining = length
@@ -228,14 +234,6 @@ class Response:
             self.closes = True
             self.is_framed = False
         return []
-
-
-def _field_lines(status: str, fields: Fields) -> tuple[list[str], dict[str, str]]:
-    """Return the lines, and of the fields that the server has to know the values by name in lower case."""
-    # The server's own version, whatever the request's (RFC 9110 section 6.2).
-    lines = ["HTTP/1.1 " + status, *map(": ".join, fields)]
-    noted = {key: value for name, value in fields if (key := _noted(name))}
-    return lines, noted
 
 
 @bounded_cache(1024, longest=64)

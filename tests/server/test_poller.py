@@ -32,7 +32,7 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def told(poller: Poller, seconds: float = 0.0) -> list[int]:
-    return list(poller.wait(seconds))
+    return [fd for fd, _ in poller.wait(seconds)]
 
 
 def test_what_is_ready_is_told_once_until_it_is_armed_again(
@@ -59,7 +59,7 @@ def test_what_is_armed_meanwhile_is_waited_for_by_who_waits_already(
 
     def wait() -> None:
         while not found:
-            found.extend(poller.wait(None))
+            found.extend(fd for fd, _ in poller.wait(None))
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()

@@ -29,7 +29,7 @@ from gateway.http.target import request_target
 from gateway.proxy.answer import final_head, parse
 from gateway.proxy.fields import RequestFields, is_token, response_fields
 from gateway.server.head import HeadReader, Room
-from gateway.server.request import Request, base_environ
+from gateway.server.request import Request, base_environ, read_request
 
 ISSUER, SECRET = "https://www.discogs.com/", "discogs"
 KEYS = build_keys(secrets=[SECRET], public_key=None, jwks_url=None, algorithms=["HS256"], issuer="i")
@@ -96,7 +96,7 @@ def _received(data: bytes, size: int) -> list[tuple[Any, ...]]:
             try:
                 if request is None:
                     head, used = reader.feed(part)
-                    request = None if head is None else Request.read(head)
+                    request = None if head is None else read_request(head)
                     content = b""
                 else:
                     assert request.framing is not None
@@ -117,10 +117,10 @@ def _received(data: bytes, size: int) -> list[tuple[Any, ...]]:
 def _outcome(request: Request, content: bytes) -> tuple[Any, ...]:
     if request.problem:
         return ("refused",)
-    environ = request.environ(CONNECTION)
+    environ = {**CONNECTION, **request.fields, **request.line}
     with suppress(Problem):
         target = request_target(environ)
-        fields = FIELDS(environ)
+        fields = FIELDS.make(environ)
         assert not set("\r\n\0 ") & set(target.raw)
         assert not set("\r\n\0") & set("".join([*fields, *fields.values()]))
     return request.line, request.fields, content

@@ -12,7 +12,7 @@ from gateway.http.answers import refuse
 from gateway.http.grammar import TOKEN_CHARS, elements
 from gateway.http.problems import Problem
 from gateway.http.target import request_target
-from gateway.http.wsgi import App, Environ, Fields, StartResponse, context, start_lazily
+from gateway.http.wsgi import App, Environ, Fields, StartResponse, call_of, context, start_lazily
 
 LIMIT_BYTES = 1 << 20  # larger bodies pass untouched: an object has to be held as a whole
 
@@ -36,7 +36,7 @@ class Annotate:
     """
 
     def __init__(self, app: App, paths: Sequence[str]) -> None:
-        self._app = app
+        self._app = call_of(app)
         self._exact, self._prefixes = split_paths(paths)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

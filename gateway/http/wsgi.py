@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from gateway.http.protocols import Credential, Pause
 
@@ -26,10 +26,10 @@ class Context:
 
     # Made for each request: with a `__dict__` each look at it would take three times as long.
     __slots__ = (
-        "auth_seconds", "body_left", "cause", "client", "client_left", "cut", "farewell", "interim", "is_alone",
-        "is_cached", "is_duplex", "is_unread", "overloaded", "pause", "received", "refusal", "refusal_detail",
-        "refusal_log", "request_id", "resource_metadata", "resume", "signals", "span", "status", "store_seconds",
-        "target", "token", "trace", "upstream_seconds", "upstream_span", "upstream_status",
+        "auth_seconds", "body_left", "cause", "client", "client_left", "cut", "farewell", "interim", "interims",
+        "is_alone", "is_cached", "is_duplex", "is_unread", "overloaded", "pause", "received", "refusal",
+        "refusal_detail", "refusal_log", "request_id", "resource_metadata", "resume", "signals", "span", "status",
+        "store_seconds", "target", "token", "trace", "upstream_seconds", "upstream_span", "upstream_status",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -76,6 +76,7 @@ class Context:
         self.farewell: Callable[[str], bytes] | None = None
         # `proxy`: whether the response goes on with the request's body while its client does not read
         self.is_duplex = False
+        self.interims = 0  # of the upstream's interim answers, how many have come
         # `proxy.exchange`
         self.upstream_seconds: float | None = None  # until the head of the upstream's answer came, or why there is none
         self.upstream_status: int | None = None
@@ -89,6 +90,12 @@ def context(environ: Environ) -> Context:
     except KeyError:
         found = environ[CONTEXT_KEY] = Context()
     return found
+
+
+def call_of(app: App) -> App:
+    """Return what a call of `app` calls: an object's method, found once, is called sooner than the object."""
+    found: Any = app
+    return cast(App, found.__call__)
 
 
 def start_lazily(about: Context, body: Generator[bytes, None, None]) -> Iterable[bytes]:

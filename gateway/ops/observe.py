@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from gateway.http.problems import KINDS, Problem
 from gateway.http.protocols import Credential
 from gateway.http.target import OPERATORS, PROBES, is_decision
-from gateway.http.wsgi import App, Context, Environ, Fields, StartResponse, context
+from gateway.http.wsgi import App, Context, Environ, Fields, StartResponse, call_of, context
 
 CLIENT_LEFT: Final = "client-left"
 _CLIENT_LEFT_STATUS: Final = "499"  # nginx's; no client ever sees it
@@ -67,7 +67,7 @@ class Observe:
         traces: Traces | None = None,
         in_detail: bool = False,
     ) -> None:
-        self.app = app
+        self._app = call_of(app)
         self.streams = getattr(app, "streams", None)
         self._client_of = client_of
         self._write, self._write_probe = write, write_probe or write
@@ -90,12 +90,12 @@ class Observe:
             about.trace = trace[1]
         start = partial(_start_with_id, about, start_response)
         if not (self._write or self._metrics or self._traces):
-            return self.app(environ, start)
+            return self._app(environ, start)
         if self._metrics:
             self._metrics.started()
         seen = Request(environ, about, self._tell)
         try:
-            body = self.app(environ, start)
+            body = self._app(environ, start)
         except BaseException as error:
             seen.fail(error)
             seen.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -35,8 +34,8 @@ class Answer:
     """
 
     __slots__ = (
-        "_about", "_ends_with_head", "_handle", "_interims", "_pool", "_silence", "_since", "fields",
-        "is_awaited", "status", "status_line",
+        "_about", "_ends_with_head", "_handle", "_pool", "_silence", "_since", "fields", "is_awaited", "status",
+        "status_line",
     )  # fmt: skip
 
     def __init__(
@@ -56,7 +55,6 @@ class Answer:
         self._silence = silence_seconds
         # libcurl would wait for the body of an answer to a HEAD that had one itself.
         self._ends_with_head = request.body is not None and request.method == "HEAD"
-        self._interims = 0
         self.is_awaited = False  # whether something may have come
         self._since = monotonic()  # since when something is asked for and does not come; 0: it came
 
@@ -66,7 +64,7 @@ class Answer:
         assert handle  # noqa: S101 - it is asked for once
         if self.is_awaited:
             self._turn(handle)
-        lines = final_head(handle.head, self._interim) if handle.head else []
+        lines = final_head(handle.head, self._about) if handle.head else []
         if not lines:
             if handle.body or handle.is_done:
                 if handle.is_bound():
@@ -114,12 +112,13 @@ class Answer:
         if timeout == 0:
             self.is_awaited = True
             return False
-        if about.pause is not None:
+        pause = about.pause
+        if pause is not None:
             self.is_awaited = True
             # The server looks after the client.
             left = self._since + self._silence - now
             seconds = left if left > 0 else POLL_SECONDS
-            about.pause(min(seconds, timeout) if timeout > 0 else seconds, handle.events(), body=handle.is_starved)
+            pause(min(seconds, timeout) if timeout > 0 else seconds, handle.events(), body=handle.is_starved)
             return True
         seconds = min(POLL_SECONDS, self._silence)
         if timeout > 0:
@@ -134,10 +133,6 @@ class Answer:
         if self._handle:
             handle, self._handle = self._handle, None
             handle.close()
-
-    def _interim(self, head: Head) -> None:
-        self._interims += 1
-        pass_interim(head, self._interims, self._about)
 
     def _end(self) -> None:
         """Let the handle go. Where the request's body is not all sent its connection is closed with it."""
@@ -167,8 +162,8 @@ class Answer:
             raise ClientDisconnected
 
 
-def final_head(lines: list[bytes], interim: Callable[[Head], None]) -> list[bytes]:
-    """Return the lines of the first head that is not an interim one, if it is complete; those before go to `interim`.
+def final_head(lines: list[bytes], about: Context) -> list[bytes]:
+    """Return the lines of the first head that is not an interim one, if it is complete; those before are passed on.
 
     Raises `UpstreamFailed`.
     """
@@ -178,18 +173,19 @@ def final_head(lines: list[bytes], interim: Callable[[Head], None]) -> list[byte
             return lines[:end]
         if lines[0][9:12] == b"101":
             raise malformed("101 that nobody asked for")
-        interim(parse(lines[:end]))
+        pass_interim(parse(lines[:end]), about)
         del lines[: end + 1]
     return []
 
 
-def pass_interim(head: Head, count: int, about: Context) -> None:
-    """Pass on the `count`-th interim answer (RFC 9110 section 15.2), unless it is a 100: that the server has sent.
+def pass_interim(head: Head, about: Context) -> None:
+    """Pass an interim answer on (RFC 9110 section 15.2), unless it is a 100: that the server has sent.
 
     Raises `UpstreamFailed` where there are too many.
     """
     status, line, fields = head
-    if count > MAX_INTERIMS:
+    about.interims += 1
+    if about.interims > MAX_INTERIMS:
         raise malformed("too many interim answers")
     if about.interim and status != 100:
         about.interim(line, interim_fields(fields))

@@ -33,7 +33,7 @@ _OPTIONS: dict[int, Any] = {
     pycurl.DNS_CACHE_TIMEOUT: -1,  # what it knows is what `point_to` says
 }
 _SUPPRESSED: Final = ("Accept:", "Expect:")  # what libcurl would add
-_LOOKED_FOR: Final = ("Host", "Content-Length")  # where libcurl has words of its own
+_LOOKED_FOR: Final = frozenset({"Host", "Content-Length"})  # where libcurl has words of its own
 _TO_POLL: Final = {
     pycurl.POLL_IN: select.POLLIN,
     pycurl.POLL_OUT: select.POLLOUT,
@@ -70,6 +70,8 @@ class Handle:
         self._take: Take | None = None
         self._shape = "", "", 0  # method, target and kind of request, as last set
         self._multi = pycurl.CurlMulti()
+        # pycurl makes a method anew each time that it is asked for one.
+        self._socket_action, self._timeout = self._multi.socket_action, self._multi.timeout
         # Not `multi.select`: it fails in a process with more than 1,024 descriptors.
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_MAXCONNECTS, 1)
@@ -134,7 +136,8 @@ class Handle:
 
     def timeout(self) -> float:
         """Return after how many seconds libcurl wants to work even if nothing happens; below 0: never."""
-        milliseconds: int = self._multi.timeout()  # asking costs less than a callback
+        timeout = self._timeout
+        milliseconds: int = timeout()  # asking costs less than a callback
         return milliseconds / 1000
 
     def turn(self, seconds: float = 0) -> bool:
@@ -244,7 +247,8 @@ class Handle:
         self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _act(self, descriptor: int, events: int) -> None:
-        _, running = self._multi.socket_action(descriptor, events)
+        socket_action = self._socket_action
+        _, running = socket_action(descriptor, events)
         if not running:
             _, _, failed = self._multi.info_read()
             self.is_done = True

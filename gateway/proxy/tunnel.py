@@ -64,7 +64,6 @@ class Tunnel:
         self._silence = silence_seconds
         self._received = bytearray()  # from the upstream, and not passed on yet
         self._searched = 0  # bytes of it in which no head ends
-        self._interims = 0
 
     def run(self, peer: Peer, connect_seconds: float, start_response: StartResponse) -> Generator[bytes, None, None]:
         """Answer with what the upstream answers; after 101, pass bytes on until either side ends.
@@ -127,8 +126,7 @@ class Tunnel:
             head = parse(lines)
             if head[0] >= 200 or head[0] == 101:
                 return head
-            self._interims += 1
-            pass_interim(head, self._interims, self._about)
+            pass_interim(head, self._about)
         self._searched = max(len(self._received) - 3, 0)
         if self._searched > MAX_HEAD:
             raise malformed("a head without an end")

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from gateway.http.blocking import Watchdog, on_blocking
 from gateway.http.draining import is_draining
-from gateway.http.wsgi import Context
+from gateway.http.wsgi import Context, call_of
 from gateway.server.acceptor import Acceptor
 from gateway.server.alarms import TICK_SECONDS, Alarms
 from gateway.server.connection import NEVER, Connection
@@ -55,7 +55,7 @@ class Listener:
         queue_timeout: float,
         keep_alive: float = QUIET_SECONDS,
     ) -> None:
-        self._application = application
+        self._application = call_of(application)
         self._limit = connections
         self._keep_alive = keep_alive
         self._room = Room()

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from gateway.http.cache import bounded_cache
 from gateway.http.draining import is_draining
+from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, Fields
 from gateway.server.body import Body
@@ -223,7 +224,9 @@ class Response:
         if code in _NO_BODY or self.request.is_head:
             self._remaining = 0
         elif promised is not None:
-            self._remaining = int(promised)
+            self._remaining = read_length(promised)
+            if self._remaining is None:
+                raise AssertionError("Content-Length is not a number")
         elif length is not None:
             self._remaining = length
             return [f"Content-Length: {length}"]

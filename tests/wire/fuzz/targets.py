@@ -26,6 +26,7 @@ from gateway.config.settings import Settings
 from gateway.gate.annotate import with_members
 from gateway.http.problems import Problem
 from gateway.http.target import request_target
+from gateway.http.wsgi import Context
 from gateway.proxy.answer import final_head, parse
 from gateway.proxy.fields import RequestFields, is_token, response_fields
 from gateway.server.head import HeadReader, Room
@@ -130,7 +131,7 @@ def answer(data: bytes) -> str:
     """Read the data as the upstream's answer: its head as libcurl gives it, its body as one to be annotated."""
     lines = [line + b"\n" for line in data.split(b"\n")]
     try:
-        found = final_head(lines, lambda head: None)
+        found = final_head(lines, Context())
         if not found:
             return "unfinished"
         content = b"".join(lines[len(found) + 1 :])[:-1]

@@ -43,7 +43,7 @@ class Gate:
         streams: Streams | None,
         resource_metadata: str,
     ) -> None:
-        self._app = call_of(app)
+        self.app = call_of(app)
         self.streams = streams
         self._resource_metadata = resource_metadata
         self._verifier = verifier
@@ -138,7 +138,7 @@ class Gate:
         if target.is_own:
             return self._answer_own(environ, start_response, token, refusal is not None)
         self._identity.set(environ, token, about)
-        body = self._app(environ, start_response)
+        body = self.app(environ, start_response)
         return body if about.cut else self._end_with_token(body, token)
 
     def _refuse(self, problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

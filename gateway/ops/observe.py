@@ -67,7 +67,7 @@ class Observe:
         traces: Traces | None = None,
         in_detail: bool = False,
     ) -> None:
-        self._app = call_of(app)
+        self.app = call_of(app)
         self.streams = getattr(app, "streams", None)
         self._client_of = client_of
         self._write, self._write_probe = write, write_probe or write
@@ -90,12 +90,12 @@ class Observe:
             about.trace = trace[1]
         start = partial(_start_with_id, about, start_response)
         if not (self._write or self._metrics or self._traces):
-            return self._app(environ, start)
+            return self.app(environ, start)
         if self._metrics:
             self._metrics.started()
         seen = Request(environ, about, self._tell)
         try:
-            body = self._app(environ, start)
+            body = self.app(environ, start)
         except BaseException as error:
             seen.fail(error)
             seen.close()

@@ -118,14 +118,13 @@ class Answer:
             # The server looks after the client.
             left = self._since + self._silence - now
             seconds = left if left > 0 else POLL_SECONDS
-            pause(min(seconds, timeout) if timeout > 0 else seconds, handle.events(), body=handle.is_starved)
+            pause(min(seconds, timeout) if timeout > 0 else seconds, handle.watched, body=handle.is_starved)
             return True
         seconds = min(POLL_SECONDS, self._silence)
         if timeout > 0:
             seconds = min(seconds, timeout)
         with blocking():
-            has_moved = handle.turn(seconds)
-        self._note_progress(has_moved)
+            self._turn(handle, seconds)
         return False
 
     def close(self) -> None:
@@ -143,20 +142,15 @@ class Answer:
             else:
                 handle.close()
 
-    def _turn(self, handle: Handle) -> None:
-        """Take in what has come while it was waited for."""
+    def _turn(self, handle: Handle, seconds: float = 0) -> None:
+        """Take in what has come, after waiting at most so long; raise if nobody waits for the answer any more."""
         self.is_awaited = False
-        self._note_progress(handle.turn())
-
-    def _note_progress(self, has_moved: bool) -> None:
-        """Note that something has happened, or raise if nobody waits for the answer any more."""
-        handle = self._handle
         # The client's silence is not the upstream's.
-        if has_moved or (handle and handle.is_starved) or self._about.is_unread:
+        if handle.turn(seconds) or handle.is_starved or self._about.is_unread:
             self._since = 0.0
             return
         silent = monotonic() - self._since
-        if silent >= self._silence and handle and handle.is_connected():
+        if silent >= self._silence and handle.is_connected():
             raise UpstreamFailed("upstream-timeout", "timed out while reading")
         if silent >= POLL_SECONDS and self._about.client_left and self._about.client_left():
             raise ClientDisconnected

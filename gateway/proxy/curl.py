@@ -6,7 +6,6 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Mapping
 from contextlib import suppress
 from fcntl import ioctl
 from termios import TIOCOUTQ
@@ -61,7 +60,7 @@ class Handle:
         self.is_done = False
         self.is_starved = False  # the request's body has not come yet
         self.error: Exception | None = None
-        self._watched: dict[int, int] = {}  # poll's events, by descriptor
+        self.watched: dict[int, int] = {}  # what libcurl waits for: poll's events by descriptor
         self._sockets: set[int] = set()
         self._kept = -1  # the socket of the kept connection, below 0 for none
         self._may_connect = True
@@ -130,10 +129,6 @@ class Handle:
             easy.setopt(pycurl.CUSTOMREQUEST, request.method)
             easy.setopt(pycurl.REQUEST_TARGET, request.target.encode("latin-1"))
 
-    def events(self) -> Mapping[int, int]:
-        """Return what libcurl waits for: poll's events by descriptor."""
-        return self._watched
-
     def timeout(self) -> float:
         """Return after how many seconds libcurl wants to work even if nothing happens; below 0: never."""
         timeout = self._timeout
@@ -146,7 +141,7 @@ class Handle:
             self._feed()
         if self.is_done:  # as answers often are by the time that the request is sent
             return True
-        watched, known, has_written = self._watched, len(self.head), False
+        watched, known, has_written = self.watched, len(self.head), False
         if not seconds and len(watched) == 1 and select.POLLIN in watched.values():
             # Where only one thing can have happened it is not looked for: libcurl finds out when it reads.
             self._act(next(iter(watched)), pycurl.CSELECT_IN)
@@ -165,7 +160,7 @@ class Handle:
 
     def is_answered_early(self) -> bool:
         """Return whether the answer is complete although the request's body is not sent."""
-        return self._take is not None and not any(event & select.POLLIN for event in self._watched.values())
+        return self._take is not None and not any(event & select.POLLIN for event in self.watched.values())
 
     def is_bound(self) -> bool:
         """Return whether the request goes out on the kept connection or not at all."""
@@ -197,7 +192,7 @@ class Handle:
 
     def is_sending(self) -> bool:
         """Return whether there may be more of the request's body to send."""
-        return self.is_starved or any(event & select.POLLOUT for event in self._watched.values())
+        return self.is_starved or any(event & select.POLLOUT for event in self.watched.values())
 
     def close(self) -> None:
         """Close the handle and its connection, whatever their state."""
@@ -266,9 +261,9 @@ class Handle:
 
     def _watch(self, what: int, descriptor: int, _multi: object, _data: object) -> None:
         if what == pycurl.POLL_REMOVE:
-            self._watched.pop(descriptor, None)
+            self.watched.pop(descriptor, None)
         elif descriptor in self._sockets:  # libcurl has one of its own beside them, for its resolver
-            self._watched[descriptor] = _TO_POLL.get(what, 0)
+            self.watched[descriptor] = _TO_POLL.get(what, 0)
 
 
 def _tls(peer: Peer) -> dict[int, Any]:
@@ -294,11 +289,11 @@ def _field_lines(request: Outbound) -> list[str]:
         items.append("Content-Type:")  # it would name a form's
     for name, value in request.fields.items():
         if not value:
-            items.append(name + ";")
+            items.append(f"{name};")
         elif name in _LOOKED_FOR:
-            items.append(name + ": " + value)
+            items.append(f"{name}: {value}")
         else:
-            lines.append(name + ": " + value)
+            lines.append(f"{name}: {value}")
     if lines:
         items.append("\r\n".join(lines))
     return items

@@ -98,11 +98,12 @@ class Upstream:
         if forwards == 0:
             return _answer_here(environ, start_response)
         about = context(environ)
-        target = self._prefix.extend((about.target or request_target(environ)).raw)
+        target = (about.target or request_target(environ)).raw
         fields = self._fields.make(environ)
         if forwards is not None:
             fields["Max-Forwards"] = str(forwards - 1)
         if self._prefix.path:
+            target = self._prefix.extend(target)
             start_response = self._prefix.apply(fields, about, start_response)
         request = Outbound(method, target, fields)
         if protocol:

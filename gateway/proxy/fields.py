@@ -77,7 +77,10 @@ class RequestFields:
                 if not _ENDS_HERE(name):  # what is made here stays
                     fields.pop(name.title(), None)
         fields["Via"] = self._via(environ)
-        _check_values("".join(fields.values()))
+        text = "".join(fields.values())
+        # Four searches by character take 0.5 µs, one with a regular expression 36.
+        if "\n" in text or "\r" in text or "\0" in text or not (text.isascii() or max(text) <= "\xff"):
+            raise Problem("invalid-request", "A field's value has a character that no field may have.")
         return fields
 
     def _via(self, environ: Environ) -> str:
@@ -100,12 +103,6 @@ def check_method(method: str) -> None:
     """Raise `Problem` invalid-request for a method that is no token (RFC 9110 section 9.1)."""
     if not is_token(method):
         raise Problem("invalid-request", "The method is not a token.")
-
-
-def _check_values(text: str) -> None:
-    # Four searches by character take 0.5 µs, one with a regular expression 36.
-    if "\n" in text or "\r" in text or "\0" in text or not (text.isascii() or max(text) <= "\xff"):
-        raise Problem("invalid-request", "A field's value has a character that no field may have.")
 
 
 def response_fields(lines: Iterable[tuple[str, str]], status: int) -> Fields:

@@ -64,7 +64,7 @@ class Pool:
         Raises `UpstreamFailed`.
         """
         while (handle := self._pop(user)) is not None:
-            if self._fits(handle, peer) and (request.is_repeatable or not handle.is_doubtful):
+            if (handle.peer is peer or self._fits(handle, peer)) and (request.is_repeatable or not handle.is_doubtful):
                 break
             handle.close()
         else:
@@ -146,10 +146,8 @@ class Pool:
             del self._own[handle.user]
 
     def _fits(self, handle: Handle, peer: Peer) -> bool:
-        known = handle.peer
-        if known is peer:
-            return True
-        if known.stamp != peer.stamp or handle.address() not in peer.addresses:
+        """Return whether a handle that was made for another peer is as good for this one."""
+        if handle.peer.stamp != peer.stamp or handle.address() not in peer.addresses:
             return False
         handle.point_to(peer)
         return True

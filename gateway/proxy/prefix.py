@@ -43,7 +43,7 @@ class Prefix:
 
     def extend(self, target: str) -> str:
         """Return the target behind the prefix. Raises `Problem` bad-request-target for one that may lead out of it."""
-        if not self.path or target == "*":
+        if target == "*":
             return target
         if has_dot_segments(target.partition("?")[0]):
             raise Problem("bad-request-target", "The path has a dot segment.")

@@ -103,7 +103,19 @@ class Connection:
         wire.deadlines.since = None
         body = Body(wire, request.framing, self._invite if request.expects_continue else None)
         self._response = response = Response(request, body, wire, self.pause, self._notify)
-        self._begin(response)
+        if request.problem is not None:
+            client = {"client": self._base["REMOTE_ADDR"]}
+            log.info("a head is refused: %s", request.problem.code, extra={"record": client})
+            response.refuse(request.problem)
+            return self._proceed(response)
+        about = Context()
+        about.received, about.overloaded = tuple(request.fields), self.about.overloaded
+        about.client_left = self._has_left
+        about.pause, about.resume = self._ask_for_pause, self._notify
+        about.cut, about.interim = response.cut, response.interim
+        self.about = about
+        own = {"wsgi.input": body, CONTEXT_KEY: about}
+        response.start(self._application, {**self._base, **request.fields, **request.line, **own})
         return self._proceed(response)
 
     def _invite(self) -> None:
@@ -186,23 +198,6 @@ class Connection:
         self.wire.receive()
         self.wire.received = b""
         return self._readable
-
-    def _begin(self, response: Response) -> None:
-        """Have the application begin."""
-        request = response.request
-        if request.problem is not None:
-            client = {"client": self._base["REMOTE_ADDR"]}
-            log.info("a head is refused: %s", request.problem.code, extra={"record": client})
-            response.refuse(request.problem)
-            return
-        about = Context()
-        about.received, about.overloaded = tuple(request.fields), self.about.overloaded
-        about.client_left = self._has_left
-        about.pause, about.resume = self._ask_for_pause, self._notify
-        about.cut, about.interim = response.cut, response.interim
-        self.about = about
-        own = {"wsgi.input": response.body, CONTEXT_KEY: about}
-        response.start(self._application, {**self._base, **request.fields, **request.line, **own})
 
     def _fail(self, error: BaseException) -> Awaited | None:
         """Answer with a refusal, or show that the answer is cut off; return as `serve` does."""

@@ -153,14 +153,13 @@ def _read_fields(block: bytes) -> dict[str, str]:
     lines = block.decode("latin-1").split("\r\n") if block else []
     if len(lines) >= MAX_FIELDS:
         raise Problem("fields-too-large")
-    pairs = list(map(read_field, lines))
-    fields = dict(pairs)
-    return fields if len(fields) == len(pairs) and "" not in fields else _join_repeated(pairs)
+    fields = dict(map(read_field, lines))
+    return fields if len(fields) == len(lines) and "" not in fields else _join_repeated(lines)
 
 
-def _join_repeated(pairs: list[tuple[str, str]]) -> dict[str, str]:
+def _join_repeated(lines: list[str]) -> dict[str, str]:
     values: dict[str, list[str]] = {}
-    for key, value in pairs:
+    for key, value in map(read_field, lines):
         if key in values and key in _ONCE:
             raise Problem("invalid-request")
         if key:

@@ -109,13 +109,15 @@ class Connection:
             response.refuse(request.problem)
             return self._proceed(response)
         about = Context()
-        about.received, about.overloaded = tuple(request.fields), self.about.overloaded
+        about.received = tuple(request.fields)
+        about.overloaded, about.is_alone = self.about.overloaded, self.about.is_alone
         about.client_left = self._has_left
         about.pause, about.resume = self._ask_for_pause, self._notify
         about.cut, about.interim = response.cut, response.interim
         self.about = about
         own = {"wsgi.input": body, CONTEXT_KEY: about}
-        response.start(self._application, {**self._base, **request.fields, **request.line, **own})
+        if response.start(self._application, {**self._base, **request.fields, **request.line, **own}) or about.is_alone:
+            response.go_on()
         return self._proceed(response)
 
     def _invite(self) -> None:
@@ -152,7 +154,7 @@ class Connection:
 
     def _proceed(self, response: Response) -> Awaited | None:
         """Set the state that follows, and return what has to happen before it; None where all is over."""
-        if self.wire.unsent:
+        if self.wire.unsent and not (self.about.is_alone and self.wire.flush()):
             self.state = SEND
             return NOTHING
         if response.is_over:

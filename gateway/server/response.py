@@ -57,13 +57,14 @@ class Response:
         self._is_whole = False  # whether the content is one part
         self._remaining: int | None = None  # bytes that Content-Length still promises
 
-    def start(self, application: Application, environ: Environ) -> None:
-        """Have the application answer; what it raises, here and later, goes to the caller."""
+    def start(self, application: Application, environ: Environ) -> bool:
+        """Have the application answer; return whether all of it is there. What it raises goes to the caller."""
         content = self._content = application(environ, self._start)
         self._parts = iter(content)
         if isinstance(content, (list, tuple)):
             self._is_whole = len(content) == 1
-            self.go_on()  # all of it is there already, so it is sent in this step
+            return True
+        return False
 
     def go_on(self) -> None:
         """Ask for something to send, up to a pause or the response's end."""

@@ -37,8 +37,8 @@ WAITING: Final = frozenset({PAUSE, UNREAD})  # the response has named what it wa
 
 # From each state, those that may follow when it was served once. Every state may end in CLOSED.
 TRANSITIONS: dict[State, frozenset[State]] = {
-    # Stays where the head is not whole. Then the app was called, or the request refused.
-    HEAD: frozenset({HEAD, ANSWER, PAUSE, SEND}),
+    # Stays where the head is not whole. Then the app was called, or the request refused: maybe it is answered already.
+    HEAD: frozenset({HEAD, ANSWER, PAUSE, SEND, SKIP, LINGER}),
     # A part goes to the client before the next is asked for; a response may end without one.
     ANSWER: frozenset({ANSWER, PAUSE, SEND, SKIP, HEAD, LINGER}),
     PAUSE: frozenset({ANSWER, PAUSE, SEND, SKIP, HEAD, LINGER}),

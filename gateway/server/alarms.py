@@ -20,13 +20,13 @@ class Alarms:
     def set(self, connection: Connection, at: float) -> None:
         """Have the connection looked after at that time, unless it is before."""
         slot = int(at / TICK_SECONDS) + 1
-        if slot >= connection.alarm:
+        if slot * TICK_SECONDS >= connection.alarm:
             return
         with self._lock:
-            if connection.alarm != NEVER:
-                self._slots[connection.alarm].discard(connection)
-            slot = connection.alarm = max(slot, self._next)
+            self._remove(connection)
+            slot = max(slot, self._next)
             self._slots.setdefault(slot, set()).add(connection)
+            connection.alarm = slot * TICK_SECONDS
 
     def take(self, now: float) -> list[Connection]:
         """Return the connections whose time has come; they have no alarm then."""
@@ -43,6 +43,9 @@ class Alarms:
     def clear(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
         with self._lock:
-            if connection.alarm != NEVER:
-                self._slots[connection.alarm].discard(connection)
-                connection.alarm = NEVER
+            self._remove(connection)
+
+    def _remove(self, connection: Connection) -> None:
+        if connection.alarm != NEVER:
+            self._slots[round(connection.alarm / TICK_SECONDS)].discard(connection)
+            connection.alarm = NEVER

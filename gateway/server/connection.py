@@ -7,9 +7,9 @@ All is done in steps, so that a listener can have many connections do the same, 
 from __future__ import annotations
 
 import logging
+import math
 import select
 import socket
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,7 @@ from gateway.server.wire import RECEIVES, Wire
 
 log = logging.getLogger("gateway.server")
 
-NEVER: Final = sys.maxsize
+NEVER: Final = math.inf
 LOOK_SECONDS: Final = 5.0  # at most, between two looks at a connection, whether its time is over
 
 
@@ -56,7 +56,7 @@ class Connection:
         self.lock = Lock()
         self.state: State = HEAD
         self.is_ready = False  # whether something has happened since it was served last
-        self.alarm = NEVER  # when the listener looks after it: its own note
+        self.alarm = NEVER  # when the listener looks after it, in seconds of time.monotonic: its own note
         self.pause = PauseNote()
         self._application = application
         self._notify = partial(notify, self)

@@ -172,7 +172,9 @@ class Listener:
                 self._pausing[fd] = connection
             self._poller.arm(fd, events)
         if connection.alarm == NEVER or connection.state in WAITING:  # else there is one that is early enough
-            self._alarms.set(connection, connection.look_at(connection.wire.deadlines.heard))
+            at = connection.look_at(connection.wire.deadlines.heard)
+            if at < connection.alarm:
+                self._alarms.set(connection, at)
 
     def _forget(self, connection: Connection) -> None:
         """Forget what a connection waited for: the descriptors may soon be another's."""

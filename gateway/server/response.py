@@ -190,8 +190,8 @@ class Response:
             lines.append(name + ": " + value)
             if known := _noted(name):
                 noted[known] = value
-        if not _SERVERS_OWN.isdisjoint(noted):
-            self._check_switch(status, noted)
+                if known in _SERVERS_OWN and not (status.startswith("101") and known in _SWITCHING):
+                    raise AssertionError("a field of the connection is not the application's to set")
         if "date" not in noted:
             lines.append("Date: " + _http_date())
         code = status[:3]
@@ -206,10 +206,6 @@ class Response:
         elif self.request.is_http_1_0:
             lines.append("Connection: keep-alive")
         return _joined(lines)
-
-    def _check_switch(self, status: str, noted: dict[str, str]) -> None:
-        if not status.startswith("101") or _SERVERS_OWN.intersection(noted) - _SWITCHING:
-            raise AssertionError("a field of the connection is not the application's to set")
 
     def _switch(self, status: str) -> None:
         """Give the connection to another protocol: nothing is framed any more, and its end is the connection's."""

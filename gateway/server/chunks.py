@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from gateway.http.grammar import CONTROLS, QUOTED, TOKEN_CHARS
+from gateway.http.grammar import QUOTED, TOKEN_CHARS, has_control
 from gateway.http.problems import Problem
 from gateway.server.head import read_field
 
@@ -115,7 +115,7 @@ class Chunks:
             self._next = _SIZE_LINE
             return
         content = line[:-2]
-        if not line.endswith(b"\r\n") or len(content.translate(None, CONTROLS)) != len(content):
+        if not line.endswith(b"\r\n") or has_control(content):
             raise Problem("invalid-request")
         if self._next == _END_OF_DATA:
             raise Problem("invalid-request")

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gateway.http.cache import bounded_cache
-from gateway.http.grammar import CONTROLS, TOKEN_CHARS, environ_key
+from gateway.http.grammar import TOKEN_CHARS, environ_key, has_control
 from gateway.http.problems import Problem
 
 MAX_HEAD: Final = 262_144  # bytes; a token far too long is still refused as a token
@@ -104,7 +104,7 @@ class HeadReader:
     def _check(self) -> None:
         # A CR may be the first half of a line's end.
         new = bytes(self._text[self._checked :]).removesuffix(b"\r")
-        if _has_control(new):
+        if has_control(new.replace(b"\r\n", b"")):
             raise Problem("invalid-request")  # a head of bare LFs would otherwise never end
         self._checked += len(new)
         more = len(self._text) - OWN_BYTES - self._common
@@ -119,11 +119,6 @@ def read_head(head: bytes) -> tuple[Mapping[str, str], Mapping[str, str]]:
     line, _, fields = head.partition(b"\r\n")
     # `b"?" in line` would make and drop an exception each time: `in` tries whether it is a number first.
     return _read_line(line) if _QUESTION_MARK in line else _read_plain_line(line), _read_fields(fields)
-
-
-def _has_control(head: bytes) -> bool:
-    flat = head.replace(b"\r\n", b"")
-    return len(flat.translate(None, CONTROLS)) != len(flat)
 
 
 def _read_line(line: bytes) -> dict[str, str]:
@@ -176,7 +171,7 @@ def read_field(line: str) -> tuple[str, str]:
     value = value.strip(" \t")
     if not colon or (key == "HTTP_HOST" and not _HOST.fullmatch(value)):
         raise Problem("invalid-request")
-    if not line.isprintable() and _has_control(line.encode("latin-1")):
+    if has_control(line.encode("latin-1")):
         raise Problem("invalid-request")
     return key, value
 

@@ -34,7 +34,7 @@ from gateway.server.wire import seconds_since_data
 
 log = logging.getLogger("gateway.server")
 
-STEPS: Final = 4  # of one connection, before others have their turn: two parts of a long answer take a millisecond
+STEPS: Final = 2  # of one connection, before others have their turn: two parts of a long answer take a millisecond
 LEFT: Final = getattr(select, "POLLRDHUP", select.POLLIN)
 
 

@@ -444,13 +444,13 @@ def test_a_pipeline_of_megabytes_makes_nobody_wait_for_its_end() -> None:
 
 def test_of_a_head_that_comes_byte_by_byte_no_byte_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[int] = []
-    has_control = head_module._has_control
+    has_control = head_module.has_control
 
     def counts(text: bytes) -> bool:
         looked_at.append(len(text))
         return has_control(text)
 
-    monkeypatch.setattr(head_module, "_has_control", counts)
+    monkeypatch.setattr(head_module, "has_control", counts)
     reader = HeadReader(Room())
     head = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"a" * 200) for n in range(500)) + b"\r\n"
     found = [reader.feed(head[at : at + 1])[0] for at in range(len(head))]

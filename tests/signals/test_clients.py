@@ -281,7 +281,7 @@ def test_they_are_not_there_until_somebody_may(make_api: Make) -> None:
 
 def test_nothing_is_told_while_the_store_fails(make_api: Make, store_fails: Any) -> None:
     api = make_api(issuers=ISSUERS, clients=CLIENTS)
-    with store_fails("add", "find"):
+    with store_fails("add", "find_again"):
         for what in ("revoke", "introspect"):
             assert_refused(ask(api, what), "store-unavailable")
     assert ask(api, "introspect").json["active"]

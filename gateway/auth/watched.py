@@ -52,7 +52,7 @@ class WatchedKeys:
         try:
             return self._snapshot.current()
         except Problem:
-            self._ask()
+            self._ask(if_missing=True)
             return self._snapshot.current()
 
     def renew(self) -> KeySet:
@@ -84,13 +84,16 @@ class WatchedKeys:
                 self._asked, self._asked_at = 1, self._now()
                 self._thread = start_thread(self._run, name="gateway-keys")
 
-    def _ask(self) -> None:
+    def _ask(self, *, if_missing: bool = False) -> None:
         """Have the thread fetch, unless it was asked within the cool-down, and wait for it, but not for long.
 
+        With `if_missing`, do neither where keys have come since the caller looked.
         All who wait share one time limit: however many tokens that nothing verifies are sent while the
         provider hangs, they hold our threads for one time limit per cool-down.
         """
         with blocking(), self._changed:
+            if if_missing and self.age() <= self._policy.limit:
+                return
             elapsed = self._now() - self._asked_at
             if not 0 <= elapsed < self._policy.cool_down:
                 elapsed = 0.0

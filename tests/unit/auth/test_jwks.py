@@ -312,6 +312,23 @@ def test_the_first_question_waits_for_the_first_fetch(key: Signer, provider: Pro
     assert keys.age() >= 0
 
 
+def test_keys_that_come_while_a_question_begins_to_wait_for_them_are_fetched_once(
+    provider: Provider, make_keys: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = make_keys()
+    look = keys._snapshot.current
+
+    def look_and_be_slow() -> KeySet:
+        try:
+            return look()
+        finally:
+            assert until(lambda: keys._done)
+
+    monkeypatch.setattr(keys._snapshot, "current", look_and_be_slow)
+    assert accepts(keys, A.token(sub="1"))
+    assert provider.fetches == 1
+
+
 def test_building_fetches_nothing(provider: Provider, make_keys: Maker) -> None:
     known = set(threading.enumerate())  # other tests' may still be ending
     make_keys()

@@ -53,11 +53,15 @@ class Bench:
 
 @dataclass
 class Running:
-    """A row's servers. Requests go to `port`; the CPU of `tested` counts, that of `beside` has its own column."""
+    """A row's servers. Requests go to `port`; the CPU of `tested` counts, that of `beside` has its own column.
+
+    `asked` is how many requests there were: each load goes on with the tokens where the one before it ended.
+    """
 
     port: int
     tested: list[Server]
     beside: list[Server] = field(default_factory=list)
+    asked: int = 0
 
 
 @dataclass(frozen=True)

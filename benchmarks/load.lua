@@ -1,5 +1,5 @@
 -- wrk: requests of many users in turn; at the end one line of figures.
--- Arguments: file of tokens, heads ("equal" or "browser"), method, bytes of the body, path.
+-- Arguments: file of tokens, heads ("equal" or "browser"), method, bytes of the body, path, tokens asked with before.
 local tokens, last, count = {}, 0, 0
 local head, tail, path, method, body, ready
 
@@ -21,7 +21,7 @@ local BROWSER = table.concat({
 function init(args)
   math.randomseed(os.time())
   for token in io.lines(args[1]) do tokens[#tokens + 1] = token end
-  method, path = args[3], args[5]
+  method, path, last = args[3], args[5], tonumber(args[6] or 0)
   local size = tonumber(args[4])
   body = string.rep("x", size)
   local framing = size > 0 and ("Content-Type: application/octet-stream\r\nContent-Length: " .. size .. "\r\n") or ""

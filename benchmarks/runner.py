@@ -146,9 +146,9 @@ def check(row: Row, port: int, tokens: Tokens) -> None:
 def measure(row: Row, running: Running, cell: Cell, seconds: int, work: Path) -> Sample:
     """Put load on a row and return what it cost. Raises `Failed` if any answer was not good."""
     if cell.warm_up:
-        _load(running.port, row, cell, cell.warm_up, work)
+        _load(running, row, cell, cell.warm_up, work)
     before, before_beside = _cpu(running.tested), _cpu(running.beside)
-    figures = _load(running.port, row, cell, seconds, work)
+    figures = _load(running, row, cell, seconds, work)
     cpu, beside = _cpu(running.tested) - before, _cpu(running.beside) - before_beside
     requests, duration_us, received, refused, errors, p50_us, p99_us = figures
     short = not (row.path or cell.refused) and received < requests * len(BODIES[cell.path])
@@ -170,17 +170,19 @@ def _cpu(servers: Iterable[Server]) -> float:
     return sum(server.cpu_seconds() for server in servers)
 
 
-def _load(port: int, row: Row, cell: Cell, seconds: int, work: Path) -> list[int]:
+def _load(running: Running, row: Row, cell: Cell, seconds: int, work: Path) -> list[int]:
     path = row.path or cell.path
     command = ["taskset", "--cpu-list", str(LOAD), "wrk", "--threads", "1", "--connections", str(cell.connections)]
     command += ["--duration", f"{seconds}s", "--timeout", "10s", "--script", str(HERE / "load.lua")]
-    command += [f"http://127.0.0.1:{port}{path}", "--", str(_tokens(row, cell, work))]
-    command += [cell.heads, cell.method, str(cell.body), path]
+    command += [f"http://127.0.0.1:{running.port}{path}", "--", str(_tokens(row, cell, work))]
+    command += [cell.heads, cell.method, str(cell.body), path, str(running.asked)]
     output = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False).stdout
     found = re.search(r"^figures (.*)$", output, re.MULTILINE)
     if not found or not int(found[1].split()[0]):
         raise Failed(f"wrk measured nothing: {output[-500:]}")
-    return [int(figure) for figure in found[1].split()]
+    figures = [int(figure) for figure in found[1].split()]
+    running.asked += figures[0]
+    return figures
 
 
 def _tokens(row: Row, cell: Cell, work: Path) -> Path:

@@ -187,7 +187,7 @@ class Verifier:
             else:
                 valid_from = math.inf  # never
         ends_at += self._leeway
-        claims = {_same_name(name): value for name, value in claims.items()}
+        claims = dict(zip(map(_same_name, claims), claims.values(), strict=True))
         return Token(
             BEARER + text, fingerprint, payload, claims, issuer, key_set, valid_from, ends_at, _subject(claims)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+from gateway.http.cache import bounded_cache
 from gateway.http.strict_json import LONGEST_NUMBER
 from gateway.http.values import number_text
 
@@ -36,4 +37,10 @@ def legacy_claim_keys(issuer: str, name: str, text: str) -> tuple[str, ...]:
 
 
 def _claim_key(issuer: str, name: str, value: object) -> str:
-    return "claim:" + hashlib.sha256(json.dumps([issuer, name, value]).encode()).hexdigest()
+    return "claim:" + hashlib.sha256(f"{_beginning((issuer, name))}{json.dumps(value)}]".encode()).hexdigest()
+
+
+@bounded_cache(256)
+def _beginning(claim: tuple[str, str]) -> str:
+    """Return the beginning of a list in JSON: an issuer and a claim's name."""
+    return json.dumps(claim)[:-1] + ", "

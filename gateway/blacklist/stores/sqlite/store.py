@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             raise ClockBehind(self._forgotten)
         since = self._known.newest()  # taken before the look-up: the answer must know this much
         for _ in range(3):  # no more: a long checkpoint changes the file all the time
-            rows = dict(conn.execute(sql.lookup(len(keys)), [key for key in keys for _ in (1, 2)]))
+            rows = dict(conn.execute(sql.lookup(len(keys)), tuple(chain.from_iterable(zip(keys, keys, strict=True)))))
             if self.conn.is_fresh(conn):
                 break
         head = rows.pop("head", "")

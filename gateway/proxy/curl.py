@@ -14,25 +14,20 @@ from typing import Any, Final
 import pycurl
 
 from gateway.proxy.failures import UpstreamFailed, failure
+from gateway.proxy.options import options
 from gateway.proxy.outbound import Outbound, Peer, Take
 
-_WEB = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
-_OPTIONS: dict[int, Any] = {
-    pycurl.PATH_AS_IS: 1,
-    pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
-    pycurl.HTTP09_ALLOWED: 0,
-    pycurl.PROTOCOLS: _WEB,
-    pycurl.FOLLOWLOCATION: 0,
-    pycurl.NETRC: pycurl.NETRC_IGNORED,
-    pycurl.PROXY: "",  # not even the environment's
-    pycurl.NOPROXY: "*",
-    pycurl.USERAGENT: "",  # none
-    pycurl.NOSIGNAL: 1,
-    pycurl.TCP_NODELAY: 1,
-    pycurl.DNS_CACHE_TIMEOUT: -1,  # what it knows is what `point_to` says
-}
 _SUPPRESSED: Final = ("Accept:", "Expect:")  # what libcurl would add
 _LOOKED_FOR: Final = frozenset({"Host", "Content-Length"})  # where libcurl has words of its own
+# What each request needs: compiled code would look it up in pycurl's module each time.
+_GET: Final = pycurl.HTTPGET
+_POST: Final = pycurl.POST
+_FIELDS: Final = pycurl.HTTPHEADER
+_TIME_OUT: Final = pycurl.SOCKET_TIMEOUT
+_SOCKET: Final = pycurl.ACTIVESOCKET
+_REMOVE: Final = pycurl.POLL_REMOVE
+_IN: Final = pycurl.CSELECT_IN
+_POLL_IN: Final = select.POLLIN
 _TO_POLL: Final = {
     pycurl.POLL_IN: select.POLLIN,
     pycurl.POLL_OUT: select.POLLOUT,
@@ -75,7 +70,7 @@ class Handle:
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_MAXCONNECTS, 1)
         self._easy = pycurl.Curl()
-        for option, value in {**_OPTIONS, **_tls(peer), pycurl.URL: peer.origin}.items():
+        for option, value in options(peer).items():
             self._easy.setopt(option, value)
         self.point_to(peer)
         self._easy.setopt(pycurl.CONNECTTIMEOUT_MS, int(connect_seconds * 1000))
@@ -105,18 +100,18 @@ class Handle:
         self._set_request(request)
         lines = _field_lines(request)
         try:
-            self._easy.setopt(pycurl.HTTPHEADER, lines)
+            self._easy.setopt(_FIELDS, lines)
         except UnicodeEncodeError:  # pycurl takes texts in ASCII alone
-            self._easy.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in lines])
+            self._easy.setopt(_FIELDS, [line.encode("latin-1") for line in lines])
         self._multi.add_handle(self._easy)
-        self._act(pycurl.SOCKET_TIMEOUT, 0)
+        self._act(_TIME_OUT, 0)
 
     def _set_request(self, request: Outbound) -> None:
         easy, body = self._easy, request.body
         if body is None:
-            kind = pycurl.HTTPGET
+            kind = _GET
         elif isinstance(body, bytes):
-            kind = pycurl.POST
+            kind = _POST
             easy.setopt(pycurl.POSTFIELDS, body)
         else:
             kind, self._take = pycurl.UPLOAD, body
@@ -125,7 +120,7 @@ class Handle:
             easy.setopt(pycurl.READFUNCTION, self._read)
         if self._shape != (shape := (request.method, request.target, kind)):  # what was set before stays set
             self._shape = shape
-            easy.setopt(pycurl.NOBODY if kind == pycurl.HTTPGET and request.method == "HEAD" else kind, 1)
+            easy.setopt(pycurl.NOBODY if kind == _GET and request.method == "HEAD" else kind, 1)
             easy.setopt(pycurl.CUSTOMREQUEST, request.method)
             easy.setopt(pycurl.REQUEST_TARGET, request.target.encode("latin-1"))
 
@@ -142,9 +137,9 @@ class Handle:
         if self.is_done:  # as answers often are by the time that the request is sent
             return True
         watched, known, has_written = self.watched, len(self.head), False
-        if not seconds and len(watched) == 1 and select.POLLIN in watched.values():
+        if not seconds and len(watched) == 1 and _POLL_IN in watched.values():
             # Where only one thing can have happened it is not looked for: libcurl finds out when it reads.
-            self._act(next(iter(watched)), pycurl.CSELECT_IN)
+            self._act(next(iter(watched)), _IN)
         else:
             poll = select.poll()
             for descriptor, event in watched.items():
@@ -155,12 +150,12 @@ class Handle:
                     self._act(descriptor, _TO_CURL[event])
         # Where a part of a long answer has come, others have their turn before the next.
         if not (self.is_done or self.body) and self._multi.timeout() == 0:
-            self._act(pycurl.SOCKET_TIMEOUT, 0)
+            self._act(_TIME_OUT, 0)
         return self.is_done or has_written or bool(self.body) or len(self.head) > known
 
     def is_answered_early(self) -> bool:
         """Return whether the answer is complete although the request's body is not sent."""
-        return self._take is not None and not any(event & select.POLLIN for event in self.watched.values())
+        return self._take is not None and not any(event & _POLL_IN for event in self.watched.values())
 
     def is_bound(self) -> bool:
         """Return whether the request goes out on the kept connection or not at all."""
@@ -176,12 +171,12 @@ class Handle:
 
     def stop(self) -> None:
         """End the exchange; unless the answer is complete, its connection is closed."""
-        self._kept = self._easy.getinfo(pycurl.ACTIVESOCKET)
+        self._kept = self._easy.getinfo(_SOCKET)
         self._multi.remove_handle(self._easy)
         if self._take:
             self._take = None
             self._easy.setopt(pycurl.WRITEFUNCTION, self.body.append)
-        if self._shape[2] == pycurl.POST:
+        if self._shape[2] == _POST:
             self._easy.setopt(pycurl.POSTFIELDS, b"")  # an idle connection holds nobody's body
 
     def hold(self, is_held: bool) -> None:
@@ -215,7 +210,7 @@ class Handle:
         if self._kept < 0:
             return False
         poll = select.poll()
-        poll.register(self._kept, select.POLLIN)
+        poll.register(self._kept, _POLL_IN)
         return not poll.poll(0)
 
     def _read(self, size: int) -> Any:
@@ -239,7 +234,7 @@ class Handle:
         """Have libcurl ask for the request's body again, and go on with the answer."""
         self.is_starved = False
         self._easy.pause(pycurl.PAUSE_CONT)
-        self._act(pycurl.SOCKET_TIMEOUT, 0)
+        self._act(_TIME_OUT, 0)
 
     def _act(self, descriptor: int, events: int) -> None:
         socket_action = self._socket_action
@@ -260,22 +255,10 @@ class Handle:
         return int(pycurl.SOCKOPT_OK if self._may_connect else pycurl.SOCKOPT_ERROR)
 
     def _watch(self, what: int, descriptor: int, _multi: object, _data: object) -> None:
-        if what == pycurl.POLL_REMOVE:
+        if what == _REMOVE:
             self.watched.pop(descriptor, None)
         elif descriptor in self._sockets:  # libcurl has one of its own beside them, for its resolver
             self.watched[descriptor] = _TO_POLL.get(what, 0)
-
-
-def _tls(peer: Peer) -> dict[int, Any]:
-    options: dict[int, Any] = {
-        pycurl.SSL_VERIFYPEER: 1 if peer.verify else 0,
-        pycurl.SSL_VERIFYHOST: 2 if peer.verify else 0,
-    }
-    if isinstance(peer.verify, str):
-        options[pycurl.CAINFO] = peer.verify
-    if peer.cert:
-        options[pycurl.SSLCERT] = options[pycurl.SSLKEY] = peer.cert
-    return options
 
 
 def _field_lines(request: Outbound) -> list[str]:

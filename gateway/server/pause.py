@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
+from time import monotonic
 from typing import Final
 
 Awaited = Mapping[int, int]  # events of select.poll by descriptor; any of them will do
@@ -33,7 +33,7 @@ class PauseNote:
         """Note what the response waits for: this is the context's `pause`."""
         self.awaited = dict(descriptors or {})
         self.body = body
-        self.since = time.monotonic()
+        self.since = monotonic()
         self.resume_at = self.since + seconds
 
     def is_to_be_watched(self, now: float) -> bool:

@@ -6,7 +6,7 @@ import select
 import socket
 import struct
 import sys
-import time
+from time import monotonic
 from typing import Final
 
 from gateway.http.disconnected import ClientDisconnected
@@ -28,7 +28,7 @@ class Wire:
         self.received = b""  # what has come, and nobody has taken yet
         self.receives_left = RECEIVES  # takings of a body, in this step of the connection
         self.unsent: bytes | memoryview = b""
-        self.deadlines = Deadlines(keep_alive, time.monotonic())
+        self.deadlines = Deadlines(keep_alive, monotonic())
         self._socket = sock
 
     def receive(self, size: int = RECEIVE_BYTES) -> bool:
@@ -45,7 +45,7 @@ class Wire:
         if not data:
             raise ClientDisconnected
         self.received = data
-        self.deadlines.heard = time.monotonic()
+        self.deadlines.heard = monotonic()
         return True
 
     def send(self, data: bytes) -> None:
@@ -60,7 +60,7 @@ class Wire:
             return False
         except OSError as error:
             raise ClientDisconnected from error
-        self.deadlines.heard = time.monotonic()
+        self.deadlines.heard = monotonic()
         self.unsent = memoryview(self.unsent)[sent:] if sent < len(self.unsent) else b""
         return not self.unsent
 

@@ -1,0 +1,40 @@
+"""What libcurl is told of every exchange with a peer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pycurl
+
+from gateway.proxy.outbound import Peer
+
+_WEB = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
+_ALWAYS: dict[int, Any] = {
+    pycurl.PATH_AS_IS: 1,
+    pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
+    pycurl.HTTP09_ALLOWED: 0,
+    pycurl.PROTOCOLS: _WEB,
+    pycurl.FOLLOWLOCATION: 0,
+    pycurl.NETRC: pycurl.NETRC_IGNORED,
+    pycurl.PROXY: "",  # not even the environment's
+    pycurl.NOPROXY: "*",
+    pycurl.USERAGENT: "",  # none
+    pycurl.NOSIGNAL: 1,
+    pycurl.TCP_NODELAY: 1,
+    pycurl.DNS_CACHE_TIMEOUT: -1,  # what it knows is what `point_to` says
+}
+
+
+def options(peer: Peer) -> dict[int, Any]:
+    """Return libcurl's options by number (curl_easy_setopt(3)), for connections to the peer."""
+    found: dict[int, Any] = {
+        **_ALWAYS,
+        pycurl.URL: peer.origin,
+        pycurl.SSL_VERIFYPEER: 1 if peer.verify else 0,
+        pycurl.SSL_VERIFYHOST: 2 if peer.verify else 0,
+    }
+    if isinstance(peer.verify, str):
+        found[pycurl.CAINFO] = peer.verify
+    if peer.cert:
+        found[pycurl.SSLCERT] = found[pycurl.SSLKEY] = peer.cert
+    return found

@@ -105,7 +105,7 @@ def look_up(look_ups: LookUps, key: str = "token:1") -> list[Any]:
 
 def asked_by_thread(find: Callable[[Collection[str]], list[Any]]) -> LookUps:
     """Return the look-ups of a server with no open connection."""
-    server: Any = SimpleNamespace(find=find, begin=lambda keys: None, outage=Outage())
+    server: Any = SimpleNamespace(find=find, begin=lambda lookups: None, outage=Outage())
     return LookUps(server)
 
 

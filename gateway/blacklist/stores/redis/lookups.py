@@ -13,7 +13,6 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from itertools import chain
 from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any
@@ -39,7 +38,7 @@ class LookUp:
     __slots__ = ("found", "is_left", "keys", "resume")
 
     def __init__(self, keys: Sequence[str], resume: Callable[[], None]) -> None:
-        self.keys = keys
+        self.keys = tuple(keys)
         self.resume = resume
         self.found: list[Any] | StoreUnavailable | None = None
         self.is_left = False  # by its request, which has ended
@@ -89,7 +88,7 @@ class LookUps:
             if not about.is_alone:
                 yield b""  # others add theirs meanwhile
             look_ups = self._take()
-            question = self._server.begin(_keys(look_ups))
+            question = self._server.begin([look_up.keys for look_up in look_ups])
             if question:
                 self._late_at, self._asker = question.connection.late_at, asker
                 if not self._is_watching:
@@ -119,11 +118,11 @@ class LookUps:
 
     def _end(self, look_ups: list[LookUp], found: list[Any] | StoreUnavailable, asker: LookUp | None = None) -> None:
         """Tell all what came of their look-ups, the asker without calling it; the next question may follow."""
+        start = 0
         for look_up in look_ups:
-            if isinstance(found, StoreUnavailable):
-                look_up.found = StoreUnavailable(found.cause)
-            else:
-                look_up.found, found = found[: len(look_up.keys)], found[len(look_up.keys) :]
+            end = start + len(look_up.keys)
+            look_up.found = StoreUnavailable(found.cause) if isinstance(found, StoreUnavailable) else found[start:end]
+            start = end
         self._asking.release()
         for look_up in look_ups:
             if look_up is not asker:
@@ -155,7 +154,7 @@ class LookUps:
                 self._is_watching = self._late_at < math.inf
             else:
                 if look_ups is not None:
-                    self._end(look_ups, self._find(_keys(look_ups)))
+                    self._end(look_ups, self._find([key for look_up in look_ups for key in look_up.keys]))
 
     def _find(self, keys: list[str]) -> list[Any] | StoreUnavailable:
         try:
@@ -166,7 +165,3 @@ class LookUps:
             # Whatever it is: were the thread to end, all would wait for it.
             log.exception("look-ups failed")
             return self._server.outage.begin(LOOKUPS, "damaged", error)
-
-
-def _keys(look_ups: list[LookUp]) -> list[str]:
-    return list(chain.from_iterable([look_up.keys for look_up in look_ups]))

@@ -7,7 +7,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from hiredis import ReplyError
@@ -22,7 +22,7 @@ from gateway.blacklist.stores.redis.keys import (
     GRACE_SECONDS,
     as_answered,
     as_not_found,
-    pack_lookup,
+    packing,
     read_prefix,
     read_row,
     read_text,
@@ -64,6 +64,8 @@ class Server:
         # replicas it must have (min-replicas-to-write). Neither may answer from the past. It is asked last: what
         # was wiped meanwhile is noticed, and who makes a change knows of it.
         self._ask_head = pack(("GETEX", self.keys.head))
+        self._pack_keys = packing(self.keys.tag)
+        self._end_of_lookup = pack(("MGET", self.keys.generation)).partition(b"MGET\r\n")[2] + self._ask_head
         self._mark = ("SET", self.keys.tag + "mark", "")  # a write, and no change
         self._failed_until = 0.0
         self._lossy = Lossy(self._ask, now)
@@ -108,14 +110,16 @@ class Server:
         (texts,) = self.ask(("MGET", *[self.keys.tag + key for key in keys]))
         return list(texts)
 
-    def begin(self, keys: Collection[str]) -> Question | None:
+    def begin(self, lookups: Sequence[tuple[str, ...]]) -> Question | None:
         """Ask for the texts of entries, and wait for nothing. None, or what `FAILURES` names: `find` may help."""
         since = self.known.newest()
         is_old = time.monotonic() - self._lossy.checked > CHECK_SECONDS
         if not since or is_old or self._is_lossy() or self._failed_until or LOOKUPS in self.outage.causes:
             return None
-        connection = self._connections.begin(pack_lookup(self.keys, keys) + self._ask_head)
-        return Question(connection, len(keys), since) if connection else None
+        entries = sum(map(len, lookups))
+        start = b"*%d\r\n$4\r\nMGET\r\n" % (entries + 2)
+        connection = self._connections.begin(b"".join([start, *map(self._pack_keys, lookups), self._end_of_lookup]))
+        return Question(connection, entries, since) if connection else None
 
     def end(self, question: Question) -> list[Any] | None:
         """Return the texts, None while they are still to come. Raises `StoreUnavailable` if they are late.
@@ -123,8 +127,7 @@ class Server:
         Whatever else it raises is among `FAILURES`: `find` may help.
         """
         connection, entries = question.connection, question.entries
-        answers = connection.receive(2, as_not_found((question.newest, entries)))
-        if answers is None:
+        if (answers := connection.receive(2, as_not_found((question.newest, entries)))) is None:
             if time.monotonic() > connection.late_at:
                 raise self._fail(TimeoutError("the answer is slow to come"), lookup=True)
             return None
@@ -142,12 +145,12 @@ class Server:
     def _ask(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:
         if self._failed_until and time.monotonic() < self._failed_until:
             raise StoreUnavailable(self.outage.causes.get(LOOKUPS, ""))
-        generation_only = ("GET", self.keys.generation)
         # With a look-up the generation costs no command of its own.
         is_lookup = len(commands) == 1 and commands[0][0] == "MGET"
-        all_commands = [(*commands[0], self.keys.generation)] if is_lookup else [*commands, generation_only]
-        keys = all_commands[0][1:] if is_lookup else ()
-        request = b"".join([pack(command) for command in all_commands]) + self._ask_head
+        asked = (*commands[0], self.keys.generation) if is_lookup else ("GET", self.keys.generation)
+        all_commands = [asked] if is_lookup else [*commands, asked]
+        keys = asked[1:] if is_lookup else ()
+        request = b"".join(map(pack, all_commands)) + self._ask_head
         try:
             with blocking():
                 answers = self._exchange(request, 1 + len(all_commands), keys=keys, again=again)

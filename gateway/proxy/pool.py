@@ -116,7 +116,7 @@ class Pool:
             handle.close()
 
     def _pop(self, user: str | None) -> Handle | None:
-        if user and user in self._own:
+        if self._own and user in self._own:
             with self._lock:
                 if own := self._own.get(user):
                     handle = own.pop()

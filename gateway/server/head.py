@@ -27,6 +27,8 @@ _QUESTION_MARK: Final = ord("?")
 _FIELD_NAME: Final = re.compile(rf"[{TOKEN_CHARS}]{{1,256}}")
 _HOST: Final = re.compile(r"[^\s/?#@\\,<>\"]*")
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_UNLIKE: Final = frozenset(("HTTP_COOKIE", "HTTP_X_REQUEST_ID", "HTTP_TRACEPARENT"))
+LONGEST_BLOCK: Final = 512  # bytes of fields that are kept as a whole
 _ONCE = frozenset(("HTTP_HOST", "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"))
 
 
@@ -118,7 +120,9 @@ def read_head(head: bytes) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Return what the request line and the fields say, by environ key. Raises `Problem`."""
     line, _, fields = head.partition(b"\r\n")
     # `b"?" in line` would make and drop an exception each time: `in` tries whether it is a number first.
-    return _read_line(line) if _QUESTION_MARK in line else _read_plain_line(line), _read_fields(fields)
+    # To look a long block up takes its hash, and it is seldom there.
+    read_fields = _known_fields if len(fields) <= LONGEST_BLOCK else _read_fields
+    return _read_line(line) if _QUESTION_MARK in line else _read_plain_line(line), read_fields(fields)
 
 
 def _read_line(line: bytes) -> dict[str, str]:
@@ -142,7 +146,6 @@ def _read_line(line: bytes) -> dict[str, str]:
 _read_plain_line = bounded_cache(1024, longest=256)(_read_line)
 
 
-@bounded_cache(1024, longest=512)
 def _read_fields(block: bytes) -> dict[str, str]:
     """Return the fields by environ key, repeats joined (RFC 9110 section 5.3)."""
     lines = block.decode("latin-1").split("\r\n") if block else []
@@ -150,6 +153,9 @@ def _read_fields(block: bytes) -> dict[str, str]:
         raise Problem("fields-too-large")
     fields = dict(map(read_field, lines))
     return fields if len(fields) == len(lines) and "" not in fields else _join_repeated(lines)
+
+
+_known_fields = bounded_cache(1024, longest=LONGEST_BLOCK)(_read_fields)
 
 
 def _join_repeated(lines: list[str]) -> dict[str, str]:
@@ -163,7 +169,8 @@ def _join_repeated(lines: list[str]) -> dict[str, str]:
     return {key: ("; " if key == "HTTP_COOKIE" else ", ").join(values[key]) for key in values}
 
 
-@bounded_cache(1024, longest=128)
+# Were lines kept that are another in nearly each request, these would use up the processor's caches.
+@bounded_cache(1024, longest=128, keeps=lambda field: field[0] not in _UNLIKE)
 def read_field(line: str) -> tuple[str, str]:
     """Return a field's key in the environ, "" for one to be ignored, and its value. Raises `Problem`."""
     name, colon, value = line.partition(":")

@@ -44,3 +44,16 @@ def test_what_raises_is_not_kept() -> None:
         except ValueError:
             continue
     assert asked == ["x", "x"]
+
+
+def test_what_is_not_to_be_kept_is_worked_out_each_time() -> None:
+    asked: list[str] = []
+
+    @bounded_cache(8, keeps=lambda length: length > 1)
+    def size(text: str) -> int:
+        asked.append(text)
+        return len(text)
+
+    for text in ("a", "a", "bb", "bb"):
+        assert size(text) == len(text)
+    assert asked == ["a", "a", "bb"]

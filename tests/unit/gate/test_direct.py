@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from helpers import ISSUER, SECRET, Api, mint
+from helpers import ISSUER, SECRET, Api, Clock, mint
 
 from gateway import Gateway, Problem, observe
 
@@ -20,8 +20,8 @@ def inner(environ: Any, start_response: Any) -> list[bytes]:
 
 
 @pytest.fixture
-def gate(store_url: str) -> Gateway:
-    return Gateway(inner, secret=SECRET, store=store_url)
+def gate(store_url: str, clock: Clock) -> Gateway:
+    return Gateway(inner, secret=SECRET, store=store_url, now=clock)
 
 
 def status(gate: Gateway, token: str) -> int:

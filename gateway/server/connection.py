@@ -154,7 +154,8 @@ class Connection:
 
     def _proceed(self, response: Response) -> Awaited | None:
         """Set the state that follows, and return what has to happen before it; None where all is over."""
-        if self.wire.unsent and not (self.about.is_alone and self.wire.flush()):
+        # What was made while the response was cut is not sent.
+        if self.wire.unsent and not (self.about.is_alone and not response.cut_code and self.wire.flush()):
             self.state = SEND
             return NOTHING
         if response.is_over:

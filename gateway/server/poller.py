@@ -68,8 +68,9 @@ class EpollPoller:
     def wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
         """Return descriptors that are ready, with their events."""
         ready = self._epoll.poll(seconds, EVENTS)
-        if self._is_woken:
-            self._is_woken = all(fd != self.wake_up for fd, _ in ready)
+        # Not assigned otherwise: another thread may have been told meanwhile, and then nobody could wake any more.
+        if self._is_woken and any(fd == self.wake_up for fd, _ in ready):
+            self._is_woken = False
         return ready
 
 

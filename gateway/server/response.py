@@ -197,7 +197,7 @@ class Response:
         code = status[:3]
         if code in _NO_LENGTH:
             lines = [line for line in lines if not line.lower().startswith("content-length:")]
-        if not self.is_framed:  # another protocol follows
+        if code == "101":  # another protocol follows
             return _joined(lines)
         lines += self._frame(code, noted.get("content-length"), length)
         if self.closes or is_draining() or not self.body.can_be_skipped():

@@ -3,6 +3,7 @@
 import os
 import select
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -346,6 +347,17 @@ def test_a_response_that_is_cut_before_its_head_is_refused() -> None:
         about[0].cut("token-blacklisted")  # it is over: nothing happens
 
 
+@pytest.mark.parametrize("begin", [lambda part: [part], lambda part: iter([part, b"more"])])
+def test_what_an_app_makes_while_its_response_is_cut_is_not_sent(begin: Callable[[bytes], Iterable[bytes]]) -> None:
+    def app(environ: Environ, start: Start) -> Iterable[bytes]:
+        start("200 OK", [])
+        context(environ).cut("token-blacklisted")
+        return begin(b"secret")
+
+    with served(app, threads=1) as port, Client(port, request("GET /")) as client:
+        assert b"secret" not in client.read_all()
+
+
 def test_a_refusal_that_is_under_way_is_not_cut_off() -> None:
     def app(environ: Environ, start: Start) -> Iterator[bytes]:
         about = context(environ)
@@ -404,6 +416,22 @@ def test_after_a_switch_the_connection_is_the_apps_until_its_end() -> None:
             client.read_until(b"\0%d\xff" % number)
         client.sock.shutdown(socket.SHUT_WR)
         assert client.read_all().endswith(b"bye")
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", b"failed"), ("HEAD", b"")])
+def test_a_switch_that_fails_before_it_is_sent_is_answered_in_http(method: str, body: bytes) -> None:
+    def app(environ: Environ, start: Start) -> list[bytes]:
+        start("101 Switching Protocols", list(UPGRADE))
+        try:
+            raise ValueError
+        except ValueError:
+            start("500 Internal Server Error", [("Content-Length", "6")], sys.exc_info())
+        return [b"failed"]
+
+    with served(app, threads=1) as port:
+        head, _, content = exchange(port, request(f"{method} /", KEEP, *UPGRADE)).partition(b"\r\n\r\n")
+    assert b"\r\nConnection: close" in head
+    assert content == body
 
 
 @pytest.mark.parametrize("status", ["200 OK", "103 Early Hints", "100 Continue"])

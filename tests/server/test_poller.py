@@ -76,6 +76,33 @@ def test_it_can_be_woken_again_and_again(poller: Poller) -> None:
         assert told(poller, 10) == [poller.wake_up]
 
 
+@pytest.mark.interpreted
+@pytest.mark.skipif(EpollPoller not in KINDS, reason="there is no epoll")
+def test_it_can_be_woken_again_where_another_thread_is_told_first() -> None:
+    poller, found = EpollPoller(), []
+
+    class Ready(list[tuple[int, int]]):
+        """What one thread has found when it is interrupted, and another is told of the waking."""
+
+        def __iter__(self) -> Iterator[tuple[int, int]]:
+            if not found:
+                found.extend(told(poller, 10))
+            return super().__iter__()
+
+    class Interrupted:
+        def poll(self, seconds: float, count: int) -> Ready:
+            ready = Ready(epoll.poll(seconds, count))
+            poller._epoll = epoll
+            poller.wake()
+            return ready
+
+    epoll, poller._epoll = poller._epoll, Interrupted()  # type: ignore[assignment]
+    assert told(poller) == []
+    assert found == [poller.wake_up]
+    poller.wake()
+    assert told(poller, 1) == [poller.wake_up]
+
+
 def test_a_descriptor_that_was_closed_does_no_harm(poller: Poller) -> None:
     reader, writer = os.pipe()
     poller.arm(reader, select.POLLIN)

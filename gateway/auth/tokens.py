@@ -101,7 +101,7 @@ class Verifier:
         self._header_in = bounded_cache(256, longest=512)(self._read_header)  # most tokens of an issuer have the same
         self._limit = cache_size
         self._cached: dict[str, Token] = {}  # by their credentials
-        self._order: deque[str] = deque()  # the oldest first: a dict would be searched for its first
+        self._order: deque[Token] = deque()  # the oldest first: a dict would be searched for its first
         self.now = now
         self.passed_late = -math.inf  # when a token passed last that had less than SOON to live
 
@@ -156,12 +156,15 @@ class Verifier:
 
     def _cache(self, token: Token) -> None:
         self._cached[token.credentials] = token
-        self._order.append(token.credentials)
+        self._order.append(token)
         while len(self._order) > self._limit:
             try:
-                self._cached.pop(self._order.popleft(), None)
+                oldest = self._order.popleft()
             except IndexError:
                 break  # other threads are making room at the same moment
+            # It may have been verified again since, by newer keys or in another thread.
+            if self._cached.get(oldest.credentials) is oldest:
+                self._cached.pop(oldest.credentials, None)
 
     def _check(self, text: str) -> Token:
         # The size first: a megabyte of dots must not even be matched (CVE-2025-30204).

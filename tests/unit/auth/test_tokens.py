@@ -534,6 +534,17 @@ def test_a_cached_token_goes_with_the_key_that_verified_it(clock: Clock) -> None
     assert refusal(verifier, mint("new")) == "bad-signature"
 
 
+@pytest.mark.parametrize("many", [1, 2, 3, 5])
+def test_tokens_that_have_room_are_verified_once_under_each_of_their_issuers_keys(clock: Clock, many: int) -> None:
+    keys = ChangingKeys(issuer().keys.current())
+    verifier = Verifier([Issuer(ISSUER, keys.algorithms, frozenset(), keys)], cache_size=5, now=clock)
+    texts = [mint(sub=number) for number in range(many)]
+    for _ in range(12):  # some providers' key sets differ each time they are fetched
+        keys.keys = issuer().keys.current()
+        verified = [verifier.verify(text) for text in texts]
+        assert [verifier.verify(text) for text in texts] == verified
+
+
 def test_keys_that_are_unavailable_refuse_cached_tokens_too(clock: Clock) -> None:
     keys = ChangingKeys(issuer().keys.current())
     verifier = Verifier([Issuer(ISSUER, keys.algorithms, frozenset(), keys)], now=clock)

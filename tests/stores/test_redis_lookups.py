@@ -22,6 +22,7 @@ from gateway import Gateway
 from gateway.blacklist.stores import Entry
 from gateway.blacklist.stores.outage import Outage
 from gateway.blacklist.stores.redis.client import SECONDS, RedisConnection
+from gateway.blacklist.stores.redis.keys import as_answered
 from gateway.blacklist.stores.redis.lookups import LookUps
 from gateway.blacklist.stores.redis.server import Server
 from gateway.blacklist.stores.redis.store import RedisStore
@@ -178,6 +179,20 @@ def test_an_answer_that_comes_byte_by_byte_is_whole(
 def test_keys_that_are_not_equally_long_are_found(asked: Server) -> None:
     asked.ask(("SET", asked.keys.tag + "token:10", "ten"), again=False)
     assert outcome_in_pauses(partial(LookUps(asked).find, ["token:1", "token:10"])) == [None, b"ten"]
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("texts", [[], [None], [None] * 3])
+def test_an_answer_with_fewer_or_more_texts_than_were_asked_for_is_none(
+    asked: Server, relay: Relay, monkeypatch: pytest.MonkeyPatch, texts: list[None]
+) -> None:
+    monkeypatch.setattr("gateway.blacklist.stores.redis.server.PAUSE_SECONDS", 0.0)
+    generation, head = as_answered(asked.known.newest())
+    parts = [*[b"$-1"] * len(texts), b"$%d\r\n%b" % (len(generation), generation)]
+    relay.says = b"*%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(parts), b"\r\n".join(parts), len(head), head)
+    for find in (asked.find, lambda keys: outcome_in_pauses(partial(LookUps(asked).find, keys))):
+        with pytest.raises(StoreUnavailable):
+            find(["token:1", "token:2"])
 
 
 def test_a_change_that_others_made_is_found_at_once_and_costs_no_connection(

@@ -186,8 +186,8 @@ class Server:
                 head = self._ask_one(self._ask_head)
             else:
                 raise
-        if keys and not isinstance(found[0], list):
-            raise RedisError("the answer to a look-up is no list")
+        if keys and not (isinstance(found[0], list) and len(found[0]) == len(keys)):
+            raise RedisError("the answer to a look-up is no list of as many texts")
         generation = found[0].pop() if keys else found.pop()
         self._check_history(generation, head, since)
         return found

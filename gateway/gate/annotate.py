@@ -12,7 +12,7 @@ from gateway.http.answers import refuse
 from gateway.http.grammar import TOKEN_CHARS, elements
 from gateway.http.problems import Problem
 from gateway.http.target import request_target
-from gateway.http.wsgi import App, Environ, Fields, StartResponse, call_of, context, start_lazily
+from gateway.http.wsgi import App, Environ, Fields, StartResponse, call_of, close_body, context, start_lazily
 
 LIMIT_BYTES = 1 << 20  # larger bodies pass untouched: an object has to be held as a whole
 
@@ -88,8 +88,7 @@ def _annotate(
             start_response(head[0], fields, *head[2:])
             yield data
     finally:
-        if hasattr(body, "close"):
-            body.close()
+        close_body(body)
 
 
 def _hold_back(body: Iterator[bytes], head: list[Any], pieces: list[bytes]) -> Generator[bytes, None, bytes | None]:

@@ -18,7 +18,7 @@ from gateway.http.answers import refuse, respond
 from gateway.http.body import abandon_body
 from gateway.http.problems import Problem
 from gateway.http.target import BLACKLIST, is_decision, request_target
-from gateway.http.wsgi import App, Context, Environ, StartResponse, call_of, context, start_lazily
+from gateway.http.wsgi import App, Context, Environ, StartResponse, call_of, close_body, context, start_lazily
 
 
 class Gate:
@@ -117,11 +117,12 @@ class Gate:
             body = self._go_on(environ, start_response, about, token, self._blacklist.refusal(token, found))
         except Problem as problem:
             body = self._refuse(problem, environ, start_response)
+        has_ended = False
         try:
             yield from body
+            has_ended = True
         finally:
-            if hasattr(body, "close"):
-                body.close()
+            close_body(body, has_ended=has_ended)
 
     def _go_on(
         self,

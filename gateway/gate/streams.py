@@ -13,7 +13,7 @@ from gateway.auth.tokens import SOON, Token, Verifier
 from gateway.blacklist.rules import Blacklist
 from gateway.http.problems import Problem, StoreUnavailable
 from gateway.http.threads import start_thread
-from gateway.http.wsgi import Context
+from gateway.http.wsgi import Context, close_body
 
 log = logging.getLogger("gateway.streams")
 
@@ -129,8 +129,7 @@ class Streams:
                         raise problem
                 yield part
         finally:
-            if hasattr(body, "close"):
-                body.close()
+            close_body(body)
 
 
 def _end(about: Context) -> float:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from gateway.http.problems import KINDS, Problem
 from gateway.http.protocols import Credential
 from gateway.http.target import OPERATORS, PROBES, is_decision
-from gateway.http.wsgi import App, Context, Environ, Fields, StartResponse, call_of, context
+from gateway.http.wsgi import App, Context, Environ, Fields, StartResponse, call_of, close_body, context
 
 CLIENT_LEFT: Final = "client-left"
 _CLIENT_LEFT_STATUS: Final = "499"  # nginx's; no client ever sees it
@@ -179,8 +179,7 @@ class Request:
     def close(self) -> None:
         """Close the app's response, and tell."""
         try:
-            if close := getattr(self._body, "close", None):
-                close()
+            close_body(self._body, has_ended=not self._fault)
         finally:
             self.seconds = time.perf_counter() - self._began
             about = self._about

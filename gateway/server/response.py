@@ -12,7 +12,7 @@ from gateway.http.cache import bounded_cache
 from gateway.http.draining import is_draining
 from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
-from gateway.http.wsgi import Environ, Fields
+from gateway.http.wsgi import Environ, Fields, close_body
 from gateway.server.body import Body
 from gateway.server.pause import NOTHING, Awaited, PauseNote
 from gateway.server.request import Request
@@ -112,8 +112,7 @@ class Response:
     def close(self) -> None:
         """Let the application clean up."""
         content, self._content = self._content, ()
-        if hasattr(content, "close"):
-            content.close()
+        close_body(content, has_ended=self.is_over)
 
     def refuse(self, problem: Problem) -> None:
         """Answer with a refusal of the server's own, and close."""

@@ -243,11 +243,10 @@ def _noted(name: str) -> str:
 
 
 def _joined(lines: list[str]) -> bytes:
-    head = "\r\n".join(lines)
-    ends = len(lines) - 1
-    if head.count("\r") != ends or head.count("\n") != ends or "\0" in head:
+    text = "".join(lines)
+    if "\r" in text or "\n" in text or "\0" in text:
         raise ValueError("a control character in the response's head")  # it would split the response
-    return (head + "\r\n\r\n").encode("latin-1")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 def _http_date() -> str:

@@ -22,7 +22,7 @@ from gateway.http.draining import is_draining
 from gateway.http.wsgi import Context, call_of
 from gateway.server.acceptor import Acceptor
 from gateway.server.alarms import TICK_SECONDS, Alarms
-from gateway.server.connection import NEVER, Connection
+from gateway.server.connection import LOOK_SECONDS, Connection
 from gateway.server.delay import QueueingDelay
 from gateway.server.head import Room
 from gateway.server.pause import NOTHING, Awaited
@@ -171,8 +171,9 @@ class Listener:
             if fd != connection.fd:
                 self._pausing[fd] = connection
             self._poller.arm(fd, events)
-        if connection.alarm == NEVER or connection.state in WAITING:  # else there is one that is early enough
-            at = connection.look_at(connection.wire.deadlines.heard)
+        heard = connection.wire.deadlines.heard
+        if connection.alarm > heard + LOOK_SECONDS or connection.state in WAITING:  # else it is early enough
+            at = connection.look_at(heard)
             if at < connection.alarm:
                 self._alarms.set(connection, at)
 

@@ -17,6 +17,7 @@ from recorder import Client, exchange, request, served, until
 from gateway.http.blocking import blocking
 from gateway.http.wsgi import context
 from gateway.server import listener as module
+from gateway.server.pause import WATCH_SECONDS
 from gateway.server.turns import Turns
 
 PATIENCE = 60.0  # seconds, more than a test has
@@ -140,6 +141,25 @@ def test_a_pause_ends_when_its_time_is_over(pipe: tuple[int, int]) -> None:
 
     with served(app, threads=1) as port:
         assert exchange(port, request("GET /")).endswith(b"done")
+
+
+@pytest.mark.slow
+def test_after_a_long_pause_a_client_has_no_more_time_than_else() -> None:
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+        about = context(environ)
+        start("200 OK", [])
+        threading.Timer(2 * WATCH_SECONDS, about.resume).start()
+        about.pause(3600)
+        yield b""
+        yield b"done"
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.setblocking(False)
+        listener = module.Listener(app, sock, threads=1, connections=9, queue_timeout=60, keep_alive=0.5)
+        with Client(sock.getsockname()[1], request("GET /", ("Connection", "keep-alive"))) as client:
+            assert client.read_all().endswith(b"0\r\n\r\n")
+        assert until(lambda: not listener.is_busy())
+        listener.reset_remaining()
 
 
 def test_requests_that_came_with_the_one_that_pauses_are_answered_after_it(pipe: tuple[int, int]) -> None:

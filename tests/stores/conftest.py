@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from asked_again import AskedAgain
 from helpers import Clock
 from redis_servers import RedisServer
 from relay import Relay
@@ -19,7 +20,7 @@ def path(store_url: str) -> Path:
 
 @pytest.fixture
 def store(path: Path, clock: Clock) -> Iterator[SqliteStore]:
-    with closing(SqliteStore(str(path), clock)) as store:
+    with closing(AskedAgain(str(path), clock)) as store:
         yield store
 
 

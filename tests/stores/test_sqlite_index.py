@@ -4,12 +4,12 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
+from asked_again import AskedAgain
 from helpers import NOW, Clock
 from recorder import until
 
@@ -36,22 +36,6 @@ for line in sys.stdin:
 """
 
 Change = Callable[[str], None]
-
-
-class AskedAgain(SqliteStore):
-    """A store that is given its last answer with each question, as it is for a token."""
-
-    last: Any = None
-
-    def find(self, keys: Sequence[str]) -> Sequence[Entry]:
-        self.last, found = self.find_again(keys, self.last)
-        return found
-
-
-@pytest.fixture
-def store(path: Path, clock: Clock) -> Iterator[SqliteStore]:
-    with closing(AskedAgain(str(path), clock)) as store:
-        yield store
 
 
 @pytest.fixture

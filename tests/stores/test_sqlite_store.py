@@ -23,6 +23,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from asked_again import AskedAgain
 from helpers import NOW, Clock
 
 from gateway.blacklist.keys import claim_key
@@ -53,7 +54,7 @@ def store(path: Path, clock: Clock) -> Iterator[SqliteStore]:
     """Return a store of `ENTRIES`, opened anew: all of them are in the file, none in the log or a cache."""
     with closing(SqliteStore(str(path), clock)) as first:
         first.add(ENTRIES)
-    with closing(SqliteStore(str(path), clock)) as store:
+    with closing(AskedAgain(str(path), clock)) as store:
         yield store
 
 

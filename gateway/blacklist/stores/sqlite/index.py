@@ -85,16 +85,16 @@ class Index:
                 return stamp
             self._looked = max(self._looked, now - SAVED_SECONDS) + LOOK_SECONDS
             descriptor = self._descriptors[1]
+        new: Stamp | None = None  # where the file is gone: no stamp given before holds any more
         try:
             self.check()
             found = os.fstat(descriptor)
-            if _identity(found) != _identity(os.stat(self._name)):
-                return None
+            if _identity(found) == _identity(os.stat(self._name)):
+                new = header, (found.st_size, found.st_ctime_ns)
         except (OSError, Replaced):  # the one: closed at this very moment, or gone
-            return None
-        new = header, (found.st_size, found.st_ctime_ns)
-        self._stamp = stamp if stamp == new else new
-        return self._stamp
+            pass
+        self._stamp = stamp = stamp if stamp == new else new
+        return stamp
 
     def check(self) -> None:
         """Raise `Replaced` if index or log are not the files they were when the first connection was opened.

@@ -76,7 +76,8 @@ class Verifier:
     """Verifies tokens of some `issuers`, and keeps up to `cache_size` good ones.
 
     A cached token is good only under the very key set that verified it, so that a removed
-    key takes its tokens along. `leeway` and `max_age` (by `iat`) are in seconds, `now` returns epoch seconds. With
+    key takes its tokens along. Its tokens are for one blacklist, whose look-up they keep: two in threads would take
+    each other's. `leeway` and `max_age` (by `iat`) are in seconds, `now` returns epoch seconds. With
     `by_auth_time`, an `auth_time` must not lie ahead: no cut-off of now would cover it.
     """
 

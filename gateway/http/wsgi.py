@@ -95,7 +95,7 @@ def context(environ: Environ) -> Context:
 def call_of(app: App) -> App:
     """Return what a call of `app` calls: an object's method, found once, is called sooner than the object."""
     found: Any = app
-    return cast(App, found.__call__)
+    return app if isinstance(app, type) else cast(App, found.__call__)
 
 
 def close_body(body: Any, *, has_ended: bool = False) -> None:
@@ -103,7 +103,7 @@ def close_body(body: Any, *, has_ended: bool = False) -> None:
 
     A generator that has ended is not: compiled, it would raise and drop an exception, which takes 1 % of a request.
     """
-    if not (has_ended and hasattr(body, "send")) and hasattr(body, "close"):
+    if not (has_ended and hasattr(body, "throw")) and hasattr(body, "close"):
         body.close()
 
 

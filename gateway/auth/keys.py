@@ -132,8 +132,11 @@ def _public_keys(
         # Before there are requests: from a cold disk it takes longer than one of them waits for keys.
         import requests  # noqa: F401
 
-        url = check_url(source, policy.insecure_hosts) if is_url else ""
-        fetch = partial(fetch_keys, url, names, policy) if url else lambda: follow(load(), "the file", names, policy)
+        fetch = (
+            partial(fetch_keys, check_url(source, policy.insecure_hosts), names, policy)
+            if is_url
+            else lambda: follow(load(), "the file", names, policy)
+        )
         return WatchedKeys(allowed, snapshot, fetch, policy, now)
     keys = snapshot.take(load)  # what is bad at the start ends the start
     if is_key_text(source):

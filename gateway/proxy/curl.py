@@ -149,7 +149,7 @@ class Handle:
                 if descriptor in watched:
                     self._act(descriptor, _TO_CURL[event])
         # Where a part of a long answer has come, others have their turn before the next.
-        if not (self.is_done or self.body) and self._multi.timeout() == 0:
+        if not (self.is_done or self.body) and self.timeout() == 0:
             self._act(_TIME_OUT, 0)
         return self.is_done or has_written or bool(self.body) or len(self.head) > known
 

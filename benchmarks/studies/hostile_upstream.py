@@ -1,11 +1,13 @@
 """`python -m benchmarks.studies.hostile_upstream`: an API that answers well or badly, as a target's first part says.
 
-Prints its port. For `hostile_hour`.
+Prints its port. For `hostile_hour` and `hostile_kinds`. Bad answers are another process's: what they cost this one is
+nothing that the gateway does to others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from contextlib import suppress
@@ -15,24 +17,25 @@ from websocket_bytes import frame, switched
 
 PIECE = bytes(65536)
 EVENT = b"c\r\ndata: tick\n\n\r\n"
-LONG = 3600.0
+FAILED = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError)
+WELL, BADLY = socket.socketpair(type=socket.SOCK_SEQPACKET)  # from one process to the other
 
 
 async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer one connection's requests."""
-    with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+    with suppress(*FAILED):
         while await answer(reader, writer):
             pass
     writer.close()
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """Answer one request; return whether the connection goes on."""
+    """Answer one request; return whether the connection goes on here."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     target = head.split(" ", 2)[1]
     name = target.strip("/").split("/")[0].split("?")[0]
-    if name in BAD:
-        await BAD[name](reader, writer)
+    if name in BAD:  # what came with the head is lost, and none of these needs it
+        socket.send_fds(WELL, [name.encode()], [writer.get_extra_info("socket").fileno()])
         return False
     await read_body(reader, head.lower())
     if name == "big":
@@ -153,6 +156,33 @@ BAD = {
 }
 
 
+async def answer_badly() -> None:
+    """Take connections from the other process, and answer the last request of each, until that ends."""
+    loop, tasks = asyncio.get_running_loop(), set()
+    BADLY.setblocking(False)
+    is_over = asyncio.Event()
+
+    async def answer_one(name: str, sock: socket.socket) -> None:
+        with suppress(*FAILED):
+            reader, writer = await asyncio.open_connection(sock=sock)
+            try:
+                await BAD[name](reader, writer)
+            finally:
+                writer.close()
+
+    def take() -> None:
+        name, descriptors, _, _ = socket.recv_fds(BADLY, 100, 1)
+        for descriptor in descriptors:
+            task = loop.create_task(answer_one(name.decode(), socket.socket(fileno=descriptor)))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        if not descriptors:
+            is_over.set()
+
+    loop.add_reader(BADLY, take)
+    await is_over.wait()
+
+
 async def main() -> None:
     """Serve until the process is ended."""
     server = await asyncio.start_server(talk, "127.0.0.1", 0, limit=1 << 20, backlog=1000)
@@ -161,4 +191,9 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    if os.fork():
+        BADLY.close()
+        asyncio.run(main())
+    else:
+        WELL.close()
+        asyncio.run(answer_badly())

@@ -7,17 +7,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.bench import HERE, PEERS, PEERS_BIN, Bench, Row, Running
 from benchmarks.processes import LOAD, Failed, Server, free_port
-from benchmarks.runner import BROWSER
+from benchmarks.runner import BROWSER, BROWSER_ALONE, EQUAL, EQUAL_ALONE
 from benchmarks.tokens import ISSUER, SECRET, public_jwk
 from benchmarks.web import ask
 
 ROOT = HERE.parent
+SMALL = tuple(cell.name for cell in (BROWSER_ALONE, BROWSER, EQUAL_ALONE, EQUAL))
 
 # --- this gateway ---
 
@@ -63,9 +65,9 @@ def gateway(bench: Bench, name: str = "gateway", folder: Path = ROOT, **settings
     return Running(port, [server])
 
 
-def gateway_compiled(bench: Bench, **settings: str) -> Running:
+def gateway_compiled(bench: Bench, name: str = "gateway-compiled", **settings: str) -> Running:
     """Start what the container image has: this gateway with its path compiled, from a folder of its own."""
-    return gateway(bench, "gateway-compiled", folder=Path(_compiled().name), **settings)
+    return gateway(bench, name, folder=Path(_compiled().name), **settings)
 
 
 @cache
@@ -80,16 +82,13 @@ def _compiled() -> TemporaryDirectory[str]:
     return folder
 
 
-def gateway_logging(bench: Bench) -> Running:
-    return gateway(bench, "gateway-logging", log_level="info")
-
-
-def gateway_redis(bench: Bench) -> Running:
-    port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(bench.work), "--save", ""]
+def gateway_redis(bench: Bench, name: str = "gateway-redis", start: Callable[..., Running] = gateway) -> Running:
+    port, folder = free_port(), bench.work / f"{name}-data"
+    folder.mkdir()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     command += ["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"]
-    redis = bench.server("redis", command, port, core=LOAD)
-    running = gateway(bench, "gateway-redis", store=f"redis://127.0.0.1:{port}/0")
+    redis = bench.server(f"{name}-server", command, port, core=LOAD)
+    running = start(bench, name, store=f"redis://127.0.0.1:{port}/0")
     running.beside.append(redis)
     return running
 
@@ -192,9 +191,22 @@ ROWS = (
     Row("gateway", "this gateway", gateway),
     Row("compiled", "this gateway, compiled as in the image", gateway_compiled),
     Row("bare", "the same without auth and blacklist", bare, verifies=False, blacklists=False),
-    Row("logging", "this gateway, writing its access log", gateway_logging),
+    Row("logging", "this gateway, writing its access log", partial(gateway, name="logging", log_level="info")),
+    Row(
+        "logging-compiled",
+        "the same, compiled",
+        partial(gateway_compiled, name="logging-compiled", log_level="info"),
+        cells=SMALL,
+    ),
     # redis-server shares the load generator's core, where 1 MiB answers starve it beyond the store's time-out.
     Row("redis", "this gateway, Redis store", gateway_redis, programs=("redis-server",), large=False),
+    Row(
+        "redis-compiled",
+        "the same, compiled",
+        partial(gateway_redis, name="redis-compiled", start=gateway_compiled),
+        programs=("redis-server",),
+        cells=SMALL,
+    ),
     Row("tls", "this gateway, https upstream", gateway_tls, cells=(BROWSER.name,)),
     *(
         Row(

@@ -104,7 +104,8 @@ def run(rows: Sequence[Row], cells: Sequence[Cell], *, rounds: int, seconds: int
                 for row in rows[number % len(rows) :] + rows[: number % len(rows)]:
                     if _is_measured(row, cell):
                         samples[cell, row].append(measure(row, running[row], cell, seconds, bench.work))
-    return {cell: {row: _result(samples[cell, row]) for row in rows if (cell, row) in samples} for cell in cells}
+    measured = {cell: [row for row in rows if (cell, row) in samples] for cell in cells}
+    return {cell: {row: _result(samples[cell, row]) for row in column} for cell, column in measured.items() if column}
 
 
 def _is_measured(row: Row, cell: Cell) -> bool:

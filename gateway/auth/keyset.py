@@ -73,5 +73,7 @@ def known_algorithms(names: Iterable[str]) -> frozenset[str]:
     """Return the algorithms; EdDSA brings those of its curves along. Raises KeysRefused for one that is none."""
     allowed = set(names)
     if unknown := sorted(allowed - ALGORITHMS.keys()):
-        raise KeysRefused(f"{unknown[0]!r} is not an algorithm that may sign a token")
+        raise KeysRefused(
+            f"{unknown[0]!r} is not an algorithm that may sign a token: use {', '.join(sorted(ALGORITHMS))}"
+        )
     return frozenset(allowed | CURVES.keys() if "EdDSA" in allowed else allowed)

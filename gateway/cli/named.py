@@ -69,7 +69,9 @@ def open_named(
         return _by_fingerprint(open_blacklist(settings), read_fingerprint(fingerprint), issuer and whose, whose)
     name, value = named[0]
     if name not in (known := claims_of(settings)):
-        raise click.UsageError(f"a claim is one of {', '.join(known)}")
+        raise click.UsageError(
+            f"{name!r} is not among BLACKLIST_CLAIMS ({', '.join(known)}): give them as the gateway has them"
+        )
     values = read_values(name, value)
     return Named(open_blacklist(settings), str(whose), claim=(name, values))
 

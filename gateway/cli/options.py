@@ -130,8 +130,11 @@ def _certificate_faults(settings: Settings) -> Iterator[str]:
                 context.load_verify_locations(path)
             elif path:
                 context.load_cert_chain(path, password="")
-        except (OSError, ValueError):  # ValueError: a NUL in the path
-            yield f"{PREFIX}{place}: cannot use {path}"
+        except ssl.SSLError:
+            wanted = "certificates" if place.endswith("_CA") else "a certificate and its key, which needs no password"
+            yield f"{PREFIX}{place}: cannot use {path}: it must have {wanted}, in PEM"
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            yield f"{PREFIX}{place}: cannot use {path}: {getattr(error, 'strerror', '') or 'it is no path'}"
 
 
 def _flag(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

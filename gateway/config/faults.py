@@ -31,7 +31,6 @@ _WORDS = {
     "string_type": "must be text",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
-    "string_pattern_mismatch": "has a character that is not allowed",
     "missing": "is missing",
 }
 

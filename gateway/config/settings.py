@@ -60,10 +60,12 @@ class Settings(BaseSettings):
     host: str = Field(
         "0.0.0.0",  # noqa: S104 - it is a gateway
         min_length=1,
-        description="address to listen on; :: for IPv6 and IPv4; unix:/path for a Unix socket",
+        description="address to listen on, of demo 127.0.0.1; :: for IPv6 and IPv4; unix:/path for a Unix socket",
     )
     port: int = Field(35000, ge=0, le=65535, description="port to listen on")
-    workers: int = Field(default_factory=count_cores, ge=1, le=256, description="worker processes")
+    workers: int = Field(
+        default_factory=count_cores, ge=1, le=256, description="worker processes; one per core, if not set"
+    )
     threads: int = Field(8, ge=1, le=256, description="threads of each worker")
     queue_timeout: Seconds = Field(5, description="seconds a request may wait for a thread before it is refused")
     drain_timeout: Seconds = Field(30, description="seconds in which requests in flight may finish at shutdown")

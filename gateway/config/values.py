@@ -153,6 +153,17 @@ def check_claim_name(name: str) -> str:
     return name
 
 
+def _must_match(pattern: str, words: str) -> AfterValidator:
+    """Return what refuses any text but that of the pattern, in these words."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(words)
+        return value
+
+    return AfterValidator(check)
+
+
 NotEmpty = Annotated[str, Field(min_length=1)]
 Listed = Annotated[tuple[NotEmpty, ...], NoDecode, BeforeValidator(split_list)]
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
@@ -160,7 +171,7 @@ ResourceUrl = Annotated[str, AfterValidator(_check_resource_url)]
 HttpProxy = Annotated[str, AfterValidator(_check_http_proxy)]
 Hosts = Annotated[Listed, AfterValidator(_check_hosts)]
 ClaimNames = Annotated[Listed, AfterValidator(_check_claim_names)]
-Scope = Annotated[str, Field(pattern=r"^[!#-\[\]-~]+$")]
+Scope = Annotated[str, _must_match(r"[!#-\[\]-~]+", "must be one scope: no blanks, quotes or backslashes, ASCII alone")]
 Paths = Annotated[Listed, AfterValidator(_check_paths)]
 Origins = Annotated[Listed, AfterValidator(_check_origins)]
 Requirements = Annotated[Listed, AfterValidator(_check_requirements)]
@@ -175,7 +186,11 @@ def _check_field_is_free(name: str) -> str:
     return name
 
 
-FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$"), AfterValidator(_check_field_is_free)]
+FieldName = Annotated[
+    str,
+    _must_match(r"[A-Za-z][A-Za-z0-9-]*", "must be a letter, then letters, digits and hyphens"),
+    AfterValidator(_check_field_is_free),
+]
 
 
 class IssuerSettings(BaseModel):

@@ -142,3 +142,10 @@ def test_every_file_that_is_named_is_there() -> None:
     assert not [
         file for file in named if not (ROOT / file).exists() and not any(path.endswith(file) for path in trees())
     ]
+
+
+def test_names_that_contributors_are_led_to_are_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    places = [path for room in ("gateway", "tests") for path in (ROOT / room).rglob("*.py")]
+    known = {name for path in places for name in re.findall(r"[\w.]+", path.read_text())}
+    assert set(re.findall(r"`(?:with )?((?:self\.)?_\w+|self[\w.]+|[A-Z_]{5,})(?:\(\))?`", page)) <= known

@@ -40,13 +40,12 @@ def test_a_shell_completes_a_command_after_the_line_of_the_page(tmp_path: Path, 
         pytest.skip(f"{shell} is not installed")
     page = (ROOT / "docs/reference.md").read_text()
     [line] = re.findall(
-        rf"^\| {shell} .*?\| `(_GATEWAY_COMPLETE={shell}_source gateway > [^`]*)` \|", page, re.MULTILINE
+        rf"^\| {shell} .*?\| `([^`]*_GATEWAY_COMPLETE={shell}_source gateway > [^`]*)` \|", page, re.MULTILINE
     )
     program = tmp_path / "programs/gateway"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m gateway "$@"\n')
     program.chmod(0o755)
-    (tmp_path / ".config/fish/completions").mkdir(parents=True)
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith("XDG_")},
         "HOME": str(tmp_path),

@@ -982,8 +982,8 @@ def test_faults_of_files_keys_and_the_store_are_told_with_those_of_settings(
         expected = [
             "GATEWAY_PORT: ",
             "GATEWAY_SECRET: GATEWAY_SECRET_FILE: cannot read /does/not/exist",
-            "GATEWAY_UPSTREAM_CA: cannot use /does/not/exist.pem",
-            "GATEWAY_UPSTREAM_CERT: cannot use ",
+            "GATEWAY_UPSTREAM_CA: cannot use /does/not/exist.pem: No such file",
+            f"GATEWAY_UPSTREAM_CERT: cannot use {tmp_path}/no.pem: it must have a certificate and its key",
             "issuer 'a': ",
             "issuer 'b': ",
             "No store has the scheme mysql",

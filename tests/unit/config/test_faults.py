@@ -25,7 +25,9 @@ FIRST, NONE, NO_JSON = ", number 1", "there is no such member", ": is not JSON: 
         ("CONSOLE", "maybe", ": must be true or false"),
         ("RESTORE", "x", ": must be 'holder' or 'admin'"),
         ("PORT", "70000", ": must be less than or equal to 65535"),
-        ("ADMIN_SCOPE", "a b", ": has a character that is not allowed"),
+        ("ADMIN_SCOPE", "a b", ": must be one scope: no blanks, quotes or backslashes, ASCII alone"),
+        ("CLAIMS_FIELD", "X_Claims", ": must be a letter, then letters, digits and hyphens"),
+        ("SUBJECT_FIELD", "X-Sub\n", ": must be a letter, then letters, digits and hyphens"),
     ],
 )  # fmt: skip
 def test_a_fault_is_told_by_name_and_place(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:

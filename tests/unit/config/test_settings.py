@@ -517,6 +517,8 @@ def test_a_path_that_looks_like_a_pattern_and_is_none_is_warned_of() -> None:
 def test_the_public_secret_and_weak_ones_are_warned_of() -> None:
     assert ["public example" in warning for warning in warnings(Settings())] == [True]
     assert ["shorter than its hash" in warning for warning in warnings(Settings(secret="x" * 31))] == [True]
+    [told] = warnings(Settings(secret="x" * 32, algorithms="HS256,HS512"))
+    assert told.endswith(": 64 random bytes")
     assert warnings(Settings(secret="x" * 32)) == []
     assert "discogs" not in warnings(Settings(issuer="https://other.test/"))[0]
 

@@ -1,5 +1,6 @@
 """One record per request, whatever becomes of it, and nothing secret in it."""
 
+import ast
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from wsgiref.validate import validator
 
 import pytest
 from helpers import Api, fingerprint, mint
+from processes import ROOT
+from sources import trees
 
 from gateway.http.disconnected import ClientDisconnected
 from gateway.http.problems import Problem
@@ -279,6 +282,28 @@ def test_no_record_shows_more_of_a_token_than_fingerprint_and_subject(observed: 
     text = json.dumps(records)
     assert len(records) == 4
     assert not any(part in text for part in TOKEN.split("."))
+
+
+def names(tree: ast.AST) -> Iterator[Any]:
+    """Yield the members that the code gives names to: in a dictionary's text, or one by one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            yield from (key.value for key in node.keys if isinstance(key, ast.Constant))
+        elif (
+            isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.slice, ast.Constant)
+        ):
+            yield node.slice.value
+
+
+def test_docs_operations_explains_every_member() -> None:
+    functions = {
+        each.name: each for each in trees()["gateway/ops/observe.py"].body if isinstance(each, ast.FunctionDef)
+    }
+    places: list[ast.AST] = [functions[name] for name in ("_members", "_details", "_add_token")]
+    calls = [node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    places += [each.value for call in calls for each in call.keywords if each.arg == "log"]
+    section = (ROOT / "docs/operations.md").read_text().partition("\n## Logs")[2].partition("\n## ")[0]
+    assert {name for place in places for name in names(place)} <= set(re.findall(r"`(\w+)`", section))
 
 
 def test_a_wrong_issuer_is_told_beside_those_that_are_right(observed: Api, record: Any) -> None:

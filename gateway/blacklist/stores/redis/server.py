@@ -53,7 +53,7 @@ class Server:
             self._url = url
             self._nodes: dict[str, Connections] = {}  # of a cluster, to which a slot migrates
         except (ValueError, RedisError) as error:
-            raise StoreRefused("STORE is not a URL of a Redis server.") from error
+            raise StoreRefused("STORE is not a URL of a Redis server: docs/redis.md has their forms.") from error
         self._now = now
         self._replicas = replicas
         self._accept_lossy = accept_lossy

@@ -36,6 +36,7 @@ GOALS: tuple[tuple[str, Cell, str, Cell, float], ...] = (
     ("compiled", MANY_TOKENS, "compiled", BROWSER, 1.05),
     ("logging", BROWSER, "gateway", BROWSER, 1.15),
     ("logging-compiled", BROWSER, "compiled", BROWSER, 1.15),
+    ("filled", BROWSER, "gateway", BROWSER, 1.10),
     ("redis", BROWSER, "gateway", BROWSER, 1.25),
     ("redis-compiled", BROWSER, "compiled", BROWSER, 1.25),
     ("redis", BROWSER_ALONE, "gateway", BROWSER_ALONE, 1.30),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.bench import HERE, PEERS, PEERS_BIN, Bench, Row, Running
 from benchmarks.processes import LOAD, Failed, Server, free_port
-from benchmarks.runner import BROWSER, BROWSER_ALONE, EQUAL, EQUAL_ALONE
+from benchmarks.runner import BROWSER, BROWSER_ALONE, EQUAL, EQUAL_ALONE, MANY_TOKENS
+from benchmarks.studies.scale import ENTRIES, fill
 from benchmarks.tokens import ISSUER, SECRET, public_jwk
 from benchmarks.web import ask
+from gateway.blacklist.stores import open_store
 
 ROOT = HERE.parent
 SMALL = tuple(cell.name for cell in (BROWSER_ALONE, BROWSER, EQUAL_ALONE, EQUAL))
@@ -79,6 +82,21 @@ def _compiled() -> TemporaryDirectory[str]:
         subprocess.run([*pip, str(ROOT)], check=True, timeout=600, env={**os.environ, "GATEWAY_COMPILE": "1"})
     except subprocess.SubprocessError as error:
         raise Failed("compiling failed: see docs/operations.md for what it takes") from error
+    return folder
+
+
+def gateway_filled(bench: Bench) -> Running:
+    shutil.copy(Path(_filled().name) / "filled.sqlite3", bench.work / "filled.sqlite3")
+    return gateway(bench, "filled")
+
+
+@cache
+def _filled() -> TemporaryDirectory[str]:
+    """Return a folder with a store of many entries, which is there until the run ends."""
+    folder = TemporaryDirectory()
+    store = open_store(f"sqlite:///{folder.name}/filled.sqlite3")
+    fill(store, ENTRIES)
+    store.close()
     return folder
 
 
@@ -198,6 +216,7 @@ ROWS = (
         partial(gateway_compiled, name="logging-compiled", log_level="info"),
         cells=SMALL,
     ),
+    Row("filled", f"this gateway, {ENTRIES:,} entries", gateway_filled, cells=(BROWSER.name, MANY_TOKENS.name)),
     # redis-server shares the load generator's core, where 1 MiB answers starve it beyond the store's time-out.
     Row("redis", "this gateway, Redis store", gateway_redis, programs=("redis-server",), large=False),
     Row(

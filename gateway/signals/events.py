@@ -57,13 +57,14 @@ class Events:
             raise Refusal("authentication_failed", "The Authorization field is not the one that was agreed on.")
         self._check(sender, message)
         events = message.claims["events"]
-        found = [self._subjects(uri, event, sender, message) for uri, event in events.items()]
+        found = {uri: self._subjects(uri, event, sender, message) for uri, event in events.items()}
+        acting = {uri: events[uri] for uri, subjects in found.items() if subjects} or events
         notice = Notice(
             kind=EVENTS,
             sender=sender,
-            subjects=[subject for subjects in found for subject in subjects],
-            cut_off=self._cut_off(events, message),
-            reason=_reason(events),
+            subjects=[subject for subjects in found.values() for subject in subjects],
+            cut_off=self._cut_off(acting, message),
+            reason=_reason(acting),
             jti=message.text("jti"),
             kept_until=message.time("iat") + LONGEST_SECONDS,
         )
@@ -101,21 +102,22 @@ class Events:
 
     def _cut_off(self, events: dict[str, Any], message: Message) -> CutOff:
         """Return the first second after the event: after it happened, if the message says when, not after it came."""
-        times: list[Any] = [event["event_timestamp"] for event in events.values() if "event_timestamp" in event]
-        if not times and "toe" in message.claims:
-            times = [message.claims["toe"]]
-        if not all(is_time(each) for each in times):
-            raise Refusal("invalid_request", "The time of the event must be a number.")
-        if not times:
+        # A time of 0 is one that its maker left out.
+        times: list[Any] = [
+            event.get("event_timestamp") or message.claims.get("toe") or None for event in events.values()
+        ]
+        if not all(each is None or (is_time(each) and each > 0) for each in times):
+            raise Refusal("invalid_request", "The time of the event must be a number above 0.")
+        if not all(times):
             return self._recorder.cut_off_since(message.time("iat"))
         # One that lies ahead would lock the user out.
-        happened: float = min(max(*map(_seconds, times), 0), self._recorder.latest())
+        happened: float = min(max(map(_seconds, times)), self._recorder.latest())
         return math.floor(happened) + 1
 
 
 def _seconds(time: float) -> float:
     """Return the seconds of a time that may be in milliseconds, as Okta's are: 10**11 seconds are the year 5138."""
-    return time / 1000 if time > 10**11 else time
+    return min(time, 10**15) / 1000 if time > 10**11 else time
 
 
 def _reason(events: dict[str, Any]) -> str:

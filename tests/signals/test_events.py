@@ -285,6 +285,7 @@ BAD: dict[str, tuple[str, str]] = {
         "invalid_request",
     ),
     "a time that is text": (event(URI, event_timestamp="2026-01-01"), "invalid_request"),
+    "a time before all": (event(URI, event_timestamp=-62_135_596_800), "invalid_request"),
     "a credential that changed somehow": (
         event(CAEP + "credential-change", credential_type="pin", change_type="lost"),
         "invalid_request",
@@ -306,8 +307,10 @@ BAD: dict[str, tuple[str, str]] = {
 
 def test_the_log_names_both_issuers_of_an_event_of_another(gate_api: Api, caplog: pytest.LogCaptureFixture) -> None:
     send(gate_api, event(URI, _claims={"iss": "https://typo.test"}))
-    [record] = [each.record for each in caplog.records if each.name == "gateway.signals"]  # type: ignore[attr-defined]
-    assert (record["found_issuer"], record["expected_issuer"]) == ("https://typo.test", IDP)
+    send(gate_api, event(URI, _claims={"iss": {"anything": "x" * 40_000}}))
+    found, odd = [each.record for each in caplog.records if each.name == "gateway.signals"]  # type: ignore[attr-defined]
+    assert (found["found_issuer"], found["expected_issuer"]) == ("https://typo.test", IDP)
+    assert len(odd["found_issuer"]) <= 200
 
 
 @pytest.mark.parametrize(("token", "error"), BAD.values(), ids=BAD)
@@ -446,6 +449,34 @@ def test_without_its_time_an_event_counts_from_when_it_happened_or_came(
     clock.advance(10)
     assert not passes(gate_api, iat=passing - 1)
     assert passes(gate_api, iat=passing)
+
+
+LATE = RISC + "account-disabled"
+SEVERAL: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    "of its own": ({URI: {"event_timestamp": THEN - 900}, LATE: {"event_timestamp": THEN}}, {}, THEN + 1),
+    "the message's": ({URI: {"event_timestamp": THEN - 900}, LATE: {}}, {"toe": THEN}, THEN + 1),
+    "not told": ({URI: {"event_timestamp": THEN - 900}, LATE: {}}, {}, int(NOW) + 1),
+    "null": ({LATE: {"event_timestamp": None}}, {}, int(NOW) + 1),
+    "0": ({LATE: {"event_timestamp": 0}}, {"toe": THEN}, THEN + 1),
+    "of an event that ends nothing": (
+        {CAEP + "session-presented": {"event_timestamp": THEN - 900}, LATE: {}},
+        {},
+        int(NOW) + 1,
+    ),
+    "longer than any": ({LATE: {"event_timestamp": 10**400}}, {}, int(NOW) + 31),
+}
+
+
+@pytest.mark.parametrize(("events", "claims", "passing"), SEVERAL.values(), ids=SEVERAL)
+def test_no_event_counts_from_before_it_happened(
+    gate_api: Api, clock: Clock, events: Any, claims: Any, passing: int
+) -> None:
+    assert send(gate_api, event(URI, _claims={"events": events, **claims})).status_code == 202
+    clock.advance(40)
+    assert not passes(gate_api, iat=passing - 1)
+    assert passes(gate_api, iat=passing)
+    [entry] = entries(gate_api)
+    assert entry["reason"].startswith(("account-disabled", "session-revoked"))
 
 
 def test_sessions_can_stand_for_their_user_where_tokens_have_none(make_api: Make) -> None:

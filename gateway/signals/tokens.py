@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from gateway.auth.kinds import other_kind
+from gateway.auth.kinds import is_other_type, other_kind
 from gateway.auth.signed import refuse_if_stale
 from gateway.auth.tokens import Token, Verifier, decode_object
 from gateway.blacklist.rules import Actor, Blacklist
@@ -43,11 +43,11 @@ class Tokens:
         try:
             return self._verifier.genuine(text)
         except Problem as problem:
-            claims = _decode_claims(text)
+            header, claims = _decode(text)
             refuse_if_stale(problem, self._verifier.issuers.of(claims), came)
             if problem.status == 503:  # RFC 7009 section 2.2.1: the token still exists
                 raise
-            if is_refresh or other_kind(claims):
+            if is_refresh or other_kind(claims) or is_other_type(str(header.get("typ", ""))):
                 # It lives at the authorization server: 200 would say that it is gone.
                 raise Refusal("unsupported_token_type", "Only access tokens can be revoked here.") from problem
             return None  # RFC 7009 section 2.2: whatever is invalid already needs no revoking
@@ -71,17 +71,18 @@ class Tokens:
         return token if is_open else None
 
 
-def _decode_claims(text: str) -> dict[str, Any]:
-    """Return the claims of a token that is not accepted, none where it is no JWT."""
+def _decode(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and claims of a token that is not accepted, none where it is no JWT."""
     try:
-        return decode_object(text.split(".")[1])
-    except (Problem, IndexError):
-        return {}
+        header, claims = map(decode_object, text.split(".")[:2])
+    except (Problem, ValueError):
+        return {}, {}
+    return header, claims
 
 
 def _check_owner(token: Token, client: Client) -> None:
     """Raise `Refusal` for a token that was issued to another client (RFC 7009 section 2.1)."""
-    owners = [token.claims[name] for name in ("client_id", "azp") if name in token.claims]
+    owners = [token.claims[name] for name in ("client_id", "azp") if token.claims.get(name) is not None]
     if not client.knows(token.issuer.name) or any(owner != client.name for owner in owners):
         raise Refusal("unauthorized_client", "The token was issued to another client.")
 

@@ -50,7 +50,7 @@ class Key:
 class KeySet:
     """An immutable snapshot of one issuer's keys; a change of keys is a new object."""
 
-    __slots__ = ("_candidates", "_has_kids", "keys")
+    __slots__ = ("_candidates", "has_kids", "keys")
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self.keys = tuple(keys)
@@ -59,14 +59,14 @@ class KeySet:
             for place in {(kid, algorithm) for kid in (key.kid, None) for algorithm in key.algorithms}:
                 found[place] = (*found.get(place, ()), key)[:MAX_TRIES]
         self._candidates = found
-        self._has_kids = any(key.kid is not None for key in self.keys)
+        self.has_kids = any(key.kid is not None for key in self.keys)
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[Key]:
         """Return the keys to try, in order: those of the kid, or all where the token or the set has no kid.
 
         Secrets have no kid: what a token names beside an HMAC algorithm picks none of them.
         """
-        return self._candidates.get((kid if self._has_kids and algorithm not in HMAC else None, algorithm), ())
+        return self._candidates.get((kid if self.has_kids and algorithm not in HMAC else None, algorithm), ())
 
 
 def known_algorithms(names: Iterable[str]) -> frozenset[str]:

@@ -79,7 +79,8 @@ def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message
     try:
         check_signature(issuer, kid, algorithm, text[: parts.end(2)].encode(), decode_part(parts[3]))
     except Problem as problem:
-        if problem.code == "unknown-key":  # a wrong signature by a key that we have is final
+        # A wrong signature by a key that the message names, and that we have, is final.
+        if problem.code == "unknown-key" or kid is None or not issuer.keys.current().has_kids:
             refuse_if_stale(problem, issuer, came)
         raise
     return Message(claims, issuer)

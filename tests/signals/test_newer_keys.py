@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from wsgiref.validate import validator
 
@@ -22,7 +23,7 @@ def make_api(make_gate: Callable[..., Gateway]) -> Make:
     return lambda **values: Api(validator(make_gate(**values)))
 
 
-def rotated(provider: Provider, make_api: Make, clock: Clock) -> Api:
+def rotated(provider: Provider, make_api: Make, clock: Clock, kid: str | None = "newer") -> Api:
     """Return a gateway that has just asked for newer keys in vain, for somebody's junk, before the provider got one."""
     listed = [{"issuer": ISSUER, "jwks_url": provider.jwks_url}]
     sender = {"issuer": ISSUER, "audience": "api", "about": ISSUER}
@@ -31,7 +32,7 @@ def rotated(provider: Provider, make_api: Make, clock: Clock) -> Api:
     times = {"iat": int(NOW), "exp": EXPIRES}
     for _ in range(2):  # the first one may be answered by the first fetch
         assert api("GET", "/", signer("RS256", "junk").token(iss=ISSUER, **times)).status_code == 401
-    provider.keys = [signer("RS256", "newer")]
+    provider.keys = [replace(signer("RS256", "newer"), kid=kid)]
     clock.advance(1)
     return api
 
@@ -53,7 +54,8 @@ def ask_with_a_newer_key(api: Api, kind: str, sign_with: Signer) -> Any:
 
 
 def typed(sign_with: Signer, typ: str, claims: dict[str, Any]) -> str:
-    return jwt.encode(claims, sign_with.key, sign_with.algorithm, headers={"typ": typ, "kid": sign_with.kid})
+    named = {"kid": sign_with.kid} if sign_with.kid else {}
+    return jwt.encode(claims, sign_with.key, sign_with.algorithm, headers={"typ": typ, **named})
 
 
 @pytest.mark.parametrize("kind", ["logout", "events", "revocation"])
@@ -69,6 +71,17 @@ def test_a_message_signed_with_a_key_that_is_newer_than_ours_can_come_again(
         assert ask_with_a_newer_key(api, kind, newer).status_code in (200, 202, 204)
         token = signer("RS256", "newer").token(iss=ISSUER, iat=int(NOW) - 10, exp=EXPIRES, sub="1001")
         assert_refused(api("GET", "/", token), "token-blacklisted")
+
+
+def test_so_can_one_of_a_provider_that_names_no_keys(make_api: Make, clock: Clock) -> None:
+    """None of its keys verifies, and nothing says that it is one of those that we have."""
+    unnamed = [replace(signer("RS256", name), kid=None) for name in ("older", "newer")]
+    with Provider(unnamed[:1], plain=True) as provider:
+        api = rotated(provider, make_api, clock, None)
+        for newer in (unnamed[1], signer("RS256", "newer")):
+            assert_refused(ask_with_a_newer_key(api, "logout", newer), "keys-unavailable")
+        clock.advance(30)
+        assert ask_with_a_newer_key(api, "logout", unnamed[1]).status_code == 200
 
 
 def test_a_wrong_signature_by_a_key_that_we_have_is_refused_for_good(make_api: Make, clock: Clock) -> None:

@@ -112,7 +112,8 @@ def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer
 def _poll(signal: SignalSettings, settings: Settings) -> Poll | None:
     if signal.poll_url is None:
         return None
-    return Poll(signal.poll_url, _text(signal.poll_authorization), signal.jwks_ca or settings.jwks_ca)
+    ca_file, proxy = signal.jwks_ca or settings.jwks_ca, signal.jwks_proxy or settings.jwks_proxy
+    return Poll(signal.poll_url, _text(signal.poll_authorization), ca_file, proxy)
 
 
 def _text(secret: SecretStr | None) -> str:

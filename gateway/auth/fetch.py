@@ -25,9 +25,9 @@ MAX_BYTES = 4 * 1024 * 1024  # a thousand keys with their certificates
 _FIELDS = {
     # Some providers' firewalls turn away what calls itself python-requests.
     "User-Agent": f"jwt-blacklist-gateway/{VERSION}",
-    "Accept": "application/jwk-set+json, application/json, */*;q=0.1",
     "Accept-Encoding": "identity",
 }
+_ACCEPT = {"Accept": "application/jwk-set+json, application/json, */*;q=0.1"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,13 +110,12 @@ def is_metadata(text: bytes) -> bool:
 
 
 def _get(url: str, policy: FetchPolicy) -> bytes:
-    proxies = {"http": policy.proxy, "https": policy.proxy} if policy.proxy else None
     times, trusted = (policy.connect, policy.read), policy.ca_file or True
     try:
-        with ask("GET", url, headers=_FIELDS, timeout=times, verify=trusted, proxies=proxies) as response:
+        with ask("GET", url, policy.proxy, headers=_ACCEPT, timeout=times, verify=trusted) as response:
             if response.status_code != HTTPStatus.OK:
                 raise KeysRefused(f"{loggable(url)} answered {_status(response)}")
-            return _plain(_body(response, time.monotonic() + policy.total), url)
+            return plain(_body(response, time.monotonic() + policy.total), url, MAX_BYTES)
     except KeysRefused:
         raise
     except Exception as error:  # urllib3's own too, of a body that breaks off
@@ -124,12 +123,14 @@ def _get(url: str, policy: FetchPolicy) -> bytes:
 
 
 @contextmanager
-def ask(method: str, url: str, **options: Any) -> Iterator[requests.Response]:
+def ask(method: str, url: str, proxy: str | None, **options: Any) -> Iterator[requests.Response]:
     """Lend the answer to one request, its body unread; nothing of the environment's: no cookie, netrc or proxy."""
     import requests  # a sixth of the time to start, which gateways without key sets need not spend
 
     with requests.Session() as session:
         session.trust_env = False
+        session.headers.update(_FIELDS)
+        session.proxies = {"http": proxy, "https": proxy} if proxy else {}
         with session.request(method, url, allow_redirects=False, stream=True, **options) as response:
             yield response
 
@@ -152,18 +153,18 @@ def _body(response: requests.Response, deadline: float) -> bytes:
     return text
 
 
-def _plain(text: bytes, url: str) -> bytes:
-    """Return the text without gzip, which some servers send unasked. Raises KeysRefused for more than the limit."""
+def plain(text: bytes, url: str, limit: int) -> bytes:
+    """Return the text without gzip, which some servers send unasked. Raises KeysRefused for more than `limit` bytes."""
     if not text.startswith(b"\x1f\x8b"):
         return text
     inflate = zlib.decompressobj(wbits=31)
     try:
-        plain = inflate.decompress(text, MAX_BYTES)
+        inflated = inflate.decompress(text, limit)
     except zlib.error as error:
         raise KeysRefused(f"{loggable(url)} sent gzip that is damaged") from error
     if not inflate.eof:
-        raise KeysRefused(f"{loggable(url)} sent gzip that is cut off, or of more than {MAX_BYTES} bytes")
-    return plain
+        raise KeysRefused(f"{loggable(url)} sent gzip that is cut off, or of more than {limit} bytes")
+    return inflated
 
 
 def _cause(error: BaseException) -> str:

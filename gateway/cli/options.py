@@ -122,7 +122,11 @@ def existing_store(settings: Settings) -> Store | None:
 def _certificate_faults(settings: Settings) -> Iterator[str]:
     """Yield a sentence for each file of certificates that cannot be used: only a request would show it."""
     named = [(name.upper(), getattr(settings, name)) for name in ("upstream_ca", "jwks_ca", "upstream_cert")]
-    named += [(f"ISSUERS, {issuer.issuer}, JWKS_CA", issuer.jwks_ca) for issuer in settings.issuers]
+    named += [
+        (f"{setting}, {each.issuer}, JWKS_CA", each.jwks_ca)
+        for setting, parties in (("ISSUERS", settings.issuers), ("SIGNALS", settings.signals))
+        for each in parties
+    ]
     for place, path in named:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the system's: 39 ms
         try:

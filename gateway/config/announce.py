@@ -49,7 +49,7 @@ def announce(settings: Settings, more: Iterable[str] = ()) -> None:
 def warnings(settings: Settings) -> list[str]:
     """Return warnings about the settings, one sentence each."""
     found = [*misspelled_names(), *_quote_warnings(settings), *_path_warnings(settings)]
-    for issuer in issuer_settings(settings):
+    for issuer in (*issuer_settings(settings), *settings.signals):
         secrets = [secret.get_secret_value() for secret in issuer.secret]
         if PUBLIC_SECRET in secrets:
             found.append(f"the secret of {issuer.issuer} is the public example: set GATEWAY_SECRET, 32 random bytes")

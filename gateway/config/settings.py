@@ -81,6 +81,8 @@ class Settings(BaseSettings):
         (), description="what every token must have: name, name=value or name=a|b, comma-separated"
     )
     issuers: Issuers = Field((), description="several issuers: a JSON list of objects")
+    signals: Signals = Field((), description="who may send logouts, revocations and events: a JSON list of objects")
+    clients: Clients = Field((), description="who may revoke and introspect tokens: a JSON list of objects")
     jwks_ca: str | None = Field(None, description="file of CA certificates for the hosts of JWKS")
     jwks_proxy: HttpProxy | None = Field(None, description="URL of an http proxy through which JWKS are fetched")
     jwks_insecure_http: Hosts = Field(
@@ -104,8 +106,6 @@ class Settings(BaseSettings):
     restore: Literal["holder", "admin"] = Field("holder", description="who may lift a token's entry: holder or admin")
     max_token_age: int | None = Field(None, ge=1, description="seconds after its iat from which a token is refused")
 
-    signals: Signals = Field((), description="who may send logouts, revocations and events: a JSON list of objects")
-    clients: Clients = Field((), description="who may revoke and introspect tokens: a JSON list of objects")
     resource: ResourceUrl | None = Field(None, description="URL of this API as its clients know it, for its metadata")
 
     annotate: Paths = Field(("/info",), description="paths whose JSON gains request and token")
@@ -191,8 +191,8 @@ class Settings(BaseSettings):
     @field_validator("jwks_ca", "jwks_proxy", "jwks_insecure_http")
     @classmethod
     def _check_has_jwks(cls, value: Any, info: ValidationInfo) -> Any:
-        issuers: tuple[IssuerSettings, ...] = info.data.get("issuers", ())
-        if value and not (info.data.get("jwks_url") or any(issuer.jwks_url for issuer in issuers)):
+        parties: tuple[IssuerSettings, ...] = (*info.data.get("issuers", ()), *info.data.get("signals", ()))
+        if value and not (info.data.get("jwks_url") or any(each.jwks_url for each in parties)):
             raise ValueError("needs a JWKS_URL")
         return value
 
@@ -269,8 +269,6 @@ def issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
             jwks_url=settings.jwks_url,
             algorithms=settings.algorithms if "algorithms" in own or not public else (),
             audience=settings.audience,
-            jwks_ca=settings.jwks_ca,
-            jwks_proxy=settings.jwks_proxy,
         )
     ]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from codecs import BOM_UTF8
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from gateway.auth.fetch import ask, loggable
+from gateway.auth.fetch import ask, loggable, plain
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object
 from gateway.http.wsgi import Context
@@ -88,15 +89,16 @@ class Poller:
         self._faults[jti] = {"err": error, "description": why}
 
     def _ask(self, members: dict[str, Any]) -> dict[str, Any]:
-        fields = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        fields = {"Accept": "application/json"}
         if self.poll.authorization:
             fields["Authorization"] = self.poll.authorization
-        times, trusted = (CONNECT_SECONDS, READ_SECONDS), self.poll.ca_file or True
+        url, proxy, trusted = self.poll.url, self.poll.proxy, self.poll.ca_file or True
+        times = (CONNECT_SECONDS, READ_SECONDS)
         try:
-            with ask("POST", self.poll.url, json=members, headers=fields, timeout=times, verify=trusted) as response:
+            with ask("POST", url, proxy, json=members, headers=fields, timeout=times, verify=trusted) as response:
                 if response.status_code != HTTPStatus.OK:
                     raise PollFailed(f"it answered {response.status_code}")
-                return json_object(_body(response))
+                return json_object(plain(_body(response), url, LARGEST_ANSWER).removeprefix(BOM_UTF8))
         except PollFailed:
             raise
         except Exception as error:  # urllib3's own too, of an answer that breaks off

@@ -16,11 +16,12 @@ LOGOUT, REVOCATION, EVENTS = "logout", "revocation", "events"
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """Where a sender's events are fetched (RFC 8936), the Authorization field for it, and its CA's file, if any."""
+    """Where a sender's events are fetched (RFC 8936), with which Authorization field, CA's file and proxy, if any."""
 
     url: str
     authorization: str = field(repr=False)
     ca_file: str | None
+    proxy: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -1,5 +1,6 @@
 """gateway poll-events: RFC 8936, with a real transmitter on loopback and the command as it is run."""
 
+import gzip
 import json
 import os
 import signal
@@ -8,9 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from helpers import ABSENT, ISSUER, sign
@@ -20,6 +21,12 @@ from transmitter import Transmitter
 
 from gateway import Settings
 from gateway.app import build_blacklist
+from gateway.auth.issuers import Issuers
+from gateway.parties import build_senders
+from gateway.signals.events import Events
+from gateway.signals.poll import Poller
+from gateway.signals.record import Recorder
+from gateway.signals.senders import Poll
 
 IDP, SECRET = "https://idp.example.com/123456789/", "the transmitter's"
 REVOKED = "https://schemas.openid.net/secevent/caep/event-type/session-revoked"
@@ -95,6 +102,34 @@ def test_every_event_is_taken_and_then_acknowledged_and_a_bad_one_is_reported(tm
     errors = {jti: fault["err"] for jti, fault in transmitter.faults.items()}
     assert errors == {"audience": "invalid_audience", "signature": "authentication_failed", "number": "invalid_request"}
     assert all(fault["description"] for fault in transmitter.faults.values())
+
+
+ANSWERS: dict[str, Callable[[bytes], bytes]] = {
+    "as it is": bytes,
+    "gzip in spite of identity": gzip.compress,
+    "a byte order mark": lambda text: b"\xef\xbb\xbf" + text,
+}
+
+
+@pytest.mark.parametrize("encode", ANSWERS.values(), ids=ANSWERS)
+def test_events_come_as_key_sets_do_through_a_proxy_and_to_a_client_with_a_name(
+    store: Any, encode: Callable[[bytes], bytes]
+) -> None:
+    url = "http://127.0.0.1:9/poll"
+    with Transmitter({"e-1": event("e-1", "s-1")}) as proxy:
+        proxy.encode = encode
+        sender = {"issuer": IDP, "audience": "us", "about": ISSUER, "secret": SECRET, "poll_url": url}
+        through = proxy.url.partition("/poll")[0]
+        settings = Settings(jwks_url="https://idp.test/", jwks_proxy=through, signals=json.dumps([sender]))
+        senders = build_senders(settings, [])
+        events = Events(Recorder(store, senders, 0, time.time), Issuers([]))
+        poller = Poller(events, cast(Poll, senders.all[0].poll))
+        while poller.fetch(wait=False):
+            pass
+    assert sessions(store) == {"s-1"}
+    assert proxy.sets == {}
+    assert {path for path, _ in proxy.asked} == {url}
+    assert all(fields["User-Agent"].startswith("jwt-blacklist-gateway/") for _, fields in proxy.asked)
 
 
 @pytest.mark.slow

@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
 class Transmitter:
-    """See the module. `most` is how many events one answer has; `status` another status to answer with."""
+    """See the module. `most` is how many events one answer has; `status` another status to answer with.
+
+    `encode` changes the bytes of an answer; `asked` has the target and fields of each request.
+    """
 
     def __init__(self, sets: Mapping[str, object], *, authorization: str = "", most: int = 100) -> None:
         self.sets = dict(sets)
         self.requests: list[dict[str, Any]] = []
         self.faults: dict[str, Any] = {}
+        self.asked: list[tuple[str, Any]] = []
         self.status = 200
+        self.encode: Callable[[bytes], bytes] = bytes
         self._authorization, self._most = authorization, most
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -46,7 +51,8 @@ class Transmitter:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 is_known = self.headers.get("Authorization", "") == transmitter._authorization
                 status, members = transmitter._answer(json.loads(body)) if is_known else (401, {})
-                text = json.dumps(members).encode()
+                text = transmitter.encode(json.dumps(members).encode())
+                transmitter.asked.append((self.path, self.headers))
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text)))

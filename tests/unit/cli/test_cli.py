@@ -976,6 +976,8 @@ def test_faults_of_files_keys_and_the_store_are_told_with_those_of_settings(
     monkeypatch.setenv("GATEWAY_UPSTREAM_CA", "/does/not/exist.pem")
     monkeypatch.setenv("GATEWAY_UPSTREEM", "http://api.test")
     issuers = [{"issuer": "a", "algorithms": "RS256"}, {"issuer": "b", "secret": "x", "public_key": "/k"}]
+    sender = {"issuer": "c", "audience": "us", "about": "a", "jwks_url": "https://c.test/", "jwks_ca": "/no.pem"}
+    monkeypatch.setenv("GATEWAY_SIGNALS", json.dumps([sender]))
     for name in ("check-config", "serve"):
         told = command(name, "--port", "x", "--store", "mysql://db", "--issuers", json.dumps(issuers))
         assert (told.code, told.out) == (USAGE, "")
@@ -984,6 +986,7 @@ def test_faults_of_files_keys_and_the_store_are_told_with_those_of_settings(
             "GATEWAY_SECRET: GATEWAY_SECRET_FILE: cannot read /does/not/exist",
             "GATEWAY_UPSTREAM_CA: cannot use /does/not/exist.pem: No such file",
             f"GATEWAY_UPSTREAM_CERT: cannot use {tmp_path}/no.pem: it must have a certificate and its key",
+            "GATEWAY_SIGNALS, c, JWKS_CA: cannot use /no.pem",
             "issuer 'a': ",
             "issuer 'b': ",
             "No store has the scheme mysql",

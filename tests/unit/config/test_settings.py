@@ -17,7 +17,7 @@ from gateway import Gateway
 from gateway.auth.keyset import KeysRefused
 from gateway.config.announce import announce, flag_warnings, in_force, misspelled_names, warnings
 from gateway.config.settings import PUBLIC_SECRET, Settings
-from gateway.parties import build_issuers
+from gateway.parties import build_issuers, build_senders
 
 DEFAULTS = {
     "upstream": "http://127.0.0.1:35001",
@@ -120,6 +120,17 @@ def test_every_flag_that_holds_a_secret_is_named(flag: str, value: str) -> None:
     beside = {"jwks_url": "https://idp.test/jwks"} if flag == "jwks-proxy" else {}
     [warning] = flag_warnings(Settings(**{flag.replace("-", "_"): value}, **beside))
     assert warning.startswith(f"--{flag} holds a secret")
+
+
+@pytest.mark.parametrize(
+    "fetched", [{"jwks_insecure_http": "idp"}, {"jwks_proxy": "http://proxy.test:3128"}, {"jwks_ca": "/ca.pem"}]
+)
+def test_the_key_set_of_a_sender_alone_is_fetched_as_all_are(fetched: dict[str, str]) -> None:
+    sender = {"issuer": "http://idp:8080/", "audience": "a", "about": ISSUER, "jwks_url": "https://idp:8080/certs"}
+    if "jwks_insecure_http" in fetched:
+        sender["jwks_url"] = "http://idp:8080/certs"
+    settings = Settings(secret="x" * 32, signals=json.dumps([sender]), **fetched)
+    assert build_senders(settings, build_issuers(settings)).all[0].has_own_keys
 
 
 @pytest.mark.parametrize("setting", ["public_key", "jwks_url"])
@@ -519,6 +530,9 @@ def test_the_public_secret_and_weak_ones_are_warned_of() -> None:
     assert ["shorter than its hash" in warning for warning in warnings(Settings(secret="x" * 31))] == [True]
     [told] = warnings(Settings(secret="x" * 32, algorithms="HS256,HS512"))
     assert told.endswith(": 64 random bytes")
+    sender = {"issuer": "https://idp.test/", "audience": "a", "about": ISSUER, "secret": "short"}
+    [warning] = warnings(Settings(secret="x" * 32, signals=json.dumps([sender])))
+    assert "a secret of https://idp.test/ is shorter than its hash" in warning
     assert warnings(Settings(secret="x" * 32)) == []
     assert "discogs" not in warnings(Settings(issuer="https://other.test/"))[0]
 

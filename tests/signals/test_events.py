@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from helpers import ABSENT, ISSUER, NOW, Api, Clock, assert_refused, mint, sign
+from processes import ROOT
+
+from gateway.signals.event_kinds import ACTIONS
 
 IDP, SECRET = "https://idp.example.com/123456789/", "the transmitter's"
 CAEP = "https://schemas.openid.net/secevent/caep/event-type/"
@@ -120,6 +123,11 @@ def test_what_ends_nothing_is_acknowledged(gate_api: Api, uri: str, members: dic
     assert send(gate_api, event(uri, **members)).status_code == 202
     assert passes(gate_api)
     assert entries(gate_api) == []
+
+
+def test_docs_signals_names_every_event_that_is_acted_on() -> None:
+    page = (ROOT / "docs/signals.md").read_text()
+    assert [action.name for action in ACTIONS.values() if f"`{action.name}`" not in page] == []
 
 
 @pytest.mark.parametrize("name", ["assurance-level-change", "device-compliance-change"])

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from recorder import Recorder, ok, until
 from running import Running, ask
 
+from gateway.blacklist.stores.outage import WHAT_TO_DO
 from gateway.http.problems import KINDS
 from gateway.ops.exposition import _Handler, _is_running, _Server
 from gateway.ops.metrics import Metrics, add_up
@@ -350,3 +351,8 @@ def test_every_alert_is_explained() -> None:
     [group] = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"]
     explained = (DEPLOY.parent / "docs/operations.md").read_text()
     assert [rule["alert"] for rule in group["rules"] if f"`{rule['alert']}`" not in explained] == []
+
+
+def test_every_cause_of_an_unavailable_store_is_explained() -> None:
+    explained = (DEPLOY.parent / "docs/operations.md").read_text()
+    assert [cause for cause in WHAT_TO_DO if f"\n| `{cause}` | " not in explained] == []

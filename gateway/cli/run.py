@@ -19,7 +19,7 @@ from gateway.app import build_app, build_blacklist
 from gateway.blacklist.stores import store_warnings
 from gateway.cli.options import Fault, with_settings
 from gateway.cli.tokens import mint
-from gateway.config.announce import announce
+from gateway.config.announce import announce, warnings
 from gateway.config.faults import faults
 from gateway.config.settings import PREFIX, Settings
 from gateway.ops.exposition import Figure, serve_figures
@@ -115,6 +115,8 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
     def renewed() -> None:
         with contextlib.suppress(ValueError):  # a fault since a moment ago: the new workers log it
             now = Settings(**flags | forced)
+            for warning in warnings(now):  # a misspelt name, for one, is in force as little as before
+                log.warning(warning)
             if changed := [name for name in AT_THE_START if getattr(now, name) != getattr(settings, name)]:
                 names = ", ".join(PREFIX + name.upper() for name in changed)
                 log.warning("changed, but not in force until the gateway is restarted: %s", names)

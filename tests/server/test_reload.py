@@ -107,7 +107,7 @@ def test_a_blacklisted_token_stays_blacklisted_through_it_and_what_needs_a_resta
     token = mint(jti="gone")
     with started(tmp_path) as gateway:
         assert "restarted" not in gateway.log
-        (tmp_path / ".env").write_text("GATEWAY_KEEP_ALIVE=9\nGATEWAY_READ_TIMEOUT=9\n")
+        (tmp_path / ".env").write_text("GATEWAY_KEEP_ALIVE=9\nGATEWAY_READ_TIMEOUT=9\nGATEWAY_RESTOR=admin\n")
         assert gateway.request("POST", "/blacklist", token).status == 200
         with Load(gateway, token) as load:
             for _ in range(2):
@@ -117,6 +117,7 @@ def test_a_blacklisted_token_stays_blacklisted_through_it_and_what_needs_a_resta
         named = "not in force until the gateway is restarted: GATEWAY_KEEP_ALIVE"
         assert until(lambda: named in gateway.log), gateway.log[-3000:]
         assert "GATEWAY_READ_TIMEOUT" not in gateway.log
+        assert "GATEWAY_RESTOR sets nothing; did you mean GATEWAY_RESTORE?" in gateway.log
 
 
 def test_a_fault_keeps_the_old_secrets_and_is_told(tmp_path: Path) -> None:

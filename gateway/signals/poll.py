@@ -46,7 +46,7 @@ class Poller:
         return loggable(self.poll.url)
 
     def fetch(self, *, wait: bool) -> bool:
-        """Fetch and take events once; return whether there may be more, or something to acknowledge.
+        """Fetch and take events once; return whether any were new: there may be more, and they are to be acknowledged.
 
         `wait` lets the transmitter hold its answer back until there are events. Raises PollFailed, and
         `StoreUnavailable` or keys-unavailable as `Problem`: what was not taken by then comes again.
@@ -62,13 +62,13 @@ class Poller:
         )
         self._acks = [jti for jti in self._acks if jti not in acknowledged]
         self._faults = {jti: fault for jti, fault in self._faults.items() if jti not in reported}
-        sets = answer.get("sets", {})
+        sets = answer.get("sets") or {}  # a transmitter in Go writes null for none
         if not isinstance(sets, dict):
             raise PollFailed("the member sets of its answer is no object")
         for jti, text in sets.items():
             self._take(jti, text)
-        # A transmitter that sends again what was reported has nothing new.
-        return bool(answer.get("moreAvailable") or self._acks or (self._faults and not reported))
+        # Whatever a transmitter says of more, one that sends nothing, or the same again, is not asked again at once.
+        return not sets.keys() <= {*acknowledged, *reported}
 
     def _take(self, jti: str, text: object) -> None:
         """Take one token. RFC 8936 section 2.4: it is acknowledged only now, or its error is kept for the next poll."""

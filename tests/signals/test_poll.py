@@ -79,6 +79,13 @@ def store(tmp_path: Path) -> Iterator[Any]:
     blacklist.store.close()
 
 
+def make_poller(blacklist: Any, url: str, **settings: Any) -> Poller:
+    sender = {"issuer": IDP, "audience": "us", "about": ISSUER, "secret": SECRET, "poll_url": url}
+    senders = build_senders(Settings(signals=json.dumps([sender]), **settings), [])
+    events = Events(Recorder(blacklist, senders, 0, time.time), Issuers([]))
+    return Poller(events, cast(Poll, senders.all[0].poll))
+
+
 def sessions(blacklist: Any) -> set[str]:
     entries, _ = blacklist.store.page(1000)
     return {entry.claim[1] for entry in entries}
@@ -118,18 +125,24 @@ def test_events_come_as_key_sets_do_through_a_proxy_and_to_a_client_with_a_name(
     url = "http://127.0.0.1:9/poll"
     with Transmitter({"e-1": event("e-1", "s-1")}) as proxy:
         proxy.encode = encode
-        sender = {"issuer": IDP, "audience": "us", "about": ISSUER, "secret": SECRET, "poll_url": url}
-        through = proxy.url.partition("/poll")[0]
-        settings = Settings(jwks_url="https://idp.test/", jwks_proxy=through, signals=json.dumps([sender]))
-        senders = build_senders(settings, [])
-        events = Events(Recorder(store, senders, 0, time.time), Issuers([]))
-        poller = Poller(events, cast(Poll, senders.all[0].poll))
+        poller = make_poller(store, url, jwks_url="https://idp.test/", jwks_proxy=proxy.url.partition("/poll")[0])
         while poller.fetch(wait=False):
             pass
     assert sessions(store) == {"s-1"}
     assert proxy.sets == {}
     assert {path for path, _ in proxy.asked} == {url}
     assert all(fields["User-Agent"].startswith("jwt-blacklist-gateway/") for _, fields in proxy.asked)
+
+
+@pytest.mark.parametrize("sets", [{}, {"e-1": event("e-1", "s-1")}, {"e-1": "no token"}], ids=["none", "good", "bad"])
+def test_a_transmitter_that_never_ends_is_not_asked_for_ever(store: Any, sets: dict[str, str]) -> None:
+    with Transmitter(sets) as transmitter:
+        transmitter.keeps = transmitter.is_endless = True
+        poller = make_poller(store, transmitter.url)
+        asked = 1
+        while poller.fetch(wait=False):
+            asked += 1
+    assert asked == 1 + len(sets)
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ from typing import Any
 class Transmitter:
     """See the module. `most` is how many events one answer has; `status` another status to answer with.
 
-    `encode` changes the bytes of an answer; `asked` has the target and fields of each request.
+    `keeps` has it take no notice of what is acknowledged, `is_endless` always say that there are more. `encode`
+    changes the bytes of an answer; `asked` has the target and fields of each request.
     """
 
     def __init__(self, sets: Mapping[str, object], *, authorization: str = "", most: int = 100) -> None:
@@ -28,6 +29,7 @@ class Transmitter:
         self.faults: dict[str, Any] = {}
         self.asked: list[tuple[str, Any]] = []
         self.status = 200
+        self.keeps = self.is_endless = False
         self.encode: Callable[[bytes], bytes] = bytes
         self._authorization, self._most = authorization, most
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -69,7 +71,7 @@ class Transmitter:
         if self.status != 200:
             return self.status, {}
         self.faults |= asked.get("setErrs", {})
-        for jti in (*asked.get("ack", []), *asked.get("setErrs", {})):
+        for jti in () if self.keeps else (*asked.get("ack", []), *asked.get("setErrs", {})):
             self.sets.pop(jti, None)
         told = dict(list(self.sets.items())[: min(self._most, asked.get("maxEvents", self._most))])
-        return 200, {"sets": told, "moreAvailable": len(told) < len(self.sets)}
+        return 200, {"sets": told or None, "moreAvailable": self.is_endless or len(told) < len(self.sets)}

@@ -60,7 +60,10 @@ def fetch_keys(url: str, names: Collection[str], policy: FetchPolicy) -> bytes:
     faults = []
     for place in metadata_places(url):
         try:
-            return follow(_get(place, policy), place, names, policy)
+            text = _get(place, policy)
+            if not is_metadata(text):  # many servers answer with a page where there is nothing
+                raise KeysRefused(f"{loggable(place)} holds no provider's metadata with a jwks_uri")
+            return follow(text, place, names, policy)
         except KeysRefused as fault:
             faults.append(str(fault))
     raise KeysRefused("; ".join(faults))

@@ -124,6 +124,7 @@ class Provider:
         self.answer: Answer | None = None
         self.metadata: dict[str, Any] = {}
         self.places: set[str] | None = None  # where there is metadata: None means everywhere
+        self.nothing = status(404)  # what there is elsewhere
         self.paths: list[str] = []
         self.fields: list[Any] = []
         self._counted = threading.Condition()
@@ -187,7 +188,7 @@ class Provider:
 
     def _respond(self, handler: BaseHTTPRequestHandler) -> None:
         if self.places is not None and handler.path not in {*self.places, "/jwks"}:
-            status(404)(handler)
+            self.nothing(handler)
         elif "/.well-known/" in handler.path:
             metadata = {"issuer": self.issuer, "jwks_uri": self.jwks_url, **self.metadata}
             send(handler, json.dumps(metadata).encode())

@@ -22,7 +22,7 @@ import pytest
 from helpers import EXPIRES, Clock, b64
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from provider import Provider, Signer, certificate, content, drip, jwks, pem, private_key, send, signer, status
+from provider import Answer, Provider, Signer, certificate, content, drip, jwks, pem, private_key, send, signer, status
 from recorder import until
 
 from gateway.auth.fetch import MAX_BYTES, FetchPolicy, fetch_keys, follow
@@ -576,9 +576,11 @@ def test_metadata_is_known_by_its_content(place: str, provider: Provider, make_k
      "/.well-known/openid-configuration/realms/a"],
 )  # fmt: skip
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_of_the_issuers_own_address_the_metadata_is_found(place: str, slash: str) -> None:
+@pytest.mark.parametrize("nothing", [status(404), content(b"<html>"), content(b'{"error": "not found"}')], ids=range(3))
+def test_of_the_issuers_own_address_the_metadata_is_found(place: str, slash: str, nothing: Answer) -> None:
     with Provider([A], plain=True) as provider:
         issuer = f"{provider.issuer}/realms/a"
+        provider.nothing = nothing
         provider.metadata = {"issuer": issuer}
         provider.places = {place}
         keys = build_keys(

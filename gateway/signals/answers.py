@@ -74,9 +74,10 @@ class Resource:
                 yield from refuse(problem, environ, start_response)
             else:  # of a message, not of the caller's own token
                 error = self._errors.get(problem.code, self._errors[""])
-                context(environ).refusal_log = problem.log
+                context(environ).refusal_log = {**context(environ).refusal_log, **problem.log}
                 yield from self._refuse(Refusal(error, problem.detail), environ, start_response)
         else:
+            context(environ).refusal_log = {}
             yield from _send(answer, environ, start_response)
 
     def _refuse(self, refusal: Refusal, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -52,7 +52,7 @@ class Events:
 
     def take(self, text: str, about: Context, authorization: str | None) -> None:
         """Record what the token says. `authorization` is the field it was pushed with, None where it was fetched."""
-        sender, message = self._recorder.senders.read(text, TYPES, EVENTS)
+        sender, message = self._recorder.senders.read(text, TYPES, EVENTS, about)
         if authorization is not None and sender.authorization and not sender.is_authorized(authorization):
             raise Refusal("authentication_failed", "The Authorization field is not the one that was agreed on.")
         self._check(sender, message)

@@ -23,8 +23,8 @@ class Logout:
 
     def __call__(self, environ: Environ, body: bytes) -> Answer:
         """Return 200 once the entries last. Raises `Refusal` or `Problem`."""
-        text = read_one(read_form(environ, body), "logout_token")
-        sender, message = self._recorder.senders.read(text, TYPES, LOGOUT)
+        about, text = context(environ), read_one(read_form(environ, body), "logout_token")
+        sender, message = self._recorder.senders.read(text, TYPES, LOGOUT, about)
         expires_at = self._check(sender, message)
         notice = Notice(
             kind=LOGOUT,
@@ -34,7 +34,7 @@ class Logout:
             jti=message.text("jti"),
             kept_until=expires_at,
         )
-        if not self._recorder.record(notice, context(environ)):
+        if not self._recorder.record(notice, about):
             raise Refusal("invalid_request", "The logout token was taken before.")
         return Answer()
 

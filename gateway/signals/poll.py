@@ -72,20 +72,22 @@ class Poller:
 
     def _take(self, jti: str, text: object) -> None:
         """Take one token. RFC 8936 section 2.4: it is acknowledged only now, or its error is kept for the next poll."""
+        about = Context()
         try:
             if not isinstance(text, str):
                 raise Refusal("invalid_request", "The Security Event Token is no text.")
-            self.events.take(text, Context(), None)
+            self.events.take(text, about, None)
             self._acks.append(jti)
         except Refusal as refusal:
-            self._fault(jti, refusal.error, refusal.why)
+            self._fault(jti, refusal.error, refusal.why, about)
         except Problem as problem:
             if problem.status != 401:
                 raise
-            self._fault(jti, ERRORS.get(problem.code, ERRORS[""]), problem.detail)
+            self._fault(jti, ERRORS.get(problem.code, ERRORS[""]), problem.detail, about)
 
-    def _fault(self, jti: str, error: str, why: str) -> None:
-        log.warning("event refused: %s", why, extra={"record": {"error": error, "from": self.place}})
+    def _fault(self, jti: str, error: str, why: str, about: Context) -> None:
+        record = {"error": error, "from": self.place, **about.refusal_log}
+        log.warning("event refused: %s", why, extra={"record": record})
         self._faults[jti] = {"err": error, "description": why}
 
     def _ask(self, members: dict[str, Any]) -> dict[str, Any]:

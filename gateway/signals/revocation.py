@@ -40,12 +40,13 @@ class Revocation:
         if not field:
             raise _unauthorized("A credential is required.", error="")
         if sender := self._recorder.senders.by_authorization(field, REVOCATION):
+            context(environ).refusal_log = {"sender": sender.name}
             return sender, "", 0
         scheme, _, text = field.partition(" ")
         if scheme.lower() != "bearer":
             raise _unauthorized("The credential is not known.")
         try:
-            sender, message = self._recorder.senders.read(text, TYPES, REVOCATION)
+            sender, message = self._recorder.senders.read(text, TYPES, REVOCATION, context(environ))
             return sender, message.text("jti"), self._check(environ, sender, message)
         except Problem as problem:
             if problem.status != 401:

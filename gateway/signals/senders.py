@@ -9,6 +9,7 @@ from typing import cast
 from gateway.auth.issuers import TENANT, Issuer, Issuers
 from gateway.auth.secrets import is_same_secret
 from gateway.auth.signed import Message, read_message
+from gateway.http.wsgi import Context
 from gateway.signals.answers import Refusal
 
 LOGOUT, REVOCATION, EVENTS = "logout", "revocation", "events"
@@ -69,10 +70,14 @@ class Senders:
         """Return whether messages of the kind are taken from anybody."""
         return any(kind in sender.takes for sender in self.all)
 
-    def read(self, text: str, types: Collection[str], kind: str) -> tuple[Sender, Message]:
-        """Return the message and its sender. Raises `Problem` as `read_message` does, `Refusal` access_denied."""
+    def read(self, text: str, types: Collection[str], kind: str, about: Context) -> tuple[Sender, Message]:
+        """Return the message and its sender, whom the log names if the message is refused further on.
+
+        Raises `Problem` as `read_message` does, `Refusal` access_denied.
+        """
         message = read_message(text, self._issuers, types)
         sender = cast(Sender, message.issuer)
+        about.refusal_log = {"sender": sender.name}
         if kind not in sender.takes:
             raise Refusal("access_denied", "This issuer may not send such messages.")
         return sender, message

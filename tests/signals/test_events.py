@@ -238,7 +238,9 @@ def test_what_cannot_be_told_exactly_is_refused_and_never_guessed(
     answer = send(gate_api, event(CAEP + "session-revoked", subject))
     assert (answer.status_code, answer.json["err"]) == (400, "invalid_request")
     assert "cannot be matched" in answer.json["description"]
-    assert "cannot be matched" in caplog.text
+    [record] = [each for each in caplog.records if each.name == "gateway.signals"]
+    assert "cannot be matched" in record.getMessage()
+    assert record.record["sender"] == IDP  # type: ignore[attr-defined]
     assert passes(gate_api)
     assert entries(gate_api) == []
 

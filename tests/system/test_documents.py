@@ -244,7 +244,7 @@ class TestServers:
     )
     def test_each_proxy_takes_its_file_from_where_the_page_says(self, line: str, checking: str) -> None:
         """Not started, for its ports are fixed: test_outer_proxies.py does that on others."""
-        name = re.sub(r"^\(cd \S+ && ", "", line).split()[0]
+        name = re.sub(r"^cd \S+ && ", "", line).split()[0]
         if program(name) is None:
             pytest.skip(f"{name} is not installed")
         told = {

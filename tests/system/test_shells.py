@@ -81,9 +81,9 @@ class Terminal:
 
 
 def test_a_line_for_pasting_has_nothing_but_a_command() -> None:
-    """No comment, which an interactive zsh would run, and no apostrophe, which quotes otherwise in PowerShell."""
+    """No comment, which an interactive zsh would run, no apostrophe, which quotes otherwise in PowerShell, no subshell."""
     lines = [*LINES, *(("the story", line) for line in STORY.splitlines())]
-    assert [line for line in lines if re.search(r"(^|\s)#|'|\$\(", line[1])] == []
+    assert [line for line in lines if re.search(r"(^|\s)#|'|\$\(|^\(", line[1])] == []
 
 
 def test_the_readmes_sessions_go_as_they_say_in_every_shell(tmp_path: Path, shell: list[str]) -> None:

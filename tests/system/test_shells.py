@@ -81,7 +81,7 @@ class Terminal:
 
 
 def test_a_line_for_pasting_has_nothing_but_a_command() -> None:
-    """No comment, which an interactive zsh would run, no apostrophe, which quotes otherwise in PowerShell, no subshell."""
+    """No comment, which an interactive zsh would run, no apostrophe (PowerShell quotes otherwise), no subshell."""
     lines = [*LINES, *(("the story", line) for line in STORY.splitlines())]
     assert [line for line in lines if re.search(r"(^|\s)#|'|\$\(|^\(", line[1])] == []
 

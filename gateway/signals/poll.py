@@ -65,8 +65,16 @@ class Poller:
         sets = answer.get("sets") or {}  # a transmitter in Go writes null for none
         if not isinstance(sets, dict):
             raise PollFailed("the member sets of its answer is no object")
+        put_off: Problem | None = None
         for jti, text in sets.items():
-            self._take(jti, text)
+            try:
+                self._take(jti, text)
+            except Problem as problem:
+                if problem.code != "keys-unavailable":
+                    raise
+                put_off = problem  # the others may be signed with keys that we have
+        if put_off:
+            raise put_off
         # Whatever a transmitter says of more, one that sends nothing, or the same again, is not asked again at once.
         return not sets.keys() <= {*acknowledged, *reported}
 

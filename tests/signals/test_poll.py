@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import jwt
 import pytest
 from helpers import ABSENT, ISSUER, sign
 from processes import ROOT
+from provider import Provider, signer, status
 from recorder import until
 from transmitter import Transmitter
 
 from gateway import Settings
 from gateway.app import build_blacklist
 from gateway.auth.issuers import Issuers
+from gateway.http.problems import Problem
 from gateway.parties import build_senders
 from gateway.signals.events import Events
 from gateway.signals.poll import Poller
@@ -79,8 +82,8 @@ def store(tmp_path: Path) -> Iterator[Any]:
     blacklist.store.close()
 
 
-def make_poller(blacklist: Any, url: str, **settings: Any) -> Poller:
-    sender = {"issuer": IDP, "audience": "us", "about": ISSUER, "secret": SECRET, "poll_url": url}
+def make_poller(blacklist: Any, url: str, keys: dict[str, str] | None = None, **settings: Any) -> Poller:
+    sender = {"issuer": IDP, "audience": "us", "about": ISSUER, "poll_url": url, **(keys or {"secret": SECRET})}
     senders = build_senders(Settings(signals=json.dumps([sender]), **settings), [])
     events = Events(Recorder(blacklist, senders, 0, time.time), Issuers([]))
     return Poller(events, cast(Poll, senders.all[0].poll))
@@ -132,6 +135,28 @@ def test_events_come_as_key_sets_do_through_a_proxy_and_to_a_client_with_a_name(
     assert proxy.sets == {}
     assert {path for path, _ in proxy.asked} == {url}
     assert all(fields["User-Agent"].startswith("jwt-blacklist-gateway/") for _, fields in proxy.asked)
+
+
+def test_an_event_whose_key_cannot_be_fetched_keeps_no_other_back(store: Any) -> None:
+    claims = {"iss": IDP, "aud": "us", "iat": int(time.time()), "events": {REVOKED: {}}}
+
+    def sign_with(kid: str, jti: str) -> dict[str, str]:
+        members = {**claims, "jti": jti, "sub_id": {"format": "opaque", "id": jti}}
+        headers = {"typ": "secevent+jwt", "kid": kid}
+        return {jti: jwt.encode(members, signer("RS256", kid).key, "RS256", headers=headers)}
+
+    with (
+        Provider([signer("RS256", "known")], plain=True) as provider,
+        Transmitter(sign_with("known", "e-1")) as transmitter,
+    ):
+        poller = make_poller(store, transmitter.url, {"jwks_url": provider.jwks_url})
+        assert poller.fetch(wait=False)
+        provider.answer = status(503)
+        transmitter.sets |= sign_with("newer", "e-2") | sign_with("known", "e-3")
+        with pytest.raises(Problem, match="keys-unavailable"):
+            poller.fetch(wait=False)
+        assert sessions(store) == {"e-1", "e-3"}
+        assert transmitter.sets.keys() == {"e-2", "e-3"}
 
 
 @pytest.mark.parametrize("sets", [{}, {"e-1": event("e-1", "s-1")}, {"e-1": "no token"}], ids=["none", "good", "bad"])

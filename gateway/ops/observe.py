@@ -236,6 +236,7 @@ def _details(environ: Environ) -> dict[str, Any]:
         found["remembered"] = about.is_cached
     if about.token is not None:
         found["issuer"] = str(about.token.claims.get("iss"))[:256]
+        found["fingerprint"] = about.token.fingerprint  # with the first digits alone nobody can blacklist it
     if about.overloaded:
         found["overloaded"] = True
     return found

@@ -347,4 +347,5 @@ def test_in_detail_a_line_says_how_a_request_was_judged(gate: Any, records: Reco
     api("GET", "/", mint("another secret"))
     good, bad = records
     assert (good["remembered"], good["issuer"], "detail" in good) == (False, "https://www.discogs.com/", False)
+    assert good["fingerprint"] == fingerprint(TOKEN), "by which an admin may blacklist a token that passes"
     assert bad["detail"] == "The token's signature does not verify."

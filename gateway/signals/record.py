@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.blacklist.rules import NOW, Actor, Blacklist, ClaimTarget, CutOff
+from gateway.blacklist.rules import LARGEST_LEEWAY, NOW, Actor, Blacklist, ClaimTarget, CutOff
 from gateway.blacklist.stores.base import LATEST, Entry
 from gateway.http.wsgi import Context
 from gateway.signals.senders import Sender, Senders
@@ -75,6 +75,6 @@ class Recorder:
         if not notice.jti:
             return None
         digest = hashlib.sha256(json.dumps([notice.kind, notice.sender.name, notice.jti]).encode()).hexdigest()
-        # A second longer than the message could be taken.
-        ends = min(math.ceil(min(notice.kept_until, LATEST)) + math.ceil(self.leeway) + 1, LATEST)
+        # A second longer than any gateway that shares the store could take the message.
+        ends = min(math.ceil(min(notice.kept_until, LATEST)) + LARGEST_LEEWAY + 1, LATEST)
         return Entry("seen:" + digest, notice.sender.name, int(self.now()), ends)

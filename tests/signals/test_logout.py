@@ -205,6 +205,15 @@ def test_another_gateway_on_the_same_store_knows_that_it_came(make_api: Make) ->
     assert send(make_api(signals=SIGNALS), token).status_code == 400
 
 
+def test_also_one_with_more_leeway_for_which_it_has_not_ended_yet(make_api: Make, clock: Clock) -> None:
+    token = logout_token()
+    assert send(make_api(signals=SIGNALS), token).status_code == 200
+    clock.advance(150)
+    assert send(make_api(signals=SIGNALS, leeway=60), token).json["error_description"] == (
+        "The logout token was taken before."
+    )
+
+
 def test_a_token_without_an_end_is_taken_while_it_is_young_where_that_is_set(make_api: Make, clock: Clock) -> None:
     api = make_api(signals=json.dumps([{"issuer": ISSUER, "audience": "api", "without_exp": 120}]))
     young, old = logout_token(exp=ABSENT), logout_token(exp=ABSENT, iat=int(NOW) - 120)

@@ -93,7 +93,7 @@ def flag_warnings(settings: Settings) -> list[str]:
 
 def _show(settings: Settings) -> dict[str, str]:
     """Return every setting as text, with secrets masked."""
-    return {name: mask(_to_text(_hide_keys(value))) for name, value in settings.model_dump(mode="json").items()}
+    return {name: _to_text(_hide(value)) for name, value in settings.model_dump(mode="json").items()}
 
 
 def in_force(settings: Settings) -> dict[str, str]:
@@ -101,10 +101,10 @@ def in_force(settings: Settings) -> dict[str, str]:
     shown = _show(settings)
     issuers = [_only_used(issuer) for issuer in issuer_settings(settings)]
     if settings.issuers:
-        dumped = [_hide_keys(issuer.model_dump(mode="json")).items() for issuer in issuers]
+        dumped = [_hide(issuer.model_dump(mode="json")).items() for issuer in issuers]
         members = [{name: value for name, value in each if value not in (None, [])} for each in dumped]
         # Of the settings of one issuer none is in force.
-        return {**shown, **dict.fromkeys(OF_ONE_ISSUER, ""), "issuers": mask(json.dumps(members))}
+        return {**shown, **dict.fromkeys(OF_ONE_ISSUER, ""), "issuers": json.dumps(members)}
     secrets = ",".join(MASK for _ in issuers[0].secret)
     return {**shown, "secret": secrets, "algorithms": ",".join(issuers[0].algorithms)}
 
@@ -116,13 +116,15 @@ def _only_used(issuer: IssuerSettings) -> IssuerSettings:
     return issuer.model_copy(update={"algorithms": tuple(sorted(allowed)), "secret": used})
 
 
-def _hide_keys(value: Any) -> Any:
-    """Return a setting's value with lengths in place of keys: a private one may have been put there."""
+def _hide(value: Any) -> Any:
+    """Return a setting's value with credentials masked, and lengths for keys: a private one may have been put there."""
     if isinstance(value, dict):
-        return {name: _hide_keys(member) for name, member in value.items()}
+        return {name: _hide(member) for name, member in value.items()}
     if isinstance(value, list):
-        return [_hide_keys(member) for member in value]
-    return f"({len(value)} characters of keys)" if isinstance(value, str) and is_key_text(value) else value
+        return [_hide(member) for member in value]
+    if not isinstance(value, str):
+        return value
+    return f"({len(value)} characters of keys)" if is_key_text(value) else mask(value)
 
 
 def _to_text(value: object) -> str:

@@ -119,3 +119,10 @@ def test_no_secret_is_shown() -> None:
     )
     assert "s3cret" not in str(in_force(settings)) + repr(settings)
     assert "s3cret" not in repr(build_senders(settings, build_issuers(settings)).all)
+
+
+@pytest.mark.parametrize("name", ["issuers", "signals"])
+def test_a_secret_in_an_address_hides_itself_alone(name: str) -> None:
+    party = {"issuer": ISSUER, "audience": ["api"], "jwks_url": "https://idp.test/", "jwks_proxy": "http://a:s3@b.test"}
+    [shown] = json.loads(in_force(Settings(**{name: json.dumps([party])}))[name])
+    assert shown.items() >= {**party, "jwks_proxy": "http://**********@b.test"}.items()

@@ -47,7 +47,7 @@ class Message:
     def check(self, audience: Collection[str], now: float) -> None:
         """Check `aud`, and that neither `iat` nor `nbf` lies after `now`. Raises `Problem` saying which is wrong."""
         check_audience(self.claims.get("aud"), frozenset(audience))
-        if max(self.time("iat"), self.time("nbf") if "nbf" in self.claims else 0) > now:
+        if max(self.time("iat"), self.time("nbf") if self.claims.get("nbf") is not None else 0) > now:
             raise Problem("token-not-yet-valid")
 
     def _get(self, name: str) -> Any:

@@ -93,7 +93,7 @@ class Events:
         if action is None or (action.is_optional and action.name not in sender.extra_events):
             return []
         # Okta and Google have it in the event, as drafts did before SSF 1.0.
-        subject = read_subject(message.claims.get("sub_id", event.get("subject")))
+        subject = read_subject(message.claims.get("sub_id") or event.get("subject"))
         if action.formats and subject["format"] not in action.formats:
             raise Refusal("invalid_request", f"The subject must be {' or '.join(sorted(action.formats))}.")
         if not action.acts(event):

@@ -57,8 +57,8 @@ class Logout:
 def _subjects(sender: Sender, message: Message) -> list[Subject]:
     found = {}
     for name in ("sid", "sub"):
-        if name in message.claims:
-            text = value_text(message.claims[name])
+        if (value := message.claims.get(name)) is not None:  # some makers write null where there is none
+            text = value_text(value)
             if text is None:
                 raise Refusal("invalid_request", f"The claim {name} must be text that is not empty.")
             found[name] = text

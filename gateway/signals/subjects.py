@@ -173,7 +173,8 @@ def read_subject(subject: object) -> Members:
 
     Raises `Refusal` invalid_request for what is none.
     """
-    members = dict(subject) if isinstance(subject, dict) else {}
+    found = subject if isinstance(subject, dict) else {}
+    members = {name: value for name, value in found.items() if value is not None}  # null is what is not there
     if isinstance(older := members.pop("subject_type", None), str):
         name = older.replace("-", "_")
         # Google's, which may have an email beside it.

@@ -148,6 +148,7 @@ SUBJECTS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"format": "complex", "session": SESSION, "user": {"format": "phone_number", "phone_number": "+1"}},
         {"sid": "s-1"},
     ),
+    "a user, and null for the rest": ({"format": "complex", "user": ISS_SUB, "session": None}, {"sub": "1001"}),
     "a session on a device": ({"format": "complex", "session": SESSION, "device": SESSION}, {"sid": "s-1"}),
     "a user": ({"format": "complex", "user": ISS_SUB}, {"sub": "1001"}),
     "a user of the tenant": ({"format": "complex", "user": ISS_SUB, "tenant": TENANT}, {"sub": "1001"}),
@@ -358,6 +359,7 @@ def test_an_event_that_comes_again_is_acknowledged_and_does_not_count_twice(gate
 
 
 OLDER: dict[str, tuple[str, dict[str, Any]]] = {
+    "with nulls": (CAEP + "session-revoked", {"format": None, "user": ISS_SUB, "session": None}),
     "Okta's": (CAEP + "session-revoked", {"user": ISS_SUB}),
     "Okta's of a credential": (CAEP + "credential-change", ISS_SUB),
     "Google's": (RISC + "account-disabled", {"subject_type": "iss-sub", "iss": IDP, "sub": "1001"}),
@@ -385,7 +387,8 @@ def test_a_subject_may_stand_in_its_event_and_a_time_in_milliseconds(
     members = {"subject": subject, "event_timestamp": THEN * 1000 + 643}
     if uri.endswith("credential-change"):
         members |= {"credential_type": "password", "change_type": "revoke"}
-    assert send(gate_api, event(uri, ABSENT, **members)).status_code == 202
+    for nothing in (ABSENT, None):
+        assert send(gate_api, event(uri, nothing, **members)).status_code == 202
     assert not passes(gate_api)
     assert not passes(gate_api, iat=THEN)
     assert passes(gate_api, iat=THEN + 1)

@@ -116,6 +116,8 @@ def test_the_type_may_be_logout_jwt_or_what_older_makers_say(gate_api: Api, typ:
         {"events": {EVENT: {}, "https://example.test/other": {}}},
         {"unknown": {"a": 1}},
         {"sub": 1001},
+        {"sid": None, "nbf": None},
+        {"sub": None},
     ],
     ids=str,
 )
@@ -147,6 +149,7 @@ BAD = {
     "expired": logout_token(exp=int(NOW)),
     "not valid yet": logout_token(nbf=int(NOW) + 60),
     "neither subject nor session": logout_token(sub=ABSENT, sid=ABSENT),
+    "neither, both null": logout_token(sub=None, sid=None),
     "an empty session": logout_token(sid=""),
     "a subject that is a list": logout_token(sub=["1001"]),
     "no events": logout_token(events=ABSENT),

@@ -236,7 +236,6 @@ def _details(environ: Environ) -> dict[str, Any]:
         found["remembered"] = about.is_cached
     if about.token is not None:
         found["issuer"] = str(about.token.claims.get("iss"))[:256]
-        found["fingerprint"] = about.token.fingerprint  # with the first digits alone nobody can blacklist it
     if about.overloaded:
         found["overloaded"] = True
     return found
@@ -254,6 +253,7 @@ PLAIN: Mapping[str, str] = {
     "upstream_ms": "%.3f",
     "upstream_status": "%d",
     "token": '"%s"',
+    "fingerprint": '"%s"',
 }
 
 
@@ -289,8 +289,7 @@ def _members(environ: Environ, request: Request) -> dict[str, Any]:
 
 def _add_token(members: dict[str, Any], token: Credential) -> None:
     members["token"] = token.fingerprint[:12]
-    if members["outcome"] != "passed":
-        members["fingerprint"] = token.fingerprint
+    members["fingerprint"] = token.fingerprint  # with the first digits alone nobody could blacklist it
     subject = token.claims.get("sub")
     if isinstance(subject, (str, int)):
         members["subject"] = str(subject)[:128]

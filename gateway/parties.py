@@ -86,7 +86,8 @@ def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer
     known = next((issuer for issuer in issuers if issuer.name == signal.issuer), None)
     aliases = (*(known.aliases if known else ()), *signal.aliases)
     if signal.has_keys or known is None:
-        known = _with_keys(signal, settings, now) if signal.has_keys else _issuer(signal, settings, _NO_KEYS)
+        spelled = signal.model_copy(update={"aliases": aliases})  # its metadata may name it by any of them
+        known = _with_keys(spelled, settings, now) if signal.has_keys else _issuer(signal, settings, _NO_KEYS)
     return Sender(
         signal.issuer,
         known.algorithms,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from helpers import ISSUER
+from provider import Provider, signer
 from pydantic import ValidationError
 
 from gateway import Settings
@@ -96,6 +97,15 @@ def test_names_may_be_aliases_and_messages_may_have_them() -> None:
     other, soc = build_senders(settings, build_issuers(settings)).all
     assert (other.name, other.aliases, other.about) == (OTHER, ("other",), (OTHER,))
     assert (soc.name, soc.about, soc.takes) == ("soc", (OTHER, ISSUER), frozenset(["revocation"]))
+
+
+def test_a_senders_metadata_may_name_it_by_an_alias_that_issuers_gives() -> None:
+    with Provider([signer("RS256", "a")], plain=True) as provider:
+        issuer = {"issuer": ISSUER, "secret": "s", "aliases": [provider.issuer]}
+        sender = {"issuer": provider.issuer, "audience": "api", "jwks_url": provider.metadata_url}
+        settings = Settings(issuers=json.dumps([issuer]), signals=json.dumps([sender]))
+        [found] = build_senders(settings, build_issuers(settings)).all
+        assert len(found.keys.ask().keys) == 1
 
 
 def test_keys_that_cannot_be_used_are_told_of_with_their_sender() -> None:

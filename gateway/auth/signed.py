@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.auth.fetch import FetchPolicy
 from gateway.auth.issuers import Issuer, Issuers
 from gateway.auth.tokens import (
     GRAMMAR,
@@ -94,4 +95,5 @@ def refuse_if_stale(problem: Problem, issuer: Issuer | None, came: float) -> Non
     """
     is_stale = issuer is not None and issuer.keys.age() > time.monotonic() - came
     if is_stale and problem.code in ("unknown-key", "bad-signature"):
-        raise Problem("keys-unavailable") from problem
+        # Sooner than that nothing has the keys fetched again.
+        raise Problem("keys-unavailable", fields=[("Retry-After", f"{FetchPolicy().cool_down:.0f}")]) from problem

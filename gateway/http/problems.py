@@ -121,7 +121,7 @@ class Problem(Exception):
         fields = [("Content-Type", MEDIA_TYPE), *self.fields]
         if self.kind.error is not None:
             fields.append(("WWW-Authenticate", self._challenge(resource_metadata)))
-        if self.status == 503:
+        if self.status == 503 and "Retry-After" not in dict(self.fields):
             fields.append(("Retry-After", str(RETRY_AFTER_SECONDS)))
         return self.kind.status, fields, (json.dumps(members) + "\n").encode()
 

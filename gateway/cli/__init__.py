@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from io import FileIO, TextIOWrapper
 
 import click
 
@@ -46,6 +48,7 @@ for command in (
 
 def main() -> None:
     """Run a command; faults become one clear page on standard error, never a stack trace."""
+    _hold_standard_streams()
     try:
         gateway(prog_name="gateway")
     except Problem as problem:
@@ -59,3 +62,19 @@ def main() -> None:
     except OSError as error:
         echo(f"gateway: {error.filename}: {error.strerror}" if error.filename else f"gateway: {error}", err=True)
         sys.exit(USAGE)
+
+
+def _hold_standard_streams() -> None:
+    """Open the standard streams that are closed: a socket or the store's file in their place would be written to.
+
+    Whoever reads the input or writes the output then fails with "Bad file descriptor"; what goes to standard error is
+    lost.
+    """
+    for descriptor, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest number that is free is this one
+    sys.stdin = sys.stdin or TextIOWrapper(FileIO(0, closefd=False))
+    sys.stdout = sys.stdout or TextIOWrapper(FileIO(1, "w", closefd=False), write_through=True)
+    sys.stderr = sys.stderr or TextIOWrapper(FileIO(2, "w", closefd=False), write_through=True)

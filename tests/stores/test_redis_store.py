@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import redis
 from certificates import Certificates
+from hiredis import ReplyError
 from pauses import outcome_in_pauses
 from processes import free_port
 from redis_servers import CLUSTER, PATIENCE, SAFE, SLOTS, RedisServer, Sentinel, be_patient, join
@@ -31,7 +32,7 @@ from relay import Relay
 from gateway.blacklist.stores import Entry, Store, StoreMissing, StoreRefused, open_store
 from gateway.blacklist.stores.base import LATEST
 from gateway.blacklist.stores.redis.keys import GRACE_SECONDS, PREFIX
-from gateway.blacklist.stores.redis.lossy import Lossy
+from gateway.blacklist.stores.redis.lossy import Lossy, is_forbidden
 from gateway.http.problems import StoreUnavailable
 
 pytestmark = pytest.mark.slow
@@ -274,6 +275,39 @@ def test_a_server_that_does_not_tell_its_configuration_is_said_to_be_unchecked(
         assert store.add([token(1)])[0].changed
         store.ping()
     assert caplog.text.count("unchecked") == 1
+
+
+@pytest.mark.parametrize("quote", ["'", "`"])
+def test_a_command_that_is_not_there_is_known_by_the_words_of_any_server(quote: str) -> None:
+    for command in ("CONFIG", "info"):
+        said = f"ERR unknown command {quote}{command}{quote}, with args beginning with: {quote}GET{quote}, "
+        assert is_forbidden(ReplyError(said))
+    assert not is_forbidden(ReplyError(f"ERR unknown command {quote}EVAL{quote}"))
+
+
+@pytest.mark.parametrize(
+    ("told", "fault"),
+    [
+        ({"maxmemory": "0"}, ""),
+        ({"maxmemory-policy": "allkeys-lru"}, "maxmemory-policy is allkeys-lru, not noeviction"),
+        ({"maxmemory": "1", "appendonly": "yes"}, ""),
+        ({"appendonly": "no"}, "appendonly is off"),
+        ({"appendfsync": "no"}, "appendfsync is no"),
+        ({}, ""),
+    ],
+)
+def test_of_what_a_server_tells_in_part_the_rest_is_said_to_be_unchecked(
+    caplog: pytest.LogCaptureFixture, told: dict[str, str], fault: str
+) -> None:
+    def ask(*commands: tuple[str, ...]) -> list[Any]:
+        pairs = [text.encode() for pair in told.items() for text in pair]
+        answers = {"TIME": (0, 0), "CONFIG": pairs, "INFO": b""}
+        return [answers[command[0]] for command in commands]
+
+    lossy = Lossy(ask, lambda: 0)
+    lossy.look(0)
+    lossy.look(0)
+    assert (lossy.faults, caplog.text.count("unchecked")) == ([fault] if fault else [], 1)
 
 
 def test_a_user_needs_no_more_than_the_documented_rights(

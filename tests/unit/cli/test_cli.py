@@ -1079,8 +1079,10 @@ def test_without_a_sender_to_poll_poll_events_says_so(command: Command, monkeypa
 # As real processes.
 
 
-def process(*arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-W", "error", "-m", "gateway", *arguments]
+def process(
+    *arguments: str, stdin: str = "", redirections: str = "", **environ: str
+) -> subprocess.CompletedProcess[str]:
+    program = ["sh", "-c", f'exec "$0" -W error -m gateway "$@" {redirections}', sys.executable, *arguments]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     root = str(Path(__file__).parents[3])
     return subprocess.run(
@@ -1096,6 +1098,26 @@ def test_a_command_is_a_process_too(store_url: str) -> None:
     assert (record["logger"], record["action"], record["changed"]) == ("gateway.audit", "add", True)
     assert record["by"].startswith("cli:")
     assert TOKEN not in revoked.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("closed", "arguments"),
+    [
+        ("<&-", "status -"),
+        ("<&-", "import"),
+        ("<&-", "accept-store"),
+        ("<&-", "check-config --secret -"),
+        (">&-", "status --sub 1001"),
+        (">&-", "list --json"),
+        ("<&- >&-", "check-config"),
+    ],
+)
+def test_a_stream_that_is_closed_is_a_fault_and_no_answer(store_url: str, closed: str, arguments: str) -> None:
+    open_store(store_url).close()
+    told = process(*arguments.split(), redirections=closed, GATEWAY_STORE=store_url)
+    assert (told.returncode, "Traceback" in told.stderr) == (USAGE, False)
+    assert told.stderr.endswith("gateway: [Errno 9] Bad file descriptor\n")
 
 
 def test_faults_are_printed_escaped(command: Command, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from gateway.http.problems import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-_FORBIDDEN = re.compile(r"(NOPERM|ERR unknown command).*'(config|info)\b", re.IGNORECASE)
+_FORBIDDEN = re.compile(r"(NOPERM|ERR unknown command).*['`](config|info)\b", re.IGNORECASE)
+_SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
 _UNCHECKED = {
     "CONFIG": "Redis does not tell its configuration: eviction and persistence are unchecked",
     "INFO": "Redis does not tell how many keys it has evicted (INFO)",
@@ -66,16 +67,16 @@ class Lossy:
             texts = [text.decode() for text in answer]
             self._config.update(zip(texts[::2], texts[1::2], strict=True))
         config = self._config
-        if not config:
-            return
-        if config["maxmemory"] != "0" and config["maxmemory-policy"] != "noeviction":
+        if config.get("maxmemory") != "0" and config.get("maxmemory-policy", "noeviction") != "noeviction":
             yield f"maxmemory-policy is {config['maxmemory-policy']}, not noeviction"
-        if config["appendonly"] != "yes":
+        if config.get("appendonly", "yes") != "yes":
             yield "appendonly is off"
-        elif config["appendfsync"] == "no":
+        elif config.get("appendfsync") == "no":
             yield "appendfsync is no"
-        elif config["appendfsync"] != "always":
+        elif config.get("appendfsync", "always") != "always":
             self.say("Redis syncs about once a second: a power cut may lose the last second (appendfsync always)")
+        if _UNCHECKED["CONFIG"] not in self._said and (untold := [name for name in _SETTINGS if name not in config]):
+            self.say(f"Redis does not tell {', '.join(untold)}: what follows from them is unchecked")
 
     def _of_evictions(self, accepted: int) -> Iterator[str]:
         text = b"".join(self._told("INFO", ("stats",), ("server",)))

@@ -125,7 +125,7 @@ def _reason(events: dict[str, Any]) -> str:
     [uri, event] = next(iter(events.items()))
     name = uri.rpartition("/")[2]
     texts = event.get("reason_admin")
-    if isinstance(texts, dict) and texts:
-        text = texts.get("en", next(iter(texts.values())))
-        name += f": {text}" if isinstance(text, str) else ""
+    # By language; older drafts had one text.
+    text = texts.get("en", next(iter(texts.values()), "")) if isinstance(texts, dict) else texts
+    name += f": {text}" if isinstance(text, str) and text else ""
     return name[:LONGEST_REASON]

@@ -512,8 +512,11 @@ def test_who_may_not_send_events_is_told_so(make_api: Make) -> None:
     assert send(api, event(URI)).json["err"] == "access_denied"
 
 
-def test_what_the_sender_says_of_it_is_the_entrys_reason(gate_api: Api) -> None:
-    send(gate_api, event(URI, reason_admin={"en": "Landspeed Policy Violation: C076E82F"}))
+@pytest.mark.parametrize(
+    "told", [{"en": "Landspeed Policy Violation: C076E82F"}, "Landspeed Policy Violation: C076E82F"]
+)
+def test_what_the_sender_says_of_it_is_the_entrys_reason(gate_api: Api, told: Any) -> None:
+    send(gate_api, event(URI, reason_admin=told))
     [entry] = entries(gate_api)
     assert entry["reason"] == "session-revoked: Landspeed Policy Violation: C076E82F"
     assert entry["by"] == f"events:{IDP}"

@@ -134,10 +134,10 @@ class Answer:
             handle.close()
 
     def _end(self) -> None:
-        """Let the handle go. Where the request's body is not all sent its connection is closed with it."""
+        """Let the handle go. Where libcurl waits for more to send or to come, its connection is closed with it."""
         if self._handle:
             handle, self._handle = self._handle, None
-            if handle.is_done or self._ends_with_head:
+            if handle.is_done:
                 self._pool.give_back(handle)
             else:
                 handle.close()

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -341,6 +341,17 @@ def test_a_head_request_may_have_a_body() -> None:
         assert ask(app, "HEAD", body=b"abc").body == b""
         assert upstream.last.body == b"abc"
         assert ask(app, "HEAD").body == b""
+
+
+def test_what_follows_a_head_request_with_a_body_takes_no_foreign_descriptor_for_its_connection() -> None:
+    with asking([response(b"", ("Content-Length", "7")), ok()]) as (_, app):
+        ask(app, "HEAD", body=b"abc", **of("alice"))
+        with ExitStack() as stack:
+            for _ in range(8):  # one of them gets the number that libcurl has given back
+                left, right = socket.socketpair()
+                stack.enter_context(left)
+                stack.enter_context(right)
+            assert ask(app, "POST", body=b"abc", **of("alice")).status == 200
 
 
 # --- kept connections that are dead

@@ -9,12 +9,13 @@ import struct
 from contextlib import suppress
 from fcntl import ioctl
 from termios import TIOCOUTQ
+from time import monotonic
 from typing import Any, Final
 
 import pycurl
 
 from gateway.proxy.failures import UpstreamFailed, failure
-from gateway.proxy.options import options
+from gateway.proxy.options import IDLE_SECONDS, options
 from gateway.proxy.outbound import Outbound, Peer, Take
 
 _SUPPRESSED: Final = ("Accept:", "Expect:")  # what libcurl would add
@@ -58,6 +59,7 @@ class Handle:
         self.watched: dict[int, int] = {}  # what libcurl waits for: poll's events by descriptor
         self._sockets: set[int] = set()
         self._kept = -1  # the socket of the kept connection, below 0 for none
+        self.idle_since = 0.0  # in seconds of time.monotonic
         self._may_connect = True
         self._is_fresh = False
         self.is_held = False
@@ -172,6 +174,7 @@ class Handle:
     def stop(self) -> None:
         """End the exchange; unless the answer is complete, its connection is closed."""
         self._kept = self._easy.getinfo(_SOCKET)
+        self.idle_since = monotonic()
         self._multi.remove_handle(self._easy)
         if self._take:
             self._take = None
@@ -207,7 +210,7 @@ class Handle:
 
     def _is_alive(self) -> bool:
         """Return whether there is a kept connection, of which nothing is known that would make it unusable."""
-        if self._kept < 0:
+        if self._kept < 0 or monotonic() > self.idle_since + IDLE_SECONDS:
             return False
         poll = select.poll()
         poll.register(self._kept, _POLL_IN)

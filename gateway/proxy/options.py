@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pycurl
 
 from gateway.proxy.outbound import Peer
 
+IDLE_SECONDS: Final = 100  # after which a kept connection is not used again: something between may have forgotten it
 _WEB = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
 _ALWAYS: dict[int, Any] = {
     pycurl.PATH_AS_IS: 1,
@@ -21,6 +22,7 @@ _ALWAYS: dict[int, Any] = {
     pycurl.USERAGENT: "",  # none
     pycurl.NOSIGNAL: 1,
     pycurl.TCP_NODELAY: 1,
+    pycurl.MAXAGE_CONN: IDLE_SECONDS + 10,  # never too old for libcurl but not for `Handle`, which counts with it
     pycurl.DNS_CACHE_TIMEOUT: -1,  # what it knows is what `point_to` says
 }
 

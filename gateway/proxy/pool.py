@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from threading import Lock
-from time import monotonic
 from urllib.parse import urlsplit
 
 import pycurl
@@ -91,8 +90,8 @@ class Pool:
         else:
             with self._lock:
                 self._own.setdefault(user, []).append(handle)
-                self._since[handle] = now = monotonic()
-                surplus = self._surplus(now)
+                self._since[handle] = handle.idle_since
+                surplus = self._surplus(handle.idle_since)
         for idle in surplus:
             idle.drop()
 

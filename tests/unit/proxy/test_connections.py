@@ -13,16 +13,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pycurl
 import pytest
 from asking import Asked, ask
 from certificates import Certificates
 from recorder import Recorder, Talk, ok, response, until
 
 from gateway.http.wsgi import Context
-from gateway.proxy import files, pool, resolve
+from gateway.proxy import curl, files, options, pool, resolve
 from gateway.proxy.exchange import Upstream
 from gateway.proxy.failures import UpstreamFailed
+from gateway.proxy.outbound import Peer
 
+PEER = Peer("http://127.0.0.1:1", "127.0.0.1", 1, ("127.0.0.1",), True, None, ())
 LONG = b"x" * 300_000  # longer than what is collected
 
 
@@ -421,6 +424,19 @@ def test_a_kept_connection_that_is_closed_is_seen_before_it_is_used(
             assert until(lambda: len(closed) == number)  # noqa: B023 - called at once
             time.sleep(0.05)
         assert upstream.connections == 3
+
+
+def test_what_must_not_be_sent_twice_takes_no_connection_that_libcurl_may_find_too_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # libcurl closes one that was idle for that long, and would open another: that is refused to it.
+    assert options.options(PEER)[pycurl.MAXAGE_CONN] > options.IDLE_SECONDS
+    with asking() as (upstream, app):
+        for _ in range(2):
+            assert ask(app, "POST", body=b"x").status == 200
+        monkeypatch.setattr(curl, "IDLE_SECONDS", -1.0)
+        assert ask(app, "POST", body=b"x").status == 200
+        assert connections(upstream) == [1, 1, 2]
 
 
 # --- names, addresses, certificates

@@ -249,7 +249,8 @@ class Handle:
                 self.error = self._failure(failed[0][1], failed[0][2])
 
     def _failure(self, code: int, message: str) -> UpstreamFailed:
-        if code == pycurl.E_ABORTED_BY_CALLBACK:  # `_allow_socket`
+        # `_allow_socket`; or a body that is passed as it comes cannot be sent once more.
+        if code in (pycurl.E_ABORTED_BY_CALLBACK, pycurl.E_SEND_FAIL_REWIND):
             return UpstreamFailed("upstream-unreachable", "the kept connection was closed before the head")
         return failure(code, message, self._easy.getinfo(pycurl.OS_ERRNO))
 

@@ -158,12 +158,12 @@ class Upstream:
         if about.overloaded:  # it may have become so since the gate was passed
             yield from refuse(Problem("overloaded"), environ, start_response)
             return
-        began = perf_counter()
+        began = 0.0
         try:
             if body is not None:
                 while not body.give_to(request):
                     yield b""
-                began = perf_counter()
+            began = perf_counter()
             pool = self._pool()
             peer = pool.peer() or (yield from _sleep(about, pool.wait()))
             answer = self._begin(pool, peer, request, environ, about)
@@ -256,7 +256,8 @@ def _refuse(
     problem: Problem, began: float, environ: Environ, about: Context, start_response: StartResponse
 ) -> Iterable[bytes]:
     about.cause = getattr(problem, "cause", "")
-    about.upstream_seconds = perf_counter() - began
+    if began:  # else the upstream was not asked
+        about.upstream_seconds = perf_counter() - began
     return refuse(problem, environ, start_response)
 
 

@@ -311,8 +311,10 @@ def test_a_body_of_more_than_its_limit_is_refused_as_it_passes(limit: int) -> No
     body = Trickle(*[b"x" * 100_000] * 6)
     with asking(max_body=limit) as (upstream, app):
         chunks = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
-        assert ask(app, "POST", body=body, **chunks, **paused([])).code == "payload-too-large"
+        told = ask(app, "POST", body=body, **chunks, **paused([]))
+        assert told.code == "payload-too-large"
         assert not any(request.whole for request in upstream.requests)
+        assert (told.context.upstream_seconds is None) == (limit == 10)  # the upstream was not asked
 
 
 @pytest.mark.parametrize("status", ["413 Content Too Large", "200 OK"])

@@ -59,6 +59,7 @@ class Handle:
         self.watched: dict[int, int] = {}  # what libcurl waits for: poll's events by descriptor
         self._sockets: set[int] = set()
         self._kept = -1  # the socket of the kept connection, below 0 for none
+        self._look = select.poll().poll  # of that socket alone
         self.idle_since = 0.0  # in seconds of time.monotonic
         self._may_connect = True
         self._is_fresh = False
@@ -90,8 +91,12 @@ class Handle:
         """Begin an exchange: over a kept connection, a request whose body is whole is on its way."""
         # libcurl sends a request again when a kept connection turns out to be dead, whatever its method. One that may
         # not be sent twice goes out on a kept connection only if that is alive, and then gets no second one.
-        self._may_connect = request.is_repeatable or not self._is_alive()
-        is_fresh = self._may_connect and not request.is_repeatable
+        # What has come on one while nothing was asked for is another user's, and would be taken for the answer: libcurl
+        # looks for that only after a second without a request.
+        is_fresh = self._kept < 0 or bool(self._look(0))
+        if not request.is_repeatable:
+            is_fresh = is_fresh or monotonic() > self.idle_since + IDLE_SECONDS
+        self._may_connect = request.is_repeatable or is_fresh
         if is_fresh != self._is_fresh:
             self._easy.setopt(pycurl.FRESH_CONNECT, is_fresh)
             self._is_fresh = is_fresh
@@ -173,7 +178,12 @@ class Handle:
 
     def stop(self) -> None:
         """End the exchange; unless the answer is complete, its connection is closed."""
-        self._kept = self._easy.getinfo(_SOCKET)
+        kept = self._easy.getinfo(_SOCKET)
+        if kept != self._kept:
+            poll = select.poll()
+            if kept >= 0:
+                poll.register(kept, _POLL_IN)
+            self._kept, self._look = kept, poll.poll
         self.idle_since = monotonic()
         self._multi.remove_handle(self._easy)
         if self._take:
@@ -207,14 +217,6 @@ class Handle:
             if ioctl(sock, TIOCOUTQ, bytes(4)) == bytes(4):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
-
-    def _is_alive(self) -> bool:
-        """Return whether there is a kept connection, of which nothing is known that would make it unusable."""
-        if self._kept < 0 or monotonic() > self.idle_since + IDLE_SECONDS:
-            return False
-        poll = select.poll()
-        poll.register(self._kept, _POLL_IN)
-        return not poll.poll(0)
 
     def _read(self, size: int) -> Any:
         try:

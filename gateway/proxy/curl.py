@@ -49,7 +49,7 @@ class Handle:
     """
 
     def __init__(self, peer: Peer, connect_seconds: float) -> None:
-        self.user: str | None = ""  # who alone may use the connection, since it has carried a body; None: nobody
+        self.user: str | None = ""  # who alone may use the connection (see `Pool`); None: nobody
         self.is_doubtful = False  # whether others like it turned out to be dead while it was idle
         self.head: list[bytes] = []
         self.body: list[bytes] = []

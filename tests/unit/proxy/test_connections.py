@@ -135,6 +135,43 @@ def test_an_upstream_that_leaves_a_body_unread_answers_it_to_nobody_else() -> No
             assert ask(app, "GET", "/yours", **of("bob")).body == b"/yours"
 
 
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("HEAD", response(b"", ("Content-Length", "2"))),
+        ("GET", response(status="204 No Content")),
+        ("GET", response(b"", ("Content-Length", "2"), status="304 Not Modified")),
+        ("GET", ok(b"ok")),
+    ],
+)
+def test_what_an_upstream_sends_unasked_is_nobodys_answer(method: str, answer: bytes) -> None:
+    sent: list[int] = []
+
+    def script(talk: Talk) -> None:
+        if talk.connection == 1 and not sent:
+            talk.send(answer)
+            time.sleep(0.02)
+            talk.send(ok(b"alice's"))
+            sent.append(1)
+        else:
+            talk.send(ok())
+
+    with asking(script) as (upstream, app):
+        ask(app, method, **of("alice"))
+        assert until(lambda: sent)
+        time.sleep(0.01)
+        assert ask(app, **of("bob")).body == b"ok"
+        assert connections(upstream) == [1, 2]
+
+
+def test_a_connection_with_a_head_request_serves_its_user_alone() -> None:
+    with asking(lambda talk: talk.send(ok(b"" if talk.request.method == "HEAD" else b"ok"))) as (upstream, app):
+        ask(app, "HEAD", **of("alice"))
+        ask(app, **of("bob"))
+        ask(app, **of("alice"))
+        assert connections(upstream) == [1, 2, 1]
+
+
 def test_without_a_token_a_body_binds_a_connection_to_the_clients_own() -> None:
     with asking() as (upstream, app):
         for port in ("1", "1", "2"):

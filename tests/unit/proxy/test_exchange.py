@@ -397,7 +397,7 @@ def test_an_answer_without_a_body_keeps_its_length(method: str, status: str) -> 
         closing(Upstream(upstream.url)) as app,
     ):
         for _ in range(2):
-            assert call(app, REQUEST_METHOD=method) == (status, [("Content-Length", "5")], b"")
+            assert call(app, REQUEST_METHOD=method, REMOTE_PORT="4711") == (status, [("Content-Length", "5")], b"")
         assert upstream.connections == 1
 
 

@@ -32,11 +32,12 @@ class Cors:
 
     def make_readable(self, environ: Environ, start_response: StartResponse) -> StartResponse:
         """Return a start_response that opens the gateway's own answers to the page that asks."""
+        about = context(environ)
+        about.refusal_fields = own = self._origin_fields(environ)
 
         def start(status: str, fields: Fields, *rest: Any) -> Any:
-            about = context(environ)
             if about.refusal or (about.target is not None and about.target.is_own):
-                fields = [*fields, *self._origin_fields(environ)]
+                fields = [*fields, *own]
             return start_response(status, fields, *rest)
 
         return start

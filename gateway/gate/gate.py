@@ -68,6 +68,7 @@ class Gate:
             path = target.path
             if path in self._pages:
                 return self._pages[path](environ, start_response)
+            about.resource_metadata = self._resource_metadata
             if target.is_own and is_decision(path):
                 abandon_body(environ)  # outer proxies send the head alone, and some say that a body follows
             if about.overloaded:
@@ -84,7 +85,7 @@ class Gate:
                 about.store_seconds = perf_counter() - began
             return self._go_on(environ, start_response, about, token, refusal)
         except Problem as problem:
-            return self._refuse(problem, environ, start_response)
+            return refuse(problem, environ, start_response)
 
     def _verify(self, environ: Environ, about: Context) -> Token:
         began = perf_counter()
@@ -116,7 +117,7 @@ class Gate:
                 about.store_seconds = perf_counter() - began
             body = self._go_on(environ, start_response, about, token, self._blacklist.refusal(token, found))
         except Problem as problem:
-            body = self._refuse(problem, environ, start_response)
+            body = refuse(problem, environ, start_response)
         has_ended = False
         try:
             yield from body
@@ -141,10 +142,6 @@ class Gate:
         self._identity.set(environ, token, about)
         body = self.app(environ, start_response)
         return body if about.cut else self._end_with_token(body, token)
-
-    def _refuse(self, problem: Problem, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        context(environ).resource_metadata = self._resource_metadata
-        return refuse(problem, environ, start_response)
 
     def _end_with_token(self, body: Iterable[bytes], token: Token | None) -> Iterable[bytes]:
         """Return a body that ends with its token: for servers that cannot cut a stream off."""
@@ -171,6 +168,6 @@ class Gate:
         try:
             body = success((yield from answer))
         except Problem as problem:
-            yield from self._refuse(problem, environ, start_response)
+            yield from refuse(problem, environ, start_response)
         else:
             yield from respond(environ, start_response, "200 OK", [("Content-Type", "application/json")], body)

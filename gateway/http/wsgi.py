@@ -28,8 +28,9 @@ class Context:
     __slots__ = (
         "auth_seconds", "body_left", "cause", "client", "client_left", "cut", "farewell", "interim", "interims",
         "is_alone", "is_cached", "is_duplex", "is_unread", "overloaded", "pause", "received", "refusal",
-        "refusal_detail", "refusal_log", "request_id", "resource_metadata", "resume", "signals", "span", "status",
-        "store_seconds", "target", "token", "trace", "upstream_seconds", "upstream_span", "upstream_status",
+        "refusal_detail", "refusal_fields", "refusal_log", "request_id", "resource_metadata", "resume", "signals",
+        "span", "status", "store_seconds", "target", "token", "trace", "upstream_seconds", "upstream_span",
+        "upstream_status",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -66,6 +67,7 @@ class Context:
         self.auth_seconds: float | None = None  # how long it took to verify the token; None: it was not asked for
         self.store_seconds: float | None = None  # the same of the question to the blacklist
         self.resource_metadata = ""  # the address that challenges name (RFC 9728)
+        self.refusal_fields: Iterable[tuple[str, str]] = ()  # `gate.cors`: for a refusal that the server gives itself
         # `signals`
         self.signals: tuple[tuple[str, str], ...] = ()  # kind and outcome of each message that came with the request
         # Whoever refuses, for the log.

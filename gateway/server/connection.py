@@ -106,7 +106,7 @@ class Connection:
         if request.problem is not None:
             client = {"client": self._base["REMOTE_ADDR"]}
             log.info("a head is refused: %s", request.problem.code, extra={"record": client})
-            response.refuse(request.problem)
+            response.refuse(request.problem, self.about)
             return self._proceed(response)
         about = Context()
         about.received = tuple(request.fields)
@@ -228,7 +228,7 @@ class Connection:
     def _refuse(self, response: Response, problem: Problem) -> Awaited | None:
         """Answer with a refusal in place of a response that has not started."""
         self._response = refusal = Response(response.request, response.body, self.wire, self.pause, self._notify)
-        refusal.refuse(problem)
+        refusal.refuse(problem, self.about)
         return self._proceed(refusal)
 
     def _cut_off(self, response: Response) -> Awaited | None:

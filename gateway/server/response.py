@@ -12,7 +12,7 @@ from gateway.http.cache import bounded_cache
 from gateway.http.draining import is_draining
 from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
-from gateway.http.wsgi import Environ, Fields, close_body
+from gateway.http.wsgi import Context, Environ, Fields, close_body
 from gateway.server.body import Body
 from gateway.server.pause import NOTHING, Awaited, PauseNote
 from gateway.server.request import Request
@@ -114,11 +114,14 @@ class Response:
         content, self._content = self._content, ()
         close_body(content, has_ended=self.is_over)
 
-    def refuse(self, problem: Problem) -> None:
-        """Answer with a refusal of the server's own, and close."""
-        status, fields, body = problem.response()
+    def refuse(self, problem: Problem, about: Context) -> None:
+        """Answer with a refusal in the application's place, and close."""
+        status, fields, body = problem.response(about.resource_metadata)
         self.closes = True
-        self._head = (status, [*fields, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
+        fields += [("Content-Length", str(len(body))), ("Cache-Control", "no-store"), *about.refusal_fields]
+        if about.request_id:
+            fields.append(("X-Request-Id", about.request_id))
+        self._head = (status, fields)
         self._write(body)
         self.is_over = True
 

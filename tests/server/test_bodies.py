@@ -333,6 +333,7 @@ def test_a_response_that_is_cut_before_its_head_is_refused() -> None:
     about: list[Any] = []
 
     def app(environ: Environ, start: Start) -> Iterator[bytes]:
+        context(environ).request_id = "r-1"
         about.append(context(environ))
         while True:
             about[0].pause(3600)
@@ -343,6 +344,7 @@ def test_a_response_that_is_cut_before_its_head_is_refused() -> None:
         about[0].cut("token-blacklisted")
         answer = client.read_all()
         assert answer.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+        assert b"\r\nX-Request-Id: r-1\r\n" in answer
         assert b"urn:jwt-gateway:token-blacklisted" in answer
         about[0].cut("token-blacklisted")  # it is over: nothing happens
 

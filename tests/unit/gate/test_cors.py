@@ -1,9 +1,13 @@
 """What a page of another origin may read: refusals and the blacklist, where its origin is set."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from helpers import Api, assert_refused, mint
+from recorder import Client, exchange, request, served, until
+
+from gateway.http.wsgi import context
 
 APP = "https://app.test"
 PREFLIGHT = {"Origin": APP, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
@@ -70,3 +74,30 @@ def test_without_the_setting_there_are_no_such_fields(make_api: Any) -> None:
 def test_what_is_no_origin_is_refused_at_the_start(make_api: Any, origin: str) -> None:
     with pytest.raises(ValueError, match="origins"):
         make_api(cors_origins=origin)
+
+
+def test_who_waits_for_an_answer_when_the_token_is_blacklisted_gets_the_same_refusal(
+    upstream: Any, make_gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[Any] = []
+
+    def wait(_: Any, environ: dict[str, Any], __: Any) -> Iterator[bytes]:
+        waiting.append(context(environ))
+        while True:
+            waiting[0].pause(3600)
+            yield b""
+
+    monkeypatch.setattr(type(upstream), "__call__", wait)
+    gate = make_gate(cors_origins=APP, resource="https://api.example.com")
+    asked = request("GET /orders", ("Authorization", f"Bearer {mint()}"), ("Origin", APP))
+    with served(gate) as port:
+        with Client(port, asked) as client:
+            assert until(lambda: waiting)
+            waiting[0].cut("token-blacklisted")
+            seen = client.read_all()
+        exchange(port, asked.replace(b"GET /orders", b"POST /blacklist"))
+        assert without_date(seen) == without_date(exchange(port, asked))
+
+
+def without_date(answer: bytes) -> list[bytes]:
+    return sorted(line for line in answer.split(b"\r\n") if not line.startswith(b"Date:"))

@@ -136,8 +136,11 @@ def _to_text(value: object) -> str:
 
 
 def mask(text: str) -> str:
-    """Return a text in which the credentials of URLs are hidden."""
-    return re.sub(r"(?s)(?<=://).+(?=@)|(?<=password=)[^&]*", MASK, text)  # a store's URL may hold a password
+    """Return a text in which the credentials of URLs are hidden, also of those that are misspelled."""
+    text = re.sub(r"(?s)(?<=://).+(?=@)|(?<=password=)[^&]*", MASK, text)  # a store's URL may hold a password
+    if "://" not in text:
+        text = re.sub(r"(?s)\A[\w+.-]*(?::|//).+(?=@)", MASK, text)
+    return re.sub(r"(?i)([?&][^=&]*(?:pas|pwd|auth|secret|token)[^=&]*=)[^&]*", rf"\1{MASK}", text)
 
 
 def misspelled_names() -> list[str]:

@@ -1001,6 +1001,9 @@ def test_faults_of_files_keys_and_the_store_are_told_with_those_of_settings(
     ("flags", "words"),
     [
         (["--store", "redis://:hush@127.0.0.1:1/0"], ""),
+        (["--store", "redis:user:hush@127.0.0.1:1/0"], "No store has the scheme redis"),
+        (["--store", "redis//:hush@127.0.0.1:1/0"], "STORE is no URL"),
+        (["--store", "redis://127.0.0.1:1/0?db=1&pasword=hush"], "not a URL of a Redis server"),
         (["--issuers", '[{"issuer": "a", "secret": "hush", "algorithms": "RS256"}]'], "'a'"),
         (["--public-key", "/does/not/exist"], "cannot be read"),
         (["--algorithms", "HS256,RS256"], "need a public key or a JWKS"),

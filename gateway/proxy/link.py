@@ -28,6 +28,7 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self.events = select.POLLIN  # what TLS waits for
+        self.was_cut = False  # whether TLS did not say that it ends (RFC 8446 section 6.1)
 
     def fileno(self) -> int:
         """Return the descriptor."""
@@ -51,7 +52,9 @@ class Link:
     def start_tls(self, peer: Peer, deadline: float) -> Generator[Wait, None, None]:
         """Shake hands; yield what is waited for. Raises OSError and `UpstreamFailed`."""
         context = _tls_context(peer.verify, peer.cert, peer.stamp)
-        wrapped = context.wrap_socket(self._socket, server_hostname=peer.host, do_handshake_on_connect=False)
+        wrapped = context.wrap_socket(
+            self._socket, server_hostname=peer.host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
         self._socket = wrapped
         while True:
             try:
@@ -71,7 +74,10 @@ class Link:
             self.events = select.POLLIN
         except ssl.SSLWantWriteError:
             self.events = select.POLLOUT
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+        except ssl.SSLZeroReturnError:
+            return b""
+        except ssl.SSLEOFError:
+            self.was_cut = True
             return b""
         except OSError as error:
             raise UpstreamFailed("upstream-unreachable", connection_cause(error)) from error

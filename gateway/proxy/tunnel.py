@@ -176,7 +176,7 @@ class Tunnel:
             if data := self._receive(link):
                 deadline = 0.0
             elif data == b"":
-                if framing.has_end:
+                if framing.has_end or link.was_cut:
                     raise UpstreamFailed("upstream-unreachable", "closed within the body")
                 return
             else:

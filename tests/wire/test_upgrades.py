@@ -5,8 +5,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from certificates import Certificates
 from helpers import fingerprint, mint
-from recorder import Client, Recorder, Talk, exchange, ok, request, response, until
+from recorder import Client, Recorder, Talk, exchange, ok, request, response, saying, until
 from running import Running
 from websocket_bytes import KEY, echo, frame, handshake, switched
 
@@ -193,6 +194,26 @@ def test_an_upstream_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
         with Client(gateway.port, handshake("/ws", BEARER)) as client:
             assert b"upstream-unreachable" in client.read_until(b"}")
         assert until(lambda: any(record.get("cause") == "connection refused" for record in gateway.records))
+
+
+@pytest.mark.slow
+def test_an_answer_that_tls_ends_with_is_whole_only_if_tls_says_that_it_ends(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    asked = handshake("/ws", BEARER, ("Connection", "close"))
+
+    def whole(talk: Talk) -> None:
+        talk.send(b"HTTP/1.1 403 No\r\n\r\nhe")
+        talk.sock.unwrap()  # type: ignore[attr-defined]
+        talk.close()
+
+    with (
+        Recorder(tls=certificates.server()) as upstream,
+        Running(tmp_path, upstream.url, "--workers", "1", GATEWAY_UPSTREAM_CA=certificates.ca) as gateway,
+    ):
+        upstream.answer = whole
+        assert exchange(gateway.port, asked).endswith(b"\r\n2\r\nhe\r\n0\r\n\r\n")
+        upstream.answer = saying(b"HTTP/1.1 403 No\r\n\r\nhe")
+        assert exchange(gateway.port, asked).endswith(b"\r\n2\r\nhe\r\n")
 
 
 @pytest.mark.parametrize("is_amid_a_frame", [False, True])

@@ -325,6 +325,23 @@ def test_a_user_needs_no_more_than_the_documented_rights(
     assert "cr@t" not in caplog.text
 
 
+def test_a_user_who_lacks_a_right_changes_nothing_half_way(server: RedisServer, opened: Callable[..., Store]) -> None:
+    server.ask("ACL", "SETUSER", "gateway", "on", ">pw", *RIGHTS.split())
+    store = opened(f"redis://gateway:pw@127.0.0.1:{server.port}/0")
+    store.add([token(1)])
+    for number, right in enumerate(("set", "del", "zadd", "zrem", "zrangebyscore"), 2):
+        server.ask("ACL", "SETUSER", "gateway", f"-{right}")
+        for change in (partial(store.add, [token(number)]), partial(store.remove, token(1).key)):
+            with pytest.raises(StoreUnavailable):
+                change()
+        server.ask("ACL", "SETUSER", "gateway", f"+{right}")
+        await_outcome(store, "found")
+        assert [entry.key for entry in store.page(10)[0]] == [token(1).key]
+    assert not store.find([token(number).key for number in range(2, 7)])
+    assert store.add([token(2)])[0].changed
+    assert (store.remove(token(1).key), store.count()) == (True, 1)
+
+
 def test_the_right_to_read_the_configuration_has_it_checked(
     server: RedisServer, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
 ) -> None:

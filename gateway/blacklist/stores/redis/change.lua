@@ -13,6 +13,15 @@ if not name then return redis.error_reply('WIPED the generation is gone') end
 local mark, accepted, keys, grace, window, ends, now = unpack(ARGV, 1, 7)
 local _, taken, number = string.match(redis.call('GET', KEYS[2]) or '', '^(%x+)%.(%d+)%.(%d+)%.%x+$')
 
+-- A command that the user may not run would end the script half-way, and nothing is rolled back. Redis 6.2 cannot tell.
+if redis.acl_check_cmd then
+  local key = KEYS[2]
+  for _, command in ipairs({{'SET', key, ''}, {'DEL', key}, {'ZADD', key, 0, ''}, {'ZREM', key, ''}, {'ZRANGEBYSCORE', key, 0, 0}}) do
+    if not redis.acl_check_cmd(unpack(command)) then
+      return redis.error_reply('NOPERM this user has no permissions to run the ' .. command[1] .. ' command')
+    end
+  end
+end
 if accepted == 'adopt' and number == changes then return 1 end
 if ends ~= '' and tonumber(redis.call('GET', KEYS[6]) or '0') > tonumber(now) then return 0 end
 for i = 7, #KEYS do

@@ -776,6 +776,20 @@ def test_a_server_that_ceases_to_tell_its_configuration_is_as_lossy_as_before(
     assert set(outcomes(store, 1)) == {"refused"}
 
 
+def test_a_server_that_tells_its_configuration_again_has_it_checked_again(
+    server: RedisServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.blacklist.stores.redis.lossy.FORBIDDEN_SECONDS", 0.1)
+    for rights in ("-config", "-info"):
+        server.ask("ACL", "SETUSER", "default", rights)
+    time.sleep(1)
+    await_outcome(store, "found")
+    server.ask("ACL", "SETUSER", "default", "+@all")
+    server.ask("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+    time.sleep(1)
+    assert set(outcomes(store, 1)) == {"refused"}
+
+
 def test_entries_may_be_gone_after_the_servers_clock_was_ahead_until_they_have_ended_by_ours() -> None:
     ahead, ours = 0, int(time.time())
     lossy = Lossy(lambda *commands, **_: [(int(ours) + ahead, 0)] if commands == (("TIME",),) else [], lambda: ours)

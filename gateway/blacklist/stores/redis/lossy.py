@@ -14,6 +14,7 @@ from gateway.http.problems import StoreUnavailable
 log = logging.getLogger(__name__)
 
 _FORBIDDEN = re.compile(r"(NOPERM|ERR unknown command).*['`](config|info)\b", re.IGNORECASE)
+FORBIDDEN_SECONDS = 60.0  # to the next try: each costs a connection
 _SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
 _UNCHECKED = {
     "CONFIG": "Redis does not tell its configuration: eviction and persistence are unchecked",
@@ -35,6 +36,7 @@ class Lossy:
         self._ask = ask
         self._now = now
         self._said: set[str] = set()
+        self._forbidden_until: dict[str, float] = {}  # by command
         self._config: dict[str, str] = {}
         self._accepted = -1  # when an operator last took the store as it is
         self._forgotten = 0.0  # entries that ended by then may be gone
@@ -90,14 +92,15 @@ class Lossy:
             yield "it has evicted keys: import the newest export, then run `gateway accept-store`"
 
     def _told(self, command: str, *arguments: tuple[str, ...]) -> list[Any]:
-        """Return the answers; none, from now on, if the server does not allow the command."""
-        if _UNCHECKED[command] in self._said:
+        """Return the answers; none, for a minute, if the server does not allow the command."""
+        if time.monotonic() < self._forbidden_until.get(command, 0):
             return []
         try:
             return self._ask(*[(command, *each) for each in arguments])
         except StoreUnavailable as unavailable:
             if not is_forbidden(unavailable.__cause__):
                 raise
+            self._forbidden_until[command] = time.monotonic() + FORBIDDEN_SECONDS
             self.say(_UNCHECKED[command])
             return []
 

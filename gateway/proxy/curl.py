@@ -15,6 +15,7 @@ from typing import Any, Final
 import pycurl
 
 from gateway.proxy.failures import UpstreamFailed, failure
+from gateway.proxy.leftover import Spare
 from gateway.proxy.options import IDLE_SECONDS, options
 from gateway.proxy.outbound import Outbound, Peer, Take
 
@@ -59,6 +60,8 @@ class Handle:
         self.watched: dict[int, int] = {}  # what libcurl waits for: poll's events by descriptor
         self._sockets: set[int] = set()
         self._kept = -1  # the socket of the kept connection, below 0 for none
+        self._newest = -1  # the socket that was made for this exchange, if one was
+        self._spare = Spare()
         self._look = select.poll().poll  # of that socket alone
         self.idle_since = 0.0  # in seconds of time.monotonic
         self._may_connect = True
@@ -103,7 +106,7 @@ class Handle:
         self.head.clear()
         self.body.clear()
         self.is_done = self.is_starved = False
-        self.error = None
+        self.error, self._newest = None, -1
         self._set_request(request)
         lines = _field_lines(request)
         try:
@@ -188,6 +191,7 @@ class Handle:
         self._multi.remove_handle(self._easy)
         if self._take:
             self._take = None
+            self._spare.close()
             self._easy.setopt(pycurl.WRITEFUNCTION, self.body.append)
         if self._shape[2] == _POST:
             self._easy.setopt(pycurl.POSTFIELDS, b"")  # an idle connection holds nobody's body
@@ -206,6 +210,7 @@ class Handle:
         """Close the handle and its connection, whatever their state."""
         self._easy.close()
         self._multi.close()
+        self._spare.close()
         self._take = None
 
     def drop(self) -> None:
@@ -219,6 +224,7 @@ class Handle:
         self.close()
 
     def _read(self, size: int) -> Any:
+        self._spare.open(self._kept if self._newest < 0 else self._newest)
         try:
             data = self._take(size) if self._take else b""
         except Exception as error:  # noqa: BLE001 - a server may raise anything here; it ends the exchange
@@ -248,7 +254,12 @@ class Handle:
             _, _, failed = self._multi.info_read()
             self.is_done = True
             if failed and not self.error:
-                self.error = self._failure(failed[0][1], failed[0][2])
+                # An answer that came before the upstream reset the connection under an upload libcurl reads no more.
+                if not self.head and (left := self._spare.answer()):
+                    self.head += left[0]
+                    self.body += left[1]
+                else:
+                    self.error = self._failure(failed[0][1], failed[0][2])
 
     def _failure(self, code: int, message: str) -> UpstreamFailed:
         # `_allow_socket`; or a body that is passed as it comes cannot be sent once more.
@@ -258,6 +269,7 @@ class Handle:
 
     def _allow_socket(self, descriptor: int, _: int) -> int:
         self._sockets.add(descriptor)
+        self._newest = descriptor
         return int(pycurl.SOCKOPT_OK if self._may_connect else pycurl.SOCKOPT_ERROR)
 
     def _watch(self, what: int, descriptor: int, _multi: object, _data: object) -> None:

@@ -17,7 +17,7 @@ import pycurl
 import pytest
 from asking import Asked, ask
 from certificates import Certificates
-from recorder import Recorder, Talk, ok, response, until
+from recorder import Recorder, Talk, chunked, ok, response, until
 
 from gateway.http.wsgi import Context
 from gateway.proxy import curl, files, options, pool, resolve
@@ -376,6 +376,44 @@ def test_an_early_answer_arrives_early_and_ends_the_upload(status: str, is_close
         assert (told.status, told.body) == (int(status[:3]), b"no")
         assert until(lambda: left)
         assert body.taken < 100
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (ok(b"no", status="413 No"), 413),
+        (ok(b"", status="413 No"), 413),
+        (response(chunked(b"n", b"o"), ("Transfer-Encoding", "chunked"), status="413 No"), 413),
+        (b"HTTP/1.1 103 Early\r\n\r\n" + ok(b"no", status="413 No"), 413),
+        (ok(b"no", status="413 No")[:-1], 502),
+        (response(b"no", status="413 No"), 502),
+        (response(b"no", ("Content-Length", "2"), ("Content-Length", "3"), status="413 No"), 502),
+        (b"nonsense", 502),
+        (b"", 502),
+    ],
+)
+def test_an_answer_before_a_reset_is_given_if_it_is_whole_although_the_upload_fails(answer: bytes, status: int) -> None:
+    was_reset: list[bool] = []
+
+    def script(talk: Talk) -> None:
+        talk.send(answer)
+        talk.reset()
+        was_reset.append(True)
+
+    class Fast:
+        taken = 0
+
+        def take(self, limit: int) -> bytes:
+            self.taken += 1
+            assert self.taken == 1 or until(lambda: was_reset)  # so libcurl sends before it looks for an answer
+            return b"x" * limit
+
+    before = len(os.listdir("/proc/self/fd"))
+    with asking(script, read_bodies=False) as (_, app):
+        told = ask(app, "PUT", body=Fast(), CONTENT_LENGTH="50000000", **paused([]))
+        assert told.status == status
+        assert status == 502 or told.body in (b"no", b"")
+    assert until(lambda: len(os.listdir("/proc/self/fd")) <= before), "the second descriptor is let go"
 
 
 def test_a_head_request_may_have_a_body() -> None:

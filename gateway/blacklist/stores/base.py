@@ -58,9 +58,10 @@ class Entry:
         """Return `newer` with the later cut-off and the later end of the two, none being the latest.
 
         Where it gives no reason, the first one's stays. An entry of another issuer changes nothing: whose token it is,
-        is for the caller to settle.
+        is for the caller to settle; but a token that was seen tells it better than a fingerprint alone.
         """
-        if self.issuer != newer.issuer or self.covers(newer):
+        is_known_better = self.by_fingerprint and not newer.by_fingerprint
+        if self.covers(newer) or (self.issuer != newer.issuer and not is_known_better):
             return self
         cut_off = _later(self.issued_before, newer.issued_before)
         return dataclasses.replace(

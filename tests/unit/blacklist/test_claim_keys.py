@@ -124,3 +124,9 @@ def test_the_later_cut_off_and_the_later_end_win_and_none_beats_any(first: Entry
 def test_an_entry_of_another_issuer_changes_nothing() -> None:
     mine, other = Entry("token:x", "a", 1, 10), Entry("token:x", "b", 2, None)
     assert mine.merged(other) is mine
+
+
+def test_a_token_that_was_seen_is_its_own_issuers_whoever_named_its_fingerprint() -> None:
+    named, seen = (Entry("token:x", issuer, 1, end, by_fingerprint=end == 5) for issuer, end in (("a", 5), ("b", 9)))
+    assert named.merged(seen) == seen
+    assert seen.merged(named) is seen

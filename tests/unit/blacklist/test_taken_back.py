@@ -505,6 +505,17 @@ def test_an_entry_of_a_fingerprint_for_another_issuer_is_not_confirmed(several: 
     assert not passes(several, victim)
 
 
+def test_an_end_that_an_administering_issuer_gave_is_not_that_of_the_tokens_own_entry(
+    several: Api, clock: Clock
+) -> None:
+    victim = other(jti="x", iat=int(NOW))
+    take_back(several, OPS, fingerprint=fingerprint(victim), until=int(NOW) + 10, reason="lost")
+    assert done(several("POST", "/blacklist", victim))["changed"] is True
+    assert listed(several, OTHERS_ADMIN) == [(OTHER, fingerprint(victim))]
+    clock.advance(10)
+    assert not passes(several, victim)
+
+
 def test_the_entries_of_one_value_are_of_all_issuers_that_the_reader_administers(several: Api, clock: Clock) -> None:
     for admin in (ADMIN, OTHERS_ADMIN, OPS):
         take_back(several, admin, sub=1001)

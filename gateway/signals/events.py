@@ -58,13 +58,13 @@ class Events:
         self._check(sender, message)
         events = message.claims["events"]
         found = {uri: self._subjects(uri, event, sender, message) for uri, event in events.items()}
-        acting = {uri: events[uri] for uri, subjects in found.items() if subjects} or events
+        acting = {uri: events[uri] for uri, subjects in found.items() if subjects}
         notice = Notice(
             kind=EVENTS,
             sender=sender,
             subjects=[subject for subjects in found.values() for subject in subjects],
             cut_off=self._cut_off(acting, message),
-            reason=_reason(acting),
+            reason=_reason(acting or events),
             jti=message.text("jti"),
             kept_until=message.time("iat") + LONGEST_SECONDS,
         )
@@ -108,7 +108,7 @@ class Events:
         ]
         if not all(each is None or (is_time(each) and each > 0) for each in times):
             raise Refusal("invalid_request", "The time of the event must be a number above 0.")
-        if not all(times):
+        if not times or not all(times):
             return self._recorder.cut_off_since(message.time("iat"))
         # One that lies ahead would lock the user out.
         happened: float = min(max(map(_seconds, times)), self._recorder.latest())

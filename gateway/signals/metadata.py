@@ -30,5 +30,7 @@ def metadata_pages(resource: str, issuers: Sequence[str]) -> dict[str, App]:
         "authorization_servers": [name for name in issuers if TENANT not in name],
         "bearer_methods_supported": ["header"],
     }
+    # Section 3.2: what has no values is left out.
+    members = {name: value for name, value in members.items() if value}
     answer = page(json.dumps(members).encode(), "application/json", ("Access-Control-Allow-Origin", "*"))
     return dict.fromkeys((WELL_KNOWN, own, own.rstrip("/")), answer)

@@ -7,6 +7,7 @@ asked for, and never less.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import product
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ Members = Mapping[str, Any]
 
 # The parts of a complex subject that can be expressed, in the order in which they are joined.
 _PARTS = ("user", "session", "device", "tenant")
+MOST_JOINED = 1000  # entries for the aliases of one subject's parts, of one issuer: each goes with each of the others
 
 
 class Subject(NamedTuple):
@@ -135,10 +137,14 @@ def _join(parts: list[list[Subject]], sender: Sender) -> list[Subject]:
     if len(parts) == 1:
         return parts[0]
     found = []
-    for each in product(*parts):
-        claim = JOIN.join(part.claim for part in each)
-        if claim in sender.joined and len({part.issuer for part in each}) == 1:
-            found.append(Subject(each[0].issuer, claim, join_texts(part.value for part in each)))
+    for issuer in dict.fromkeys(part.issuer for part in parts[0]):
+        choices = [[part for part in each if part.issuer == issuer] for each in parts]
+        if math.prod(map(len, choices)) > MOST_JOINED:
+            raise Unmatched("its parts have too many aliases.")
+        for each in product(*choices):
+            claim = JOIN.join(part.claim for part in each)
+            if claim in sender.joined:
+                found.append(Subject(issuer, claim, join_texts(part.value for part in each)))
     if not found:
         raise Unmatched("no claims have all of its parts.")
     return found
@@ -154,6 +160,8 @@ def _find_session(parts: Mapping[str, Members], sender: Sender, issuers: Issuers
     except NotAbout:
         raise
     except Unmatched:
+        if sender.by_subject:  # tokens without the session's claim would go on
+            raise
         return sessions
     found = [session for session in sessions if session.issuer in {user.issuer for user in users}]
     if not found:

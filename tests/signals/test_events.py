@@ -111,6 +111,7 @@ NOTHING: dict[str, tuple[str, dict[str, Any]]] = {
     "a new session": (CAEP + "session-established", {}),
     "an enabled account": (RISC + "account-enabled", {}),
     "an unknown event": ("https://example.test/event", {}),
+    "an unknown event with a time of its own kind": ("https://example.test/event", {"event_timestamp": "today"}),
     "less risk": (CAEP + "risk-level-change", {"principal": "USER", "current_level": "MEDIUM"}),
     "a verification of its own": (SSF + "verification", {}),
     "a verification": (SSF + "verification", {"state": "as expected"}),
@@ -496,6 +497,24 @@ def test_sessions_can_stand_for_their_user_where_tokens_have_none(make_api: Make
     api = make_api(signals=json.dumps([{**SENDER, "sessions": "subject"}]))
     assert send(api, event(URI, {"format": "complex", "session": SESSION, "user": ISS_SUB})).status_code == 202
     assert not passes(api, sid="without")
+
+
+def test_a_session_whose_user_cannot_be_matched_is_refused_where_tokens_have_no_sessions(make_api: Make) -> None:
+    api = make_api(signals=json.dumps([{**SENDER, "sessions": "subject", "email_claim": None}]))
+    user = {"format": "email", "email": "a@example.test"}
+    answer = send(api, event(URI, {"format": "complex", "session": SESSION, "user": user}))
+    assert (answer.status_code, answer.json["err"]) == (400, "invalid_request")
+    assert entries(api) == []
+
+
+@pytest.mark.parametrize(("users", "status"), [(30, 202), (31, 202), (32, 400), (500, 400)])
+def test_aliases_of_several_parts_make_no_more_entries_than_a_store_can_take(
+    gate_api: Api, users: int, status: int
+) -> None:
+    user, device = ([{"format": "opaque", "id": f"{n}"} for n in range(count)] for count in (users, 32))
+    parts = {name: {"format": "aliases", "identifiers": each} for name, each in (("user", user), ("device", device))}
+    assert send(gate_api, event(URI, {"format": "complex", **parts})).status_code == status
+    assert passes(gate_api, sub="7", device="8") is (status == 400)
 
 
 def test_a_stream_with_an_authorization_needs_it(make_api: Make) -> None:

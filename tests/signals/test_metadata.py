@@ -44,6 +44,8 @@ def test_an_issuer_with_tenants_is_no_address(make_api: Make) -> None:
     issuers = [{"issuer": "https://login.test/{tenantid}/v2.0", "secret": "x"}, {"issuer": ISSUER, "secret": "discogs"}]
     api = make_api(issuers=json.dumps(issuers), resource="https://api.example")
     assert api("GET", WELL_KNOWN).json["authorization_servers"] == [ISSUER]
+    api = make_api(issuers=json.dumps(issuers[:1]), resource="https://api.example")
+    assert "authorization_servers" not in api("GET", WELL_KNOWN).json
 
 
 def test_it_is_read_alone(make_api: Make) -> None:

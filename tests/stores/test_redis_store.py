@@ -55,6 +55,7 @@ def cut_off(number: int, before: int) -> Entry:
 
 
 REVOKED = token(1)
+MESSAGE = Entry("seen:" + "0" * 64, ISSUER, START, START + HOUR)
 
 
 @pytest.fixture
@@ -457,12 +458,15 @@ def test_what_replicas_do_not_have_is_not_answered_as_done(
     for _ in range(2):  # the second finds it there already, and the replica still does not have it
         with pytest.raises(StoreUnavailable):
             store.add([token(2)])
+        with pytest.raises(StoreUnavailable):  # nor is a message answered as one that was taken before
+            store.add([token(3)], once=MESSAGE)
     with pytest.raises(StoreUnavailable):
         store.ping()
     await_outcome(store, "found")
     replica.signal(signal.SIGCONT)
     await_added(store, token(2))
-    assert replica.ask("EXISTS", TAG + token(2).key) == 1
+    assert replica.ask("EXISTS", TAG + token(2).key, TAG + token(3).key) == 2
+    assert store.add([token(3)], once=MESSAGE) is None
     store.ping()
 
 

@@ -98,6 +98,7 @@ class RedisStore:
     def _add_once(self, once: Entry, entries: Sequence[Entry]) -> tuple[list[Added] | None] | None:
         text = self._texts([once.key])[once.key]
         if text and float(text) > self._now():
+            self._server.change()  # the replicas may not have yet what came with the mark
             return (None,)
         added = self._add(entries, once)
         return (added,) if added is not None else None

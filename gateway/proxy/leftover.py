@@ -33,14 +33,15 @@ class Spare:
             self._descriptor = -1
 
     def answer(self) -> tuple[Lines, list[bytes]] | None:
-        """Return the lines of the head and the parts of the body of what has come; None if it is no whole answer.
+        """Let go of it, and return the lines of the head and the parts of the body of what has come.
 
-        What TLS protects is none.
+        None if that is no whole answer, as what TLS protects.
         """
         data = b""
         with suppress(OSError):  # nothing more has come, or nothing but the reset
             while len(data) < MOST and (part := os.read(self._descriptor, MOST)):
                 data += part
+        self.close()  # a poller would go on to watch the one that libcurl has closed
         return _whole_answer(data)
 
 

@@ -1,6 +1,9 @@
 -- Asks the gateway about a request: its refusals go to the client as they are.
 local FIELDS = { "authorization", "origin", "access-control-request-method", "traceparent", "tracestate" }
-local PASSED_ON = { "content-type", "www-authenticate", "retry-after", "cache-control" }
+local PASSED_ON = {
+    "content-type", "www-authenticate", "retry-after", "cache-control", "x-request-id",
+    "vary", "access-control-allow-origin", "access-control-expose-headers",
+}
 
 local function request_for(txn, url)
     local given = txn.http:req_get_headers()

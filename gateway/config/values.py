@@ -33,6 +33,7 @@ _TAKEN_FIELDS = (
     "connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"
 )  # fmt: skip
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
+_DEFAULT_PORT = re.compile(r"(http://.*:80|https://.*:443)\Z", re.IGNORECASE)  # browsers leave it out
 
 
 def split_list(value: object) -> object:
@@ -84,7 +85,7 @@ def _split_http(value: str) -> SplitResult | None:
 def _check_origins(value: tuple[str, ...]) -> tuple[str, ...]:
     """Check origins, which are as browsers send them (RFC 6454 section 6.2), or `*`."""
     for origin in value:
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
+        if origin != "*" and (not _ORIGIN.fullmatch(origin) or _DEFAULT_PORT.match(origin)):
             raise ValueError("must be origins as a browser sends them, https://app.example.com, or *")
     return value
 

@@ -10,9 +10,8 @@ from gateway.http.wsgi import Environ
 # Traefik and Caddy send the first of each; nginx configurations commonly the second.
 _URIS = ("HTTP_X_FORWARDED_URI", "HTTP_X_ORIGINAL_URI")
 _METHODS = ("HTTP_X_FORWARDED_METHOD", "HTTP_X_ORIGINAL_METHOD")
-# Where a server joined two lines of one field.
-_JOINED = re.compile(r",\s*(?=/)")
-_JOINED_URLS = re.compile(r",\s*(?=https?://)", re.IGNORECASE)
+# Where a server may have joined two lines of one field; it may as well be a comma within a path.
+_JOINED = re.compile(r",\s*(?=/|https?://)", re.IGNORECASE)
 _URL = re.compile(r"https?://[^/?#,\s]+(?=/)(.*)", re.IGNORECASE | re.DOTALL)  # ingress-nginx: scheme, host and target
 
 
@@ -22,10 +21,15 @@ def asked_about(environ: Environ, path: str) -> tuple[str, str]:
     A field that the outer proxy did not overwrite is the client's word (CVE-2026-40575). So all
     that is said must agree; then a client can at most contradict the proxy, and opens nothing.
     """
-    uris = [environ.get(key, "") for key in _URIS] + [path.removeprefix(DECISION)]
-    paths = {part.partition("?")[0] for uri in uris if uri for part in _JOINED.split(uri)}
-    for url in filter(None, _JOINED_URLS.split(environ.get("HTTP_X_ORIGINAL_URL", ""))):
+    appended = path.removeprefix(DECISION)
+    uris = [*(environ.get(key, "") for key in _URIS), appended]
+    if url := environ.get("HTTP_X_ORIGINAL_URL", ""):
         found = _URL.fullmatch(url)
-        paths.add(found[1].partition("?")[0] if found else "")
-    methods = {environ[key] for key in _METHODS if environ.get(key)} or {environ["REQUEST_METHOD"]}
+        uris.append(found[1] if found else "?")
+    if any(_JOINED.search(uri) for uri in uris):
+        return "", ""
+    paths = {uri.partition("?")[0] for uri in uris if uri}
+    methods = {environ[key] for key in _METHODS if environ.get(key)}
+    if appended or not methods:  # who appends the path asks by the method, as Envoy does
+        methods.add(environ["REQUEST_METHOD"])
     return (methods.pop(), paths.pop()) if len(methods) == len(paths) == 1 else ("", "")

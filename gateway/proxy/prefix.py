@@ -30,7 +30,8 @@ _OTHER_PATHS = ("X-Original-Url", "X-Original-Uri", "X-Rewrite-Url")
 _URI = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#\\]*))?(.*)", re.DOTALL)  # RFC 3986 appendix B
 _COOKIE_PATH = re.compile(r"(;[ \t]*path[ \t]*=[ \t]*)([^;]*)", re.IGNORECASE)
 _LINK = re.compile(r"(<)([^<>]*)")
-_REFRESH = re.compile(r"(;[ \t]*url[ \t]*=[ \t]*[\"']?)([^\"']*)", re.IGNORECASE)
+# As browsers read it: a comma will do, and `url=` may be left out (HTML, "shared declarative refresh steps").
+_REFRESH = re.compile(r"([;,][ \t]*(?:url[ \t]*=)?[ \t]*[\"']?)([^\"']*)", re.IGNORECASE)
 _DEFAULT_PORT = re.compile(r":(80|443)?\Z")
 
 
@@ -102,8 +103,8 @@ class Prefix:
         return path == self.path or path.startswith((self.path + "/", self.path + "?", self.path + "#"))
 
     def _without(self, path: str) -> str:
-        # Two slashes would name a host, and browsers take backslashes for slashes.
-        return "/" + path[len(self.path) :].lstrip("/\\")
+        # Two slashes would name a host; browsers take backslashes for slashes, and leave out tabs.
+        return "/" + path[len(self.path) :].lstrip("/\\\t")
 
 
 def _parts(uri: str) -> tuple[str, str, str]:

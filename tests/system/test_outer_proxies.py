@@ -148,9 +148,11 @@ def test_a_refusal_to_head_has_no_body(stage: Stage) -> None:
 
 
 def test_public_paths_need_no_token_and_no_others_do(stage: Stage) -> None:
+    others = [(name, "/secret") for name in ("X-Original-URL", "X-Original-URI", "X-Rewrite-URL")]
     for target in ("/public", "/public?ids=1,2", "/open/to/all"):
-        assert stage.ask(f"GET {target}").status == 200
+        assert stage.ask(f"GET {target}", *others).status == 200
         assert stage.api.last.target == target
+        assert "/secret" not in str(stage.api.last.fields)
     for target in (
         "/secret?/public",
         "/open/../secret",
@@ -158,6 +160,7 @@ def test_public_paths_need_no_token_and_no_others_do(stage: Stage) -> None:
         "/open/..%2fsecret",
         "//public",
         "/publicity",
+        "/public,/public",
     ):
         assert stage.ask(f"GET {target}").status in (400, 401)
         stage.assert_untouched()
@@ -257,11 +260,12 @@ def test_whatever_the_gateway_answers_but_success_nothing_passes(outer: str, tmp
 
 @pytest.mark.parametrize("outer", ["nginx", "haproxy", "caddy", "traefik"])  # Envoy answers its own 503, without a body
 def test_why_the_gateway_cannot_decide_is_passed_on(outer: str, tmp_path: Path, token: str) -> None:
-    fields = [("Content-Type", "application/problem+json"), ("Retry-After", "1")]
+    fields = [("Content-Type", "application/problem+json"), ("Retry-After", "1"), ("Access-Control-Allow-Origin", "*")]
     unavailable = ok(b'{"type": "urn:jwt-gateway:store-unavailable"}', *fields, status="503 Service Unavailable")
     with Recorder(unavailable) as decision, proxy(outer, tmp_path, gateway=decision.port, api=free_port()) as port:
         refused = ask(port, "GET /info", ("Authorization", f"Bearer {token}"))
         assert (refused.status, refused.code, refused.fields["Retry-After"]) == (503, "store-unavailable", "1")
+        assert refused.fields["Access-Control-Allow-Origin"] == "*"
 
 
 @pytest.mark.parametrize("outer", PROXIES)

@@ -69,7 +69,11 @@ def test_without_the_setting_there_are_no_such_fields(make_api: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["app.test", "https://app.test/", "https://a@app.test", "https://*.app.test", "null"]
+    "origin",
+    [
+        *("app.test", "https://app.test/", "https://a@app.test", "https://*.app.test", "null"),
+        *("https://app.test:443", "http://app.test:80"),
+    ],
 )
 def test_what_is_no_origin_is_refused_at_the_start(make_api: Any, origin: str) -> None:
     with pytest.raises(ValueError, match="origins"):

@@ -60,6 +60,11 @@ def test_a_trusted_proxy_may_append_the_path_it_asks_about(trusting: Api) -> Non
         ("/-/auth", {"X-Forwarded-Uri": "/open/to,/secret"}),
         ("/-/auth", {"X-Forwarded-Uri": "/public?x,/secret"}),
         ("/-/auth/public", {"X-Forwarded-Method": "GET", "X-Original-Method": "PUT"}),
+        ("/-/auth/secret", {"X-Forwarded-Method": "OPTIONS", **PREFLIGHT}),
+        # One path with a comma in it is no public one, twice.
+        ("/-/auth", {"X-Forwarded-Uri": "/public,/public"}),
+        ("/-/auth/public,/public", {}),
+        ("/-/auth", {"X-Original-URL": "https://api.test/public,https://api.test/public"}),
     ],
 )
 def test_where_the_words_disagree_a_token_is_needed(trusting: Api, path: str, headers: dict[str, str]) -> None:

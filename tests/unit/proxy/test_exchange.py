@@ -123,6 +123,7 @@ def test_answers_from_behind_the_prefix_lead_back_to_the_client() -> None:
             "https://api.test:8443/base": "https://api.test:8443/base", upstream.url.upper() + "/base/X": "/X",
             upstream.url.removeprefix("http:") + "/base/x": "/x", "http://me@api.test/base/": "http://me@api.test/base/",
             "/base/\\evil.test": "/evil.test", "/base/\\/evil.test": "/evil.test", "/BASE/x": "/BASE/x",
+            "/base/\t/evil.test": "/evil.test",
             "mailto:/base/x": "mailto:/base/x", "#/base": "#/base", "": "", "/base#f": "/#f",
         }  # fmt: skip
         for location, expected in cases.items():
@@ -143,6 +144,8 @@ def test_links_and_cookies_for_more_than_the_prefix_are_for_all_that_the_client_
         ("Link", "</base/v2/p?2>; rel=next, <https://api.test/base/v2/p>", "</p?2>; rel=next, <https://api.test/p>"),
         ("Link", "<https://other.test/base/v2>; rel=next", "<https://other.test/base/v2>; rel=next"),
         ("Refresh", "5; URL='/base/v2/x'", "5; URL='/x'"),
+        ("Refresh", "5, url=/base/v2/x", "5, url=/x"),
+        ("Refresh", "0;/base/v2/x", "0;/x"),
         ("Content-Location", "/base/v2/x", "/x"),
         ("Content-Type", "/base/v2", "/base/v2"),
     ]

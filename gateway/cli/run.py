@@ -102,13 +102,14 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
     build_issuers(settings)
     store = build_blacklist(settings).store
     announce(settings, store_warnings(settings.store))
+    of_the_log = {"log_format": settings.log_format, "log_level": settings.log_level}  # one for all processes
     flags = {name: value for name, value in click.get_current_context().params.items() if value is not None}
 
     def load() -> Any:
         # All but the flags is read again in each worker, so that SIGHUP brings new secrets and keys. The store
         # is the one opened here: a worker that starts later must not take an emptied or other one for it.
         try:
-            return build_app(Settings(**flags | forced), store)
+            return build_app(Settings(**flags | forced).model_copy(update=of_the_log), store)
         except ValueError as error:
             raise ValueError("; ".join(faults(error))) from error
 
@@ -141,9 +142,10 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
 @contextlib.contextmanager
 def _listening(settings: Settings) -> Iterator[socket.socket]:
     """Listen while the block runs. Raises `Fault` where that, or listening for scrapes, is not possible."""
-    if settings.metrics_port:
-        _must_be_free(settings.metrics_host, settings.metrics_port, "--metrics-host, --metrics-port")
+    # First, as what systemd passes goes to whoever listens first.
     with _listening_on(settings.host, settings.port, "--host, --port") as sock:
+        if settings.metrics_port:
+            _must_be_free(settings.metrics_host, settings.metrics_port, "--metrics-host, --metrics-port")
         yield sock
 
 

@@ -37,7 +37,8 @@ class NamedFiles(_Files):
 
     def __call__(self) -> dict[str, Any]:
         """Return the values by the settings' names."""
-        given = {**env_file_values(self._place), **os.environ}
+        sources = env_file_values(self._place), os.environ
+        given = {variable.upper(): path for source in sources for variable, path in source.items()}
         variables = {name: f"{self._prefix}{name}_FILE".upper() for name in self.settings_cls.model_fields}
         return {
             name: _content(name, Path(path), f"{variable}: ")
@@ -82,12 +83,17 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
 
 def env_file() -> Path:
     """Return where the env file is, or would be."""
-    return Path(os.environ.get("GATEWAY_ENV_FILE") or ".env")
+    return Path(_named() or ".env")
+
+
+def _named() -> str:
+    """Return what GATEWAY_ENV_FILE says, in capitals or not, as settings may be."""
+    return next((path for name, path in os.environ.items() if name.upper() == "GATEWAY_ENV_FILE"), "")
 
 
 def env_file_fault() -> str:
     """Return why the env file cannot be read, as a sentence; nothing where it can be, or where there need be none."""
-    if not os.environ.get("GATEWAY_ENV_FILE") and not env_file().is_file():
+    if not _named() and not env_file().is_file():
         return ""
     try:
         env_file().read_text("utf-8")

@@ -77,8 +77,9 @@ def _folder() -> str | None:
 
 
 def _serve_while(parent: int, server: _Server, directory: str) -> NoReturn:
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and systemd reach every process: the parent ends this one,
-        signal.signal(number, signal.SIG_IGN)  # after its drain
+    # A terminal and systemd may reach every process: the parent ends this one, after its drain.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     try:
         while os.getppid() == parent:
             server.handle_request()

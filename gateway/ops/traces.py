@@ -54,6 +54,8 @@ class Traces:
     """
 
     def __init__(self, upstream: str, exporter: SpanExporter | None = None) -> None:
+        # Its lines have what it cannot read of OTEL_EXPORTER_OTLP_HEADERS: credentials, mostly.
+        logging.getLogger("opentelemetry.util.re").addFilter(_hide_values)
         resource = Resource.create({"service.version": VERSION, "process.pid": os.getpid()})
         if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": NAME}))
@@ -182,6 +184,11 @@ class _FirstLine(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.text = self.text or record.getMessage()[:500]
+
+
+def _hide_values(record: logging.LogRecord) -> bool:
+    record.args = ("**********",) * len(record.args or ())
+    return True
 
 
 def _method(environ: Environ) -> str:

@@ -107,15 +107,17 @@ def test_a_blacklisted_token_stays_blacklisted_through_it_and_what_needs_a_resta
     token = mint(jti="gone")
     with started(tmp_path) as gateway:
         assert "restarted" not in gateway.log
-        (tmp_path / ".env").write_text("GATEWAY_KEEP_ALIVE=9\nGATEWAY_READ_TIMEOUT=9\nGATEWAY_RESTOR=admin\n")
+        changed = ("KEEP_ALIVE=9", "READ_TIMEOUT=9", "RESTOR=admin", "LOG_LEVEL=debug")
+        (tmp_path / ".env").write_text("".join(f"GATEWAY_{each}\n" for each in changed))
         assert gateway.request("POST", "/blacklist", token).status == 200
         with Load(gateway, token) as load:
             for _ in range(2):
                 gateway.signal(SIGHUP)
                 assert load.goes_on()
         assert set(load.seen) == {401}
-        named = "not in force until the gateway is restarted: GATEWAY_KEEP_ALIVE"
+        named = "not in force until the gateway is restarted: GATEWAY_KEEP_ALIVE, GATEWAY_LOG_LEVEL"
         assert until(lambda: named in gateway.log), gateway.log[-3000:]
+        assert "remembered" not in gateway.log, "lines at debug have it"
         assert "GATEWAY_READ_TIMEOUT" not in gateway.log
         assert "GATEWAY_RESTOR sets nothing; did you mean GATEWAY_RESTORE?" in gateway.log
 

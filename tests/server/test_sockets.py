@@ -11,7 +11,7 @@ from signal import SIGKILL, SIGTERM
 
 import pytest
 from bundled import Bundled
-from processes import ROOT
+from processes import ROOT, free_port
 from recorder import request, until
 
 from gateway.server.sockets import listening
@@ -146,7 +146,8 @@ os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_socket_that_systemd_opened_is_served(tmp_path: Path, count: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock, (tmp_path / "log").open("wb") as log:
-        port, program = sock.getsockname()[1], ["-m", "gateway", "serve", "--workers", "1", "--port", "1"]
+        port, free = sock.getsockname()[1], free_port()
+        program = ["-m", "gateway", "serve", "--workers", "1", "--port", "1", "--metrics-port", str(free)]
         process = subprocess.Popen(
             [sys.executable, "-c", ACTIVATE, str(sock.fileno()), str(count), *program],
             pass_fds=[sock.fileno()],

@@ -265,6 +265,15 @@ def test_the_env_file_may_name_files_too(tmp_path: Path) -> None:
     assert secrets(Settings()) == ["of the file"]
 
 
+def test_names_of_files_may_be_in_small_letters_as_those_of_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("of the file")
+    (tmp_path / "env").write_text(f"gateway_secret_file={tmp_path}/secret\n")
+    monkeypatch.setenv("gateway_env_file", str(tmp_path / "env"))
+    assert secrets(Settings()) == ["of the file"]
+
+
 def test_an_env_file_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_ENV_FILE", "/does/not/exist")
     with pytest.raises(ValueError, match="cannot read /does/not/exist: No such file"):

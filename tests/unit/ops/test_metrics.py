@@ -126,7 +126,8 @@ def test_figures_survive_the_death_and_the_renewal_of_workers(tmp_path: Path) ->
         upstream.answer = ok()
         assert until(lambda: gateway.figure("gateway_requests_in_flight") == 0)
         assert gateway.figure("gateway_requests_total", outcome="passed") == passed
-        gateway.signal(SIGHUP)
+        for pid in (gateway.pid, *children(gateway.pid)):  # as a terminal that hangs up
+            os.kill(pid, SIGHUP)
         assert until(lambda: send(gateway, 10) and len(gateway.counting - counting) >= 2)
         assert gateway.figure("gateway_requests_total", outcome="passed") == len(upstream.requests) - 1
 

@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from helpers import SECRET, Api, Clock, mint
 
 from gateway import Gateway, Settings
+from gateway.cli.check import check_config
 from gateway.config.tracing import traces_endpoint
 from gateway.ops.observe import Observe
 
@@ -288,3 +291,27 @@ def test_without_the_extra_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("gateway.config.tracing.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install opentelemetry-sdk"):
         traces_endpoint()
+
+
+@needs_otel
+def test_headers_that_the_exporter_cannot_read_are_not_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from gateway.ops.traces import Traces
+
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Bearer s3cret")
+    monkeypatch.setattr(logging.getLogger("opentelemetry"), "propagate", True)
+    Traces("http://api.test").close()
+    assert "Header format invalid" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+@needs_otel
+def test_check_config_refuses_variables_of_the_sdk_with_which_serve_would_not_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", COLLECTOR)
+    assert CliRunner().invoke(check_config).exit_code == 0
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "-1")
+    assert "schedule_delay_millis must be positive" in str(CliRunner().invoke(check_config).exception)

@@ -105,11 +105,11 @@ def read_values(name: str, value: object) -> tuple[str, ...]:
     text = value_text(value)
     if text is None:
         raise _invalid("A claim's value must be a string that is not empty, or a number.")
-    if JOIN in name:
-        return (_join_values(name, text),)
     if isinstance(value, Typed) and _UNREADABLE.search(text):
         # What stands for any bytes that are no UTF-8 would name nobody, or somebody else.
         raise _invalid("The claim's value is not UTF-8: in JSON every text can be named.")
+    if JOIN in name:
+        return (_join_values(name, text),)
     number = number_text(text) if isinstance(value, Typed) else None
     return (text,) if number in (None, text) else (str(number), str(text))
 

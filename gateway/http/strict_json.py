@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from decimal import Decimal
 from typing import Any, NoReturn
 
 LONGEST_NUMBER = 4300  # digits; Python reads no longer integer, either
+_LARGEST_EXACT = 2**53  # beyond it not every whole number is a float's
 
 
 class Number(float):
@@ -27,7 +29,7 @@ class Number(float):
 def json_object(data: bytes) -> dict[str, Any]:
     """Return the JSON object in `data`: strict UTF-8, no duplicate members, no NaN or Infinity, 1e400 included.
 
-    A float is a `Number`, which keeps its digits.
+    A float is a `Number`, which keeps its digits; a whole number that no float is (9007199254740993.0) is an integer.
 
     Two readers of a duplicate member may take different ones; Python's own takes the last.
     Raises ValueError for anything else, also for nesting too deep to read.
@@ -67,8 +69,18 @@ def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
+def _read_number(text: str) -> Number | int:
+    number = Number(text)
+    if abs(number) >= _LARGEST_EXACT:
+        exact = Decimal(text)
+        whole = int(exact)
+        if whole == exact != Decimal(repr(number)):
+            return whole
+    return number
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=unique_members, parse_constant=_refuse, parse_float=Number)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_members, parse_constant=_refuse, parse_float=_read_number)

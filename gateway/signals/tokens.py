@@ -88,8 +88,9 @@ def _check_owner(token: Token, client: Client) -> None:
 
 
 def _claims(token: Token) -> dict[str, object]:
-    scopes = token.claims.get("scope", token.claims.get("scp"))
+    given = {name: value for name, value in token.claims.items() if value is not None}
+    scopes = given.get("scope", given.get("scp"))
     named = {"scope": " ".join(map(str, scopes)) if isinstance(scopes, list) else scopes}
-    named["client_id"] = token.claims.get("client_id", token.claims.get("azp"))
+    named["client_id"] = given.get("client_id", given.get("azp"))
     texts = {name: value for name, value in named.items() if isinstance(value, str)}
     return {**token.claims, **texts, "token_type": "Bearer", "active": True}

@@ -156,6 +156,7 @@ class TestIntrospecting:
         [
             ({"scp": ["a", "b"]}, {"scope": "a b"}),
             ({"azp": "spa"}, {"client_id": "spa"}),
+            ({"scope": None, "scp": "a", "client_id": None, "azp": "spa"}, {"scope": "a", "client_id": "spa"}),
             ({"active": False, "token_type": "access"}, {"active": True, "token_type": "Bearer"}),
         ],
         ids=str,

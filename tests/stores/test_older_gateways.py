@@ -52,6 +52,24 @@ def test_what_is_kept_for_older_gateways_is_neither_listed_nor_counted(store: St
     assert store.count() == 1
 
 
+@pytest.mark.parametrize("value", [7001, 7001.0])
+def test_a_number_that_an_older_gateway_kept_is_listed_until_it_is_lifted(
+    server: RedisServer, store: Store, value: float
+) -> None:
+    store.ping()
+    key = "claim:" + hashlib.sha256(json.dumps(["i", "sub", value]).encode()).hexdigest()
+    kept = {"issuer": "i", "created_at": 1, "claim": {"sub": value}, "issued_before": 2}
+    server.ask("SET", TAG + key, json.dumps(kept))
+    for name in ("created", "expires"):
+        server.ask("ZADD", TAG + name, "0" if name == "created" else "+inf", f"{1:012}:{key}")
+    blacklist = Blacklist(store)
+    assert [entry.claim for entry in store.page(10)[0]] == [("sub", "7001")]
+    blacklist.add_targets([ClaimTarget("i", "sub", "7001", 3)], Actor())  # listed once, whoever keeps it
+    assert [(entry.claim, entry.issued_before) for entry in store.page(10)[0]] == [(("sub", "7001"), 3)]
+    assert blacklist.remove_claims("i", "sub", ["7001"], Actor())
+    assert (store.page(10)[0], store.count()) == ([], 0)
+
+
 def test_an_older_gateways_cut_off_does_not_take_the_place_of_none(server: RedisServer, store: Store) -> None:
     """It keeps the later of two, and so the latest there is."""
     Blacklist(store).add_targets([ClaimTarget("i", "sid", "s1", None)], Actor())

@@ -176,7 +176,6 @@ class RedisStore:
                 entry
                 for entry in self._live(texts)
                 if _name(entry).encode() in listed
-                and not is_twin(entry)
                 and (issuer is None or entry.issuer == issuer)
                 and (claim is None or (entry.claim is not None and entry.claim[0] == claim))
             ]

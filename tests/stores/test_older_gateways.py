@@ -64,6 +64,9 @@ def test_a_number_that_an_older_gateway_kept_is_listed_until_it_is_lifted(
         server.ask("ZADD", TAG + name, "0" if name == "created" else "+inf", f"{1:012}:{key}")
     blacklist = Blacklist(store)
     assert [entry.claim for entry in store.page(10)[0]] == [("sub", "7001")]
+    server.ask("SET", TAG + key, json.dumps(kept | {"issued_before": 1_700_000_000_000}))  # in milliseconds
+    assert [entry.issued_before for entry in store.page(10)[0]] == [None]
+    server.ask("SET", TAG + key, json.dumps(kept))
     blacklist.add_targets([ClaimTarget("i", "sub", "7001", 3)], Actor())  # listed once, whoever keeps it
     assert [(entry.claim, entry.issued_before) for entry in store.page(10)[0]] == [(("sub", "7001"), 3)]
     assert blacklist.remove_claims("i", "sub", ["7001"], Actor())

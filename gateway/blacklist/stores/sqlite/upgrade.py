@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 
 from gateway.blacklist.keys import claim_key
-from gateway.blacklist.stores.base import Entry
+from gateway.blacklist.stores.base import LATEST, Entry
 from gateway.blacklist.stores.history import Head, new_mark
 from gateway.blacklist.stores.sqlite.beneath import write_number
 from gateway.blacklist.stores.sqlite.statements import ADD, ADD_MARK, REMOVE
@@ -32,6 +32,9 @@ _INDEXES = (
     "CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, expires_at INTEGER) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS seen_until ON seen (expires_at)",
 )
+# Milliseconds, for example: no token is issued later than the latest there is.
+_FORGET_FAR_CUT_OFFS = """UPDATE unnamed SET value = json_remove(value, '$.issued_before')
+    WHERE json_extract(value, '$.issued_before') > ?"""
 _NUMBERS = """SELECT unnamed.key, unnamed.value FROM unnamed, json_each(unnamed.value, '$.claim') AS member
     WHERE unnamed.key >= 'claim:' AND unnamed.key < 'claim;' AND member.type IN ('integer', 'real')"""
 
@@ -52,6 +55,7 @@ def upgrade(conn: sqlite3.Connection) -> None:
             conn.execute(REMOVE, ("generation",))
         for statement in _INDEXES:
             conn.execute(statement)
+        conn.execute(_FORGET_FAR_CUT_OFFS, (LATEST,))
         _rename_numbers(conn)
         head = Head(blacklist, 0, changes + 1, new_mark())
         conn.execute(ADD, ("head", json.dumps(str(head))))

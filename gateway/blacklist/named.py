@@ -12,7 +12,8 @@ from gateway.blacklist.stores.base import Entry
 class Named(NamedTuple):
     """A token with its fingerprint, a fingerprint alone, or a claim: its name, and the values that its text may mean.
 
-    Of a token that `has_expired` no entry counts any more.
+    Of a token that `has_expired` no entry counts any more. `made_by` is the issuer of the entry that was there: one of
+    another, which has come since, is not lifted.
     """
 
     blacklist: Blacklist
@@ -21,6 +22,7 @@ class Named(NamedTuple):
     token: Token | None = None
     claim: tuple[str, tuple[str, ...]] | None = None
     has_expired: bool = False
+    made_by: str | None = None
 
     def entries(self) -> list[Entry]:
         """Return the entries that blacklist it now; of a fingerprint only its own can be known."""
@@ -47,7 +49,7 @@ class Named(NamedTuple):
             return self.blacklist.remove_claims(self.issuer, *self.claim, actor)
         if self.token is None and not self.entries():
             return False
-        return self.blacklist.remove_fingerprint(self.issuer, self.fingerprint, actor)
+        return self.blacklist.remove_fingerprint(self.issuer, self.fingerprint, actor, self.made_by)
 
     def to_json(self) -> dict[str, Any]:
         """Return what is named, as answers have it."""

@@ -181,7 +181,7 @@ class Resource:
         issuer = self._within(caller, entry.issuer, fingerprint=digits)
         if spelling is not None and self._within(caller, spelling, fingerprint=digits) != issuer:
             raise Problem("invalid-request", "The entry is of another issuer.")
-        return Named(self._blacklist, issuer, fingerprint_of(entry))
+        return Named(self._blacklist, issuer, fingerprint_of(entry), made_by=entry.issuer)
 
     # Who may.
 

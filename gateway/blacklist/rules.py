@@ -155,7 +155,7 @@ class Blacklist:
         added = self._add_one(entry)
         if not self._applies(added.entry, token):
             # Somebody took the fingerprint for another issuer's. The token itself knows better.
-            self.store.remove(entry.key)
+            self.store.remove(entry.key, added.entry.issuer)
             added = self._add_one(entry)
         self.record("add", actor, changed=added.changed, issuer=entry.issuer, fingerprint=token.fingerprint)
         return added.changed
@@ -194,9 +194,9 @@ class Blacklist:
             self.record("add", actor, changed=changed, issuer=entry.issuer, **about)
         return added
 
-    def remove_fingerprint(self, issuer: str, fingerprint: str, actor: Actor) -> bool:
-        """Lift the entry of the token with this fingerprint; return whether there was one."""
-        changed = self.store.remove(token_key(fingerprint))
+    def remove_fingerprint(self, issuer: str, fingerprint: str, actor: Actor, made_by: str | None = None) -> bool:
+        """Lift the entry of the token with this fingerprint, that of an issuer alone; return whether there was one."""
+        changed = self.store.remove(token_key(fingerprint), made_by)
         self.record("remove", actor, changed=changed, issuer=issuer, fingerprint=fingerprint)
         return changed
 

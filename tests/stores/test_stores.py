@@ -228,6 +228,12 @@ def test_removing_tells_whether_an_entry_was_there(store: Store) -> None:
     assert store.add([token(1)]) == [(token(1), True)]
 
 
+def test_of_an_issuer_alone_no_others_entry_is_removed(store: Store) -> None:
+    store.add([token(1)])
+    removed = [store.remove(token(1).key, issuer) for issuer in ("another", token(1).issuer, token(1).issuer)]
+    assert removed == [False, True, False]
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 10, 11])
 def test_pages_list_each_entry_once_and_the_newest_first(store: Store, limit: int) -> None:
     entries = [token(number, created=number // 4) for number in range(10)]

@@ -217,8 +217,8 @@ class Store(Protocol):
         neither counted nor listed.
         """
 
-    def remove(self, key: str) -> bool:
-        """Remove an entry; return whether a live one was there."""
+    def remove(self, key: str, issuer: str | None = None) -> bool:
+        """Remove an entry, of this issuer alone where one is given; return whether a live one was there."""
 
     def page(
         self, limit: int, cursor: str = "", *, issuer: str | None = None, claim: str | None = None

@@ -13,6 +13,7 @@ from helpers import ISSUER, NOW, SECRET, Api, Clock, assert_refused, fingerprint
 from redis_servers import RedisServer, be_patient
 
 from gateway import Gateway, Settings
+from gateway.blacklist.rules import Blacklist
 
 ADMIN = mint(sub="admin", scope="blacklist:admin", jti="admin", iat=int(NOW) - 10)
 FORM = "application/x-www-form-urlencoded"
@@ -506,6 +507,26 @@ def test_an_entry_of_a_fingerprint_for_another_issuer_is_not_confirmed(several: 
     assert not passes(several, victim)
     # Its holder's own entry would end sooner.
     assert done(several("POST", "/blacklist", OTHERS_ADMIN, json={"token": victim}))["changed"] is False
+    assert not passes(several, victim)
+
+
+@pytest.mark.interpreted
+def test_who_lifts_a_fingerprint_lifts_no_entry_that_another_issuers_token_got_meanwhile(
+    several: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = other(jti="x", iat=int(NOW))
+    named = {"fingerprint": fingerprint(victim)}
+    take_back(several, **named)
+    find = Blacklist.find_fingerprint
+
+    def find_before_the_holder_comes(blacklist: Blacklist, digits: str) -> Any:
+        found = find(blacklist, digits)
+        monkeypatch.undo()
+        done(several("POST", "/blacklist", victim))
+        return found
+
+    monkeypatch.setattr(Blacklist, "find_fingerprint", find_before_the_holder_comes)
+    assert done(several("DELETE", "/blacklist", ADMIN, json=named))["changed"] is False
     assert not passes(several, victim)
 
 

@@ -103,13 +103,13 @@ class RedisStore:
         added = self._add(entries, once)
         return (added,) if added is not None else None
 
-    def remove(self, key: str) -> bool:
-        """Remove an entry; return whether a live one was there."""
-        return self._contest(self._remove, key)
+    def remove(self, key: str, issuer: str | None = None) -> bool:
+        """Remove an entry, of this issuer alone where one is given; return whether a live one was there."""
+        return self._contest(partial(self._remove, issuer), key)
 
-    def _remove(self, key: str) -> bool | None:
+    def _remove(self, issuer: str | None, key: str) -> bool | None:
         texts = self._texts([key])
-        found = bool(self._live(texts))
+        found = any(issuer in (None, entry.issuer) for entry in self._live(texts))
         return found if self._swap(texts if found else {}, {}) else None
 
     def _contest(self, change: Callable[[A], T | None], about: A) -> T:

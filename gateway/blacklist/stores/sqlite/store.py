@@ -183,10 +183,10 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             vacuum(conn, SPARE_PAGES)
             return added
 
-    def remove(self, key: str) -> bool:
-        """Remove an entry; return whether a live one was there."""
+    def remove(self, key: str, issuer: str | None = None) -> bool:
+        """Remove an entry, of this issuer alone where one is given; return whether a live one was there."""
         with self._changing() as (conn, keys):
-            found = bool(self._find(conn, [key]))
+            found = any(issuer in (None, entry.issuer) for entry in self._find(conn, [key]))
             if found:
                 conn.execute(sql.REMOVE, (key,))
                 keys.add(key)

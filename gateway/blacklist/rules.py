@@ -152,11 +152,9 @@ class Blacklist:
         """Add the token's own entry; return whether that changed anything."""
         ends = math.ceil(min(token.expires_at, LATEST)) + LARGEST_LEEWAY
         entry = self._entry(token_key(token.fingerprint), token.issuer.name, min(ends, LATEST), actor)
-        added = self._add_one(entry)
-        if not self._applies(added.entry, token):
-            # Somebody took the fingerprint for another issuer's. The token itself knows better.
+        while not self._applies((added := self._add_one(entry)).entry, token):
+            # Somebody took the fingerprint for another issuer's, and may do so again. The token itself knows better.
             self.store.remove(entry.key, added.entry.issuer)
-            added = self._add_one(entry)
         self.record("add", actor, changed=added.changed, issuer=entry.issuer, fingerprint=token.fingerprint)
         return added.changed
 

@@ -14,6 +14,7 @@ from redis_servers import RedisServer, be_patient
 
 from gateway import Gateway, Settings
 from gateway.blacklist.rules import Blacklist
+from gateway.blacklist.stores import Entry
 
 ADMIN = mint(sub="admin", scope="blacklist:admin", jti="admin", iat=int(NOW) - 10)
 FORM = "application/x-www-form-urlencoded"
@@ -507,6 +508,25 @@ def test_an_entry_of_a_fingerprint_for_another_issuer_is_not_confirmed(several: 
     assert not passes(several, victim)
     # Its holder's own entry would end sooner.
     assert done(several("POST", "/blacklist", OTHERS_ADMIN, json={"token": victim}))["changed"] is False
+    assert not passes(several, victim)
+
+
+@pytest.mark.interpreted
+def test_a_token_is_blacklisted_however_often_its_fingerprint_is_taken_for_another_issuers(
+    several: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, left = other(jti="x", iat=int(NOW)), [None] * 3
+    add_one = Blacklist._add_one
+
+    def add_one_after_another(blacklist: Blacklist, entry: Entry) -> Any:
+        if left and not entry.by_fingerprint:
+            left.pop()
+            take_back(several, fingerprint=fingerprint(victim))
+        return add_one(blacklist, entry)
+
+    monkeypatch.setattr(Blacklist, "_add_one", add_one_after_another)
+    answer = done(several("POST", "/blacklist", victim))
+    assert (answer["blacklisted"], answer["changed"]) == (True, True)
     assert not passes(several, victim)
 
 

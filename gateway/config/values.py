@@ -28,9 +28,11 @@ from gateway.http.strict_json import describe_fault, unique_members
 MEMBERS = (
     "token", "token_type_hint", "fingerprint", "issuer", "issued_before", "until", "reason", "claim", "limit", "cursor"
 )  # fmt: skip
-# Fields that say where a request ends, to whom it goes, or what becomes of the connection: never a token's holder.
+# Fields that say where a request ends, how and to whom it goes, or what becomes of the connection: no holder's.
 _TAKEN_FIELDS = (
-    "connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"
+    "connection", "content-length", "content-type", "expect", "forwarded", "host", "http2-settings", "keep-alive",
+    "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto",
 )  # fmt: skip
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
 _DEFAULT_PORT = re.compile(r"(http://.*:80|https://.*:443)\Z", re.IGNORECASE)  # browsers leave it out

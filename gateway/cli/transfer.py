@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from tempfile import SpooledTemporaryFile
 from typing import IO
 
 import click
@@ -30,6 +32,7 @@ BATCH = 1000  # entries read at once
 AT_ONCE, REST_SECONDS = 125, 0.005
 
 TRIES, PAUSE_SECONDS = 10, 1.0
+SPOOLED = 16 << 20  # bytes of an export that are kept in memory; more are in a file
 
 
 class _Refused(ValueError):
@@ -45,11 +48,14 @@ _KEY = re.compile(r"(token|claim):[0-9a-f]{64}")
 def export(settings: Settings, file: str) -> None:
     """Write the live entries as JSON lines. A new file is for its owner alone: it names subjects and reasons."""
     store = open_blacklist(settings).store
-    if file == "-":
-        _export(store, sys.stdout)
-    else:
-        with open(file, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
-            _export(store, out)
+    with SpooledTemporaryFile(SPOOLED, "w+") as whole:  # if the store fails, an older export stays
+        _export(store, whole)
+        whole.seek(0)
+        if file == "-":
+            shutil.copyfileobj(whole, sys.stdout)
+        else:
+            with open(file, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
+                shutil.copyfileobj(whole, out)
     echo(f"in {store_name(settings)}", err=True)
 
 

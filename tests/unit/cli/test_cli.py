@@ -28,6 +28,7 @@ from gateway.blacklist.stores import Entry, open_store
 from gateway.blacklist.stores.sqlite.store import SqliteStore
 from gateway.cli import gateway as commands
 from gateway.cli import main
+from gateway.http.problems import StoreUnavailable
 
 TOKEN = mint(sub="1001", jti="a", iat=1000)
 COMMANDS = sorted(commands.commands)
@@ -716,6 +717,27 @@ def test_an_export_has_what_is_changed_while_it_is_written(
     assert {line["claim"]["sub"]: line["issued_before"] for line in lines} == {
         "0": 2000, "1": 1000, "2": 1000, "3": 1000, "4": 1000
     }  # fmt: skip
+
+
+def test_an_export_that_fails_leaves_the_older_one_as_it_is(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command("revoke", TOKEN)
+    file = tmp_path / "entries.jsonl"
+    assert command("export", file).code == DONE
+    older = file.read_text()
+    page = SqliteStore.page
+
+    def failing(store: SqliteStore, limit: int, cursor: str = "", **only: Any) -> Any:
+        if cursor:
+            raise StoreUnavailable("unreachable")
+        return page(store, limit, cursor, **only)
+
+    command("revoke", "--sub", "1001")
+    monkeypatch.setattr("gateway.cli.transfer.BATCH", 1)
+    monkeypatch.setattr(SqliteStore, "page", failing)
+    assert command("export", file).code == UNAVAILABLE
+    assert file.read_text() == older != ""
 
 
 # check-config

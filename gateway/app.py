@@ -223,9 +223,18 @@ def build_app(settings: Settings | None = None, store: Store | None = None) -> O
         write=access() if settings.log_level in ("debug", "info") else None,
         write_probe=access("debug") if is_debug else lambda message, members: None,
         in_detail=is_debug,
-        metrics=Metrics(gateway.key_age, gateway.pruned) if are_shared() else None,
+        metrics=_shared_metrics(gateway) if are_shared() else None,
         traces=traces,
     )
+
+
+def _shared_metrics(gateway: _Pipeline) -> Metrics | None:
+    """Return what counts; None, and a line in the log, where its files cannot be made: that must not stop the rest."""
+    try:
+        return Metrics(gateway.key_age, gateway.pruned)
+    except OSError as error:
+        log.error("there are no metrics of this process until the gateway is restarted: %s", error)
+        return None
 
 
 def build_upstream(settings: Settings) -> Upstream:

@@ -240,6 +240,13 @@ class Settings(BaseSettings):
             raise ValueError("must not be the port of the gateway")
         return value
 
+    @field_validator("metrics_host")
+    @classmethod
+    def _check_is_an_address(cls, value: str) -> str:
+        if value.startswith("unix:"):
+            raise ValueError("must be an address or a name: metrics are served on no Unix socket")
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -50,6 +50,7 @@ def serve_figures(host: str, port: int | None, gauges: Iterable[Figure], *, not_
         return
     directory = os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="gateway-metrics-", dir=_folder())
     parent = os.getpid()
+    host = host.removeprefix("[").removesuffix("]")  # as URLs write it
     server_class = _Server6 if ":" in host else _Server
     with make_server(host, port, _app(directory, gauges), server_class, _Handler) as server:
         server.timeout = PARENT_SECONDS

@@ -21,7 +21,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def configure_logging(log_format: str, level: str) -> None:
-    """Write the gateway's records from `level` on, and those of libraries from WARNING on.
+    """Write the gateway's records from `level` on, those of its audit always, and those of libraries from WARNING on.
 
     Libraries log heads of requests and URLs at DEBUG, and a token could be in them.
     """
@@ -29,6 +29,7 @@ def configure_logging(log_format: str, level: str) -> None:
     handler.setFormatter(LogFormatter(log_format))
     own = logging.getLogger("gateway")
     own.setLevel(level.upper())
+    logging.getLogger("gateway.audit").setLevel(logging.INFO)
     logging.basicConfig(level=max(own.level, logging.WARNING), handlers=[handler], force=True)
     _writer.describe_loss = lambda count: _describe_loss(log_format, count)
 

@@ -361,6 +361,7 @@ BAD: dict[str, list[Any]] = {
     "log_level": ["loud"],
     "pass_preflight": ["maybe"],
     "metrics_port": [-1, 65536, 35000],
+    "metrics_host": ["unix:/run/metrics.sock"],
     "required_claims": ["=x", "sub=", "typ=a|", "typ=|a"],
     "algorithms": ["[]", ","],
     "issuers": [

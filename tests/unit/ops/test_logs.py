@@ -46,6 +46,7 @@ def logging_as_it_was() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(levels[0])
     own.setLevel(levels[1])
+    logging.getLogger("gateway.audit").setLevel(logging.NOTSET)
 
 
 def test_a_json_record_is_one_line_with_its_members(lines: Told) -> None:
@@ -114,6 +115,15 @@ def test_libraries_are_quiet_below_warning_at_any_level(lines: Told) -> None:
         assert bool(lines()) is loud
         logging.getLogger("gateway.x").debug("of our own")
         assert bool(lines()) is (level == "debug")
+
+
+def test_the_audit_is_written_at_every_level(lines: Told) -> None:
+    for level in ("warning", "error"):
+        configure_logging("json", level)
+        logging.getLogger("gateway.server").info("listening")
+        assert lines() == ""
+        logging.getLogger("gateway.audit").info("blacklist add")
+        assert "blacklist add" in lines()
 
 
 # A real gateway, at its most talkative

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from running import Running, ask
 
 from gateway.blacklist.stores.outage import WHAT_TO_DO
 from gateway.http.problems import KINDS
-from gateway.ops.exposition import _Handler, _is_running, _Server
+from gateway.ops.exposition import _Handler, _is_running, _Server, serve_figures
 from gateway.ops.metrics import Metrics, add_up
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -130,6 +131,10 @@ def test_figures_survive_the_death_and_the_renewal_of_workers(tmp_path: Path) ->
             os.kill(pid, SIGHUP)
         assert until(lambda: send(gateway, 10) and len(gateway.counting - counting) >= 2)
         assert gateway.figure("gateway_requests_total", outcome="passed") == len(upstream.requests) - 1
+        shutil.rmtree(next(tmp_path.glob("gateway-metrics-*")))
+        gateway.signal(SIGHUP)
+        assert until(lambda: "the app is loaded anew" in gateway.log.partition("there are no metrics")[2])
+        assert set(send(gateway, 10)) == {200}
 
 
 @pytest.mark.slow
@@ -224,6 +229,13 @@ def test_who_connects_during_the_drain_is_refused_though_figures_can_still_be_ha
 
 
 # In this process
+
+
+@pytest.mark.parametrize("host", ["[::1]", "::1"])
+def test_the_address_may_have_the_brackets_that_it_has_in_a_url(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # to be as it was
+    with socket.socket() as sock, serve_figures(host, 0, [], not_ours=sock):
+        pass
 
 
 def test_a_scrape_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

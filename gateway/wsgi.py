@@ -13,6 +13,8 @@ CAUTIONS = {
     "granian": "granian alters targets and fields, and ends cut-off answers as if whole: use it behind another proxy, "
     "for /-/auth alone",
     "gunicorn": "gunicorn waits for slow clients: use it behind a proxy that buffers, with --forwarder-headers ''",
+    "uwsgi": "uWSGI forks without telling Python, and then nothing is logged: start it with --enable-threads and "
+    "--py-call-uwsgi-fork-hooks",
     "cheroot": "cheroot lets X_Name pass for X-Name before the gateway can tell them apart: do not use it",
 }
 

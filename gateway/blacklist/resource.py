@@ -39,7 +39,7 @@ class Caller(NamedTuple):
     def actor(self, reason: str = "") -> Actor:
         """Return the caller as the author of a change: by `sub`, or by the fingerprint's beginning."""
         by = value_text(self.token.claims.get("sub")) or self.token.fingerprint[:16]
-        return Actor(by, self.address, reason, self.trace)
+        return Actor(by, self.address, reason, self.trace, self.token.issuer.name)
 
 
 class Resource:
@@ -155,7 +155,7 @@ class Resource:
     def _named(self, caller: Caller, target: Target, *, asked: str) -> Named:
         """Return what to act on. Holding a token, that is presenting its text, is the right to do so."""
         if target.fingerprint is not None:
-            return self._by_fingerprint(caller, target.fingerprint, target.issuer)
+            return self._by_fingerprint(caller, target.fingerprint, target.issuer, asked=asked)
         if target.claim is not None:
             return Named(self._blacklist, self._within(caller, target.issuer, asked=asked), claim=target.claim)
         token = caller.token if target.token is None else self._verify(target.token)
@@ -174,12 +174,13 @@ class Resource:
             raise Problem("invalid-request", f"The token in the request does not verify: {problem.code}.") from problem
         return token
 
-    def _by_fingerprint(self, caller: Caller, digits: str, spelling: str | None) -> Named:
+    def _by_fingerprint(self, caller: Caller, digits: str, spelling: str | None, **asked: object) -> Named:
+        asked |= {"fingerprint": digits}
         entry = self._blacklist.find_fingerprint(digits)
         if entry is None:
-            return Named(self._blacklist, self._within(caller, spelling, fingerprint=digits), digits)
-        issuer = self._within(caller, entry.issuer, fingerprint=digits)
-        if spelling is not None and self._within(caller, spelling, fingerprint=digits) != issuer:
+            return Named(self._blacklist, self._within(caller, spelling, **asked), digits)
+        issuer = self._within(caller, entry.issuer, **asked)
+        if spelling is not None and self._within(caller, spelling, **asked) != issuer:
             raise Problem("invalid-request", "The entry is of another issuer.")
         return Named(self._blacklist, issuer, fingerprint_of(entry), made_by=entry.issuer)
 
@@ -201,8 +202,7 @@ class Resource:
         return name
 
     def _forbid(self, caller: Caller, detail: str, **asked: object) -> NoReturn:
-        about = {"by_issuer": caller.token.issuer.name, "by_fingerprint": caller.token.fingerprint, **asked}
-        self._blacklist.record("refuse", caller.actor(), **about)
+        self._blacklist.record("refuse", caller.actor(), by_fingerprint=caller.token.fingerprint, **asked)
         raise Problem("insufficient-scope", detail, scope=self._scopes.admin)
 
     # What is answered.

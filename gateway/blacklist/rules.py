@@ -27,12 +27,13 @@ AskedCutOff = CutOff | Literal["by claim"]
 
 
 class Actor(NamedTuple):
-    """Who changes something, for the entry and the audit record: a name, an address, a reason given, the trace's id."""
+    """Who changes something, for entry and audit: a name, an address, a reason, the trace's id, whose name it is."""
 
     by: str = ""
     address: str = ""
     reason: str = ""
     trace: str = ""
+    issuer: str = ""
 
 
 class ClaimTarget(NamedTuple):
@@ -210,8 +211,7 @@ class Blacklist:
     def record(self, action: str, actor: Actor, **about: object) -> None:
         """Note in the audit log what somebody did, or was refused."""
         record = {"action": action, **about, "by": actor.by, "from": actor.address, "reason": actor.reason}
-        if actor.trace:
-            record["trace"] = actor.trace
+        record |= {name: text for name, text in (("trace", actor.trace), ("by_issuer", actor.issuer)) if text}
         audit.info("blacklist %s", action, extra={"record": record})
 
     # How.

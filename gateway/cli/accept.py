@@ -60,7 +60,7 @@ def _read_added(log: IO[str]) -> dict[str, dict[str, Any]]:
         for key, record in _read_line(line):
             if record.get("action") == "add":
                 added[key] = record
-            elif record.get("action") == "remove":
+            elif record.get("action") == "remove" and record.get("changed") is not False:
                 added.pop(key, None)
     return added
 

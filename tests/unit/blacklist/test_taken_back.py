@@ -442,11 +442,17 @@ def test_an_admin_sees_the_entries_of_the_own_issuer_and_of_those_it_administers
     assert_refused(several("GET", "/blacklist/entries?issuer=nobody", OPS), "invalid-request")
 
 
-@pytest.mark.parametrize("admin", [OTHERS_ADMIN, THIRDS_ADMIN, OPS])
-def test_users_of_another_issuer_are_logged_out_where_it_is_administered(several: Api, admin: str) -> None:
+@pytest.mark.parametrize(("admin", "whose"), [(OTHERS_ADMIN, OTHER), (THIRDS_ADMIN, THIRD), (OPS, "ops")])
+def test_users_of_another_issuer_are_logged_out_where_it_is_administered(
+    several: Api, admin: str, whose: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gateway.audit")
     victim, own = other(sub="1001", iat=int(NOW)), mint(sub="1001", iat=int(NOW))
     answer = take_back(several, admin, sub="1001", issuer="https://other.test")
     assert answer["issuer"] == OTHER
+    (record,) = [vars(each)["record"] for each in caplog.records if each.name == "gateway.audit"]
+    # Each issuer may have an admin of that name.
+    assert (record["issuer"], record["by_issuer"]) == (OTHER, whose)
     assert (passes(several, victim), passes(several, own)) == (False, True)
     assert not passes(several, mint("other", iss="https://other.test", sub="1001", iat=int(NOW)))
     assert done(several("DELETE", "/blacklist", admin, json={"sub": "1001", "issuer": OTHER}))["changed"]
@@ -466,6 +472,7 @@ def test_whatever_is_of_an_issuer_that_is_not_administered_is_refused_and_noted(
         assert_refused(answer, "insufficient-scope")
         (record,) = [vars(each)["record"] for each in caplog.records if each.name == "gateway.audit"]
         assert (record["action"], record["by"], record["issuer"]) == ("refuse", "admin", OTHER)
+        assert record["asked"] == {"GET": "state", "POST": "add", "DELETE": "remove"}[method]
     assert not passes(several, victim)
 
 

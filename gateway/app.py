@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -126,7 +127,7 @@ class Gateway(_Pipeline):
             refuse_public_secret(settings, in_process=True)
         except KeysRefused as fault:
             raise KeysRefused("\n".join([str(fault), *misspelled_names()])) from fault
-        super().__init__(app, settings, opened, now)
+        super().__init__(_with_claims_of_its_own(app), settings, opened, now)
         for warning in warnings(settings):
             log.warning(warning)
         only = self._issuers[0].name if len(self._issuers) == 1 and TENANT not in self._issuers[0].name else None
@@ -153,6 +154,17 @@ class Gateway(_Pipeline):
     def is_blacklisted(self, **members: Any) -> bool:
         """Return whether a token is blacklisted, by any entry, or a claim by its own. Raises `Problem`."""
         return self._direct.has(members)
+
+
+def _with_claims_of_its_own(app: App) -> App:
+    """Return the app with a copy of the claims: the gate keeps them, and what the app changes must not count there."""
+
+    def call(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if "gateway.claims" in environ:
+            environ["gateway.claims"] = deepcopy(environ["gateway.claims"])
+        return app(environ, start_response)
+
+    return call
 
 
 def _have_keys(issuers: Sequence[Issuer]) -> None:

@@ -55,8 +55,9 @@ class Annotate:
             head[:] = arguments
             return pieces.append
 
+        claims = environ.get("gateway.claims")  # now: the app may change its own
         body = self._app(environ, keep)
-        return start_lazily(about, _annotate(environ, start_response, head, pieces, body))
+        return start_lazily(about, _annotate(environ, claims, start_response, head, pieces, body))
 
 
 def _head_only(start_response: StartResponse) -> StartResponse:
@@ -69,7 +70,12 @@ def _head_only(start_response: StartResponse) -> StartResponse:
 
 
 def _annotate(
-    environ: Environ, start_response: StartResponse, head: list[Any], pieces: list[bytes], body: Iterable[bytes]
+    environ: Environ,
+    claims: dict[str, Any] | None,
+    start_response: StartResponse,
+    head: list[Any],
+    pieces: list[bytes],
+    body: Iterable[bytes],
 ) -> Generator[bytes, None, None]:
     rest = iter(body)
     try:
@@ -78,7 +84,7 @@ def _annotate(
         except Problem as problem:
             yield from refuse(problem, environ, start_response)
             return
-        data = with_members(whole, members_of(environ)) if whole is not None else None
+        data = with_members(whole, members_of(environ, claims)) if whole is not None else None
         if data is None:
             start_response(*head)
             yield from pieces
@@ -104,14 +110,14 @@ def _hold_back(body: Iterator[bytes], head: list[Any], pieces: list[bytes]) -> G
     return b"".join(pieces) if _is_json(*head[:2]) else None
 
 
-def members_of(environ: Environ) -> dict[str, Any]:
+def members_of(environ: Environ, claims: dict[str, Any] | None) -> dict[str, Any]:
     """Return what is added: the request, and the claims of its token where it has one."""
     target = request_target(environ)
     members: dict[str, Any] = {
         "request": {"method": environ["REQUEST_METHOD"], "path": target.path, "params": target.params()}
     }
-    if "gateway.claims" in environ:
-        members["token"] = environ["gateway.claims"]
+    if claims is not None:
+        members["token"] = claims
     return members
 
 

@@ -134,3 +134,17 @@ def test_each_request_is_a_record_and_counted_in_the_registry_that_is_named(
     ]
     labels = {"route": "upstream", "outcome": "passed"}
     assert registry.get_sample_value("gateway_requests_total", labels) == 1
+
+
+def test_what_the_app_does_to_its_claims_changes_nothing_for_the_gate(store_url: str) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        assert "scope" not in environ["gateway.claims"]
+        environ["gateway.claims"]["scope"] = "blacklist:admin"
+        environ["gateway.claims"]["user"] = object()
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [b"{}"]
+
+    api = Api(Gateway(app, secret=SECRET, store=store_url))
+    assert api("GET", "/", TOKEN).status_code == 200
+    assert api("GET", "/blacklist/entries", TOKEN).status_code == 403
+    assert api("GET", "/info", TOKEN).json["token"]["sub"] == "1001"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
 from gateway.auth.issuers import TENANT, Issuer
 from gateway.auth.keyset import KeysRefused
+from gateway.auth.tokens import Token, decode_object
 from gateway.blacklist.permissions import Scopes
 from gateway.blacklist.resource import Resource
 from gateway.blacklist.rules import Blacklist, Rules
@@ -28,7 +28,7 @@ from gateway.gate.public import Public
 from gateway.gate.streams import Streams
 from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
-from gateway.http.wsgi import App, Environ, StartResponse
+from gateway.http.wsgi import App, Environ, StartResponse, context
 from gateway.ops.console import console_pages
 from gateway.ops.health import live, readiness
 from gateway.ops.logs import line_writer
@@ -160,8 +160,9 @@ def _with_claims_of_its_own(app: App) -> App:
     """Return the app with a copy of the claims: the gate keeps them, and what the app changes must not count there."""
 
     def call(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if "gateway.claims" in environ:
-            environ["gateway.claims"] = deepcopy(environ["gateway.claims"])
+        token = context(environ).token
+        if isinstance(token, Token):
+            environ["gateway.claims"] = decode_object(token.payload)
         return app(environ, start_response)
 
     return call

@@ -146,5 +146,6 @@ def test_what_the_app_does_to_its_claims_changes_nothing_for_the_gate(store_url:
 
     api = Api(Gateway(app, secret=SECRET, store=store_url))
     assert api("GET", "/", TOKEN).status_code == 200
+    assert api("GET", "/", mint(exp=9e9 + 0.5)).status_code == 200
     assert api("GET", "/blacklist/entries", TOKEN).status_code == 403
     assert api("GET", "/info", TOKEN).json["token"]["sub"] == "1001"

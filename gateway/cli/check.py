@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import click
 
+from gateway.app import claims_of
 from gateway.auth.issuers import Issuer
 from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import fault_of
@@ -61,6 +62,10 @@ def _describe_store(settings: Settings) -> str:
     if not store:
         return f"none yet; serve makes {store_name(settings)}"
     store.ping()
+    for alias in (alias for issuer in settings.issuers for alias in issuer.aliases):
+        # What is looked for stands under the issuer's name.
+        if any(store.page(1, issuer=alias, claim=claim)[0] for claim in claims_of(settings)):
+            echo(f"warning: {alias!r} is an alias now, and its entries for claims blacklist nothing", err=True)
     return f"{store.count()} live entries"
 
 

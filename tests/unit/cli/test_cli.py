@@ -820,6 +820,20 @@ def test_a_file_that_cannot_be_written_is_named_plainly(command: Command) -> Non
     assert (ended.code, ended.err) == (USAGE, "gateway: /none/x: No such file or directory\n")
 
 
+def test_entries_under_a_name_that_has_become_an_alias_are_warned_of(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = {"issuer": "https://old.test/", "secret": "hush" * 8}, {"issuer": "https://new.test/"}
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps([old]))
+    command("import", os.devnull)
+    command("revoke", "--sub", "1001")
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps([{**old, "aliases": ["https://new.test/"]}]))
+    assert command("check-config").err == ""
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps([{**old, **new, "aliases": ["https://old.test/"]}]))
+    warning = "warning: 'https://old.test/' is an alias now, and its entries for claims blacklist nothing\n"
+    assert command("check-config").err == warning
+
+
 def test_a_flag_that_holds_a_secret_is_warned_of(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     issuers = json.dumps([{"issuer": "https://a.test/", "secret": "hush" * 8}])
     clients = json.dumps([{"client_id": "a", "secret": "hush" * 8}])

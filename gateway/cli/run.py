@@ -17,7 +17,7 @@ import click
 
 from gateway.app import build_app, build_blacklist
 from gateway.blacklist.stores import store_warnings
-from gateway.cli.options import Fault, with_settings
+from gateway.cli.options import Fault, check_settings, with_settings
 from gateway.cli.tokens import mint
 from gateway.config.announce import announce, warnings
 from gateway.config.faults import faults
@@ -109,7 +109,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
         # All but the flags is read again in each worker, so that SIGHUP brings new secrets and keys. The store
         # is the one opened here: a worker that starts later must not take an emptied or other one for it.
         try:
-            return build_app(Settings(**flags | forced).model_copy(update=of_the_log), store)
+            return build_app(check_settings(flags | forced).model_copy(update=of_the_log), store)
         except ValueError as error:
             raise ValueError("; ".join(faults(error))) from error
 

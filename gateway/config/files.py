@@ -6,10 +6,12 @@ A file that is there and cannot be used is never passed over for a weaker source
 from __future__ import annotations
 
 import os
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 LINE_BY_LINE = ("secret",)  # each line of such a file is one value, commas included
@@ -96,10 +98,12 @@ def env_file_fault() -> str:
     if not _named() and not env_file().is_file():
         return ""
     try:
-        env_file().read_text("utf-8")
+        lines = parse_stream(StringIO(env_file().read_text("utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         return f"GATEWAY_ENV_FILE: cannot read {env_file().absolute()}: {_why(error)}"
-    return ""
+    # Of other lines whoever reads the same file may make something.
+    wrong = [line.original.line for line in lines if line.error and "GATEWAY_" in line.original.string]
+    return f"GATEWAY_ENV_FILE: line {wrong[0]} of {env_file().absolute()} is not NAME=value" if wrong else ""
 
 
 def env_file_values(path: Path) -> dict[str, str | None]:

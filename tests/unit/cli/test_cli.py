@@ -1084,6 +1084,10 @@ def test_workers_that_start_later_read_all_but_the_flags_anew(
         api = Api(loads[0]())
         assert api("GET", "/blacklist/entries", mint(secret, scope="root")).status_code == 200
         assert_refused(api("GET", "/blacklist/entries", mint(other, scope="root")), "bad-signature")
+    monkeypatch.setenv("GATEWAY_UPSTREAM", "https://api.test")
+    monkeypatch.setenv("GATEWAY_UPSTREAM_CA", str(tmp_path / "secret"))
+    with pytest.raises(ValueError, match=r"UPSTREAM_CA: cannot use .* it must have certificates"):
+        loads[0]()
 
 
 @pytest.mark.parametrize("name", ["serve", "demo"])

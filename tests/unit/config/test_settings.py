@@ -265,6 +265,16 @@ def test_the_env_file_may_name_files_too(tmp_path: Path) -> None:
     assert secrets(Settings()) == ["of the file"]
 
 
+def test_a_line_of_the_env_file_that_sets_nothing_is_a_fault_unless_it_is_anothers(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("if true\nGATEWAY_LEEWAY=1\n")
+    assert Settings().leeway == 1
+    for line in ("GATEWAY_AUDIENCE x", "GATEWAY_SECRET: s3cret", "GATEWAY_ISSUER='https://i.example"):
+        (tmp_path / ".env").write_text(f"A=1\n{line}\n")
+        with pytest.raises(ValueError, match=r"line 2 of .*env is not NAME=value") as fault:
+            Settings()
+        assert "s3cret" not in str(fault.value)
+
+
 def test_names_of_files_may_be_in_small_letters_as_those_of_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -102,7 +102,9 @@ class Resource:
         if caller.blacklisted and not target.is_token(caller.token.text):
             raise Problem("token-blacklisted")
         restated = {name: restate(value) for name, value in {**params, **members}.items()}
-        request = {"method": environ["REQUEST_METHOD"], "path": query.path, "params": restated}
+        # Nobody reads it of a HEAD request, whose answer has the length of GET's (RFC 9110 section 8.6).
+        method = environ["REQUEST_METHOD"].replace("HEAD", "GET")
+        request = {"method": method, "path": query.path, "params": restated}
         return {"request": request, **act(caller, target)}
 
     def _renew(self, caller: Caller) -> Caller:

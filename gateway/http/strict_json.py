@@ -53,6 +53,10 @@ def _read(text: str) -> Any:
         return _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        if "set_int_max_str_digits" in str(error):  # advice for whoever runs Python, not for whoever asks
+            raise ValueError("a number is too large") from error
+        raise
 
 
 def describe_fault(error: json.JSONDecodeError) -> str:

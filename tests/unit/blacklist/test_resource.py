@@ -691,6 +691,7 @@ def test_head_is_get_without_the_body(make_gate: Any, path: str) -> None:
     head, get = api("HEAD", path, ADMIN), api("GET", path, ADMIN)
     assert (head.status_code, head.data) == (200, b"")
     assert head.mimetype == get.mimetype == "application/json"
+    assert head.headers["Content-Length"] == get.headers["Content-Length"] == str(len(get.data))
 
 
 @pytest.mark.parametrize("method", ["post", "Delete"])

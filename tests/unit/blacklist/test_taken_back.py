@@ -675,6 +675,7 @@ def test_a_second_change_without_a_reason_keeps_the_first_ones(make: Make, clock
         ('{"sub": "1", "sub": "2"}', "application/json", "duplicate member"),
         ("[1]", "application/json", "not an object"),
         (b'{"sub": "\xff"}', "application/json", "UTF-8"),
+        ('{"sub": ' + "1" * 5000 + "}", "application/json", "unique members: a number is too large."),
     ],
 )
 def test_a_body_that_cannot_be_read_is_told_why(make: Make, body: Any, media_type: str, words: str) -> None:

@@ -17,8 +17,8 @@ from gateway.blacklist.target import LONGEST_REASON
 from gateway.cli.moments import Moment
 from gateway.cli.named import open_named, targeted
 from gateway.cli.options import open_blacklist, with_settings
-from gateway.cli.output import cells, echo, echo_details, echo_json, echo_table, store_name
-from gateway.config.settings import Settings
+from gateway.cli.output import cells, echo, echo_details, echo_json, echo_table, printable, store_name
+from gateway.config.settings import Settings, issuer_settings
 from gateway.ops.logs import configure_logging
 from gateway.parties import name_issuers
 
@@ -59,11 +59,22 @@ def revoke(
     if len(reason) > LONGEST_REASON:
         raise click.UsageError(f"--reason may have at most {LONGEST_REASON} characters")
     target = open_named(settings, **named)
+    if named["fingerprint"] and not named["issuer"] and named["fingerprint"].lower() == target.fingerprint:
+        _check_whose(settings, target)
     audit_here(settings)
     # A gateway may tolerate more than this command does.
     is_over = target.token and time.time() >= target.token.expires_at + LARGEST_LEEWAY
     cut_off = BY_CLAIM if issued_before is None and not whenever else issued_before
     _print_state(settings, target, not is_over and target.add(actor(reason), cut_off, until), as_json)
+
+
+def _check_whose(settings: Settings, target: Named) -> None:
+    """Refuse a fingerprint without an issuer, as `/blacklist` does, if whoever made its entry did not see the token."""
+    is_known = [target.issuer] == [each.issuer for each in issuer_settings(settings)]
+    if not is_known and any(entry.by_fingerprint for entry in target.entries()):
+        raise click.UsageError(
+            f"there is an entry for a token of {printable(target.issuer)}: --issuer must say whose it is"
+        )
 
 
 @click.command()

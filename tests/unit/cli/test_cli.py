@@ -363,6 +363,22 @@ def test_what_signals_take_back_is_looked_up_and_lifted_too(command: Command, mo
     assert command("revoke", "--claim", "mail & device=a").code == USAGE
 
 
+def test_an_entry_of_a_fingerprint_for_another_issuer_is_not_confirmed(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuers = [{"issuer": name, "secret": "hush" * 8} for name in ("https://a.test/", "https://b.test/")]
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps(issuers))
+    command("import", os.devnull)
+    digits, of_a = fingerprint(TOKEN), ("--issuer", "https://a.test/")
+    assert command("revoke", "--fingerprint", digits, *of_a).code == DONE
+    refused = command("revoke", "--fingerprint", digits)
+    assert (refused.code, "there is an entry for a token of https://a.test/" in refused.err) == (USAGE, True)
+    assert command("revoke", "--fingerprint", digits, "--issuer", "https://b.test/").code == USAGE
+    assert command("revoke", "--fingerprint", digits, *of_a).code == DONE
+    assert command("revoke", "--fingerprint", digits[:12]).code == DONE  # of the entry that is there
+    assert command("restore", "--fingerprint", digits).code == DONE
+
+
 def test_of_a_fingerprint_nothing_is_said_that_its_claims_may_belie(command: Command) -> None:
     command("revoke", "--sub", "1001")
     told = command("status", "--fingerprint", fingerprint(TOKEN))

@@ -104,7 +104,9 @@ class Settings(BaseSettings):
     revoke_scope: Scope = Field("blacklist:revoke", description="scope that may blacklist")
     read_scope: Scope = Field("blacklist:read", description="scope that may list and look up")
     restore: Literal["holder", "admin"] = Field("holder", description="who may lift a token's entry: holder or admin")
-    max_token_age: int | None = Field(None, ge=1, description="seconds after its iat from which a token is refused")
+    max_token_age: int | None = Field(
+        None, ge=1, le=10**12, description="seconds after its iat from which a token is refused"
+    )
 
     resource: ResourceUrl | None = Field(None, description="URL of this API as its clients know it, for its metadata")
 

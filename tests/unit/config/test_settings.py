@@ -354,7 +354,7 @@ BAD: dict[str, list[Any]] = {
     "max_token_bytes": [0, 63, 65537],
     "connect_timeout": [0, -1, "inf", "nan"],
     "read_timeout": [0, -1],
-    "max_token_age": [0, -1, "1.5"],
+    "max_token_age": [0, -1, "1.5", "9" * 400],
     "restore": ["nobody", "Admin"],
     "blacklist_claims": ["sub,sub", *(f"sub,{name}" for name in ("token", "reason", "issuer", "until", "fingerprint"))],
     "cut_off_claims": ["tenant"],

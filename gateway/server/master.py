@@ -60,6 +60,7 @@ class Master:
         self._generation = 0
         self._trial = 0  # the process that tries to load new settings
         self._spawn_after = 0.0
+        self._lacks_processes = False  # the system had none for the last one that was to start
         self._may_fail = False  # whether the first workers have been started
         self._has_failed = False
         self._woken, self._wakes = os.pipe()  # each signal's number is written to it
@@ -123,12 +124,15 @@ class Master:
             os.set_blocking(end, False)
         parent = os.getpid()  # not asked of the child: this process may be gone by then
         pid = self._fork()
-        if pid:
-            os.close(beats)
+        if pid == 0:
+            os.close(pulse)
+            self._work(beats, parent)
+        os.close(beats)
+        if pid is None:
+            os.close(pulse)
+            self._spawn_after = time.monotonic() + RESPAWN_PAUSE
+        else:
             self._workers[pid] = _Process(pulse, self._generation, must_load=not self._may_fail)
-            return
-        os.close(pulse)
-        self._work(beats, parent)
 
     def _work(self, pulse: int, parent: int) -> NoReturn:
         """Be a worker."""
@@ -145,8 +149,11 @@ class Master:
         """Try in a process of its own whether the application loads; `_reap` hears of it."""
         if self._trial:
             os.kill(self._trial, signal.SIGKILL)  # it may have read what is old by now
-        self._trial = self._fork()
-        if self._trial:
+        pid = self._fork()
+        self._trial = pid or 0
+        if pid is None:
+            log.error("the app is not loaded anew, and the running workers stay: no process can be started")
+        if pid != 0:
             return
         self._socket.close()  # it would let clients connect, should this process be the last that has it
         status = 0
@@ -158,11 +165,20 @@ class Master:
         logging.shutdown()  # it writes what is left
         os._exit(status)
 
-    def _fork(self) -> int:
-        """Fork. In the child the signals that end it wait until it can take them."""
+    def _fork(self) -> int | None:
+        """Fork. In the child the signals that end it wait until it can take them.
+
+        None where the system has no process or no memory left, which is logged once, until it has.
+        """
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-        pid = os.fork()
-        if pid:
+        pid: int | None = None
+        try:
+            pid = os.fork()
+        except OSError as error:
+            if not self._lacks_processes:
+                log.error("no process can be started, until the system has room: %s", error.strerror)
+        if pid != 0:
+            self._lacks_processes = pid is None
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return pid
         signal.set_wakeup_fd(-1)

@@ -31,8 +31,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         sock.close()
         is_ours = os.getpid() == opened_by  # a forked worker leaves through here too
         if host.startswith(UNIX) and is_ours and not passed:
-            with suppress(FileNotFoundError):
-                os.unlink(host.removeprefix(UNIX))
+            _remove_abandoned(host.removeprefix(UNIX))  # who started during our drain may listen there now
 
 
 def describe(sock: socket.socket) -> str:
@@ -88,9 +87,7 @@ def _open_unix(path: str) -> socket.socket:
         raise OSError("a Unix socket needs a path")  # without one Linux chooses a name that nobody knows
     sock = socket.socket(socket.AF_UNIX)
     try:
-        with suppress(FileNotFoundError):
-            if stat.S_ISSOCK(os.stat(path).st_mode) and _is_abandoned(path):
-                os.unlink(path)  # left behind by a process that was killed
+        _remove_abandoned(path)  # left behind by a process that was killed
         before = os.umask(0o777 & ~UNIX_MODE)
         try:
             sock.bind(path)
@@ -101,6 +98,12 @@ def _open_unix(path: str) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _remove_abandoned(path: str) -> None:
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode) and _is_abandoned(path):
+            os.unlink(path)
 
 
 def _is_abandoned(path: str) -> bool:

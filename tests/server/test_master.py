@@ -10,6 +10,7 @@ from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
 
 import pytest
 from bundled import Bundled
+from processes import ROOT
 from recorder import Client, exchange, request, until
 
 KEEP = ("Connection", "keep-alive")
@@ -94,6 +95,34 @@ def test_a_worker_that_cannot_start_later_does_not_make_the_master_spin(start: C
     assert server.log.count("does not load") <= 4
     server.settings.write_text("")
     assert exchange(server.port, request("GET /pid")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+NO_PROCESSES = """
+import os, pathlib
+fork = os.fork
+def fork_if_there_is_room():
+    if pathlib.Path("full").exists():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+os.fork = fork_if_there_is_room
+"""
+
+
+def test_a_system_without_room_for_a_process_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_PROCESSES)
+    full = tmp_path / "full"
+    with Bundled(tmp_path, {"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as server:
+        assert server.workers
+        [worker] = server.workers
+        full.touch()
+        server.signal(SIGHUP)
+        assert until(lambda: "the running workers stay: no process can be started" in server.log)
+        assert server.workers == [worker]
+        os.kill(worker, SIGKILL)
+        assert until(lambda: not server.workers)
+        full.unlink()
+        assert exchange(server.port, request("GET /pid")).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert server.log.count("until the system has room") == 1
 
 
 def test_an_idle_connection_is_kept_as_long_as_is_set(start: Callable[..., Bundled]) -> None:

@@ -85,6 +85,22 @@ def test_a_unix_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not(tm
         assert ask(socket.AF_UNIX, str(path))
 
 
+def test_a_unix_socket_of_who_started_during_a_drain_stays(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.sock"
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    with Bundled(tmp_path / "old", host=f"unix:{path}") as old, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(request(f"GET /stream?{tmp_path}/go"))
+        assert client.recv(65536)
+        old.signal(SIGTERM)
+        assert until(lambda: not is_answered(path))
+        with Bundled(tmp_path / "new", host=f"unix:{path}"):
+            (tmp_path / "go").touch()
+            assert old.wait() == 0
+            assert ask(socket.AF_UNIX, str(path))
+
+
 def is_answered(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as sock:
         return sock.connect_ex(str(path)) == 0

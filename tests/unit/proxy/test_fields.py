@@ -45,6 +45,13 @@ def test_fields_of_the_client_go_on() -> None:
     }
 
 
+@pytest.mark.parametrize("trusted_proxies", [0, 1])
+def test_a_field_of_the_holder_goes_on_whole_whatever_it_is_called(trusted_proxies: int) -> None:
+    maker = rules(own=["X-Forwarded-User"], trusted_proxies=trusted_proxies)
+    assert maker.make(environ(HTTP_X_FORWARDED_USER="alice,admin"))["X-Forwarded-User"] == "alice,admin"
+    assert "X-Forwarded-User" not in maker.make(environ())
+
+
 def test_nothing_is_added_but_what_a_gateway_says_of_itself() -> None:
     assert sent().keys() == OWN
 

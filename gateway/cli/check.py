@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 import click
 
-from gateway.app import claims_of
 from gateway.auth.issuers import Issuer
 from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import fault_of
 from gateway.blacklist.stores import StoreOutdated, store_warnings
-from gateway.cli.options import existing_store, with_settings
+from gateway.cli.options import alias_warnings, existing_store, with_settings
 from gateway.cli.output import echo, store_name
 from gateway.config.announce import flag_warnings, in_force, mask, warnings
 from gateway.config.settings import Settings, given_by
@@ -62,10 +61,8 @@ def _describe_store(settings: Settings) -> str:
     if not store:
         return f"none yet; serve makes {store_name(settings)}"
     store.ping()
-    for alias in (alias for issuer in settings.issuers for alias in issuer.aliases):
-        # What is looked for stands under the issuer's name.
-        if any(store.page(1, issuer=alias, claim=claim)[0] for claim in claims_of(settings)):
-            echo(f"warning: {alias!r} is an alias now, and its entries for claims blacklist nothing", err=True)
+    for warning in alias_warnings(settings, store):
+        echo(f"warning: {warning}", err=True)
     return f"{store.count()} live entries"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from gateway.app import build_blacklist
+from gateway.app import build_blacklist, claims_of
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores import Store, StoreMissing, StoreOutdated
 from gateway.cli.output import store_name
@@ -117,6 +117,13 @@ def existing_store(settings: Settings) -> Store | None:
         if missing.can_be_made:
             return None
         raise
+
+
+def alias_warnings(settings: Settings, store: Store) -> Iterator[str]:
+    """Yield a sentence for each name with entries that is an alias now: what is looked for has the issuer's name."""
+    for alias in (alias for issuer in settings.issuers for alias in issuer.aliases):
+        if any(store.page(1, issuer=alias, claim=claim)[0] for claim in claims_of(settings)):
+            yield f"{alias!r} is an alias now, and its entries for claims blacklist nothing"
 
 
 def _certificate_faults(settings: Settings) -> Iterator[str]:

@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 import click
 
 from gateway.app import build_app, build_blacklist
-from gateway.blacklist.stores import store_warnings
-from gateway.cli.options import Fault, check_settings, with_settings
+from gateway.blacklist.stores import Store, store_warnings
+from gateway.cli.options import Fault, alias_warnings, check_settings, with_settings
 from gateway.cli.tokens import mint
 from gateway.config.announce import announce, warnings
 from gateway.config.faults import faults
 from gateway.config.settings import PREFIX, Settings
+from gateway.http.problems import StoreUnavailable
 from gateway.ops.exposition import Figure, serve_figures
 from gateway.ops.logs import configure_logging
 from gateway.parties import build_issuers
@@ -101,7 +102,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
     configure_logging(settings.log_format, settings.log_level)
     build_issuers(settings)
     store = build_blacklist(settings).store
-    announce(settings, store_warnings(settings.store))
+    announce(settings, [*store_warnings(settings.store), *_of_aliases(settings, store)])
     of_the_log = {"log_format": settings.log_format, "log_level": settings.log_level}  # one for all processes
     flags = {name: value for name, value in click.get_current_context().params.items() if value is not None}
 
@@ -116,7 +117,8 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
     def renewed() -> None:
         with contextlib.suppress(ValueError):  # a fault since a moment ago: the new workers log it
             now = Settings(**flags | forced)
-            for warning in warnings(now):  # a misspelt name, for one, is in force as little as before
+            # A misspelt name, for one, is in force as little as before.
+            for warning in (*warnings(now), *_of_aliases(now, store)):
                 log.warning(warning)
             if changed := [name for name in AT_THE_START if getattr(now, name) != getattr(settings, name)]:
                 names = ", ".join(PREFIX + name.upper() for name in changed)
@@ -137,6 +139,13 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
             keep_alive=settings.keep_alive,
             renewed=renewed,
         )
+
+
+def _of_aliases(settings: Settings, store: Store) -> list[str]:
+    try:
+        return list(alias_warnings(settings, store))
+    except StoreUnavailable:  # the log says why, and until it is there nothing passes
+        return []
 
 
 @contextlib.contextmanager

@@ -837,7 +837,7 @@ def test_a_file_that_cannot_be_written_is_named_plainly(command: Command) -> Non
 
 
 def test_entries_under_a_name_that_has_become_an_alias_are_warned_of(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+    command: Command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     old, new = {"issuer": "https://old.test/", "secret": "hush" * 8}, {"issuer": "https://new.test/"}
     monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps([old]))
@@ -846,8 +846,12 @@ def test_entries_under_a_name_that_has_become_an_alias_are_warned_of(
     monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps([{**old, "aliases": ["https://new.test/"]}]))
     assert command("check-config").err == ""
     monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps([{**old, **new, "aliases": ["https://old.test/"]}]))
-    warning = "warning: 'https://old.test/' is an alias now, and its entries for claims blacklist nothing\n"
-    assert command("check-config").err == warning
+    warning = "'https://old.test/' is an alias now, and its entries for claims blacklist nothing"
+    assert command("check-config").err == f"warning: {warning}\n"
+    monkeypatch.setattr("gateway.cli.run.configure_logging", lambda *_: None)
+    monkeypatch.setattr("gateway.cli.run.serve_app", lambda load, *, renewed, **_: renewed())
+    command("serve", "--port", "0", "--upstream", "http://127.0.0.1:9")
+    assert caplog.messages.count(warning) == 2, "at the start, and at SIGHUP"
 
 
 def test_a_flag_that_holds_a_secret_is_warned_of(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

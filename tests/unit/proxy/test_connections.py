@@ -503,6 +503,7 @@ def test_a_kept_connection_that_is_closed_is_seen_before_it_is_used(
         assert upstream.connections == 3
 
 
+@pytest.mark.interpreted
 def test_what_must_not_be_sent_twice_takes_no_connection_that_libcurl_may_find_too_old(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

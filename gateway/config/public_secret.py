@@ -12,10 +12,11 @@ from gateway.config.values import IssuerSettings, Part
 def refuse_public_secret(settings: Settings, *, in_process: bool = False) -> None:
     """Raise KeysRefused where nobody set a secret, and the public one would be in force for an issuer of one's own.
 
-    In process that is so for every issuer: no demonstration runs there.
+    In process that is so for every issuer: no demonstration runs there. Nor does one where ISSUERS is an empty list.
     """
     uses_default = not (settings.issuers or settings.public_key or settings.jwks_url)
-    is_own = in_process or settings.issuer != Settings.model_fields["issuer"].default
+    has_issuer = settings.issuer != Settings.model_fields["issuer"].default or "issuers" in settings.model_fields_set
+    is_own = in_process or has_issuer
     if uses_default and is_own and "secret" not in settings.model_fields_set:
         raise KeysRefused(
             f"issuer {settings.issuer!r}: no secret is set, and the default one is public, so that anybody could sign "

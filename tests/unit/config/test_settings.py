@@ -204,6 +204,12 @@ def test_in_process_the_public_secret_must_be_set(
     assert [("public example" in message) for message in caplog.messages] == [True]
 
 
+@pytest.mark.parametrize("empty", ["[]", "null"])
+def test_an_empty_list_of_issuers_does_not_bring_the_public_secret_back(empty: str) -> None:
+    with pytest.raises(KeysRefused, match="no secret is set"):
+        build_issuers(Settings(issuers=empty))
+
+
 def test_a_list_is_text_with_commas_or_json() -> None:
     assert Settings(audience="a").audience == ("a",)
     assert Settings(audience="a, b,,c").audience == ("a", "b", "c")

@@ -64,6 +64,7 @@ class Streams:
             self._fail(under_way)
         except Exception:
             log.exception("the streams could not be checked")
+            self._fail(under_way)  # nobody knows which of them are blacklisted
 
     def _fail(self, under_way: Callable[[], Iterable[Context]]) -> None:
         self._failures += 1

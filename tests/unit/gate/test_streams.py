@@ -1,6 +1,8 @@
 """Streams: at each check those are cut off whose token has ended since the last, and no other."""
 
+import contextlib
 import random
+import sqlite3
 import threading
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ from helpers import ISSUER, SECRET, Clock, mint
 from gateway.auth.issuers import Issuer
 from gateway.auth.keys import build_keys
 from gateway.auth.tokens import Verifier
-from gateway.blacklist.rules import Blacklist
+from gateway.blacklist.rules import Actor, Blacklist
 from gateway.blacklist.stores import open_store
 from gateway.gate.streams import Streams
 from gateway.http.target import Target
@@ -30,6 +32,24 @@ def test_streams_end_where_no_thread_is_left_to_ask_the_store(tmp_path: Path, mo
     streams.check(lambda: [about])
     assert cut == []  # it may be a moment's
     streams.check(lambda: [about])
+    assert cut == ["store-unavailable"]
+
+
+def test_streams_end_where_what_the_store_says_cannot_be_read(tmp_path: Path) -> None:
+    keys = build_keys(issuer=ISSUER, secrets=(SECRET,), public_key=None, jwks_url=None, algorithms=("HS256",))
+    verifier, store = Verifier([Issuer(ISSUER, keys.algorithms, frozenset(), keys)]), f"{tmp_path}/store"
+    blacklist = Blacklist(open_store(f"sqlite:///{store}"))
+    streams = Streams(verifier, blacklist, 1.0)
+    about, cut = Context(), list[str]()
+    about.token, about.target, about.cut = verifier.verify(mint()), Target("/events"), cut.append
+    streams._ask(lambda: [about])
+    blacklist.add_token(verifier.verify(mint(jti="another")), Actor())
+    with contextlib.closing(sqlite3.connect(store)) as conn:
+        conn.execute("UPDATE history SET keys = 'damaged'")
+        conn.commit()
+    streams._ask(lambda: [about])
+    assert cut == []  # it may be a moment's
+    streams._ask(lambda: [about])
     assert cut == ["store-unavailable"]
 
 

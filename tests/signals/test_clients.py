@@ -18,6 +18,7 @@ CLIENTS = json.dumps(
         {"client_id": "busy", "secret": "busy", "per_minute": 3},
     ]
 )
+CLIENTS_OF_ONE = json.dumps([{"client_id": "shop", "secret": "s3cret of the shop"}])
 ISSUERS = json.dumps([{"issuer": ISSUER, "secret": "discogs"}, {"issuer": OTHER, "secret": "other"}])
 TOKEN = mint(sub="1001", scope="read write", client_id="shop", aud="urn:api", iat=int(NOW) - 10)
 
@@ -78,6 +79,14 @@ class TestRevoking:
     )
     def test_what_would_not_pass_anyway_is_success(self, gate_api: Api, token: str) -> None:
         assert ask(gate_api, "revoke", token).status_code == 200
+
+    def test_what_another_gateway_on_the_same_store_lets_pass_for_longer_is_refused_there(self, make_api: Make) -> None:
+        """One with more LEEWAY, or without MAX_TOKEN_AGE, or whose clock is behind."""
+        for token in (mint(exp=int(NOW) - 1, jti="over"), mint(iat=int(NOW) - 100, jti="old")):
+            tolerant = make_api(leeway=60)
+            assert passes(tolerant, token)
+            assert ask(make_api(max_token_age=50, clients=CLIENTS_OF_ONE), "revoke", token).status_code == 200
+            assert not passes(tolerant, token)
 
     def test_an_opaque_refresh_token_is_not_called_revoked(self, gate_api: Api) -> None:
         answer = ask(gate_api, "revoke", "opaque", token_type_hint="refresh_token")

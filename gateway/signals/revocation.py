@@ -57,7 +57,8 @@ class Revocation:
 
     def _check(self, environ: Environ, sender: Sender, message: Message) -> float:
         # Okta names this very URL, as it was given there, and in `sub` the client that we are to it.
-        accepted = sender.audience | (_own_urls(environ) if message.claims.get("sub") in sender.audience else set())
+        is_ours = str(message.claims.get("sub")) in sender.audience  # it may be a list, by which nothing can be found
+        accepted = sender.audience | (_own_urls(environ) if is_ours else set())
         message.check(accepted, self._recorder.latest())
         expires_at = message.time("exp")
         if self._recorder.now() >= expires_at + self._recorder.leeway:

@@ -113,6 +113,7 @@ BAD_CREDENTIALS = {
     "another audience": credential(aud="https://other.test/-/global-token-revocation"),
     "another path": credential(aud="http://localhost/-/logout"),
     "another client": credential(sub="0oa2other"),
+    "clients in a list": credential(sub=["0oa1client"]),
     "no audience": credential(aud=ABSENT),
     "expired": credential(exp=int(NOW)),
     "no end": credential(exp=ABSENT),

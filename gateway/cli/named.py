@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gateway.app import claims_of
+from gateway.auth.issuers import Issuers
 from gateway.blacklist.body import Typed
 from gateway.blacklist.entries import fingerprint_of
 from gateway.blacklist.named import Named
@@ -66,7 +67,8 @@ def open_named(
     if token is not None:
         return _by_token(settings, token, issuer and whose)
     if fingerprint is not None:
-        return _by_fingerprint(open_blacklist(settings), read_fingerprint(fingerprint), issuer and whose, whose)
+        digits = read_fingerprint(fingerprint)
+        return _by_fingerprint(open_blacklist(settings), issuers, digits, issuer and whose, whose)
     name, value = named[0]
     if name not in (known := claims_of(settings)):
         raise click.UsageError(
@@ -90,11 +92,14 @@ def _by_token(settings: Settings, text: str, wanted: str | None) -> Named:
     return Named(blacklist, token.issuer.name, token.fingerprint, token, has_expired=has_expired)
 
 
-def _by_fingerprint(blacklist: Blacklist, digits: str, wanted: str | None, whose: str | None) -> Named:
+def _by_fingerprint(
+    blacklist: Blacklist, issuers: Issuers, digits: str, wanted: str | None, whose: str | None
+) -> Named:
     if entry := blacklist.find_fingerprint(digits):
-        if wanted not in (None, entry.issuer):
-            raise click.UsageError(f"the entry is of the issuer {printable(entry.issuer)}")
-        return Named(blacklist, entry.issuer, fingerprint_of(entry))
+        name = issuers.name_of(entry.issuer) or entry.issuer  # it may have become an alias
+        if wanted not in (None, name):
+            raise click.UsageError(f"the entry is of the issuer {printable(name)}")
+        return Named(blacklist, name, fingerprint_of(entry), made_by=entry.issuer)
     if whose is None:
         raise click.UsageError("--issuer must say whose token it is")
     return Named(blacklist, whose, digits)

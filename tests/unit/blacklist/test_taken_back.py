@@ -501,6 +501,17 @@ def test_a_fingerprint_takes_back_a_token_of_an_issuer_that_is_administered_too(
     assert passes(several, other(jti="y", iat=int(NOW)))
 
 
+def test_an_entry_of_a_fingerprint_gets_a_later_end_also_after_its_issuer_was_renamed(make: Make) -> None:
+    token, issuer = other(jti="x"), {"issuer": OTHER, "secret": "other"}
+    named = {"fingerprint": fingerprint(token)}
+    take_back(make(issuers=json.dumps([issuer])), OTHERS_ADMIN, **named, until=int(NOW) + 10)
+    api = make(issuers=json.dumps([{**issuer, "issuer": THIRD, "aliases": [OTHER]}]))
+    answer = take_back(api, OTHERS_ADMIN, **named)
+    assert (answer["changed"], answer["until"], answer["issuer"]) == (True, None, THIRD)
+    assert not passes(api, token)
+    assert done(api("DELETE", "/blacklist", OTHERS_ADMIN, json=named))["changed"]
+
+
 def test_an_entry_of_a_fingerprint_for_another_issuer_is_not_confirmed(several: Api) -> None:
     victim = other(jti="x", iat=int(NOW))
     named = {"fingerprint": fingerprint(victim)}

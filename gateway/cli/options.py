@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import ssl
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from gateway.app import build_blacklist, claims_of
+from gateway.app import build_blacklist
+from gateway.blacklist.listing import LARGEST_PAGE
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores import Store, StoreMissing, StoreOutdated
 from gateway.cli.output import store_name
@@ -22,7 +25,7 @@ from gateway.config.files import lines_of
 from gateway.config.settings import PREFIX, Settings
 from gateway.config.tracing import traces_endpoint
 from gateway.http.problems import Problem
-from gateway.parties import build_issuers, build_senders
+from gateway.parties import build_issuers, build_senders, name_issuers
 
 USAGE, UNAVAILABLE = 2, 3
 
@@ -119,11 +122,25 @@ def existing_store(settings: Settings) -> Store | None:
         raise
 
 
-def alias_warnings(settings: Settings, store: Store) -> Iterator[str]:
-    """Yield a sentence for each name with entries that is an alias now: what is looked for has the issuer's name."""
-    for alias in (alias for issuer in settings.issuers for alias in issuer.aliases):
-        if any(store.page(1, issuer=alias, claim=claim)[0] for claim in claims_of(settings)):
-            yield f"{alias!r} is an alias now, and its entries for claims blacklist nothing"
+def alias_warnings(settings: Settings, store: Store, seconds: float = math.inf) -> Iterator[str]:
+    """Yield a sentence for each name with entries that is an alias now: what is looked for has the issuer's name.
+
+    All entries are looked at, but no longer than so many seconds.
+    """
+    if not any(issuer.aliases for issuer in settings.issuers):
+        return
+    issuers, known, cursor, deadline = name_issuers(settings), set[str](), "", time.monotonic() + seconds
+    while True:
+        entries, cursor = store.page(LARGEST_PAGE, cursor)
+        for name in sorted({entry.issuer for entry in entries if entry.claim} - known):
+            known.add(name)
+            if issuers.name_of(name) not in (None, name):
+                yield f"{name!r} is an alias now, and its entries for claims blacklist nothing"
+        if not cursor:
+            return
+        if time.monotonic() > deadline:
+            yield "only the newest entries were looked at for names that are aliases now: check-config looks at all"
+            return
 
 
 def _certificate_faults(settings: Settings) -> Iterator[str]:

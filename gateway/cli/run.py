@@ -29,6 +29,7 @@ from gateway.parties import build_issuers
 from gateway.server import listening
 from gateway.server import serve as serve_app
 
+LOOK_SECONDS = 2  # at a store with many entries
 LASTING = 600  # seconds; those of the alert GatewayEntriesVanished
 # Settings of the first process, which SIGHUP does not renew.
 AT_THE_START = (
@@ -143,7 +144,8 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
 
 def _of_aliases(settings: Settings, store: Store) -> list[str]:
     try:
-        return list(alias_warnings(settings, store))
+        # In the first process, which starts and ends the workers.
+        return list(alias_warnings(settings, store, LOOK_SECONDS))
     except StoreUnavailable:  # the log says why, and until it is there nothing passes
         return []
 

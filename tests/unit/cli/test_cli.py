@@ -854,6 +854,21 @@ def test_entries_under_a_name_that_has_become_an_alias_are_warned_of(
     assert caplog.messages.count(warning) == 2, "at the start, and at SIGHUP"
 
 
+def test_so_are_those_of_tenants_and_a_fingerprints_entry_goes_on_under_the_new_name(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new, key = "https://old.test/{tenantid}", "https://new.test/{tenantid}", "a" * 64
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps([{"issuer": old, "secret": "hush" * 8}]))
+    command("import", os.devnull)
+    command("revoke", "--sub", "1001", "--of-issuer", "https://old.test/one")
+    command("revoke", "--fingerprint", key, "--until", "2h", "--of-issuer", "https://old.test/one")
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps([{"issuer": new, "secret": "hush" * 8, "aliases": [old]}]))
+    assert "warning: 'https://old.test/one' is an alias now" in command("check-config").err
+    named = "--fingerprint", key, "--of-issuer", "https://new.test/one"
+    assert json.loads(command("revoke", *named, "--json").out)["entries"][0]["expires_at"] is None
+    assert command("restore", *named).out.startswith("not blacklisted")
+
+
 def test_a_flag_that_holds_a_secret_is_warned_of(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     issuers = json.dumps([{"issuer": "https://a.test/", "secret": "hush" * 8}])
     clients = json.dumps([{"client_id": "a", "secret": "hush" * 8}])

@@ -116,7 +116,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
             raise ValueError("; ".join(faults(error))) from error
 
     def renewed() -> None:
-        with contextlib.suppress(ValueError):  # a fault since a moment ago: the new workers log it
+        with contextlib.suppress(ValueError, OSError):  # a fault since a moment ago: the new workers log it
             now = Settings(**flags | forced)
             # A misspelt name, for one, is in force as little as before.
             for warning in (*warnings(now), *_of_aliases(now, store)):

@@ -180,7 +180,8 @@ class Resource:
         asked |= {"fingerprint": digits}
         entry = self._blacklist.find_fingerprint(digits)
         if entry is None:
-            return Named(self._blacklist, self._within(caller, spelling, **asked), digits)
+            whose = self._within(caller, spelling, **asked)
+            return Named(self._blacklist, whose, digits, made_by=whose)
         issuer = self._within(caller, entry.issuer, **asked)
         if spelling is not None and self._within(caller, spelling, **asked) != issuer:
             raise Problem("invalid-request", "The entry is of another issuer.")

@@ -102,7 +102,7 @@ def _by_fingerprint(
         return Named(blacklist, name, fingerprint_of(entry), made_by=entry.issuer)
     if whose is None:
         raise click.UsageError("--issuer must say whose token it is")
-    return Named(blacklist, whose, digits)
+    return Named(blacklist, whose, digits, made_by=whose)
 
 
 def _read_claim(text: str) -> tuple[str, object]:

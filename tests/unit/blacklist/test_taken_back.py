@@ -568,6 +568,25 @@ def test_who_lifts_a_fingerprint_lifts_no_entry_that_another_issuers_token_got_m
     assert not passes(several, victim)
 
 
+@pytest.mark.interpreted
+def test_who_lifts_a_fingerprint_without_an_entry_lifts_none_that_another_issuers_token_got_meanwhile(
+    several: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = other(jti="x", iat=int(NOW))
+    find = Blacklist.find_fingerprint
+
+    def find_before_the_holder_comes(blacklist: Blacklist, digits: str) -> Any:
+        found = find(blacklist, digits)
+        monkeypatch.undo()
+        done(several("POST", "/blacklist", victim))
+        return found
+
+    monkeypatch.setattr(Blacklist, "find_fingerprint", find_before_the_holder_comes)
+    lifted = done(several("DELETE", "/blacklist", ADMIN, json={"fingerprint": fingerprint(victim)}))
+    assert lifted["changed"] is False
+    assert not passes(several, victim)
+
+
 def test_an_end_that_an_administering_issuer_gave_is_not_that_of_the_tokens_own_entry(
     several: Api, clock: Clock
 ) -> None:

@@ -93,7 +93,10 @@ class Streams:
             token = about.token
             if not isinstance(token, Token) or not _is_stream(about):
                 continue
-            keys = self._blacklist.lookup_keys(token)
+            try:
+                keys = self._blacklist.lookup_keys(token)
+            except Problem:  # the request is being refused for its token's claims
+                continue
             if changed is None or not changed.isdisjoint(keys):
                 for key in keys:
                     if changed is None or key in changed:

@@ -12,7 +12,7 @@ from helpers import ISSUER, SECRET, Clock, mint
 
 from gateway.auth.issuers import Issuer
 from gateway.auth.keys import build_keys
-from gateway.auth.tokens import Verifier
+from gateway.auth.tokens import Token, Verifier
 from gateway.blacklist.rules import Actor, Blacklist
 from gateway.blacklist.stores import open_store
 from gateway.gate.streams import Streams
@@ -33,6 +33,20 @@ def test_streams_end_where_no_thread_is_left_to_ask_the_store(tmp_path: Path, mo
     assert cut == []  # it may be a moment's
     streams.check(lambda: [about])
     assert cut == ["store-unavailable"]
+
+
+def test_a_token_that_is_refused_for_its_claims_keeps_no_stream_open(tmp_path: Path) -> None:
+    keys = build_keys(issuer=ISSUER, secrets=(SECRET,), public_key=None, jwks_url=None, algorithms=("HS256",))
+    verifier = Verifier([Issuer(ISSUER, keys.algorithms, frozenset(), keys)])
+    blacklist = Blacklist(open_store(f"sqlite:///{tmp_path}/store"))
+    streams, cut = Streams(verifier, blacklist, 1.0), list[str]()
+    refused, stream = Context(), Context()
+    for about, token in ((refused, mint(sid=list(range(65)))), (stream, mint())):
+        about.token, about.target, about.cut = verifier.verify(token), Target("/events"), cut.append
+    assert isinstance(stream.token, Token)
+    blacklist.add_token(stream.token, Actor())
+    streams._ask(lambda: [refused, stream])
+    assert cut == ["token-blacklisted"]
 
 
 def test_streams_end_where_what_the_store_says_cannot_be_read(tmp_path: Path) -> None:

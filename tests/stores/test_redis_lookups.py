@@ -1,14 +1,16 @@
 """Look-ups in Redis hold no thread of the server's, and those that come at once are one question."""
 
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from helpers import SECRET, mint
@@ -21,7 +23,8 @@ from running import Running
 from gateway import Gateway
 from gateway.blacklist.stores import Entry
 from gateway.blacklist.stores.outage import Outage
-from gateway.blacklist.stores.redis.client import SECONDS, RedisConnection
+from gateway.blacklist.stores.redis import client, lookups
+from gateway.blacklist.stores.redis.client import SECONDS, Connections, RedisConnection
 from gateway.blacklist.stores.redis.keys import as_answered
 from gateway.blacklist.stores.redis.lookups import LookUps
 from gateway.blacklist.stores.redis.server import Server
@@ -242,3 +245,44 @@ def test_who_ends_while_it_asks_for_others_leaves_them_their_answer(asked: Serve
         asker.close()
         assert other.result(PATIENCE) == [None]
     assert look_up(look_ups, "token:3") == [None]
+
+
+def test_threads_that_come_first_at_once_start_one_thread_for_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Any) -> None:
+        raise StoreUnavailable("unreachable")
+
+    look_ups, started = LookUps(cast(Server, SimpleNamespace(begin=refuse))), list[Thread]()
+
+    def ask() -> None:
+        with pytest.raises(StoreUnavailable):
+            list(look_ups.find(["token:x"], about))
+
+    def start(*_: object, **__: object) -> Thread:
+        started.append(Thread(target=ask))
+        started[-1].start()
+        started[-1].join(0.1)  # it waits for us
+        return started[-1]
+
+    about = Context()
+    about.pause, about.resume, about.is_alone = lambda *_: None, lambda: None, True
+    monkeypatch.setattr(lookups, "start_thread", start)
+    ask()
+    assert len(started) == 1
+    started[0].join()
+
+
+def test_while_a_child_leaves_its_parents_connections_no_thread_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections, seen = Connections(no_connection), list[int]()
+
+    def make() -> deque[RedisConnection]:
+        seen.append(connections._pid)  # as another thread finds it
+        return deque()
+
+    connections._pid = 0
+    monkeypatch.setattr(client, "deque", make)
+    connections._leave_parents()
+    assert (seen, connections._pid) == ([0], os.getpid())
+
+
+def no_connection() -> RedisConnection:
+    raise ConnectionError

@@ -141,9 +141,10 @@ class Connections:
         self._forget()
 
     def _forget(self) -> None:
-        self._pid = os.getpid()
         self._idle: deque[RedisConnection] = deque()
         self._opening: list[threading.Thread] = []
+        # Last: another thread that finds it right takes a connection, and a parent's would mix up their answers.
+        self._pid = os.getpid()
 
     def ask(self, request: bytes, answers: int, *, again: bool) -> list[Any]:
         """Return the answers to packed commands, within two and a half times `SECONDS`.

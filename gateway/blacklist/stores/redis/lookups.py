@@ -49,6 +49,7 @@ class LookUps:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._starting = Lock()
         self._pid = 0
         self._is_watching = False  # whether the thread looks if an answer is late
 
@@ -58,7 +59,9 @@ class LookUps:
         if pause is None or resume is None:  # the server cannot
             return self._server.find(keys)
         if self._pid != os.getpid():  # no thread crosses a fork
-            self._start()
+            with self._starting:  # once, whichever of the process's threads are first
+                if self._pid != os.getpid():
+                    self._start()
         look_up = LookUp(keys, resume)
         until = time.monotonic() + LONGEST_SECONDS
         self._waiting.append(look_up)

@@ -363,6 +363,16 @@ def test_of_two_histories_that_part_while_they_are_asked_one_is_refused() -> Non
         known.check(str(other), str(first), heads(first, other))
 
 
+def test_marks_that_another_server_gave_do_not_vouch_for_an_answer() -> None:
+    known, first = Known(), Head("a" * 32, 0, 6, new_mark())
+    ours = first.next()
+    theirs = first.next().next()
+    known.check(str(first), "", heads(first))
+    known.check(str(ours), str(first), heads(first, ours))
+    with pytest.raises(HistoryLost):
+        known.check(str(theirs), str(ours), heads(first, ours))
+
+
 def test_what_is_known_from_before_all_kept_marks_is_taken_if_it_is_the_same_blacklist() -> None:
     known, first = Known(), Head("a" * 32, 0, 6, new_mark())
     known.check(str(first), "", heads(first))

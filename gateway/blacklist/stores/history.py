@@ -216,8 +216,9 @@ def _lost(head: Head, since: Head, marks: Mapping[int, str]) -> str:
     if head.blacklist != since.blacklist:
         return _OTHER
     mark = marks.get(since.number, "")
-    # What was known may be further back than marks are kept.
-    if head[:2] != since[:2] or (mark != since.mark and (mark or head.number - since.number < WINDOW)):
+    # Marks without the head's own are another server's. What was known may be further back than marks are kept.
+    is_strange = head[:2] != since[:2] or marks.get(head.number) != head.mark
+    if is_strange or (mark != since.mark and (mark or head.number - since.number < WINDOW)):
         return _lacking(since, head)
     return ""
 

@@ -247,6 +247,7 @@ def test_who_ends_while_it_asks_for_others_leaves_them_their_answer(asked: Serve
     assert look_up(look_ups, "token:3") == [None]
 
 
+@pytest.mark.interpreted
 def test_threads_that_come_first_at_once_start_one_thread_for_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Any) -> None:
         raise StoreUnavailable("unreachable")

@@ -125,16 +125,17 @@ class Resource:
             self._require(self._scopes.may_add, caller, asked="add")
         self._blacklist.check_end(target.until)
         named = self._named(caller, target, asked="add")
-        if target.issuer is None and target.fingerprint == named.fingerprint:
-            self._check_whose(caller, named)
+        self._check_whose(caller, target, named)
         changed = not named.has_expired and named.add(caller.actor(target.reason), target.cut_off, target.until)
         if target.fingerprint is not None:  # whose entry it is may have been settled by another at this moment
             named = self._named(caller, target, asked="add")
+            self._check_whose(caller, target, named)
         return self._answer(caller, named, changed)
 
-    def _check_whose(self, caller: Caller, named: Named) -> None:
+    def _check_whose(self, caller: Caller, target: Target, named: Named) -> None:
         """Refuse a fingerprint without an issuer, whose entry does not tell for sure that the token is another's."""
-        if named.issuer == caller.token.issuer.name:
+        is_whole = target.fingerprint == named.fingerprint
+        if target.issuer is not None or not is_whole or named.issuer == caller.token.issuer.name:
             return
         # Older gateways did not note `by_fingerprint` where there was an `until`.
         if any(entry.by_fingerprint or entry.expires_at is None for entry in named.entries()):

@@ -587,6 +587,23 @@ def test_who_lifts_a_fingerprint_without_an_entry_lifts_none_that_another_issuer
     assert not passes(several, victim)
 
 
+@pytest.mark.interpreted
+def test_a_fingerprint_that_another_issuers_admin_takes_meanwhile_is_not_said_to_be_blacklisted(
+    several: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"fingerprint": fingerprint(mint("ops", iss="ops", jti="x"))}
+    find = Blacklist.find_fingerprint
+
+    def find_before_the_other_comes(blacklist: Blacklist, digits: str) -> Any:
+        found = find(blacklist, digits)
+        monkeypatch.undo()
+        take_back(several, OTHERS_ADMIN, **named)
+        return found
+
+    monkeypatch.setattr(Blacklist, "find_fingerprint", find_before_the_other_comes)
+    assert_refused(several("POST", "/blacklist", OPS, json=named), "invalid-request")
+
+
 def test_an_end_that_an_administering_issuer_gave_is_not_that_of_the_tokens_own_entry(
     several: Api, clock: Clock
 ) -> None:

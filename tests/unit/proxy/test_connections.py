@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from gateway.http.wsgi import Context
 from gateway.proxy import curl, files, options, pool, resolve
 from gateway.proxy.exchange import Upstream
 from gateway.proxy.failures import UpstreamFailed
-from gateway.proxy.outbound import Peer
+from gateway.proxy.outbound import Outbound, Peer
 
 PEER = Peer("http://127.0.0.1:1", "127.0.0.1", 1, ("127.0.0.1",), True, None, ())
 LONG = b"x" * 300_000  # longer than what is collected
@@ -416,6 +416,48 @@ def test_an_answer_before_a_reset_is_given_if_it_is_whole_although_the_upload_fa
     assert until(lambda: len(os.listdir("/proc/self/fd")) <= before), "the second descriptor is let go"
 
 
+@pytest.mark.slow
+def test_an_upload_holds_no_other_connection_where_a_slower_address_is_given_up() -> None:
+    def hang_up_on(*_: Any) -> None:  # room for who waits: the first address is then the faster one
+        first.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                stack.enter_context(first.accept()[0])
+
+    with ExitStack() as stack:
+        first = stack.enter_context(socket.create_server(("127.0.0.2", 0), backlog=0))
+        port = first.getsockname()[1]
+        stack.enter_context(socket.create_server(("127.0.0.3", port), backlog=0))
+        for address in ("127.0.0.2", "127.0.0.3") * 3:  # nobody else gets in
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((address, port))
+        taken: list[socket.socket] = []
+
+        def take(size: int) -> bytes | None:
+            taken.extend(map(stack.enter_context, socket.socketpair()))  # as others connect meanwhile
+            return b"x" * 100 if len(taken) < 6 else None
+
+        peer = Peer(f"http://api.internal:{port}", "api.internal", port, ("127.0.0.2", "127.0.0.3"), True, None, ())
+        request = Outbound("PUT", "/", {"Host": "api"})
+        request.body, request.length, request.is_repeatable = take, 1000, False
+        handle = stack.enter_context(closing(curl.Handle(peer, 5.0)))
+        handle.start(request)
+        threading.Timer(0.4, hang_up_on).start()
+        assert until(lambda: handle.turn(0.1) and handle.is_starved)
+        sockets = [os.fstat(each.fileno()).st_ino for each in taken]
+        assert [inodes().count(each) for each in sockets] == [1] * 6
+
+
+def inodes() -> list[int]:
+    """Return those of all descriptors of this process."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the list's own
+            found.append(os.fstat(int(number)).st_ino)
+    return found
+
+
 def test_a_head_request_may_have_a_body() -> None:
     with asking(response(b"", ("Content-Length", "7"))) as (upstream, app):
         assert ask(app, "HEAD", body=b"abc").body == b""
@@ -583,6 +625,15 @@ def test_a_name_that_is_slow_to_resolve_holds_no_thread(monkeypatch: pytest.Monk
         resolved.set()
         assert (told.code, told.cause) == ("upstream-unreachable", "name does not resolve in time")
         assert seen
+
+
+def test_a_name_that_resolved_for_nobody_is_looked_up_at_the_next_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch)
+    with Recorder() as upstream, closing(Upstream(f"http://api.internal:{upstream.port}")) as app:
+        for _ in range(2):
+            assert ask(app).cause.startswith("name does not resolve")
+        resolving(monkeypatch, "127.0.0.1")
+        assert ask(app).body == b"ok"
 
 
 def test_an_old_address_serves_while_the_name_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:

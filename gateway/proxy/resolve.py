@@ -42,7 +42,7 @@ class Resolver:
         age = monotonic() - self._since
         if STALE_SECONDS < age <= MAX_AGE:
             self._start()
-        return age <= MAX_AGE
+        return age <= MAX_AGE and bool(self.addresses)  # a look-up that failed is no reason to wait with the next
 
     def wait(self) -> Generator[float, None, None]:
         """Look the name up, and yield seconds to wait until that is done.

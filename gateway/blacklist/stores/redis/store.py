@@ -164,8 +164,10 @@ class RedisStore:
         if cursor and not _CURSOR.fullmatch(cursor):
             raise ValueError("not a cursor")
         entries: list[Entry] = []
+        # Of some only, the next may be far: two at a time would ask half a million times in a million.
+        chunk = min(limit + 1, CHUNK) if issuer is None and claim is None else CHUNK
         while len(entries) <= limit:
-            wanted = (f"({cursor}" if cursor else "+", "-", "LIMIT", 0, min(limit + 1, CHUNK))
+            wanted = (f"({cursor}" if cursor else "+", "-", "LIMIT", 0, chunk)
             (names,) = self._server.ask(("ZREVRANGEBYLEX", self._server.keys.created, *wanted))
             if not names:
                 return entries, ""

@@ -91,7 +91,7 @@ class Master:
         if time.monotonic() >= self._spawn_after:
             for _ in range(self._count - len(newest)):
                 self._spawn()
-            self._may_fail = True
+            self._may_fail |= not self._lacks_processes
         if sum(worker.is_ready for worker in newest) >= self._count:
             self._signal(signal.SIGTERM, lambda worker: worker.generation < self._generation)
 
@@ -119,7 +119,12 @@ class Master:
                 worker.silent = 0.0
 
     def _spawn(self) -> None:
-        pulse, beats = os.pipe()
+        try:
+            pulse, beats = os.pipe()
+        except OSError as error:  # no descriptor is left
+            self._note_lack(error)
+            self._spawn_after = time.monotonic() + RESPAWN_PAUSE
+            return
         for end in (pulse, beats):
             os.set_blocking(end, False)
         parent = os.getpid()  # not asked of the child: this process may be gone by then
@@ -175,8 +180,7 @@ class Master:
         try:
             pid = os.fork()
         except OSError as error:
-            if not self._lacks_processes:
-                log.error("no process can be started, until the system has room: %s", error.strerror)
+            self._note_lack(error)
         if pid != 0:
             self._lacks_processes = pid is None
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -187,6 +191,11 @@ class Master:
             if descriptor >= 0:
                 os.close(descriptor)
         return 0
+
+    def _note_lack(self, error: OSError) -> None:
+        if not self._lacks_processes:
+            log.error("no process can be started, until the system has room: %s", error.strerror)
+        self._lacks_processes = True
 
     def _reap(self) -> None:
         """Take note of processes that ended. Of a container's first process, orphans are children as well."""

@@ -103,22 +103,27 @@ def connect(peer: Peer, seconds: float) -> Generator[Wait, None, Link]:
 
     Raises `UpstreamFailed`.
     """
-    deadline = monotonic() + seconds
-    cause = "name does not resolve"
-    for address in peer.addresses:
-        link = Link(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
+    end = monotonic() + seconds
+    failed = UpstreamFailed("upstream-unreachable", "name does not resolve", was_connected=False)
+    for place, address in enumerate(peer.addresses):
+        now = monotonic()
+        deadline = now + (end - now) / (len(peer.addresses) - place)  # one that is silent leaves time for the others
+        link: Link | None = None
         try:
+            link = Link(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
             yield from link.open((address, peer.port), deadline)
             if peer.origin.startswith("https:"):
                 yield from link.start_tls(peer, deadline)
-            return link
+            made, link = link, None
+            return made
+        except UpstreamFailed as late:
+            failed = late
         except OSError as error:
-            link.close()
-            cause = connection_cause(error)
-        except BaseException:
-            link.close()
-            raise
-    raise UpstreamFailed("upstream-unreachable", cause, was_connected=False)
+            failed = UpstreamFailed("upstream-unreachable", connection_cause(error), was_connected=False)
+        finally:
+            if link:
+                link.close()
+    raise failed
 
 
 def _until(deadline: float) -> float:

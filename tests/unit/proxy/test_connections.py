@@ -2,6 +2,7 @@
 
 import os
 import resource
+import select
 import socket
 import ssl
 import threading
@@ -20,7 +21,7 @@ from certificates import Certificates
 from recorder import Recorder, Talk, chunked, ok, response, until
 
 from gateway.http.wsgi import Context
-from gateway.proxy import curl, files, options, pool, resolve
+from gateway.proxy import curl, files, link, options, pool, resolve
 from gateway.proxy.exchange import Upstream
 from gateway.proxy.failures import UpstreamFailed
 from gateway.proxy.outbound import Outbound, Peer
@@ -643,6 +644,42 @@ def test_an_old_address_serves_while_the_name_does_not_resolve(monkeypatch: pyte
         resolving(monkeypatch)
         monkeypatch.setattr(resolve, "MAX_AGE", -1.0)
         assert ask(app).body == b"ok"
+
+
+def connect_to(*addresses: str, port: int) -> link.Link:
+    """Return what an upgrade's connection goes over."""
+    peer = Peer(f"http://api.internal:{port}", "api.internal", port, addresses, True, None, ())
+    waits = link.connect(peer, 0.4)
+    while True:
+        try:
+            seconds, descriptors = next(waits)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        select.select([], list(descriptors), [], seconds)
+
+
+def test_an_address_that_does_not_answer_leaves_an_upgrade_time_for_the_others() -> None:
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as full, ExitStack() as stack:
+        port = full.getsockname()[1]
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", port))
+        with pytest.raises(UpstreamFailed, match="upstream-timeout"):
+            connect_to("127.0.0.2", port=port)
+        with socket.create_server(("127.0.0.1", port)):
+            connect_to("127.0.0.2", "127.0.0.1", port=port).close()
+
+
+def test_an_upgrade_that_gets_no_descriptor_is_told_that_the_upstream_is_unreachable() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(UpstreamFailed) as failed:
+            connect_to("127.0.0.1", port=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (failed.value.code, failed.value.was_connected) == ("upstream-unreachable", False)
 
 
 @pytest.fixture(scope="module")

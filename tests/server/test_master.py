@@ -112,7 +112,7 @@ def test_a_system_without_room_for_a_process_ends_nothing(tmp_path: Path) -> Non
     (tmp_path / "sitecustomize.py").write_text(NO_PROCESSES)
     full = tmp_path / "full"
     with Bundled(tmp_path, {"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as server:
-        assert server.workers
+        assert until(lambda: server.workers)
         [worker] = server.workers
         full.touch()
         server.signal(SIGHUP)

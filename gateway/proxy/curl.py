@@ -141,7 +141,7 @@ class Handle:
 
     def turn(self, seconds: float = 0) -> bool:
         """Let libcurl do what it can, after waiting at most so long for it; return whether anything has happened."""
-        if self.is_starved:
+        if self.is_starved and not self.is_done:
             self._feed()
         if self.is_done:  # as answers often are by the time that the request is sent
             return True
@@ -198,7 +198,7 @@ class Handle:
     def hold(self, is_held: bool) -> None:
         """Take no more of the answer in, or go on with it: while a body that is taken part by part is sent."""
         self.is_held = is_held
-        if not is_held:
+        if not (is_held or self.is_done):  # libcurl goes on with nothing that is over
             self._feed()
 
     def is_sending(self) -> bool:

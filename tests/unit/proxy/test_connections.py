@@ -417,6 +417,20 @@ def test_an_answer_before_a_reset_is_given_if_it_is_whole_although_the_upload_fa
     assert until(lambda: len(os.listdir("/proc/self/fd")) <= before), "the second descriptor is let go"
 
 
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_an_answer_is_whole_although_its_client_reads_the_last_of_it_late(is_closed: bool) -> None:
+    fields = [("Transfer-Encoding", "chunked"), *[("Connection", "close")][:is_closed]]
+    with asking(response(chunked(b"ok"), *fields)) as (_, app):
+        about = paused([])
+        asked = Asked(app, "PUT", body=LONG, **about)
+        while not (piece := asked.next()):
+            pass
+        about["gateway.context"].is_unread = True
+        assert asked.next() == b""
+        about["gateway.context"].is_unread = False
+        assert piece + asked.read().body == b"ok"
+
+
 @pytest.mark.slow
 def test_an_upload_holds_no_other_connection_where_a_slower_address_is_given_up() -> None:
     def hang_up_on(*_: Any) -> None:  # room for who waits: the first address is then the faster one

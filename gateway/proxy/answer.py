@@ -67,7 +67,8 @@ class Answer:
         lines = final_head(handle.head, self._about) if handle.head else []
         if not lines:
             if handle.body or handle.is_done:
-                if handle.is_bound():
+                # A client that leaves within its upload says nothing of the others.
+                if handle.is_bound() and isinstance(handle.error, UpstreamFailed):
                     self._pool.doubt_idle()
                 raise handle.error or malformed("no head")
             return False

@@ -232,6 +232,20 @@ def test_of_many_kept_connections_to_an_upstream_that_has_gone_one_costs_a_reque
         assert [ask(app, "POST", body=b"x", **of("alice")).status for _ in range(5)] == [502, 200, 200, 200, 200]
 
 
+def test_a_client_that_leaves_within_its_upload_costs_others_no_kept_connection() -> None:
+    with asking(ok(b"x" * 2_000_000)) as (upstream, app):
+        many = [Asked(app) for _ in range(3)]
+        for asked in many:
+            asked.next()
+        for asked in many:
+            asked.read()
+        body = Trickle(LONG, ConnectionResetError())
+        with pytest.raises(ConnectionResetError):
+            ask(app, "PUT", body=body, CONTENT_LENGTH="600000", **of("alice"))
+        assert ask(app, "POST", body=b"x", **of("bob")).status == 200
+        assert upstream.connections == 3
+
+
 def test_connections_of_single_users_are_not_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[bool] = []
 

@@ -108,22 +108,25 @@ def connect(peer: Peer, seconds: float) -> Generator[Wait, None, Link]:
     for place, address in enumerate(peer.addresses):
         now = monotonic()
         deadline = now + (end - now) / (len(peer.addresses) - place)  # one that is silent leaves time for the others
-        link: Link | None = None
         try:
-            link = Link(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
-            yield from link.open((address, peer.port), deadline)
-            if peer.origin.startswith("https:"):
-                yield from link.start_tls(peer, deadline)
-            made, link = link, None
-            return made
+            return (yield from _connect_to(address, peer, deadline))
         except UpstreamFailed as late:
             failed = late
         except OSError as error:
             failed = UpstreamFailed("upstream-unreachable", connection_cause(error), was_connected=False)
-        finally:
-            if link:
-                link.close()
     raise failed
+
+
+def _connect_to(address: str, peer: Peer, deadline: float) -> Generator[Wait, None, Link]:
+    link = Link(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
+    try:
+        yield from link.open((address, peer.port), deadline)
+        if peer.origin.startswith("https:"):
+            yield from link.start_tls(peer, deadline)
+    except BaseException:
+        link.close()
+        raise
+    return link
 
 
 def _until(deadline: float) -> float:

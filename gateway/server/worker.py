@@ -18,7 +18,7 @@ from gateway.server.response import Application
 from gateway.server.streams import watch_streams
 
 OPEN_FILES = 65536
-FILES_PER_CONNECTION = 5  # itself, the upstream's, two by which libcurl wakes itself; and room for all others
+FILES_PER_CONNECTION = 6  # itself, the upstream's, an upload's spare, two by which libcurl wakes itself; and room for others
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 HANDLED = (*ENDING, signal.SIGHUP, signal.SIGCHLD)  # the master's: blocked while it forks
 

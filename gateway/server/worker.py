@@ -18,7 +18,7 @@ from gateway.server.response import Application
 from gateway.server.streams import watch_streams
 
 OPEN_FILES = 65536
-FILES_PER_CONNECTION = 6  # itself, the upstream's, an upload's spare, two by which libcurl wakes itself; and room for others
+FILES_PER_CONNECTION = 6  # itself, the upstream's and an upload's spare, two by which libcurl wakes itself; and room
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 HANDLED = (*ENDING, signal.SIGHUP, signal.SIGCHLD)  # the master's: blocked while it forks
 

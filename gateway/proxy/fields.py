@@ -64,7 +64,7 @@ class RequestFields:
         self._trusted_proxies = trusted_proxies
         self._not_droppable = _NOT_DROPPABLE | {name.lower() for name in own}
         # X-Forwarded-User and its like: no proxy's word, of which only the last element would count.
-        self._ending = [(environ_key(name), name.title()) for name in own if _ENDS_HERE(name.lower())]
+        self._own_forwarded = [(environ_key(name), name.title()) for name in own if _ENDS_HERE(name.lower())]
 
     def make(self, environ: Environ) -> dict[str, str]:
         """Return the fields to send, framing aside. Raises `Problem` invalid-request and loop-detected."""
@@ -78,7 +78,7 @@ class RequestFields:
             for name in connection_options(environ["HTTP_CONNECTION"]) - self._not_droppable:
                 if not _ENDS_HERE(name):  # what is made here stays
                     fields.pop(name.title(), None)
-        for key, name in self._ending:
+        for key, name in self._own_forwarded:
             fields.pop(name, None)
             if key in environ:
                 fields[name] = environ[key]

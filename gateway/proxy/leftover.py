@@ -46,13 +46,13 @@ class Spare:
 
 
 def _whole_answer(data: bytes) -> tuple[Lines, list[bytes]] | None:
-    head, _, rest = data.partition(b"\r\n\r\n")
+    head, end, rest = data.partition(b"\r\n\r\n")
     while head[9:10] == b"1":  # an interim answer comes before
-        head, _, rest = rest.partition(b"\r\n\r\n")
+        head, end, rest = rest.partition(b"\r\n\r\n")
     status, *lines = head.split(b"\r\n")
     fields = [(name.lower(), value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]
     framing = [(name, value) for name, value in fields if name in (b"content-length", b"transfer-encoding")]
-    if not status.startswith(b"HTTP/1.") or len(framing) != 1:
+    if not end or not status.startswith(b"HTTP/1.") or len(framing) != 1:
         return None
     [(name, value)] = framing
     if name == b"transfer-encoding" and value.lower() != b"chunked":

@@ -22,7 +22,7 @@ _ALWAYS: dict[int, Any] = {
     pycurl.USERAGENT: "",  # none
     pycurl.NOSIGNAL: 1,
     pycurl.TCP_NODELAY: 1,
-    pycurl.MAXAGE_CONN: IDLE_SECONDS + 10,  # never too old for libcurl but not for `Handle`, which counts with it
+    pycurl.MAXAGE_CONN: IDLE_SECONDS + 10,  # so that `Handle` finds one too old before libcurl does
     pycurl.DNS_CACHE_TIMEOUT: -1,  # what it knows is what `point_to` says
 }
 

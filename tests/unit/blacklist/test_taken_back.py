@@ -548,42 +548,29 @@ def test_a_token_is_blacklisted_however_often_its_fingerprint_is_taken_for_anoth
     assert not passes(several, victim)
 
 
+def do_once_a_fingerprint_was_looked_for(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    find = Blacklist.find_fingerprint
+
+    def find_and_act(blacklist: Blacklist, digits: str) -> Any:
+        found = find(blacklist, digits)
+        monkeypatch.undo()
+        act()
+        return found
+
+    monkeypatch.setattr(Blacklist, "find_fingerprint", find_and_act)
+
+
 @pytest.mark.interpreted
+@pytest.mark.parametrize("had_an_entry", [True, False])
 def test_who_lifts_a_fingerprint_lifts_no_entry_that_another_issuers_token_got_meanwhile(
-    several: Api, monkeypatch: pytest.MonkeyPatch
+    several: Api, monkeypatch: pytest.MonkeyPatch, had_an_entry: bool
 ) -> None:
     victim = other(jti="x", iat=int(NOW))
     named = {"fingerprint": fingerprint(victim)}
-    take_back(several, **named)
-    find = Blacklist.find_fingerprint
-
-    def find_before_the_holder_comes(blacklist: Blacklist, digits: str) -> Any:
-        found = find(blacklist, digits)
-        monkeypatch.undo()
-        done(several("POST", "/blacklist", victim))
-        return found
-
-    monkeypatch.setattr(Blacklist, "find_fingerprint", find_before_the_holder_comes)
+    if had_an_entry:
+        take_back(several, **named)
+    do_once_a_fingerprint_was_looked_for(monkeypatch, lambda: done(several("POST", "/blacklist", victim)))
     assert done(several("DELETE", "/blacklist", ADMIN, json=named))["changed"] is False
-    assert not passes(several, victim)
-
-
-@pytest.mark.interpreted
-def test_who_lifts_a_fingerprint_without_an_entry_lifts_none_that_another_issuers_token_got_meanwhile(
-    several: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    victim = other(jti="x", iat=int(NOW))
-    find = Blacklist.find_fingerprint
-
-    def find_before_the_holder_comes(blacklist: Blacklist, digits: str) -> Any:
-        found = find(blacklist, digits)
-        monkeypatch.undo()
-        done(several("POST", "/blacklist", victim))
-        return found
-
-    monkeypatch.setattr(Blacklist, "find_fingerprint", find_before_the_holder_comes)
-    lifted = done(several("DELETE", "/blacklist", ADMIN, json={"fingerprint": fingerprint(victim)}))
-    assert lifted["changed"] is False
     assert not passes(several, victim)
 
 
@@ -592,15 +579,7 @@ def test_a_fingerprint_that_another_issuers_admin_takes_meanwhile_is_not_said_to
     several: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = {"fingerprint": fingerprint(mint("ops", iss="ops", jti="x"))}
-    find = Blacklist.find_fingerprint
-
-    def find_before_the_other_comes(blacklist: Blacklist, digits: str) -> Any:
-        found = find(blacklist, digits)
-        monkeypatch.undo()
-        take_back(several, OTHERS_ADMIN, **named)
-        return found
-
-    monkeypatch.setattr(Blacklist, "find_fingerprint", find_before_the_other_comes)
+    do_once_a_fingerprint_was_looked_for(monkeypatch, lambda: take_back(several, OTHERS_ADMIN, **named))
     assert_refused(several("POST", "/blacklist", OPS, json=named), "invalid-request")
 
 

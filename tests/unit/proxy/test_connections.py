@@ -401,6 +401,8 @@ def test_an_early_answer_arrives_early_and_ends_the_upload(status: str, is_close
         (response(chunked(b"n", b"o"), ("Transfer-Encoding", "chunked"), status="413 No"), 413),
         (b"HTTP/1.1 103 Early\r\n\r\n" + ok(b"no", status="413 No"), 413),
         (ok(b"no", status="413 No")[:-1], 502),
+        (ok(b"", status="413 No")[:-1], 502),
+        (ok(b"", status="413 No")[:-4], 502),
         (response(b"no", status="413 No"), 502),
         (response(b"no", ("Content-Length", "2"), ("Content-Length", "3"), status="413 No"), 502),
         (b"nonsense", 502),

@@ -19,7 +19,10 @@ _PLAIN = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_.~!$&'()*+,=:@-]+)*/?", re.AS
 _BEARER = re.compile(r"(?:^|,)[ \t]*bearer(?:[ \t,]|$)", re.IGNORECASE)
 
 # Nobody is authorized for another path than this one: an upstream must not take one from a field (CVE-2018-14773).
-_ANOTHER_PATH = re.compile(r"HTTP_X_(ORIGINAL|REWRITE)_.*").fullmatch
+_ANOTHER_PATH = re.compile(r"HTTP_X_(ORIGINAL_.*|REWRITE_.*|SCRIPT_NAME)").fullmatch
+# Fields by which servers and middlewares around an app in this process let a client say where it is mounted: gunicorn
+# by default takes the first from whoever connects from its own machine.
+_MOUNTS = ("HTTP_SCRIPT_NAME", "HTTP_X_SCRIPT_NAME")
 # And of a preflight, nothing that makes a request of another kind of it, or carries anything.
 _NOT_OF_A_PREFLIGHT = re.compile(
     r"HTTP_(COOKIE2?|AUTHORIZATION|TRANSFER_ENCODING|EXPECT|UPGRADE|DESTINATION|CONTENT_.*"
@@ -56,7 +59,7 @@ class Public:
             method, path = asked_about(environ, path)
         if is_own(path):
             return False
-        if self._has(path):
+        if self._has(path) and (is_asked or not _is_moved(environ)):
             if not is_asked:
                 _drop(environ, _ANOTHER_PATH)
             return True
@@ -88,6 +91,11 @@ def _credentials(environ: Environ) -> tuple[bool, bool]:
     if value is None:
         return False, False
     return not value or _BEARER.search(value) is not None, True
+
+
+def _is_moved(environ: Environ) -> bool:
+    """Return whether a client's field may have cut the path's beginning off, so that the app sees another path."""
+    return bool(environ.get("SCRIPT_NAME")) and any(key in environ for key in _MOUNTS)
 
 
 def _drop(environ: Environ, is_dropped: Callable[[str], object]) -> None:

@@ -169,11 +169,21 @@ def test_a_preflight_passes_as_nothing_but_a_preflight(api: Api, upstream: Any) 
 
 
 def test_no_field_makes_another_path_of_a_public_one(api: Api, upstream: Any) -> None:
-    fields = ["X-Original-URL", "X-Original-URI", "X-Rewrite-URL"]
+    fields = ["X-Original-URL", "X-Original-URI", "X-Rewrite-URL", "X-Script-Name"]
     assert ask(api, "/health", **dict.fromkeys(fields, "/secret")).status_code == 200
     assert "/secret" not in upstream.requests[-1].values()
     assert ask(api, "/secret", token=mint(), **dict.fromkeys(fields, "/x")).status_code == 200
     assert upstream.requests[-1]["HTTP_X_ORIGINAL_URL"] == "/x"
+
+
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "X-Script-Name"])
+def test_where_a_field_says_where_the_app_is_mounted_no_path_is_public(api: Api, upstream: Any, name: str) -> None:
+    """gunicorn makes such an environ of a client's field SCRIPT_NAME, and the app sees /secret."""
+    raw = {"RAW_URI": "/static/secret", "SCRIPT_NAME": "/static", "PATH_INFO": "/secret"}
+    assert_refused(api("GET", "/", headers={name: "/static"}, environ_overrides=raw), "missing-credentials")
+    assert api("GET", "/", mint(), headers={name: "/static"}, environ_overrides=raw).status_code == 200
+    assert api("GET", "/", environ_overrides=raw).status_code == 200
+    assert upstream.requests[-1]["SCRIPT_NAME"] == "/static"
 
 
 def test_a_blacklisted_token_is_refused_on_a_public_path_too(api: Api) -> None:

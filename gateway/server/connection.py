@@ -173,7 +173,8 @@ class Connection:
         if self.pause.awaited is not None:
             self.pause.clear()
         if response.closes:
-            if body.has_ended() and not wire.received:
+            # To close on what the client has sent beyond it would be a reset, and take what is not delivered yet.
+            if body.has_ended() and not (wire.received or wire.receive()):
                 return None
             wire.end()
             wire.deadlines.since = time.monotonic()
@@ -200,7 +201,8 @@ class Connection:
     def _linger(self, _: None) -> Awaited | None:
         self.wire.receive()
         self.wire.received = b""
-        return self._readable
+        # Who sends all the time has no more of it: there is always something to receive when it is looked at.
+        return self._readable if time.monotonic() < self.wire.deadlines.end(LINGER) else None
 
     def _fail(self, error: BaseException) -> Awaited | None:
         """Answer with a refusal, or show that the answer is cut off; return as `serve` does."""

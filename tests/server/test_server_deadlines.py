@@ -101,6 +101,20 @@ def test_who_sends_on_after_the_end_is_listened_to_for_a_while() -> None:
         assert talk.send(b"and more")
         assert not talk.is_expired(LINGER_SECONDS - 5)
         assert talk.is_expired(LINGER_SECONDS + 5)
+        talk.connection.wire.deadlines.since = talk.began - LINGER_SECONDS
+        assert not talk.send(b"and still more"), "who sends all the time ends it himself"
+
+
+def test_what_comes_while_a_last_answer_is_made_takes_nothing_of_that_away() -> None:
+    def slow(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        talk.client.sendall(b"\r\n")  # as some do after a body
+        assert until(talk.connection.wire.has_come)
+        return hello(environ, start)
+
+    with Talk(slow) as talk:
+        assert talk.send(request("GET /")), "to close now would be a reset"
+        assert talk.client.recv(1000).endswith(b"\r\n\r\nhello")
+        assert talk.client.recv(1) == b""
 
 
 def test_what_found_no_free_thread_is_not_the_clients_delay() -> None:

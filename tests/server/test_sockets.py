@@ -134,6 +134,21 @@ def test_an_address_may_have_the_brackets_that_it_has_in_a_url() -> None:
         pass
 
 
+def test_what_is_sent_waits_for_no_confirmation_of_what_was_sent_before() -> None:
+    with listening("127.0.0.1", 0) as sock, socket.create_connection(sock.getsockname()):
+        assert until(lambda: accepts(sock))
+
+
+def accepts(sock: socket.socket) -> bool:
+    """Return whether somebody has connected, to whom the end of a chunked answer is sent at once."""
+    try:
+        accepted, _ = sock.accept()
+    except BlockingIOError:
+        return False
+    with accepted:
+        return accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
 def test_a_unix_socket_needs_a_path(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="path"), listening("unix:", 0):
         pass

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from gateway.auth.keys import Keys
+from gateway.auth.keyset import Key
 from gateway.auth.required import Requirement
 from gateway.http.problems import Problem
 
@@ -37,6 +38,10 @@ class Issuer:
     administers: frozenset[str] = frozenset()
     client_ids: frozenset[str] = frozenset()
     required: tuple[Requirement, ...] = ()
+
+    def may_use(self, key: Key) -> bool:
+        """Return whether the key may sign for this issuer: of a set for all tenants, some are one tenant's alone."""
+        return key.issuer in (None, self.name, *self.aliases)
 
     def may_administer(self, name: str) -> bool:
         """Return whether this issuer's admins may act within the issuer of that name, as `Issuers.name_of` gives it."""
@@ -89,7 +94,8 @@ class Issuers:
         for pattern, issuer in self._of_tenants:
             if (match := pattern.fullmatch(spelling)) and (not issuer.tenants or match[1].lower() in issuer.tenants):
                 # A tenant's id is a UUID, and one tenant in either case (RFC 9562 section 4).
-                return replace(issuer, name=issuer.name.replace(TENANT, match[1].lower())), match[1]
+                name, *aliases = (each.replace(TENANT, match[1].lower()) for each in (issuer.name, *issuer.aliases))
+                return replace(issuer, name=name, aliases=tuple(aliases)), match[1]
         return None, None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,10 +44,11 @@ def read_jwk(jwk: Any, allowed: frozenset[str]) -> Key:
     if members.get("kty") == "oct":
         raise KeysRefused("is a secret (its kty is 'oct'), and has no place in a published set")
     _check_purpose(members)
-    kid = members.get("kid")
+    kid, issuer = members.get("kid"), members.get("issuer")
     if not isinstance(kid, str | None):
         raise KeysRefused(f"has a kid that is not text, but {_kind(kid)}")
-    return public_key(kid, _material(members), allowed & _named_algorithms(members))
+    key = public_key(kid, _material(members), allowed & _named_algorithms(members))
+    return dataclasses.replace(key, issuer=issuer if isinstance(issuer, str) else None)
 
 
 def public_key(kid: str | None, material: Any, algorithms: Iterable[str]) -> Key:

@@ -31,11 +31,15 @@ class NoUsableKey(KeysRefused):
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Key:
-    """One verification key, bound to its algorithms (RFC 8725 section 3.1)."""
+    """One verification key, bound to its algorithms (RFC 8725 section 3.1).
+
+    Of a set for many tenants, one that is a single tenant's has the name of that `issuer`.
+    """
 
     kid: str | None
     algorithms: frozenset[str]
     _material: Any = dataclasses.field(repr=False)
+    issuer: str | None = None
 
     def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
         """Return whether the signature is this key's, by this algorithm. Never raises."""

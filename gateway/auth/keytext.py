@@ -6,6 +6,7 @@ import codecs
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from gateway.auth.snapshot import Ignored
 from gateway.http.strict_json import json_object
 
 MAX_KEYS = 1000  # of one set
+_TENANT = "{tenantid}"  # as in `auth.issuers`
 
 _PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.+?)-----END \1-----", re.DOTALL)
 
@@ -101,7 +103,19 @@ def _read_all(of: str, sources: list[Source], ignored: list[Ignored]) -> tuple[K
             ignored.append(Ignored(reason, isinstance(fault, NotForSignatures)))
     if not keys:
         raise NoUsableKey("; ".join(["there is no usable key", *(reason for reason, _ in ignored[:MAX_TRIES])]))
-    return KeySet(keys), ignored
+    return KeySet(_bind_to_tenants(keys)), ignored
+
+
+def _bind_to_tenants(keys: list[Key]) -> list[Key]:
+    """Return the keys with an issuer where they are one tenant's alone, as in Entra's set for all tenants.
+
+    There it says `{tenantid}` of the keys that sign for every tenant. In any other set it may mean anything.
+    """
+    is_for_all = [_TENANT in (key.issuer or "") for key in keys]
+    return [
+        replace(key, issuer=None) if is_any or not any(is_for_all) else key
+        for key, is_any in zip(keys, is_for_all, strict=True)
+    ]
 
 
 def _read_pem(text: str, algorithms: Iterable[str]) -> list[Key]:

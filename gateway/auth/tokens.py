@@ -212,11 +212,11 @@ class Verifier:
 def check_signature(issuer: Issuer, kid: str | None, algorithm: str, signing_input: bytes, signature: bytes) -> KeySet:
     """Return the key set under which the signature verifies: where none does, a newer one is asked for."""
     key_set = issuer.keys.current()
-    keys = key_set.candidates(kid, algorithm)
+    keys = list(filter(issuer.may_use, key_set.candidates(kid, algorithm)))
     if any(key.verifies(algorithm, signing_input, signature) for key in keys):
         return key_set
     if (newer := issuer.keys.renew()) is not key_set:
-        keys = newer.candidates(kid, algorithm)
+        keys = list(filter(issuer.may_use, newer.candidates(kid, algorithm)))
         if any(key.verifies(algorithm, signing_input, signature) for key in keys):
             return newer
     raise Problem("bad-signature" if keys else "unknown-key")

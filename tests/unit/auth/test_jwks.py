@@ -248,6 +248,33 @@ def test_ed25519_is_another_name_of_eddsa(published: str | None, used: str) -> N
     assert not verifies(keys.current(), renamed(C.token(sub="1"), "Ed448", C))
 
 
+@pytest.mark.parametrize("version", ["https://login.test/{tenantid}/v2.0", "https://sts.test/{tenantid}/"])
+@pytest.mark.parametrize("configured", ["{tenantid}", "work"])
+def test_of_a_set_for_all_tenants_a_tenants_own_key_signs_for_that_tenant_alone(version: str, configured: str) -> None:
+    """In Entra's set for all tenants the keys of personal accounts sign for no organisation."""
+    name, alias = "https://login.test/{tenantid}/v2.0", "https://sts.test/{tenantid}/"
+
+    def refusal(key: Signer, tenant: str, *published: Any) -> str:
+        keys = build_keys(
+            secrets=(), public_key=None, jwks_url=jwks(*published).decode(), algorithms=ALGORITHMS, issuer="x"
+        )
+        names = [each.replace("{tenantid}", configured) for each in (name, alias)]
+        verifier = Verifier([Issuer(names[0], keys.algorithms, frozenset(), keys, aliases=(names[1],))])
+        try:
+            verifier.verify(key.token(iss=version.replace("{tenantid}", tenant), tid=tenant, exp=EXPIRES))
+        except Problem as problem:
+            return problem.code
+        return ""
+
+    of_all, of_one = A.jwk(issuer=name), B.jwk(issuer=name.replace("{tenantid}", "personal"))
+    assert refusal(A, "work", of_all, of_one, C) == refusal(C, "work", of_all, of_one, C) == ""
+    assert refusal(B, "work", of_all, of_one, C) == "unknown-key"
+    if configured == "{tenantid}":
+        assert refusal(B, "personal", of_all, of_one) == ""
+    # In a set of another kind the member may mean anything.
+    assert refusal(B, "work", of_one, C) == ""
+
+
 def test_all_keys_of_one_kid_are_tried() -> None:
     twin, cousin = signer("RS256", "twin"), signer("ES256", "cousin")
     keys, ignored = read_keys(jwks(A, twin.jwk(kid="a"), cousin.jwk(kid="a")), ALLOWED)

@@ -21,6 +21,8 @@ Members = Mapping[str, Any]
 
 # The parts of a complex subject that can be expressed, in the order in which they are joined.
 _PARTS = ("user", "session", "device", "tenant")
+# Keycloak names all sessions of a user so, when an administrator ends them.
+_ALL_SESSIONS = "ALL"
 MOST_JOINED = 1000  # entries for the aliases of one subject's parts, of one issuer: each goes with each of the others
 
 
@@ -121,6 +123,8 @@ def _find_complex(members: Members, sender: Sender, issuers: Issuers) -> list[Su
         raise _malformed("a complex subject must have a part.")
     if unknown := sorted(parts.keys() - set(_PARTS)):
         raise Unmatched(f"a part named {unknown[0][:32]!r} stands in no claim of a token.")
+    if "user" in parts and parts.get("session", {}).get("id") == _ALL_SESSIONS:
+        del parts["session"]
     if "session" in parts:
         if "tenant" in parts and sender.within:
             _check_tenant(parts["tenant"], sender)

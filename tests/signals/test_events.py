@@ -150,6 +150,10 @@ SUBJECTS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"sid": "s-1"},
     ),
     "a user, and null for the rest": ({"format": "complex", "user": ISS_SUB, "session": None}, {"sub": "1001"}),
+    "all sessions of a user": (
+        {"format": "complex", "user": ISS_SUB, "session": {"format": "opaque", "id": "ALL"}},
+        {"sub": "1001"},
+    ),
     "a session on a device": ({"format": "complex", "session": SESSION, "device": SESSION}, {"sid": "s-1"}),
     "a user": ({"format": "complex", "user": ISS_SUB}, {"sub": "1001"}),
     "a user of the tenant": ({"format": "complex", "user": ISS_SUB, "tenant": TENANT}, {"sub": "1001"}),

@@ -101,6 +101,7 @@ def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer
         joined=frozenset(signal.joined),
         by_subject=signal.sessions == "subject",
         without_exp=signal.without_exp,
+        without_typ=signal.without_typ,
         authorization=_text(signal.authorization),
         within=frozenset(signal.tenant),
         extra_events=frozenset(signal.extra_events),

@@ -26,10 +26,11 @@ LONGEST_MESSAGE = 64 * 1024  # characters
 
 @dataclass(frozen=True, slots=True, repr=False)  # a trace must not show a message
 class Message:
-    """A message whose signature is its issuer's, and whose kind is the one that was asked for."""
+    """A message whose signature is its issuer's, and whose kind, `typ` in lower case, is one that was asked for."""
 
     claims: Claims
     issuer: Issuer
+    typ: str
 
     def text(self, name: str) -> str:
         """Return a claim that must be text. Raises `Problem` missing-claim or invalid-claim."""
@@ -71,7 +72,7 @@ def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message
     if any(name in header for name in UNSUPPORTED_HEADERS) or not isinstance(kid, str | None):
         raise Problem("malformed-token", "The header asks for what is not supported.")
     # RFC 7515 section 4.1.9: the prefix may be left out.
-    if not isinstance(typ, str) or typ.lower().removeprefix("application/") not in types:
+    if not isinstance(typ, str) or (kind := typ.lower().removeprefix("application/")) not in types:
         raise Problem("malformed-token", "The header names another kind of message.")
     issuer = issuers.require(claims)
     if not isinstance(algorithm, str) or algorithm not in issuer.algorithms:
@@ -84,7 +85,7 @@ def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message
         if problem.code == "unknown-key" or kid is None or not issuer.keys.current().has_kids:
             refuse_if_stale(problem, issuer, came)
         raise
-    return Message(claims, issuer)
+    return Message(claims, issuer, kind)
 
 
 def refuse_if_stale(problem: Problem, issuer: Issuer | None, came: float) -> None:

@@ -52,6 +52,7 @@ class SignalSettings(IssuerSettings):
     tenant_claim: Claim | None = None
     tenant: Members = ()
     without_exp: int = Field(0, ge=0, le=3600)
+    without_typ: bool = False
     extra_events: Annotated[
         tuple[Literal["assurance-level-change", "device-compliance-change", "risk-level-change"], ...],
         BeforeValidator(split_list),

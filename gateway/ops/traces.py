@@ -163,7 +163,10 @@ class Delivery(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Deliver a batch, in the SDK's own thread."""
         self._first_line.text = ""
-        result = self._exporter.export(spans)
+        try:
+            result = self._exporter.export(spans)
+        except Exception as error:  # noqa: BLE001 - older ones raise where a collector is down or silent
+            result, self._first_line.text = SpanExportResult.FAILURE, type(error).__name__
         fails = result is not SpanExportResult.SUCCESS
         if fails and not self._fails:
             log.warning("traces cannot be delivered, and are lost: %s", self._first_line.text or "no cause is known")
@@ -207,7 +210,7 @@ def _port(scheme: str) -> int:
 def _path(about: Context) -> str:
     """Return the path without what may be a secret in it; "" where there is none."""
     path = "" if about.target is None else about.target.path
-    return _SECRET.sub("REDACTED", path[:MAX_PATH])
+    return _SECRET.sub("REDACTED", path)[:MAX_PATH]
 
 
 def _own_route(request: Request, path: str) -> str:

@@ -18,7 +18,8 @@ from gateway.signals.record import Notice, Recorder
 from gateway.signals.senders import EVENTS, Sender
 from gateway.signals.subjects import Subject, find_subjects, read_subject
 
-TYPES = frozenset(("secevent+jwt",))
+TYPE = "secevent+jwt"
+UNTYPED = frozenset(("jwt", ""))
 MEDIA_TYPE = "application/secevent+jwt"
 # An event has no end. Its number is kept for so long, and one that is older is not taken: so none counts twice.
 LONGEST_SECONDS = 90 * 86_400
@@ -52,7 +53,7 @@ class Events:
 
     def take(self, text: str, about: Context, authorization: str | None) -> None:
         """Record what the token says. `authorization` is the field it was pushed with, None where it was fetched."""
-        sender, message = self._recorder.senders.read(text, TYPES, EVENTS, about)
+        sender, message = self._recorder.senders.read(text, UNTYPED | {TYPE}, EVENTS, about)
         if authorization is not None and sender.authorization and not sender.is_authorized(authorization):
             raise Refusal("authentication_failed", "The Authorization field is not the one that was agreed on.")
         self._check(sender, message)
@@ -73,6 +74,8 @@ class Events:
     def _check(self, sender: Sender, message: Message) -> None:
         """Check what RFC 8417 section 2.2 and SSF 1.0 section 4.1 say of every event."""
         claims, now = message.claims, self._recorder.now()
+        if message.typ != TYPE and not sender.without_typ:
+            raise Refusal("invalid_request", f"The header must have the typ {TYPE}.")
         message.check(sender.audience, self._recorder.latest())
         if message.time("iat") < now - LONGEST_SECONDS:
             raise Refusal("invalid_request", "The event is too old.")

@@ -33,7 +33,7 @@ class Sender(Issuer):
     cannot be matched. `joined` are those that are looked up together, `within` the tenants that all those tokens have.
     `takes` are the kinds of message taken from it, `extra_events` the optional events acted on. `by_subject` blacklists
     a session's user as well. `without_exp` is how many seconds a logout token without `exp` is good; 0: none is taken.
-    `state` is what a verification must say, if set.
+    `without_typ` takes events whose header has no `typ`, or `JWT`. `state` is what a verification must say, if set.
     """
 
     about: tuple[str, ...]
@@ -42,6 +42,7 @@ class Sender(Issuer):
     joined: frozenset[str]
     by_subject: bool
     without_exp: int
+    without_typ: bool
     authorization: str = field(repr=False)
     within: frozenset[str]
     extra_events: frozenset[str]

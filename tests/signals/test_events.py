@@ -321,6 +321,21 @@ BAD: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.parametrize("typ", ["JWT", "", None, "application/jwt", "secevent+jwt"])
+def test_a_sender_may_be_let_off_the_type(make_api: Make, typ: str | None) -> None:
+    """As authentik sends events."""
+    api = make_api(signals=json.dumps([{**SENDER, "without_typ": True}]))
+    members = {"alg": "HS256", **({} if typ is None else {"typ": typ})}
+    subject = {"session": SESSION, "user": {"format": "email", "email": "b@example.test"}}
+    claims = {"iss": IDP, "jti": f"set-{typ}", "iat": int(NOW), "aud": ["x", SENDER["audience"]], "txn": "t"}
+    payload = {**claims, "events": {URI: {"subject": subject, "initiating_entity": "user"}}}
+    assert send(api, sign(members, payload, SECRET)).status_code == 202
+    assert not passes(api)
+    assert passes(api, sid="s-2")
+    for header in ({"typ": "logout+jwt"}, {"typ": "at+jwt"}, {"typ": 1}):
+        assert send(api, event(URI, _header=header)).json["err"] == "invalid_request"
+
+
 def test_the_log_names_both_issuers_of_an_event_of_another(gate_api: Api, caplog: pytest.LogCaptureFixture) -> None:
     send(gate_api, event(URI, _claims={"iss": "https://typo.test"}))
     send(gate_api, event(URI, _claims={"iss": {"anything": "x" * 40_000}}))

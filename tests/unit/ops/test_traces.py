@@ -186,6 +186,13 @@ class TestOneTrace:
         for part in (*TOKEN.split("."), "subject-1001", "of-the-query", "s3cr3t", "access_token"):
             assert part not in told
 
+    def test_a_long_path_is_cut_and_no_secret_in_two(self, traced: Any) -> None:
+        watched = traced()
+        watched.ask("GET", "/of/it" * 42 + "/" + "s3cr3t" * 5, TOKEN)  # the limit lies within the secret
+        [path] = {span.attributes["url.path"] for kind, span in watched.spans().items() if kind == "SERVER"}
+        assert len(path) == 256
+        assert "s3cr" not in path
+
     def test_a_uuid_in_a_path_is_no_secret(self, traced: Any) -> None:
         watched = traced()
         watched.ask("GET", "/orders/0af76519-16cd-43dd-8448-eb211c80319c/lines", TOKEN)
@@ -226,9 +233,11 @@ def test_a_collector_that_is_down_is_told_of_once_and_once_that_it_is_back(caplo
     from gateway.ops.traces import Delivery
 
     class Exporter:
-        works = False
+        works = raises = False
 
         def export(self, spans: Any) -> Any:
+            if self.raises:
+                raise ConnectionRefusedError
             if not self.works:
                 logging.getLogger("opentelemetry.exporter").warning("connection refused")
                 logging.getLogger("opentelemetry.exporter").error("given up")
@@ -239,10 +248,15 @@ def test_a_collector_that_is_down_is_told_of_once_and_once_that_it_is_back(caplo
     with caplog.at_level("INFO", "gateway"):
         for exporter.works in (False, False, True, True, False):
             delivery.export([])
+        exporter.works = True
+        for exporter.raises in (False, True, True):
+            delivery.export([])
     assert [record.getMessage() for record in caplog.records] == [
         "traces cannot be delivered, and are lost: connection refused",
         "traces are delivered again",
         "traces cannot be delivered, and are lost: connection refused",
+        "traces are delivered again",
+        "traces cannot be delivered, and are lost: ConnectionRefusedError",
     ]
 
 

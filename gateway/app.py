@@ -255,7 +255,7 @@ def build_upstream(settings: Settings) -> Upstream:
     return Upstream(
         settings.upstream,
         timeout=(settings.connect_timeout, settings.read_timeout),
-        verify=settings.upstream_ca or True,
+        ca_file=settings.upstream_ca,
         cert=settings.upstream_cert,
         preserve_host=settings.preserve_host,
         trusted_proxies=settings.trusted_proxies,

@@ -46,7 +46,7 @@ class Upstream:
     """A WSGI app that sends each request on to `base_url` and streams the answer back.
 
     `base_url`'s path is put before the request's. `timeout` is (connect, silence) in seconds;
-    `verify` is True, False or a file of CA certificates, `cert` a file with the client's certificate and key;
+    `ca_file` has CA certificates, where the usual ones are not those, `cert` the client's certificate and key;
     `trusted_proxies` how many hops of X-Forwarded-* are believed; `own_fields` names of fields that
     stages before set, which a client's `Connection` field must not remove; `max_body` in bytes;
     `upgrades` protocols that connections may be switched to.
@@ -57,7 +57,7 @@ class Upstream:
         base_url: str,
         *,
         timeout: tuple[float, float] = (3, 60),
-        verify: bool | str = True,
+        ca_file: str | None = None,
         cert: str | None = None,
         preserve_host: bool = True,
         trusted_proxies: int = 0,
@@ -69,11 +69,11 @@ class Upstream:
         origin = f"{parts.scheme}://{parts.netloc}"
         self._prefix = Prefix(parts.netloc, parts.path)
         self._connect, self._silence = timeout  # seconds
-        if verify is True and origin.startswith("https:"):
+        if not ca_file and origin.startswith("https:"):
             from requests.utils import DEFAULT_CA_BUNDLE_PATH  # a sixth of the start, which others save
 
-            verify = DEFAULT_CA_BUNDLE_PATH
-        self._peers = origin, timeout[0], Files(verify, cert)
+            ca_file = DEFAULT_CA_BUNDLE_PATH
+        self._peers = origin, timeout[0], Files(ca_file, cert)
         self._pools = {_pid: Pool(*self._peers)}
         self._max_body = max_body
         self._upgrades = frozenset(name.lower() for name in upgrades)

@@ -21,9 +21,9 @@ GENERATIONS = 4  # of a file's contents that stay open: connections may still be
 
 
 class Contents(NamedTuple):
-    """Where to read the authorities from (else whether to verify), and the client's certificate; `stamp` changes."""
+    """Where to read the CA certificates from, and the client's own; `stamp` changes with the files."""
 
-    verify: bool | str
+    ca_file: str | None
     cert: str | None
     stamp: tuple[object, ...]
 
@@ -34,17 +34,16 @@ class Files:
     `known` is what the parent of this process has read.
     """
 
-    def __init__(self, verify: bool | str, cert: str | None, known: Contents | None = None) -> None:
-        self.verify, self.cert = verify, cert
-        self._paths = (verify if isinstance(verify, str) else None, cert)
-        self.are_any = any(self._paths)
+    def __init__(self, ca_file: str | None, cert: str | None, known: Contents | None = None) -> None:
+        self.paths = ca_file, cert
+        self.are_any = any(self.paths)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._asked = -math.inf  # when the last look began, in seconds of `monotonic`
         self._opened: list[int] = []
         weakref.finalize(self, _close, self._opened).atexit = False
         self._fault = ""
-        self.contents = known or self._read(_stamp(self._paths))
+        self.contents = known or self._read(_stamp(self.paths))
 
     def look(self) -> None:
         """Look at the files in the background, unless that was just done; to be called where there are any."""
@@ -66,7 +65,7 @@ class Files:
 
     def _renew(self) -> None:
         try:
-            stamp = _stamp(self._paths)
+            stamp = _stamp(self.paths)
             if stamp != self.contents.stamp:
                 self.contents = self._read(stamp)
             self._fault = ""
@@ -82,8 +81,8 @@ class Files:
                 self._thread = None
 
     def _read(self, stamp: tuple[object, ...]) -> Contents:
-        authorities, cert = (path and self._copy(path) for path in self._paths)
-        return Contents(authorities or self.verify, cert, stamp)
+        ca_file, cert = (path and self._copy(path) for path in self.paths)
+        return Contents(ca_file, cert, stamp)
 
     def _copy(self, path: str) -> str:
         """Return a path under which libcurl and OpenSSL, which take nothing else, find the contents in memory."""
@@ -94,7 +93,7 @@ class Files:
         descriptor = os.memfd_create("gateway")
         os.write(descriptor, data)
         self._opened.append(descriptor)
-        if len(self._opened) > GENERATIONS * len(self._paths):
+        if len(self._opened) > GENERATIONS * len(self.paths):
             os.close(self._opened.pop(0))
         return f"/proc/self/fd/{descriptor}"
 

@@ -51,7 +51,7 @@ class Link:
 
     def start_tls(self, peer: Peer, deadline: float) -> Generator[Wait, None, None]:
         """Shake hands; yield what is waited for. Raises OSError and `UpstreamFailed`."""
-        context = _tls_context(peer.verify, peer.cert, peer.stamp)
+        context = _tls_context(peer.ca_file, peer.cert, peer.stamp)
         wrapped = context.wrap_socket(
             self._socket, server_hostname=peer.host, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
@@ -137,13 +137,10 @@ def _until(deadline: float) -> float:
 
 
 @lru_cache(4)
-def _tls_context(verify: bool | str, cert: str | None, stamp: tuple[object, ...]) -> ssl.SSLContext:
+def _tls_context(ca_file: str | None, cert: str | None, stamp: tuple[object, ...]) -> ssl.SSLContext:
     """Return what verifies as libcurl does; `stamp` changes with the files."""
-    context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
+    context = ssl.create_default_context(cafile=ca_file)
     context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     if cert:
         context.load_cert_chain(cert)
     return context

@@ -20,6 +20,8 @@ _ALWAYS: dict[int, Any] = {
     pycurl.PROXY: "",  # not even the environment's
     pycurl.NOPROXY: "*",
     pycurl.USERAGENT: "",  # none
+    pycurl.SSL_VERIFYPEER: 1,
+    pycurl.SSL_VERIFYHOST: 2,
     pycurl.NOSIGNAL: 1,
     pycurl.TCP_NODELAY: 1,
     pycurl.MAXAGE_CONN: IDLE_SECONDS + 10,  # so that `Handle` finds one too old before libcurl does
@@ -32,11 +34,9 @@ def options(peer: Peer) -> dict[int, Any]:
     found: dict[int, Any] = {
         **_ALWAYS,
         pycurl.URL: peer.origin,
-        pycurl.SSL_VERIFYPEER: 1 if peer.verify else 0,
-        pycurl.SSL_VERIFYHOST: 2 if peer.verify else 0,
     }
-    if isinstance(peer.verify, str):
-        found[pycurl.CAINFO] = peer.verify
+    if peer.ca_file:
+        found[pycurl.CAINFO] = peer.ca_file
     if peer.cert:
         found[pycurl.SSLCERT] = found[pycurl.SSLKEY] = peer.cert
     return found

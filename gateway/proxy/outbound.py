@@ -19,7 +19,7 @@ class Peer:
     host: str
     port: int
     addresses: tuple[str, ...]
-    verify: bool | str
+    ca_file: str | None
     cert: str | None
     stamp: tuple[object, ...]
 

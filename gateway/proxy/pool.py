@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from threading import Lock
 from urllib.parse import urlsplit
@@ -27,12 +26,11 @@ class Pool:
     """
 
     def __init__(self, origin: str, connect_seconds: float, files: Files) -> None:
-        self.pid = os.getpid()
         parts = urlsplit(origin)
         self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         self._resolver = Resolver(self._host, self._port, connect_seconds)
         self._origin, self._connect = origin, connect_seconds
-        self._files = Files(files.verify, files.cert, files.contents)
+        self._files = Files(*files.paths, files.contents)
         self._peer: Peer | None = None
         # The one used last comes last, and is the least likely to be stale. Two threads take no list's end twice.
         self._shared: list[Handle] = []

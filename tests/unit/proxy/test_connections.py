@@ -723,7 +723,7 @@ def test_connections_of_a_certificate_that_has_changed_are_not_used_again(
     monkeypatch.setattr(files, "LOOK_SECONDS", -1.0)
     with (
         Recorder(tls=certificates.server(ssl.CERT_REQUIRED)) as upstream,
-        closing(Upstream(upstream.url, verify=certificates.ca, cert=certificates.client)) as app,
+        closing(Upstream(upstream.url, ca_file=certificates.ca, cert=certificates.client)) as app,
     ):
         for _ in range(2):
             assert ask(app).body == b"ok"
@@ -739,7 +739,7 @@ def test_no_request_waits_for_the_disk_with_the_certificates(tmp_path: Path, mon
     text = authority.read_text()
     with (
         Recorder(tls=certificates.server()) as upstream,
-        closing(Upstream(upstream.url, verify=certificates.ca)) as app,
+        closing(Upstream(upstream.url, ca_file=certificates.ca)) as app,
     ):
         authority.unlink()
         os.mkfifo(authority)  # whoever reads it waits
@@ -753,15 +753,15 @@ def test_no_request_waits_for_the_disk_with_the_certificates(tmp_path: Path, mon
 def test_a_certificate_for_another_name_does_not_verify(certificates: Certificates) -> None:
     with Recorder(tls=certificates.server()) as upstream:
         url = upstream.url.replace("127.0.0.1", "localhost")
-        with closing(Upstream(url, verify=certificates.ca)) as app:
+        with closing(Upstream(url, ca_file=certificates.ca)) as app:
             assert ask(app).cause.startswith("TLS fault")
 
 
 def test_a_client_certificate_is_shown(certificates: Certificates) -> None:
     with Recorder(tls=certificates.server(ssl.CERT_REQUIRED)) as upstream:
-        with closing(Upstream(upstream.url, verify=certificates.ca, cert=certificates.client)) as app:
+        with closing(Upstream(upstream.url, ca_file=certificates.ca, cert=certificates.client)) as app:
             assert ask(app).body == b"ok"
-        with closing(Upstream(upstream.url, verify=certificates.ca)) as app:
+        with closing(Upstream(upstream.url, ca_file=certificates.ca)) as app:
             assert ask(app).code == "upstream-unreachable"
 
 

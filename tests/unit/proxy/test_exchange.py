@@ -722,7 +722,7 @@ def test_an_https_upstream_is_verified(tmp_path: Path) -> None:
     import ssl
 
     with Recorder(tls=certificates.server(ssl.CERT_REQUIRED)) as upstream:
-        with closing(Upstream(upstream.url, verify=certificates.ca, cert=certificates.client)) as app:
+        with closing(Upstream(upstream.url, ca_file=certificates.ca, cert=certificates.client)) as app:
             assert call(app)[2] == b"ok"
         with closing(Upstream(upstream.url, cert=certificates.client)) as app:
             assert refusal_of(app) == ("502 Bad Gateway", "upstream-unreachable")

@@ -6,7 +6,6 @@ Each framing takes bytes as they come, at a cost that is linear in them, and kee
 from __future__ import annotations
 
 import re
-from typing import Protocol
 
 from gateway.http.grammar import QUOTED, TOKEN_CHARS, has_control
 from gateway.http.problems import Problem
@@ -24,25 +23,39 @@ _SIZE = re.compile(rf"([0-9A-Fa-f]{{1,15}})(?>(?:{_EXTENSION})*)".encode())
 _SIZE_LINE, _DATA, _END_OF_DATA, _TRAILER = range(4)
 
 
-class Framing(Protocol):
-    """What tells where a body ends."""
+class Framing:
+    """What tells where a body ends. Nothing that has come tells it, unless a subclass knows better."""
 
-    ended: bool
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended = False
 
     def wanted(self, limit: int) -> int:
         """Return how many bytes to receive, so that none beyond the body is taken where that can be known."""
+        return limit
 
     def feed(self, data: bytes, limit: int) -> tuple[bytes, int]:
-        """Return at most `limit` bytes of the body, and how many of `data` they, and what is around them, took."""
+        """Return at most `limit` bytes of the body, and how many of `data` they, and what is around them, took.
+
+        Raises `Problem` for what frames no body.
+        """
+        part = data[:limit]
+        return part, len(part)
 
     def is_short(self, limit: int) -> bool:
         """Return whether what is still to come is known to be at most `limit` bytes."""
+        return self.ended
 
 
-class Length:
+class Raw(Framing):
+    """What a client sends after an upgrade: it ends where the client ends it."""
+
+
+class Length(Framing):
     """A body of so many bytes."""
 
-    __slots__ = ("_left", "ended")
+    __slots__ = ("_left",)
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -64,10 +77,10 @@ class Length:
         return self._left <= limit
 
 
-class Chunks:
+class Chunks(Framing):
     """A body in chunks (RFC 9112 section 7.1). Extensions and trailers are read strictly, and dropped."""
 
-    __slots__ = ("_left", "_line", "_next", "_trailers", "ended")
+    __slots__ = ("_left", "_line", "_next", "_trailers")
 
     def __init__(self) -> None:
         self.ended = False
@@ -106,18 +119,14 @@ class Chunks:
                     self._take_line(line)
         return b"".join(parts), at
 
-    def is_short(self, limit: int) -> bool:
-        """Return that nobody knows."""
-        return self.ended
-
     def _take_line(self, line: bytes) -> None:
-        if self._next == _END_OF_DATA and line == b"\r\n":
+        if self._next == _END_OF_DATA:
+            if line != b"\r\n":
+                raise Problem("invalid-request")
             self._next = _SIZE_LINE
             return
         content = line[:-2]
         if not line.endswith(b"\r\n") or has_control(content):
-            raise Problem("invalid-request")
-        if self._next == _END_OF_DATA:
             raise Problem("invalid-request")
         if self._next == _SIZE_LINE:
             size = _SIZE.fullmatch(content)
@@ -132,25 +141,3 @@ class Chunks:
             read_field(content.decode("latin-1"))
         else:
             self.ended = True
-
-
-class Raw:
-    """What a client sends after an upgrade: it ends where the client ends it."""
-
-    __slots__ = ("ended",)
-
-    def __init__(self) -> None:
-        self.ended = False
-
-    def wanted(self, limit: int) -> int:
-        """Return how many bytes to receive."""
-        return limit
-
-    def feed(self, data: bytes, limit: int) -> tuple[bytes, int]:
-        """Return the next bytes, and how many they are."""
-        part = data[:limit]
-        return part, len(part)
-
-    def is_short(self, limit: int) -> bool:
-        """Return that nobody knows."""
-        return self.ended

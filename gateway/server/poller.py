@@ -42,8 +42,8 @@ class EpollPoller:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._once = select.EPOLLONESHOT
-        self.wake_up, self._writer = _always_readable()
-        weakref.finalize(self, _close, self.wake_up, self._writer)
+        self.wake_up = os.eventfd(1, os.EFD_CLOEXEC)  # ready to be read whenever it is armed
+        weakref.finalize(self, os.close, self.wake_up)
         self._epoll.register(self.wake_up, 0)
         self._is_woken = False  # and nobody has been told yet
 
@@ -82,8 +82,8 @@ class PollPoller:
         self._armed: dict[int, int] = {}
         self._is_woken = self._is_interrupted = False
         self.wake_up, self._writer = os.pipe()
-        weakref.finalize(self, _close, self.wake_up, self._writer)
         for end in (self.wake_up, self._writer):
+            weakref.finalize(self, os.close, end)
             os.set_blocking(end, False)
 
     def arm(self, fd: int, events: int) -> None:
@@ -125,18 +125,3 @@ class PollPoller:
                 found.append((self.wake_up, select.POLLIN))
                 self._is_woken = False
         return found
-
-
-def _close(*descriptors: int) -> None:
-    for descriptor in descriptors:
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-def _always_readable() -> tuple[int, int]:
-    """Return a descriptor that is ready to be read whenever it is armed, and one that has to be kept open for it."""
-    if hasattr(os, "eventfd"):
-        return os.eventfd(1, os.EFD_CLOEXEC), -1
-    reader, writer = os.pipe()
-    os.write(writer, b".")
-    return reader, writer

@@ -12,7 +12,7 @@ from gateway.http.disconnected import ClientDisconnected
 from gateway.http.wsgi import Context, Fields
 from gateway.proxy.curl import Handle
 from gateway.proxy.failures import UpstreamFailed, malformed
-from gateway.proxy.fields import interim_fields
+from gateway.proxy.fields import response_fields
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.pool import Pool
 
@@ -183,7 +183,7 @@ def pass_interim(head: Head, about: Context) -> None:
     if about.interims > MAX_INTERIMS:
         raise malformed("too many interim answers")
     if about.interim and status != 100:
-        about.interim(line, interim_fields(fields))
+        about.interim(line, response_fields(fields, 204))  # as of an answer without a body: nothing that frames one
 
 
 def parse(lines: list[bytes]) -> Head:

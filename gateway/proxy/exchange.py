@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 from gateway.http.answers import refuse
 from gateway.http.blocking import blocking
 from gateway.http.body import body_length
-from gateway.http.grammar import read_length
+from gateway.http.grammar import is_token, read_length
 from gateway.http.problems import Problem
 from gateway.http.target import request_target
 from gateway.http.wsgi import Context, Environ, StartResponse, context, start_lazily
 from gateway.proxy.answer import Answer
 from gateway.proxy.body import Body
 from gateway.proxy.failures import UpstreamFailed
-from gateway.proxy.fields import RequestFields, check_method, response_fields
+from gateway.proxy.fields import RequestFields, response_fields
 from gateway.proxy.files import Files
 from gateway.proxy.outbound import Outbound, Peer
 from gateway.proxy.pool import Pool
@@ -93,8 +93,9 @@ class Upstream:
         """
         protocol = wanted_upgrade(environ, self._upgrades)
         method = environ["REQUEST_METHOD"]
-        check_method(method)
-        forwards = _forwards_left(environ) if method in _COUNTING else None
+        if not is_token(method):
+            raise Problem("invalid-request", "The method is not a token.")
+        forwards = read_length(environ.get("HTTP_MAX_FORWARDS", "")) if method in _COUNTING else None
         if forwards == 0:
             return _answer_here(environ, start_response)
         about = context(environ)
@@ -107,7 +108,7 @@ class Upstream:
             start_response = self._prefix.apply(fields, about, start_response)
         request = Outbound(method, target, fields)
         if protocol:
-            return self._upgrade(request, protocol, environ, start_response)
+            return self._tunnel(Tunnel(request, protocol, environ, self._silence), environ, start_response)
         length = body_length(environ)
         body = Body(environ, None if length == -1 else length, self._max_body) if length else None
         if length == 0:
@@ -122,13 +123,6 @@ class Upstream:
         # A parent's connections are left alone, and kept: closing one would end its TLS session.
         pool = self._pools.get(_pid)
         return pool or self._pools.setdefault(_pid, Pool(*self._peers))
-
-    def _upgrade(
-        self, request: Outbound, protocol: str, environ: Environ, start_response: StartResponse
-    ) -> Iterable[bytes]:
-        if body_length(environ):
-            raise Problem("invalid-request", "A request to switch protocols has a body.")
-        return self._tunnel(Tunnel(request, protocol, environ, self._silence), environ, start_response)
 
     def _tunnel(self, tunnel: Tunnel, environ: Environ, start_response: StartResponse) -> Generator[bytes, None, None]:
         about, has_begun = context(environ), False
@@ -259,11 +253,6 @@ def _refuse(
     if began:  # else the upstream was not asked
         about.upstream_seconds = perf_counter() - began
     return refuse(problem, environ, start_response)
-
-
-def _forwards_left(environ: Environ) -> int | None:
-    """Return Max-Forwards, None where there is none."""
-    return read_length(environ.get("HTTP_MAX_FORWARDS", ""))
 
 
 def _answer_here(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Set
 from typing import Final
 
 from gateway.http.cache import bounded_cache
-from gateway.http.grammar import elements, environ_key, field_name, is_token, read_length
+from gateway.http.grammar import elements, environ_key, field_name, read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, Fields
 from gateway.proxy.forwarded import forwarded_fields
@@ -105,12 +105,6 @@ def connection_options(value: str) -> frozenset[str]:
     return frozenset(elements(value.lower())) - _HOP_BY_HOP - {"close"}
 
 
-def check_method(method: str) -> None:
-    """Raise `Problem` invalid-request for a method that is no token (RFC 9110 section 9.1)."""
-    if not is_token(method):
-        raise Problem("invalid-request", "The method is not a token.")
-
-
 def response_fields(lines: Iterable[tuple[str, str]], status: int) -> Fields:
     """Return the field lines that go back, in order, repeats included. Raises `Problem` upstream-protocol."""
     kept: Fields = []
@@ -135,11 +129,6 @@ def response_fields(lines: Iterable[tuple[str, str]], status: int) -> Fields:
         elif len(lengths) > 1 or read_length(lengths[0]) is None:
             kept = [*_without(kept, {"content-length"}), ("Content-Length", _agree_on_length(lengths))]
     return _without(kept, drop) if drop else kept
-
-
-def interim_fields(lines: Iterable[tuple[str, str]]) -> Fields:
-    """Return the field lines of an interim answer that go back: it has no body, so nothing that frames one."""
-    return response_fields(lines, 204)
 
 
 @bounded_cache(1024, longest=64)

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from time import monotonic
 from typing import Any
 
-from gateway.http.body import take_body
+from gateway.http.body import body_length, take_body
 from gateway.http.grammar import elements, read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Context, Environ, StartResponse, context
@@ -29,7 +29,7 @@ def wanted_upgrade(environ: Environ, allowed: frozenset[str]) -> str:
     """Return the protocol that the request is to be upgraded to, "" where it is answered as it is.
 
     `allowed` are names in lower case. Raises `Problem` upgrade-unsupported for CONNECT, and for other protocols where
-    none that is offered stays in HTTP.
+    none that is offered stays in HTTP; invalid-request for a request to be upgraded that has a body.
     """
     if environ["REQUEST_METHOD"] == "CONNECT":
         raise Problem("upgrade-unsupported")
@@ -39,6 +39,8 @@ def wanted_upgrade(environ: Environ, allowed: frozenset[str]) -> str:
     for name in wanted:
         # Only where the server gives the connection out of its hands.
         if name in allowed and context(environ).interim is not None:
+            if body_length(environ):
+                raise Problem("invalid-request", "A request to switch protocols has a body.")
             return name
     if wanted and not any(name.startswith(_IGNORED) for name in wanted):
         raise Problem("upgrade-unsupported")

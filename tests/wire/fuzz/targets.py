@@ -24,11 +24,12 @@ from gateway.blacklist.target import read_target
 from gateway.cli.options import faults
 from gateway.config.settings import Settings
 from gateway.gate.annotate import with_members
+from gateway.http.grammar import is_token
 from gateway.http.problems import Problem
 from gateway.http.target import request_target
 from gateway.http.wsgi import Context
 from gateway.proxy.answer import final_head, parse
-from gateway.proxy.fields import RequestFields, is_token, response_fields
+from gateway.proxy.fields import RequestFields, response_fields
 from gateway.server.head import HeadReader, Room
 from gateway.server.request import Request, base_environ, read_request
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -150,4 +151,4 @@ class Body:
         if self._wire.received:
             return True
         is_late = time.monotonic() > self._wire.deadlines.heard + QUIET_SECONDS
-        return self._wire.wait(LOOK_SECONDS) or not is_late
+        return self._wire.poll(select.POLLIN, LOOK_SECONDS) or not is_late

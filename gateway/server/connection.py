@@ -253,17 +253,13 @@ class Connection:
         if now <= end or (self.state is HEAD and self.wire.received):
             return False
         # What has come and found every thread busy is not the client's delay.
-        return not (self.wire.can_send() if self.state in (SEND, UNREAD) else self.wire.has_come())
+        return not self.wire.poll(select.POLLOUT if self.state in (SEND, UNREAD) else select.POLLIN)
 
     def look_at(self, now: float) -> float:
         """Return when to look again after it, though nothing has happened: whether time is over, or to watch it."""
         if self.state is UNREAD:
             return min(now + LOOK_SECONDS, self.pause.resume_at)
         return self.pause.next_look(now, LOOK_SECONDS) if self.state is PAUSE else now + self._look_seconds
-
-    def reset_at_close(self) -> None:
-        """Have the close show as a reset, not as an end."""
-        self.wire.reset_at_close()
 
     def close(self) -> None:
         """Close the socket, and let the application clean up."""

@@ -288,7 +288,7 @@ class Listener:
         self._poller.wake()
         for connection in list(self._connections.values()):
             with suppress(OSError):  # closed just now
-                connection.reset_at_close()
+                connection.wire.reset_at_close()
             # One that is being served right now is closed by who serves it.
             if connection.lock.acquire(blocking=False):
                 self._close(connection)

@@ -1,4 +1,4 @@
-"""A client's socket, with what has come and is not used yet, and what is to be sent. Nothing here waits."""
+"""A client's socket, with what has come and is not used yet, and what is to be sent. Nothing here waits, unless asked to."""
 
 from __future__ import annotations
 
@@ -64,33 +64,25 @@ class Wire:
         self.unsent = memoryview(self.unsent)[sent:] if sent < len(self.unsent) else b""
         return not self.unsent
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until something comes, at most so long; return whether it did. The one that waits: for blocking apps."""
-        return self._has(select.POLLIN, seconds)
+    def poll(self, event: int, seconds: float = 0.0) -> bool:
+        """Return whether there is something to receive (`select.POLLIN`), or the client takes more (`select.POLLOUT`).
 
-    def has_come(self) -> bool:
-        """Return whether there is something to receive, the client's end included."""
-        return self._has(select.POLLIN)
-
-    def can_send(self) -> bool:
-        """Return whether the client takes more."""
-        return self._has(select.POLLOUT)
+        The client's end is something to receive. With `seconds`, wait for it at most so long: for apps that block.
+        """
+        poller = select.poll()
+        poller.register(self._socket, event)
+        return bool(poller.poll(seconds * 1000))
 
     def has_left(self) -> bool:
         """Return whether the client has closed the connection, or its side of it."""
         if hasattr(select, "POLLRDHUP"):
-            return self._has(select.POLLRDHUP)
+            return self.poll(select.POLLRDHUP)
         try:  # elsewhere its end shows only once all before it has been received
             return not self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:
             return True
-
-    def _has(self, event: int, seconds: float = 0.0) -> bool:
-        poll = select.poll()
-        poll.register(self._socket, event)
-        return bool(poll.poll(seconds * 1000))
 
     def end(self) -> None:
         """Tell the client that nothing more comes. Raises OSError where it has left."""

@@ -1,5 +1,6 @@
 """What the bundled server's connections allow a client: time for a head, a body, a pause, and to read."""
 
+import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -57,7 +58,7 @@ class Talk:
     def send(self, data: bytes) -> bool:
         """Send, and return whether the connection stays."""
         self.client.sendall(data)
-        assert until(self.connection.wire.has_come)
+        assert until(lambda: self.connection.wire.poll(select.POLLIN))
         return self.goes_on()
 
     def goes_on(self) -> bool:

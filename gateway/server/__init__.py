@@ -6,14 +6,14 @@ import socket
 import sys
 from collections.abc import Callable
 
-from gateway.server.response import Application
+from gateway.http.wsgi import App
 from gateway.server.sockets import listening
 
 __all__ = ["listening", "serve"]
 
 
 def serve(  # noqa: PLR0913 - each is a setting of its own
-    load: Callable[[], Application],
+    load: Callable[[], App],
     *,
     sock: socket.socket,
     workers: int,
@@ -27,12 +27,10 @@ def serve(  # noqa: PLR0913 - each is a setting of its own
 
     `load` is called in every worker process, at the start and at SIGHUP. If it raises at the start,
     the exit status is 3; if it raises later, the running workers stay. `renewed` is called in the first process once
-    it has loaded at SIGHUP. A request that has waited
-    `queue_timeout` seconds for a thread comes with `Context.overloaded` true.
-    `drain_timeout`, in seconds, is what requests in flight have at the end, `keep_alive` how long a connection may be
-    idle. The app may have an attribute `refuses(environ) -> bool`: it is asked about a request whose body is still to
-    come, and one that it refuses is answered without its body. If it has a method `close`, each worker calls it after
-    the drain; it should take a second at most.
+    it has loaded at SIGHUP. A request that has waited `queue_timeout` seconds for a thread comes with
+    `Context.overloaded` true. `drain_timeout`, in seconds, is what requests in flight have at the end, `keep_alive` how
+    long a connection may be idle. If the app has a method `close`, each worker calls it after the drain; it should take a
+    second at most. An attribute `streams` is what the module `streams` says.
     """
     from gateway.server.master import Master
     from gateway.server.worker import Options

@@ -19,12 +19,12 @@ from typing import Any, Final
 from gateway.http.disconnected import ClientDisconnected
 from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
-from gateway.http.wsgi import CONTEXT_KEY, Context
+from gateway.http.wsgi import CONTEXT_KEY, App, Context
 from gateway.server.body import Body
 from gateway.server.head import HeadReader, Room
 from gateway.server.pause import NOTHING, Awaited, PauseNote
 from gateway.server.request import bad_request, base_environ, read_request
-from gateway.server.response import Application, Response
+from gateway.server.response import Response
 from gateway.server.states import ANSWER, CLOSED, HEAD, LINGER, PAUSE, QUIET_SECONDS, SEND, SKIP, UNREAD, State
 from gateway.server.wire import RECEIVES, Wire
 
@@ -44,7 +44,7 @@ class Connection:
         self,
         sock: socket.socket,
         address: Any,
-        application: Application,
+        application: App,
         *,
         notify: Callable[[Connection], None],
         keep_alive: float = QUIET_SECONDS,

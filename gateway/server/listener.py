@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from gateway.http.blocking import Watchdog, on_blocking
 from gateway.http.draining import is_draining
-from gateway.http.wsgi import Context, call_of
+from gateway.http.wsgi import App, Context, call_of
 from gateway.server.acceptor import Acceptor
 from gateway.server.alarms import TICK_SECONDS, Alarms
 from gateway.server.connection import LOOK_SECONDS, Connection
@@ -27,7 +27,6 @@ from gateway.server.delay import QueueingDelay
 from gateway.server.head import Room
 from gateway.server.pause import NOTHING, Awaited
 from gateway.server.poller import open_poller
-from gateway.server.response import Application
 from gateway.server.states import CLOSED, HEAD, PAUSE, QUIET_SECONDS, STAGE, STAGES, WAITING
 from gateway.server.turns import Turns
 from gateway.server.wire import seconds_since_data
@@ -47,7 +46,7 @@ class Listener:
 
     def __init__(
         self,
-        application: Application,
+        application: App,
         sock: socket.socket,
         *,
         threads: int,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from gateway.http.problems import Problem
-from gateway.server.response import Application
+from gateway.http.wsgi import App
 from gateway.server.sockets import describe
 from gateway.server.worker import ENDING, HANDLED, Options, Worker, beat
 
@@ -49,7 +49,7 @@ class Master:
 
     def __init__(
         self,
-        load: Callable[[], Application],
+        load: Callable[[], App],
         sock: socket.socket,
         options: Options,
         count: int,

@@ -12,13 +12,11 @@ from gateway.http.cache import bounded_cache
 from gateway.http.draining import is_draining
 from gateway.http.grammar import read_length
 from gateway.http.problems import Problem
-from gateway.http.wsgi import Context, Environ, Fields, close_body
+from gateway.http.wsgi import App, Context, Environ, Fields, close_body
 from gateway.server.body import Body
 from gateway.server.pause import NOTHING, Awaited, PauseNote
 from gateway.server.request import Request
 from gateway.server.wire import Wire
-
-Application = Callable[..., Iterable[bytes]]
 
 # PEP 3333 forbids these to an application: framing and connection are the server's own.
 _SERVERS_OWN: Final = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
@@ -57,7 +55,7 @@ class Response:
         self._is_whole = False  # whether the content is one part
         self._remaining: int | None = None  # bytes that Content-Length still promises
 
-    def start(self, application: Application, environ: Environ) -> bool:
+    def start(self, application: App, environ: Environ) -> bool:
         """Have the application answer; return whether all of it is there. What it raises goes to the caller."""
         content = self._content = application(environ, self._start)
         self._parts = iter(content)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable
 from threading import Thread
 from typing import Protocol
 
-from gateway.http.wsgi import Context
-from gateway.server.response import Application
+from gateway.http.wsgi import App, Context
 
 log = logging.getLogger("gateway.server")
 
@@ -26,7 +25,7 @@ class Streams(Protocol):
         """Cut off what must not go on; called every `seconds` at the latest, by a thread that may wait."""
 
 
-def watch_streams(application: Application, under_way: Callable[[], Iterable[Context]]) -> None:
+def watch_streams(application: App, under_way: Callable[[], Iterable[Context]]) -> None:
     """Start the thread that has the application check its streams, if it wants to."""
     streams: Streams | None = getattr(application, "streams", None)
     if streams is not None:

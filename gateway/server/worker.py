@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.http.draining import begin_drain
+from gateway.http.wsgi import App
 from gateway.server.listener import Listener
-from gateway.server.response import Application
 from gateway.server.streams import watch_streams
 
 OPEN_FILES = 65536
@@ -39,7 +39,7 @@ class Worker:
     `pulse` is the pipe's end into which it writes a byte a second.
     """
 
-    def __init__(self, application: Application, sock: socket.socket, options: Options, pulse: int, parent: int):
+    def __init__(self, application: App, sock: socket.socket, options: Options, pulse: int, parent: int):
         self._application, self._socket, self._options = application, sock, options
         self._pulse, self._parent = pulse, parent
         self._ending = False

@@ -15,12 +15,12 @@ def token_key(fingerprint: str) -> str:
     return "token:" + fingerprint
 
 
-def claim_key(issuer: str, name: str, text: str) -> str:
+def claim_key(issuer: str, name: str, value: str | float) -> str:
     """Return the key of a claim with this value (`value_text`): a hash, so that length, odd Unicode and NUL do no harm.
 
-    Text keeps the key that older gateways gave it.
+    Text keeps the key that older gateways gave it. Only theirs have a number for a value.
     """
-    return _claim_key(issuer, name, text)
+    return "claim:" + hashlib.sha256(f"{_beginning((issuer, name))}{json.dumps(value)}]".encode()).hexdigest()
 
 
 def legacy_claim_keys(issuer: str, name: str, text: str) -> tuple[str, ...]:
@@ -33,11 +33,7 @@ def legacy_claim_keys(issuer: str, name: str, text: str) -> tuple[str, ...]:
         return ()
     spellings = [float(text), *([] if "." in text else [int(text)])]
     # A float that stands for other numbers, too, would blacklist their tokens.
-    return tuple(_claim_key(issuer, name, each) for each in spellings if number_text(repr(each)) == text)
-
-
-def _claim_key(issuer: str, name: str, value: object) -> str:
-    return "claim:" + hashlib.sha256(f"{_beginning((issuer, name))}{json.dumps(value)}]".encode()).hexdigest()
+    return tuple(claim_key(issuer, name, each) for each in spellings if number_text(repr(each)) == text)
 
 
 @bounded_cache(256)

@@ -20,7 +20,7 @@ def with_twins(entries: Sequence[Entry]) -> list[Entry]:
     twins = [
         dataclasses.replace(entry, key=key)
         for entry in entries
-        if entry.claim and isinstance(entry.claim[1], str) and entry.key == claim_key(entry.issuer, *entry.claim)
+        if entry.claim and entry.key == claim_key(entry.issuer, *entry.claim)
         for key in legacy_claim_keys(entry.issuer, *entry.claim)
     ]
     return [*entries, *twins]
@@ -28,8 +28,7 @@ def with_twins(entries: Sequence[Entry]) -> list[Entry]:
 
 def is_twin(entry: Entry) -> bool:
     """Return whether the entry stands under another key, too, where it is listed and counted."""
-    claim = entry.claim
-    return claim is not None and isinstance(claim[1], str) and entry.key in legacy_claim_keys(entry.issuer, *claim)
+    return entry.claim is not None and entry.key in legacy_claim_keys(entry.issuer, *entry.claim)
 
 
 def to_stored(entry: Entry) -> Entry:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import Snapshot
 from gateway.http.blocking import blocking
 from gateway.http.problems import Problem
-from gateway.http.threads import start_thread
+from gateway.http.threads import at_fork, start_thread
 
 
 class WatchedKeys:
@@ -33,7 +32,7 @@ class WatchedKeys:
         self._snapshot, self._load, self._policy, self._now = snapshot, load, policy, now
         self._closed = False
         self._forget_thread()
-        os.register_at_fork(after_in_child=self._forget_thread)
+        at_fork(after_in_child=self._forget_thread)
 
     def _forget_thread(self) -> None:
         """Start again in a forked child: it has no thread, and its lock may have been held by another."""

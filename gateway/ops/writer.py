@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from gateway.http.threads import start_thread
+from gateway.http.threads import at_fork, start_thread
 
 LIMIT = 4 << 20  # characters of lines that wait; what comes when there are so many is dropped, and counted
 # Requests come before the log: while they come, lines are collected, so that the thread does not take the
@@ -32,7 +32,7 @@ class LineWriter:
         self.dropped = 0
         self._descriptor = descriptor
         self._begin_anew()
-        os.register_at_fork(before=self._rest, after_in_child=self._begin_anew)
+        at_fork(before=self._rest, after_in_child=self._begin_anew)
 
     def _begin_anew(self) -> None:
         """Start without a thread and without lines; in a forked child, those that wait are the parent's to write."""

@@ -27,6 +27,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 from typing import NamedTuple
 
+from gateway.http.threads import at_fork
+
 log = logging.getLogger(__name__)
 
 WINDOW = 1024  # marks that are kept
@@ -115,9 +117,12 @@ class Known:
         self._memory = mmap.mmap(-1, _MARKS + WINDOW * _MARK_BYTES)
         self._file = _open_nameless_file()  # for its lock, which ends with its holder
         weakref.finalize(self, os.close, self._file)
-        self._lock = Lock()
         self._read = bytes(_TURN.size), ""
-        _all.add(self)
+        self._free_lock()
+        at_fork(after_in_child=self._free_lock)
+
+    def _free_lock(self) -> None:
+        self._lock = Lock()
 
     def newest(self) -> str:
         """Return the newest head that is known, "" for none. Take it before you ask: the answer must know this much."""
@@ -230,13 +235,3 @@ def _lacking(known: Head, head: Head) -> str:
         f"the blacklist is a copy that lacks changes up to number {known.number}, and has others in their place; "
         "or somebody has changed rows by hand"
     )
-
-
-def _forked() -> None:
-    for known in list(_all):
-        known._lock = Lock()
-
-
-_all: weakref.WeakSet[Known] = weakref.WeakSet()
-# In a child process the lock may have been held by a thread that is not there.
-os.register_at_fork(after_in_child=_forked)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Final
 
 from gateway.http.blocking import blocking
 from gateway.http.problems import StoreUnavailable
+from gateway.http.threads import at_fork
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +72,12 @@ class Probe:
     def __init__(self, ask: Callable[[], object], outage: Outage) -> None:
         self._ask = ask
         self._outage = outage
+        self._begin_anew()
+        at_fork(after_in_child=self._begin_anew)
+
+    def _begin_anew(self) -> None:
         self._lock = threading.Lock()
         self._outcome: tuple[float, int, Exception | None] | None = None
-        _probes.add(self)
 
     def __call__(self) -> None:
         """Return if the last outcome was good. Raises what `ask` raised."""
@@ -109,17 +111,3 @@ class Probe:
             found = error
         self._outage.end(PROBES)
         return time.monotonic(), self._outage.turns, found
-
-    def forget(self) -> None:
-        """Start again, in a child process: the lock may have been held."""
-        self._lock = threading.Lock()
-        self._outcome = None
-
-
-def _forked() -> None:
-    for probe in list(_probes):
-        probe.forget()
-
-
-_probes: weakref.WeakSet[Probe] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_forked)

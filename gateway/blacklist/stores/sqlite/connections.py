@@ -9,7 +9,7 @@ import os
 import sqlite3
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from gateway.blacklist.stores.sqlite.file import BUSY_SECONDS, FAILURES
 from gateway.blacklist.stores.sqlite.index import Identity, Index, join, leave
 from gateway.blacklist.stores.sqlite.statements import GATEWAY
 from gateway.http.blocking import blocking
+from gateway.http.threads import at_fork
 
 # Who makes the log longer than this folds it into the file, while others change on.
 FOLD_FRAMES = 1000
@@ -107,7 +108,10 @@ class Connections:
         self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._inherited: list[Connection] = []
         self._replaced: Replaced | None = None  # what was done to the files; from then on nothing can be trusted
-        _pools.add(self)
+        # No connection may cross a fork: SQLite in the child would believe that it holds locks which it does not
+        # hold, and whoever closes the file last elsewhere would remove the log beneath it. So what is idle is
+        # closed before, and a child that inherits a connection all the same, from another thread's work, refuses.
+        at_fork(before=self.close, after_in_child=self._forget)
         # For who forgets to close: Python warns of connections that it has to close itself. Not at exit, for by then
         # the files may have been replaced (`_discard`).
         weakref.finalize(self, _close_all, self._idle).atexit = False
@@ -264,7 +268,7 @@ class Connections:
                 self._idle.append(self._open())  # of a worker that was killed: whoever closes last folds in
         self.close()
 
-    def forget(self) -> None:
+    def _forget(self) -> None:
         """Give up in a child process what the parent was using; unclosed, for its locks are the parent's."""
         self._inherited = list(self._opened)
         self._idle.clear()
@@ -275,17 +279,3 @@ class Connections:
 def _close_all(connections: deque[Connection]) -> None:
     while connections:
         connections.pop().close()
-
-
-# No connection may cross a fork: SQLite in the child would believe that it holds locks which it does not
-# hold, and whoever closes the file last elsewhere would remove the log beneath it. So what is idle is
-# closed before, and a child that inherits a connection all the same, from another thread's work, refuses.
-_pools: weakref.WeakSet[Connections] = weakref.WeakSet()
-
-
-def _each(part: Callable[[Connections], None]) -> None:
-    for pool in list(_pools):
-        part(pool)
-
-
-os.register_at_fork(before=lambda: _each(Connections.close), after_in_child=lambda: _each(Connections.forget))

@@ -27,11 +27,6 @@ def fingerprint_of(entry: Entry) -> str:
     return entry.key.partition(":")[2]
 
 
-def entry_kind(entry: Entry) -> dict[str, Any]:
-    """Return what everybody may know of an entry."""
-    return {"kind": "token" if entry.claim is None else "claim"}
-
-
 def timestamp(seconds: int | None) -> str | None:
     """Return epoch seconds as RFC 3339 in UTC, null for never."""
     return None if seconds is None else datetime.fromtimestamp(max(seconds, 0), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -42,7 +42,7 @@ class Named(NamedTuple):
         if until is None and any(not entry.by_fingerprint for entry in self.entries()):
             return False  # it ends after the token, or never
         # An entry of a former name, an alias by now, takes a later end under that name alone.
-        return self.blacklist.add_fingerprint(self.made_by or self.issuer, self.fingerprint, actor, until).changed
+        return self.blacklist.add_fingerprint(self.made_by or self.issuer, self.fingerprint, actor, until)
 
     def remove(self, actor: Actor) -> bool:
         """Lift its own entry; return whether there was one."""

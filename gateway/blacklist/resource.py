@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from gateway.auth.issuers import ANY
 from gateway.auth.tokens import Claims, Token, Verifier
 from gateway.blacklist.body import body_members, restate
-from gateway.blacklist.entries import entry_kind, entry_to_json, fingerprint_of, timestamp
+from gateway.blacklist.entries import entry_to_json, fingerprint_of, timestamp
 from gateway.blacklist.listing import list_entries
 from gateway.blacklist.named import Named
 from gateway.blacklist.permissions import Scopes
@@ -234,7 +234,7 @@ class Resource:
             and self._scopes.may_look_up(caller.token.claims)
             and caller.token.issuer.may_administer(issuer)
         )
-        return [entry_to_json(entry) if may_know else entry_kind(entry) for entry in entries]
+        return [entry_to_json(each) if may_know else {"kind": "claim" if each.claim else "token"} for each in entries]
 
 
 def success(members: Answer) -> bytes:

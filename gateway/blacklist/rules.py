@@ -159,15 +159,15 @@ class Blacklist:
         self.record("add", actor, changed=added.changed, issuer=entry.issuer, fingerprint=token.fingerprint)
         return added.changed
 
-    def add_fingerprint(self, issuer: str, fingerprint: str, actor: Actor, until: int | None) -> Added:
-        """Add an entry for a token that is known by its fingerprint alone.
+    def add_fingerprint(self, issuer: str, fingerprint: str, actor: Actor, until: int | None) -> bool:
+        """Add an entry for a token that is known by its fingerprint alone; return whether that changed anything.
 
         It ends at `until`, or never: nobody knows when the token does. The entry in force may be of another issuer;
         then nothing has changed, and the token is not blacklisted.
         """
         added = self._add_one(self._entry(token_key(fingerprint), issuer, until, actor, by_fingerprint=True))
         self.record("add", actor, changed=added.changed, issuer=issuer, fingerprint=fingerprint, until=until)
-        return added
+        return added.changed
 
     def add_claims(
         self, issuer: str, name: str, values: Iterable[str], cut_off: AskedCutOff, until: int | None, actor: Actor

@@ -34,7 +34,9 @@ def check_config(settings: Settings) -> None:
         echo(f"warning: {warning}", err=True)
     if endpoint := traces_endpoint():
         echo(f"# traces go to {mask(endpoint)}")
-        _try_traces(settings)
+        from gateway.ops.traces import Traces  # late: it imports OpenTelemetry
+
+        Traces(settings.upstream).close()  # raises ValueError for variables that the SDK does not take
     issuers = build_issuers(settings)
     senders = [sender for sender in build_senders(settings, issuers).all if sender.has_own_keys]
     faults = [fault for issuer in (*issuers, *senders) for fault in _print_keys(issuer)]
@@ -43,13 +45,6 @@ def check_config(settings: Settings) -> None:
         echo(f"# store: {warning}")
     if faults:
         raise ValueError("\n".join(faults))
-
-
-def _try_traces(settings: Settings) -> None:
-    """Make what delivers traces, and end it. Raises ValueError for variables that the SDK does not take."""
-    from gateway.ops.traces import Traces  # late: it imports OpenTelemetry
-
-    Traces(settings.upstream).close()
 
 
 def _describe_store(settings: Settings) -> str:

@@ -21,7 +21,7 @@ from pydantic_settings import NoDecode
 from gateway.auth.fetch import check_url
 from gateway.auth.issuers import TENANT
 from gateway.auth.keyset import KeysRefused
-from gateway.config.values import IssuerSettings, Members, check_claim_name, json_list, split_list
+from gateway.config.values import IssuerSettings, Members, check_claim_name, check_secrets, json_list, split_list
 from gateway.http.values import JOIN
 
 # What an issuer of access tokens has, and a sender of signals has not.
@@ -119,17 +119,12 @@ class ClientSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     client_id: Annotated[str, Field(min_length=1)]
-    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_to_list), Field(min_length=1, max_length=16)]
+    secret: Annotated[
+        tuple[SecretStr, ...], BeforeValidator(_to_list), Field(max_length=16), AfterValidator(check_secrets)
+    ]
     may: Annotated[tuple[Literal["revoke", "introspect"], ...], BeforeValidator(split_list)] = ("revoke", "introspect")
     issuers: Members = ()
     per_minute: int = Field(6000, ge=1)
-
-    @field_validator("secret")
-    @classmethod
-    def _check_not_empty(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if not all(secret.get_secret_value() for secret in value):
-            raise ValueError("must not be empty")
-        return value
 
 
 Signals = Annotated[tuple[SignalSettings, ...], NoDecode, BeforeValidator(json_list)]

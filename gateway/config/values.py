@@ -132,7 +132,8 @@ def _split_secrets(value: object) -> object:
     return found
 
 
-def _check_secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+def check_secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    """Return the secrets. Raises ValueError where there is none, or an empty one."""
     if not value or not all(secret.get_secret_value() for secret in value):
         raise ValueError("must not be empty")
     return value
@@ -178,7 +179,7 @@ Scope = Annotated[str, _must_match(r"[!#-\[\]-~]+", "must be one scope: no blank
 Paths = Annotated[Listed, AfterValidator(_check_paths)]
 Origins = Annotated[Listed, AfterValidator(_check_origins)]
 Requirements = Annotated[Listed, AfterValidator(_check_requirements)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(_check_secrets)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(check_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Members = Annotated[tuple[NotEmpty, ...], BeforeValidator(split_list)]
 

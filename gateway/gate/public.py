@@ -66,7 +66,8 @@ class Public:
         if has_credentials or not self._pass_preflight or not is_preflight(method, environ):
             return False
         if not is_asked:
-            _make_preflight(environ)
+            _drop(environ, _NOT_OF_A_PREFLIGHT)
+            environ["wsgi.input"] = BytesIO()
         return True
 
     def _has(self, path: str) -> bool:
@@ -101,8 +102,3 @@ def _is_moved(environ: Environ) -> bool:
 def _drop(environ: Environ, is_dropped: Callable[[str], object]) -> None:
     for key in [key for key in environ if is_dropped(key)]:
         del environ[key]
-
-
-def _make_preflight(environ: Environ) -> None:
-    _drop(environ, _NOT_OF_A_PREFLIGHT)
-    environ["wsgi.input"] = BytesIO()

@@ -11,6 +11,7 @@ from threading import Thread
 
 from gateway.auth.tokens import SOON, Token, Verifier
 from gateway.blacklist.rules import Blacklist
+from gateway.blacklist.stores.base import in_parts
 from gateway.http.problems import Problem, StoreUnavailable
 from gateway.http.threads import start_thread
 from gateway.http.wsgi import Context, close_body
@@ -107,8 +108,8 @@ class Streams:
                     _cut(about, problem.code)
 
     def _find(self, keys: list[str]) -> Iterator[str]:
-        for start in range(0, len(keys), KEYS_AT_ONCE):
-            yield from {entry.key for entry in self._blacklist.store.find(keys[start : start + KEYS_AT_ONCE])}
+        for part in in_parts(keys, KEYS_AT_ONCE):
+            yield from {entry.key for entry in self._blacklist.store.find(part)}
 
     def _cut_all(self, under_way: Iterable[Context]) -> None:
         live = [about for about in under_way if isinstance(about.token, Token) and _is_stream(about)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from gateway.http.cache import bounded_cache
 from gateway.http.problems import Problem
@@ -114,8 +114,6 @@ def _names_host(scheme: str, authority: str, host: str | None) -> bool:
 
 def _rebuilt(environ: Environ) -> str:
     """Return a target made from WSGI's decoded parts, for servers that do not give the raw one."""
-    from urllib.parse import quote
-
     path = quote((environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1"), "/;:@&=+$,!*'()~")
     query = environ.get("QUERY_STRING", "")
     return (path or "/") + ("?" + query if query else "")

@@ -1,4 +1,4 @@
-"""Shared secrets: what of a setting's text is one, and what is refused."""
+"""Shared secrets: the bytes that a text means, and which texts are refused."""
 
 from __future__ import annotations
 

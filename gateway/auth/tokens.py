@@ -76,8 +76,8 @@ class Verifier:
     """Verifies tokens of some `issuers`, and keeps up to `cache_size` good ones.
 
     A cached token is good only under the very key set that verified it, so that a removed
-    key takes its tokens along. Its tokens are for one blacklist, whose look-up they keep: two in threads would take
-    each other's. `leeway` and `max_age` (by `iat`) are in seconds, `now` returns epoch seconds. With
+    key takes its tokens along. Its tokens are for one blacklist, whose findings they keep: of two, in two threads, each
+    would take the other's. `leeway` and `max_age` (by `iat`) are in seconds, `now` returns epoch seconds. With
     `by_auth_time`, an `auth_time` must not lie ahead: no cut-off of now would cover it.
     """
 
@@ -104,7 +104,7 @@ class Verifier:
         self._cached: dict[str, Token] = {}  # by their credentials
         self._order: deque[Token] = deque()  # the oldest first: a dict would be searched for its first
         self.now = now
-        self.passed_late = -math.inf  # when a token passed last that had less than SOON to live
+        self.passed_late = -math.inf  # when a token last passed that had less than SOON to live
 
     def verify(self, text: str) -> Token:
         """Return the token if it is genuine and valid now. Raises `Problem` saying why it is not."""

@@ -12,8 +12,8 @@ from gateway.blacklist.stores.base import Entry
 class Named(NamedTuple):
     """A token with its fingerprint, a fingerprint alone, or a claim: its name, and the values that its text may mean.
 
-    Of a token that `has_expired` no entry counts any more. `made_by` is the issuer whose entry a fingerprint lifts: one
-    of another, which has come since, stays.
+    For a token that `has_expired` no entry counts any more. A fingerprint lifts only the entry of the issuer `made_by`:
+    one that another issuer has made since stays.
     """
 
     blacklist: Blacklist

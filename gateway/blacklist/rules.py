@@ -27,7 +27,7 @@ AskedCutOff = CutOff | Literal["by claim"]
 
 
 class Actor(NamedTuple):
-    """Who changes something, for entry and audit: a name, an address, a reason, the trace's id, whose name it is."""
+    """Who changes something, for the entry and the audit log: name, address, reason, trace id, the name's issuer."""
 
     by: str = ""
     address: str = ""
@@ -37,9 +37,10 @@ class Actor(NamedTuple):
 
 
 class ClaimTarget(NamedTuple):
-    """The tokens of an issuer with a claim of this value (`values.value_text`), issued before a cut-off; None: all.
+    """A claim whose tokens are to be blacklisted: the issuer's that have this value of it (`values.value_text`).
 
-    `until` ends that; None: as long as it may apply. Both are in epoch seconds, but for the cut-off `NOW`.
+    `issued_before` leaves out those issued later; None: none. `until` is when the entry ends; None: when there can be
+    no token any more to which it applies. Both are in epoch seconds, but for the cut-off `NOW`.
     """
 
     issuer: str

@@ -49,8 +49,8 @@ def on_blocking(release: Callable[[], None]) -> None:
 class Watchdog:
     """Logs where threads are that hold up all others without having said that they wait: once an incident.
 
-    Threads whose innermost call is in `own`, a package, are at the server's work, and only slow. So may those be that
-    have no call but their first: compiled code shows none.
+    A thread whose innermost call is in the package `own` is at the server's work, and only slow. So may be one that
+    shows no call but its first: compiled code shows none.
     """
 
     def __init__(self, own: str) -> None:

@@ -1,4 +1,4 @@
-"""What is worked out from texts that others write, kept in bounded space."""
+"""Caches of bounded size, for what is worked out from texts that others write."""
 
 from __future__ import annotations
 

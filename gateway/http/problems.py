@@ -1,8 +1,8 @@
 """Every refusal the gateway can give: its code, its status, its title and its challenge.
 
-A refusal travels as an exception from wherever it is decided to the one place that
-answers it (`gate.gate.Gate`). Its text is fixed or made of names only: a token, a
-secret or a claim's value never becomes part of one.
+A refusal travels as an exception from wherever it is decided to the stage that answers it
+(`http.answers.refuse`). Its text is fixed or made of names only: a token, a secret or a
+claim's value never becomes part of one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HELP = "docs/problems.md"  # of this distribution, one paragraph a code
 
 
 class Kind(NamedTuple):
-    """What is fixed about a refusal: its status, its title and its RFC 6750 error, "" where none."""
+    """What is fixed about a refusal: its status, its title and the error of its challenge (RFC 6750)."""
 
     status: str
     title: str

@@ -26,7 +26,7 @@ from gateway.proxy.pool import Pool
 from gateway.proxy.prefix import Prefix
 from gateway.proxy.tunnel import Tunnel, wanted_upgrade
 
-# After a request was sent: before, hardly an answer is there, and a look costs a system call.
+# After a request was sent: sooner there is hardly ever an answer, and a look costs a system call.
 SOON_SECONDS: Final = 0.0001
 _COUNTING: Final = frozenset({"OPTIONS", "TRACE"})  # how often they are forwarded (RFC 9110 section 7.6.2)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"

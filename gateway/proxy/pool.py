@@ -21,8 +21,8 @@ OWN_SECONDS = 10.0  # how long one that serves a single user is kept idle
 class Pool:
     """Idle handles: those that anybody may use, and those that serve the user alone whose body they have carried.
 
-    An upstream that leaves a body unread takes it for the next request, and answers that to whoever comes next. So is a
-    HEAD request's: an upstream that answers it with a body may send that when the next request is on its way.
+    An upstream that leaves a body unread takes it for the next request, and answers that to whoever comes next. And one
+    that answers a HEAD request with a body may send that when the next request is on its way.
     """
 
     def __init__(self, origin: str, connect_seconds: float, files: Files) -> None:
@@ -57,7 +57,7 @@ class Pool:
         return known
 
     def take(self, peer: Peer, user: str | None, request: Outbound) -> Handle:
-        """Return a handle for a user, None for one who is not known; for a body or a HEAD request it is theirs alone.
+        """Return a handle for a user (None: nobody known); after a body or a HEAD request it is that user's alone.
 
         Raises `UpstreamFailed`.
         """

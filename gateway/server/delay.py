@@ -6,7 +6,7 @@ import time
 
 
 class QueueingDelay:
-    """The wait of the latest probe, or of a connection that came late to be accepted; more than `limit` is overload.
+    """How long the latest probe has waited, or a connection that was accepted late; more than `limit` is overload.
 
     In seconds. A probe under way that is not taken counts with what it has waited, from the next look on.
     """

@@ -15,7 +15,7 @@ from gateway.http.problems import Problem
 MAX_HEAD: Final = 262_144  # bytes; a token far too long is still refused as a token
 MAX_FIELDS: Final = 1000
 # Bytes of a head that every connection may have that is not whole, and all of a process's together beyond these:
-# 10,000 connections of endless heads hold at most 160 + 64 MiB.
+# 10,000 connections of endless heads hold at most 157 + 64 MiB.
 OWN_BYTES, COMMON_BYTES = 16_384, 67_108_864
 
 _WHITE: Final = b" \t\n\r\v\f"

@@ -113,7 +113,7 @@ class Listener:
             self._attend(connection)
 
     def _gather(self, seconds: float | None) -> bool:
-        """Note whose turn it is; wait for something to happen, at most so long. Return whether the probe has come."""
+        """Note who is ready; wait for something to happen, at most so long. Return whether the probe has come."""
         was_woken = False
         for fd, _ in self._poller.wait(0 if self._next else seconds):
             if connection := self._connections.get(fd) or self._pausing.pop(fd, None):

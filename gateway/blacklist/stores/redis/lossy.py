@@ -23,7 +23,7 @@ _UNCHECKED = {
 
 
 def is_forbidden(error: BaseException | None) -> bool:
-    """Return whether a server refuses to say what it would be good to know, and no more than that."""
+    """Return whether a server refuses CONFIG or INFO alone, whose answers are good to have, and not needed."""
     return bool(_FORBIDDEN.match(str(error)))
 
 

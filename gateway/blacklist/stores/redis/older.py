@@ -27,7 +27,7 @@ def with_twins(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def is_twin(entry: Entry) -> bool:
-    """Return whether the entry stands under another key, too, where it is listed and counted."""
+    """Return whether this is a second copy, of an entry that is listed and counted under its own key."""
     return entry.claim is not None and entry.key in legacy_claim_keys(entry.issuer, *entry.claim)
 
 

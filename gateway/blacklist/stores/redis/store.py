@@ -1,4 +1,4 @@
-"""Entries in Redis or Valkey, shared by any number of nodes. `redis_primary` lists the URLs.
+"""Entries in Redis or Valkey, shared by any number of nodes. `primary` lists the URLs.
 
 An entry is a string `{jwt-gateway}:token:…` or `{jwt-gateway}:claim:…` that holds its JSON. Two sorted sets
 list all entries by a name that begins with their second of creation: one in that order, one by expiry.

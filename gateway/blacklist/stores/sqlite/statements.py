@@ -1,4 +1,4 @@
-"""What an SQLite store is asked."""
+"""The SQL of the store."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from setuptools import Extension, setup
 
 ROOT = Path("gateway")
 COMPILED = ("http/*", "gate/*", "proxy/*", "server/*")  # the rooms that a request passes through,
-COMPILED += ("auth/tokens", "blacklist/rules", "blacklist/stores/redis/lookups", "ops/observe")  # and its way in others
+COMPILED += ("auth/tokens", "blacklist/rules", "blacklist/stores/redis/lookups")  # and its way in others
+COMPILED += ("ops/observe", "ops/request")
 INTERPRETED = {
     # mypyc cannot make a class of a builtin one, nor of the thread's own,
     *("http/blocking", "http/disconnected", "http/strict_json"),

@@ -12,7 +12,7 @@ from typing import Any
 from gateway.http.blocking import blocking
 from gateway.http.wsgi import Environ, context
 from gateway.ops.logs import dropped_lines
-from gateway.ops.observe import Request
+from gateway.ops.request import Request
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own: where processes leave their figures
 # Seconds, for whole requests and for their parts.

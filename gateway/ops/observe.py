@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-from gateway.http.problems import KINDS, Problem
 from gateway.http.protocols import Credential
-from gateway.http.target import OPERATORS, PROBES, is_decision
-from gateway.http.wsgi import App, Context, Environ, Fields, StartResponse, call_of, close_body, context
+from gateway.http.wsgi import App, Context, Environ, Fields, StartResponse, call_of, context
+from gateway.ops.request import Request, is_good_probe
 
-CLIENT_LEFT: Final = "client-left"
-_CLIENT_LEFT_STATUS: Final = "499"  # nginx's; no client ever sees it
+if TYPE_CHECKING:
+    from gateway.ops.metrics import Metrics
+    from gateway.ops.traces import Traces
 
 Write = Callable[[str, dict[str, Any]], None]
 
@@ -37,29 +36,6 @@ def _new_id() -> str:
         except IndexError:  # another thread may take the last one, too
             digits = os.urandom(512).hex()
             _ids.extend(digits[at : at + 16] for at in range(0, len(digits), 16))
-
-
-class Metrics(Protocol):
-    """What counts requests."""
-
-    def started(self) -> None:
-        """Count a request in flight."""
-
-    def finished(self, environ: Environ, request: Request) -> None:
-        """Count a finished request."""
-
-
-class Traces(Protocol):
-    """What makes a span of each request."""
-
-    def begin(self, environ: Environ, about: Context) -> None:
-        """Begin a request's span, and note the trace's id."""
-
-    def finished(self, environ: Environ, request: Request) -> None:
-        """End a request's spans."""
-
-    def close(self) -> None:
-        """Deliver what waits, within a second."""
 
 
 class Observe:
@@ -132,72 +108,6 @@ class Observe:
             write(f"{members['method']} {request.status}", members)
 
 
-class Request:
-    """One request as it is observed: it stands between app and server, and tells at its end what became of it.
-
-    `outcome` is the refusal's code, or `passed`; `seconds` is how long it took.
-    """
-
-    # Set at its end.
-    route: str
-    status: int
-    outcome: str
-    seconds: float
-
-    __slots__ = ("_about", "_began", "_body", "_environ", "_fault", "_tell", "outcome", "route", "seconds", "status")
-
-    def __init__(self, environ: Environ, about: Context, tell: Callable[[Environ, Request], None]) -> None:
-        self._environ, self._about, self._tell = environ, about, tell
-        self._began = time.perf_counter()
-        self._fault = ""
-        self._body: Iterable[bytes] = ()
-
-    def response(self, body: Iterable[bytes]) -> Iterable[bytes]:
-        """Return what the server is to send: a list is over here, anything else when the server closes it."""
-        if isinstance(body, list):
-            self.close()
-            return body
-        self._body = body
-        self._fault = CLIENT_LEFT  # unless the server takes it to its end
-        return self
-
-    def fail(self, error: BaseException) -> None:
-        """Note why there is no answer, or no whole one."""
-        if isinstance(error, ConnectionError):  # the client's: an upstream's are Problems
-            self._fault, self._about.status = CLIENT_LEFT, _CLIENT_LEFT_STATUS
-        else:
-            self._fault = error.code if isinstance(error, Problem) else "internal-error"
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._body
-            self._fault = ""
-        except Exception as error:
-            self.fail(error)
-            raise
-
-    def close(self) -> None:
-        """Close the app's response, and tell."""
-        try:
-            close_body(self._body, has_ended=not self._fault)
-        finally:
-            self.seconds = time.perf_counter() - self._began
-            about = self._about
-            fault, refusal = self._fault, about.refusal
-            # A response that was cut off looks like one whose client left, but for the refusal.
-            self.outcome = (refusal or fault if fault == CLIENT_LEFT else fault or refusal) or "passed"
-            self.route = _route(about.target)
-            self.status = int((about.status or _status_of(self.outcome))[:3])
-            self._tell(self._environ, self)
-
-
-def _status_of(outcome: str) -> str:
-    """Return the status of an answer that the server gave in the app's place, or that nobody got."""
-    if outcome == CLIENT_LEFT:
-        return _CLIENT_LEFT_STATUS
-    return KINDS[outcome if outcome in KINDS else "internal-error"].status
-
-
 def _start_with_id(
     about: Context, start_response: StartResponse, status: str, fields: Fields, *rest: Any
 ) -> Callable[[bytes], object]:
@@ -210,22 +120,6 @@ def _start_with_id(
         fields = [*fields, ("X-Request-Id", about.request_id)]
     write: Callable[[bytes], object] = start_response(status, fields, *rest) if rest else start_response(status, fields)
     return write
-
-
-def _route(target: Any) -> str:
-    """Return the route's class. A path may hold what must not be logged."""
-    if target is None:
-        return "none"
-    if not target.is_own:
-        return "upstream"
-    if is_decision(target.path):
-        return "decision"
-    return "operators" if target.path.startswith(OPERATORS) else "blacklist"
-
-
-def is_good_probe(environ: Environ, request: Request) -> bool:
-    """Return whether it is a health check that succeeded: they come thousands of times a day."""
-    return request.route == "operators" and request.status == 200 and context(environ).target.path in PROBES
 
 
 def _details(environ: Environ) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from gateway.http.build import VERSION
 from gateway.http.target import DECISION
 from gateway.http.wsgi import App, Context, Environ, StartResponse, context
-from gateway.ops.observe import Request, is_good_probe
+from gateway.ops.request import Request, is_good_probe
 
 log = logging.getLogger("gateway")
 

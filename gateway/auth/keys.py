@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from gateway.auth.fetch import MAX_BYTES, FetchPolicy, check_url, fetch_keys, follow, is_metadata
@@ -24,26 +23,8 @@ LOOK_SECONDS = 1  # how often a file of keys is looked at
 FILE_WAIT_SECONDS = 0.25  # seconds that a request waits, once per look, for a disk
 
 
-class Keys(Protocol):
-    """A source of key sets for one issuer, shared by all threads of a process."""
-
-    algorithms: frozenset[str]
-
-    def current(self) -> KeySet:
-        """Return the keys in force. Raises `Problem` keys-unavailable when there are none to go by."""
-
-    def renew(self) -> KeySet:
-        """Return the keys in force after what can be done at once about a token that none of them verifies."""
-
-    def age(self) -> float:
-        """Return the seconds since these keys were last known to be good."""
-
-    def ask(self) -> KeySet:
-        """Return the keys, asked for now. Raises KeysRefused, OSError or ValueError for what is wrong with them."""
-
-
 class StaticKeys:
-    """Keys that never change."""
+    """Keys that never change, with the methods of `WatchedKeys`."""
 
     def __init__(self, algorithms: frozenset[str], keys: KeySet) -> None:
         self.algorithms = algorithms
@@ -58,6 +39,9 @@ class StaticKeys:
     def age(self) -> float:
         """Return 0: they do not age."""
         return 0.0
+
+
+Keys = StaticKeys | WatchedKeys  # where one issuer's key sets come from, for all threads of a process
 
 
 def build_keys(

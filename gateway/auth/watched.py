@@ -68,7 +68,7 @@ class WatchedKeys:
         return self._snapshot.age()
 
     def ask(self) -> KeySet:
-        """Return the keys, asked for now and in this thread. Raises whatever is wrong with them."""
+        """Return the keys, asked for now and in this thread. Raises KeysRefused, OSError or ValueError."""
         return self._snapshot.take(self._load)
 
     def close(self) -> None:

@@ -29,8 +29,8 @@ def serve(  # noqa: PLR0913 - each is a setting of its own
     the exit status is 3; if it raises later, the running workers stay. `renewed` is called in the first process once
     it has loaded at SIGHUP. A request that has waited `queue_timeout` seconds for a thread comes with
     `Context.overloaded` true. `drain_timeout`, in seconds, is what requests in flight have at the end, `keep_alive` how
-    long a connection may be idle. If the app has a method `close`, each worker calls it after the drain; it should take a
-    second at most. An attribute `streams` is what the module `streams` says.
+    long a connection may be idle. If the app has a method `close`, each worker calls it after the drain; it should take
+    a second at most. What an attribute `streams` of the app is for, the module `streams` says.
     """
     from gateway.server.master import Master
     from gateway.server.worker import Options

@@ -1,4 +1,7 @@
-"""Waiting for many descriptors at once, for several threads: epoll where there is one, else poll."""
+"""Waiting for many descriptors at once, for several threads: epoll where there is one, else poll.
+
+A poller tells of each event once, to one thread. Events are of select.poll; any thread may call any method.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +11,15 @@ import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from threading import Lock
-from typing import Protocol
 
 EVENTS = 32  # taken at once
 
 
-class Poller(Protocol):
-    """Tells of each event once, to one thread. Events are of select.poll; any method may be called by any thread."""
-
-    wake_up: int  # what `wait` returns beside descriptors once `wake` was called
-
-    def arm(self, fd: int, events: int) -> None:
-        """Have the descriptor told of once when it is ready for any of the events. Raises OSError if it is closed."""
-
-    def disarm(self, fd: int) -> None:
-        """Forget a descriptor that is open; one that is closed is forgotten by itself."""
-
-    def wake(self) -> None:
-        """Have `wait` return."""
-
-    def wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
-        """Return descriptors that are ready, with their events; wait for some at most so long, None: for ever."""
-
-
-def open_poller() -> Poller:
-    """Return the poller for this system."""
-    return EpollPoller() if hasattr(select, "epoll") else PollPoller()
-
-
 class EpollPoller:
-    """Linux's: a descriptor that is armed anew is waited for at once, also by who waits already."""
+    """Linux's: a descriptor that is armed anew is waited for at once, also by who waits already.
+
+    `wake_up` is what `wait` returns beside descriptors once `wake` was called.
+    """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -48,14 +30,14 @@ class EpollPoller:
         self._is_woken = False  # and nobody has been told yet
 
     def arm(self, fd: int, events: int) -> None:
-        """Have the descriptor told of once."""
+        """Have the descriptor told of once when it is ready for any of the events. Raises OSError if it is closed."""
         try:
             self._epoll.modify(fd, events | self._once)
         except FileNotFoundError:
             self._epoll.register(fd, events | self._once)
 
     def disarm(self, fd: int) -> None:
-        """Forget a descriptor, armed before or not."""
+        """Forget a descriptor that is open, armed before or not; one that is closed is forgotten by itself."""
         with suppress(FileNotFoundError):
             self._epoll.unregister(fd)
 
@@ -66,7 +48,7 @@ class EpollPoller:
             self._epoll.modify(self.wake_up, select.POLLIN | self._once)
 
     def wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
-        """Return descriptors that are ready, with their events."""
+        """Return descriptors that are ready, with their events; wait for some at most so long, None: for ever."""
         ready = self._epoll.poll(seconds, EVENTS)
         # Not assigned otherwise: another thread may have been told meanwhile, and then nobody could wake any more.
         if self._is_woken and any(fd == self.wake_up for fd, _ in ready):
@@ -109,7 +91,7 @@ class PollPoller:
             os.write(self._writer, b".")
 
     def wait(self, seconds: float | None) -> Iterable[tuple[int, int]]:
-        """Return descriptors that are ready, with their events, maybe none."""
+        """Return descriptors that are ready, with their events, maybe none; wait at most so long."""
         poll = select.poll()
         with self._lock:
             for fd, events in self._armed.items():
@@ -125,3 +107,11 @@ class PollPoller:
                 found.append((self.wake_up, select.POLLIN))
                 self._is_woken = False
         return found
+
+
+Poller = EpollPoller | PollPoller
+
+
+def open_poller() -> Poller:
+    """Return the poller for this system."""
+    return EpollPoller() if hasattr(select, "epoll") else PollPoller()

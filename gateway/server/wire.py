@@ -1,4 +1,4 @@
-"""A client's socket, with what has come and is not used yet, and what is to be sent. Nothing here waits, unless asked to."""
+"""A client's socket, with what has come and is not used yet, and what is to be sent. Only `poll` may wait."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def _text(secret: SecretStr | None) -> str:
 def _with_keys(issuer: IssuerSettings, settings: Settings, now: Clock) -> Issuer:
     refuse_weak_parts(issuer)
     policy = FetchPolicy(
-        insecure_hosts=frozenset(settings.jwks_insecure_http),
+        insecure_hosts=frozenset(map(str.lower, settings.jwks_insecure_http)),
         ca_file=issuer.jwks_ca or settings.jwks_ca,
         proxy=issuer.jwks_proxy or settings.jwks_proxy,
         aliases=issuer.aliases,

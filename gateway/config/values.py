@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
@@ -34,8 +34,10 @@ _TAKEN_FIELDS = (
     "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
     "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto",
 )  # fmt: skip
-_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")
-_DEFAULT_PORT = re.compile(r"(http://.*:80|https://.*:443)\Z", re.IGNORECASE)  # browsers leave it out
+# As browsers send it (RFC 6454 section 6.2), without a default port; or `*`.
+_ORIGIN = (
+    r"\*|(?!(?i:http://.*:80|https://.*:443)\Z)[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?"
+)
 
 
 def split_list(value: object) -> object:
@@ -84,30 +86,10 @@ def _split_http(value: str) -> SplitResult | None:
     return parts if is_one else None
 
 
-def _check_origins(value: tuple[str, ...]) -> tuple[str, ...]:
-    """Check origins, which are as browsers send them (RFC 6454 section 6.2), or `*`."""
-    for origin in value:
-        if origin != "*" and (not _ORIGIN.fullmatch(origin) or _DEFAULT_PORT.match(origin)):
-            raise ValueError("must be origins as a browser sends them, https://app.example.com, or *")
-    return value
-
-
 def _check_http_proxy(value: str) -> str:
     parts = _split_http(value)
     if not parts or parts.path.strip("/"):
         raise ValueError("must be an http:// or https:// URL of host and port; a user may stand before them")
-    return value
-
-
-def _check_hosts(value: tuple[str, ...]) -> tuple[str, ...]:
-    if any(not re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]+)?", host) for host in value):
-        raise ValueError("must be names of hosts, or host:port, and no URLs")
-    return tuple(host.lower() for host in value)
-
-
-def _check_paths(value: tuple[str, ...]) -> tuple[str, ...]:
-    if any(not path.startswith("/") for path in value):
-        raise ValueError("every path must begin with /")
     return value
 
 
@@ -158,10 +140,10 @@ def check_claim_name(name: str) -> str:
 
 
 def _must_match(pattern: str, words: str) -> AfterValidator:
-    """Return what refuses any text but that of the pattern, in these words."""
+    """Return what refuses any text but that of the pattern, in these words; of a list, each of its texts."""
 
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
+    def check(value: Any) -> Any:
+        if not all(re.fullmatch(pattern, text) for text in ([value] if isinstance(value, str) else value)):
             raise ValueError(words)
         return value
 
@@ -173,11 +155,15 @@ Listed = Annotated[tuple[NotEmpty, ...], NoDecode, BeforeValidator(split_list)]
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 ResourceUrl = Annotated[str, AfterValidator(_check_resource_url)]
 HttpProxy = Annotated[str, AfterValidator(_check_http_proxy)]
-Hosts = Annotated[Listed, AfterValidator(_check_hosts)]
+Hosts = Annotated[
+    Listed, _must_match(r"[A-Za-z0-9._-]+(:[0-9]+)?", "must be names of hosts, or host:port, and no URLs")
+]
 ClaimNames = Annotated[Listed, AfterValidator(_check_claim_names)]
 Scope = Annotated[str, _must_match(r"[!#-\[\]-~]+", "must be one scope: no blanks, quotes or backslashes, ASCII alone")]
-Paths = Annotated[Listed, AfterValidator(_check_paths)]
-Origins = Annotated[Listed, AfterValidator(_check_origins)]
+Paths = Annotated[Listed, _must_match(r"(?s)/.*", "every path must begin with /")]
+Origins = Annotated[
+    Listed, _must_match(_ORIGIN, "must be origins as a browser sends them, https://app.example.com, or *")
+]
 Requirements = Annotated[Listed, AfterValidator(_check_requirements)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(check_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]

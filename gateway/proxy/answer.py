@@ -74,7 +74,7 @@ class Answer:
             return False
         self.status, self.status_line, self.fields = parse(lines)
         if self._ends_with_head:
-            self._end()
+            self._end(handle)
         return True
 
     def take(self) -> bytes | None:
@@ -99,7 +99,7 @@ class Answer:
         if handle.is_done and handle.error:
             raise handle.error
         if handle.is_done or handle.is_answered_early():
-            self._end()
+            self._end(handle)
             return b""
         return None
 
@@ -134,14 +134,13 @@ class Answer:
             handle, self._handle = self._handle, None
             handle.close()
 
-    def _end(self) -> None:
+    def _end(self, handle: Handle) -> None:
         """Let the handle go. Where libcurl waits for more to send or to come, its connection is closed with it."""
-        if self._handle:
-            handle, self._handle = self._handle, None
-            if handle.is_done:
-                self._pool.give_back(handle)
-            else:
-                handle.close()
+        self._handle = None
+        if handle.is_done:
+            self._pool.give_back(handle)
+        else:
+            handle.close()
 
     def _turn(self, handle: Handle, seconds: float = 0) -> None:
         """Take in what has come, after waiting at most so long; raise if nobody waits for the answer any more."""

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 import hiredis
@@ -122,15 +123,13 @@ class RedisConnection:
         self._connection.disconnect()  # type: ignore[no-untyped-call]
 
 
+@dataclass(slots=True)
 class Question:
     """A look-up under way that no thread waits for: for so many entries, when `newest` was the head that is known."""
 
-    __slots__ = ("connection", "entries", "newest")
-
-    def __init__(self, connection: RedisConnection, entries: int, newest: str) -> None:
-        self.connection = connection
-        self.entries = entries
-        self.newest = newest
+    connection: RedisConnection
+    entries: int
+    newest: str
 
 
 class Connections:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from threading import Thread
-from typing import Protocol
+from typing import Any
 
 from gateway.http.wsgi import App, Context
 
@@ -16,23 +16,18 @@ log = logging.getLogger("gateway.server")
 SHARE = 0.8
 
 
-class Streams(Protocol):
-    """What an application has as its attribute `streams`, if it wants to end responses that are under way."""
-
-    seconds: float
-
-    def check(self, under_way: Callable[[], Iterable[Context]]) -> None:
-        """Cut off what must not go on; called every `seconds` at the latest, by a thread that may wait."""
-
-
 def watch_streams(application: App, under_way: Callable[[], Iterable[Context]]) -> None:
-    """Start the thread that has the application check its streams, if it wants to."""
-    streams: Streams | None = getattr(application, "streams", None)
+    """Start the thread that has the application check its streams, if it has an attribute `streams`.
+
+    `streams.check(under_way)` cuts off what must not go on; it is called every `streams.seconds` at the latest, by a
+    thread that may wait.
+    """
+    streams = getattr(application, "streams", None)
     if streams is not None:
         Thread(target=_watch, args=(streams, under_way), name="gateway-streams", daemon=True).start()
 
 
-def _watch(streams: Streams, under_way: Callable[[], Iterable[Context]]) -> None:
+def _watch(streams: Any, under_way: Callable[[], Iterable[Context]]) -> None:
     while True:
         time.sleep(streams.seconds * SHARE)
         try:

@@ -96,11 +96,10 @@ def _send(answer: Answer, environ: Environ, start_response: StartResponse) -> It
     if answer.status.startswith("204"):  # RFC 9110 section 8.6: it has no length
         start_response(answer.status, [("Cache-Control", "no-store")])
         return []
-    if answer.members is None:
-        # Without a body no type is needed, but wsgiref.validate wants one.
-        return respond(environ, start_response, answer.status, [("Content-Type", "text/plain")], b"")
-    body = json.dumps(answer.members).encode()
-    return respond(environ, start_response, answer.status, [("Content-Type", "application/json")], body)
+    body = b"" if answer.members is None else json.dumps(answer.members).encode()
+    # Without a body no type is needed, but wsgiref.validate wants one.
+    kind = "application/json" if body else "text/plain"
+    return respond(environ, start_response, answer.status, [("Content-Type", kind)], body)
 
 
 def read_form(environ: Environ, body: bytes) -> Form:

@@ -166,7 +166,7 @@ def check_prefix(prefix: str) -> None:
         raise ValueError("not the beginning of a key")
 
 
-def check_mark(once: Entry) -> None:
+def check_once(once: Entry) -> None:
     """Raise ValueError for what `Store.add` does not take as `once`."""
     if not _SEEN.fullmatch(once.key):
         raise ValueError("not the key of a message")

@@ -66,7 +66,7 @@ class Server:
         self._ask_head = pack(("GETEX", self.keys.head))
         self._pack_keys = packing(self.keys.tag)
         self._end_of_lookup = pack(("MGET", self.keys.generation)).partition(b"MGET\r\n")[2] + self._ask_head
-        self._mark = ("SET", self.keys.tag + "mark", "")  # a write, and no change
+        self._empty_write = ("SET", self.keys.tag + "mark", "")  # a write, and no change
         self._failed_until = 0.0
         self._lossy = Lossy(self._ask, now)
         self._checking = threading.Lock()
@@ -211,7 +211,7 @@ class Server:
             return self.ask(*commands, again=False)
         # WAIT speaks for what its own connection wrote: what we find changed already may have come over another.
         wait = ("WAIT", self._replicas, WAIT_MILLISECONDS)
-        *answers, _, acknowledged = self.ask(*commands, self._mark, wait, again=False)
+        *answers, _, acknowledged = self.ask(*commands, self._empty_write, wait, again=False)
         if acknowledged < self._replicas:
             raise self.outage.begin(
                 CHANGES, "replicas", f"{acknowledged} of {self._replicas} replicas have a change in time"
@@ -233,7 +233,7 @@ class Server:
 
     def write(self) -> None:
         """Return if the server takes changes, and replicas have them."""
-        self.change(self._mark)  # fails where there is no room
+        self.change(self._empty_write)  # fails where there is no room
 
     def _check_history(self, generation: Any, head: Any, since: str) -> None:
         if since and (generation, head) == as_answered(since):

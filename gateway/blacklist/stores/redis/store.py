@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from gateway.blacklist.stores.base import LATEST, Added, Entry, check_mark, check_prefix, in_parts, merge
+from gateway.blacklist.stores.base import LATEST, Added, Entry, check_once, check_prefix, in_parts, merge
 from gateway.blacklist.stores.history import changed_keys, number_of, read_head
 from gateway.blacklist.stores.outage import Probe
 from gateway.blacklist.stores.redis.keys import FORGET, GRACE_SECONDS, MATCH, read_row
@@ -83,7 +83,7 @@ class RedisStore:
         mark of a message that has been taken, one script takes all of them; None and no change if the mark is there.
         """
         if once:
-            check_mark(once)
+            check_once(once)
             return self._contest(partial(self._add_once, once), entries)[0]
         return [added for chunk in in_parts(entries, CHUNK) for added in self._contest(self._add, chunk)]
 

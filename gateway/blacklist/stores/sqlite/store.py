@@ -18,7 +18,7 @@ from typing import Any
 from sqlitedict import SqliteDict
 
 from gateway.blacklist.stores import history
-from gateway.blacklist.stores.base import Added, Entry, StoreRefused, check_mark, check_prefix, in_parts, merge
+from gateway.blacklist.stores.base import Added, Entry, StoreRefused, check_once, check_prefix, in_parts, merge
 from gateway.blacklist.stores.history import MOST_KEYS, ClockBehind, Head, HistoryLost, Known, read_head
 from gateway.blacklist.stores.outage import CHANGES, Probe
 from gateway.blacklist.stores.sqlite import statements as sql
@@ -165,7 +165,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
     def add(self, entries: Sequence[Entry], *, once: Entry | None = None) -> list[Added] | None:
         """Add the entries, all or none, as `Store.add` says; not those that have expired."""
         if once:
-            check_mark(once)
+            check_once(once)
         with self._changing() as (conn, keys):
             now = self._now()
             if once:

@@ -25,10 +25,7 @@ class Identity:
     """
 
     def __init__(
-        self,
-        claims_field: str = CLAIMS_FIELD,
-        subject_field: str = SUBJECT_FIELD,
-        forward_authorization: bool = True,
+        self, claims_field: str = CLAIMS_FIELD, subject_field: str = SUBJECT_FIELD, forward_authorization: bool = True
     ) -> None:
         self._claims_field, self._subject_field = claims_field, subject_field
         self._claims_key = environ_key(claims_field) if claims_field != NONE else ""

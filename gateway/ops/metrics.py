@@ -29,12 +29,7 @@ class Metrics:
     figures are in files.
     """
 
-    def __init__(
-        self,
-        key_age: Callable[[], float],
-        pruned: Callable[[], int],
-        registry: Any = None,
-    ) -> None:
+    def __init__(self, key_age: Callable[[], float], pruned: Callable[[], int], registry: Any = None) -> None:
         # Imported late: prometheus-client decides at its import whether several processes share the figures.
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 

@@ -38,14 +38,7 @@ class Answer:
         "status_line",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        handle: Handle,
-        pool: Pool,
-        request: Outbound,
-        about: Context,
-        silence_seconds: float,
-    ) -> None:
+    def __init__(self, handle: Handle, pool: Pool, request: Outbound, about: Context, silence_seconds: float) -> None:
         self.status = 0
         self.status_line = ""
         self.fields: Fields = []

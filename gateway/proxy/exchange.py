@@ -79,10 +79,7 @@ class Upstream:
         self._upgrades = frozenset(name.lower() for name in upgrades)
         self._knows_clients = trusted_proxies == 0
         self._fields = RequestFields(
-            parts.netloc,
-            preserve_host=preserve_host,
-            trusted_proxies=trusted_proxies,
-            own=own_fields,
+            parts.netloc, preserve_host=preserve_host, trusted_proxies=trusted_proxies, own=own_fields
         )
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

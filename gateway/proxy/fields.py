@@ -49,14 +49,7 @@ class RequestFields:
     inbound one goes on. `own` are names that a `Connection` field cannot take away.
     """
 
-    def __init__(
-        self,
-        authority: str,
-        *,
-        preserve_host: bool,
-        trusted_proxies: int,
-        own: Iterable[str],
-    ) -> None:
+    def __init__(self, authority: str, *, preserve_host: bool, trusted_proxies: int, own: Iterable[str]) -> None:
         # Alike in all workers, so that each of them knows the others' requests (RFC 9110 section 7.6.3).
         self.pseudonym = "gateway-" + hashlib.sha256(f"{socket.gethostname()} {authority}".encode()).hexdigest()[:12]
         self._authority = authority

@@ -31,10 +31,7 @@ _ALWAYS: dict[int, Any] = {
 
 def options(peer: Peer) -> dict[int, Any]:
     """Return libcurl's options by number (curl_easy_setopt(3)), for connections to the peer."""
-    found: dict[int, Any] = {
-        **_ALWAYS,
-        pycurl.URL: peer.origin,
-    }
+    found: dict[int, Any] = {**_ALWAYS, pycurl.URL: peer.origin}
     if peer.ca_file:
         found[pycurl.CAINFO] = peer.ca_file
     if peer.cert:

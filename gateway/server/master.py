@@ -48,12 +48,7 @@ class Master:
     """Keeps `count` workers, which serve what `load` returns to whoever connects to `sock`."""
 
     def __init__(
-        self,
-        load: Callable[[], App],
-        sock: socket.socket,
-        options: Options,
-        count: int,
-        renewed: Callable[[], None],
+        self, load: Callable[[], App], sock: socket.socket, options: Options, count: int, renewed: Callable[[], None]
     ) -> None:
         self._load, self._socket, self._options, self._count, self._renewed = load, sock, options, count, renewed
         self._workers: dict[int, _Process] = {}

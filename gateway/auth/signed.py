@@ -13,6 +13,7 @@ from gateway.auth.tokens import (
     GRAMMAR,
     UNSUPPORTED_HEADERS,
     Claims,
+    as_seconds,
     check_audience,
     check_signature,
     decode_object,
@@ -44,7 +45,7 @@ class Message:
         value = self._get(name)
         if not is_time(value):
             raise Problem("invalid-claim", f"The claim {name} must be a number.")
-        return float(min(max(value, 0), 2**53))
+        return as_seconds(value)
 
     def check(self, audience: Collection[str], now: float) -> None:
         """Check `aud`, and that neither `iat` nor `nbf` lies after `now`. Raises `Problem` saying which is wrong."""

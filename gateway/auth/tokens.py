@@ -69,7 +69,7 @@ class Token:
     @property
     def expires_at(self) -> float:
         """Its `exp`, in epoch seconds from 0 to 2**53."""
-        return _seconds(self.claims["exp"])
+        return as_seconds(self.claims["exp"])
 
 
 class Verifier:
@@ -183,11 +183,11 @@ class Verifier:
         key_set = check_signature(issuer, kid, algorithm, signing_input, decode_part(signature))
         _check_claims(claims, issuer)
         fingerprint = hashlib.sha256(signing_input).hexdigest()
-        valid_from = _seconds(max((claims[name] for name in self._starts if is_time(claims.get(name))), default=0))
-        ends_at = _seconds(claims["exp"])
+        valid_from = as_seconds(max((claims[name] for name in self._starts if is_time(claims.get(name))), default=0))
+        ends_at = as_seconds(claims["exp"])
         if self._max_age is not None:
             if "iat" in claims:
-                ends_at = min(ends_at, _seconds(claims["iat"]) + self._max_age)
+                ends_at = min(ends_at, as_seconds(claims["iat"]) + self._max_age)
             else:
                 valid_from = math.inf  # never
         ends_at += self._leeway
@@ -251,8 +251,8 @@ def _subject(claims: Claims) -> str:
     return text if _FIELD_VALUE.fullmatch(text) else ""
 
 
-def _seconds(value: Any) -> float:
-    # A whole number can be too large for a float, and takes longer to compare with the clock's.
+def as_seconds(value: Any) -> float:
+    """Return a time from 0 to 2**53: a whole number can be too large for a float, and takes longer to compare."""
     return float(min(max(value, 0), 2**53))
 
 
@@ -267,11 +267,16 @@ def check_audience(audience: object, accepted: frozenset[str]) -> None:
 
 def _check_client(claims: Claims, accepted: frozenset[str]) -> None:
     """Check the client that a token is for, which Amazon Cognito's access tokens name in place of an `aud`."""
-    named = [claims[name] for name in ("client_id", "azp") if claims.get(name) is not None]
+    named = clients_of(claims)
     if not named:
         raise Problem("missing-claim", "The token lacks the claim client_id.")
     if not all(isinstance(name, str) and name in accepted for name in named):
         raise Problem("wrong-audience")
+
+
+def clients_of(claims: Claims) -> list[Any]:
+    """Return the clients that a token names as those it was issued to."""
+    return [claims[name] for name in ("client_id", "azp") if claims.get(name) is not None]
 
 
 def decode_part(part: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.auth.kinds import is_other_type, other_kind
 from gateway.auth.signed import refuse_if_stale
-from gateway.auth.tokens import Token, Verifier, decode_object
+from gateway.auth.tokens import Token, Verifier, clients_of, decode_object
 from gateway.blacklist.rules import LARGEST_LEEWAY, Actor, Blacklist
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, context
@@ -83,8 +83,7 @@ def _decode(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _check_owner(token: Token, client: Client) -> None:
     """Raise `Refusal` for a token that was issued to another client (RFC 7009 section 2.1)."""
-    owners = [token.claims[name] for name in ("client_id", "azp") if token.claims.get(name) is not None]
-    if not client.knows(token.issuer.name) or any(owner != client.name for owner in owners):
+    if not client.knows(token.issuer.name) or any(owner != client.name for owner in clients_of(token.claims)):
         raise Refusal("unauthorized_client", "The token was issued to another client.")
 
 

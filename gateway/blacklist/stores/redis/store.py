@@ -186,11 +186,9 @@ class RedisStore:
     def changes(self, since: str) -> tuple[str, frozenset[str] | None]:
         """Return the newest mark, and the keys changed since the mark `since`, None if that is not known."""
         (rows,) = self._server.ask(("ZRANGEBYSCORE", self._server.keys.history, number_of(since), "+inf"))
-        newest = self._server.known.newest()
-        # A change that came after the rows were read has the next answer.
         found = [read_row(row) for row in rows]
-        if found and found[-1][1] != newest:
-            newest = found[-1][1]
+        # A change that came after the rows were read has the next answer.
+        newest = found[-1][1] if found else self._server.known.newest()
         return newest, frozenset() if since == newest else changed_keys(since, found)
 
     def purge(self) -> int:
@@ -231,7 +229,7 @@ class RedisStore:
 
 def _name(entry: Entry) -> str:
     """Return what the lists call the entry: in the order of its creation, and unlike one that it follows."""
-    return f"{max(0, min(int(entry.created_at), LATEST)):012d}:{entry.key}"
+    return f"{max(0, min(entry.created_at, LATEST)):012d}:{entry.key}"
 
 
 def _written(entry: Entry) -> list[Any]:

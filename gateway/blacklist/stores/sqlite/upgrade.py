@@ -5,6 +5,7 @@ Until when there is that: docs/decisions.md, "Stores of before the first release
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import sqlite3
@@ -72,7 +73,7 @@ def _rename_numbers(conn: sqlite3.Connection) -> None:
         if entry.claim is None:
             continue
         key = claim_key(entry.issuer, *entry.claim)
-        merged = Entry.from_json(key, entry.to_json())
+        merged = dataclasses.replace(entry, key=key)
         known = conn.execute("SELECT value FROM unnamed WHERE key = ?", (key,)).fetchone()
         if known and key != old_key:
             merged = Entry.from_json(key, json.loads(known[0])).merged(merged)

@@ -31,19 +31,22 @@ class Snapshot:
 
     def __init__(self, issuer: str, read: Read, limit: float, now: Callable[[], float]) -> None:
         self._issuer, self._read, self._limit, self._now = issuer, read, limit, now
-        self._good: tuple[bytes, KeySet, float] | None = None  # replaced whole, so that threads see one state
+        # Replaced whole, and looked at once by each who reads it, so that threads see one state.
+        self._good: tuple[bytes, KeySet, float] | None = None
         self._fault = ""
         self._ignored: list[Ignored] = []
 
     def current(self) -> KeySet:
         """Return the last good keys. Raises `Problem` keys-unavailable where there are none young enough."""
-        if self._good is None or self.age() > self._limit:
+        good = self._good
+        if good is None or self._now() - good[2] > self._limit:
             raise Problem("keys-unavailable")
-        return self._good[1]
+        return good[1]
 
     def age(self) -> float:
         """Return the seconds since the last good keys were asked for; infinity where there never were any."""
-        return self._now() - self._good[2] if self._good else float("inf")
+        good = self._good
+        return self._now() - good[2] if good else float("inf")
 
     def take(self, load: Callable[[], bytes]) -> KeySet:
         """Load and read the keys, and return them. Raises whatever `load` and `read` raise.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 from gateway.http.strict_json import LONGEST_NUMBER, Number
 
 JOIN = " & "  # between the names of claims that count together
+MOST_JOINED = 1000  # values of such claims: lists of a token's can have millions together, and over 64 are refused
 
 # A number as JSON spells it (RFC 8259 section 6): sign, whole part, fraction, exponent.
 _NUMBER = re.compile(r"(-?)(0|[1-9]\d*)(?:\.(\d+))?(?:[eE]([+-]?\d+))?", re.ASCII)
@@ -29,7 +30,7 @@ def find_claim(claims: dict[str, Any], name: str) -> Any:
         return claims[name]
     if JOIN in name:
         texts = [value_texts(find_claim(claims, each)) for each in name.split(JOIN)]
-        return [join_texts(each) for each in product(*texts)]
+        return [join_texts(each) for each in islice(product(*texts), MOST_JOINED)]
     for end in (place for place, letter in enumerate(name) if letter == "."):
         if (
             isinstance(inner := claims.get(name[:end]), dict)

@@ -831,6 +831,22 @@ def test_a_set_without_a_usable_key_withdraws_those_it_had(
     assert accepts(keys, A.token())
 
 
+def test_keys_that_are_withdrawn_while_somebody_asks_for_them_are_no_crash() -> None:
+    asked: list[Callable[[], object]] = []
+
+    def now() -> float:
+        if asked:  # another thread, at the worst moment
+            asked.pop()()
+        return 0.0
+
+    snapshot = Snapshot("x", partial(read_keys, allowed=ALLOWED), 10, now)
+    for ask in (snapshot.current, snapshot.age):
+        snapshot.take(lambda: jwks(A))
+        asked.append(lambda: snapshot.renew(lambda: jwks()))
+        ask()
+        assert snapshot.age() == float("inf")
+
+
 def test_a_failed_fetch_is_tried_again_without_any_request(provider: Provider, make_keys: Maker) -> None:
     provider.answer = status(503)
     keys = make_keys(retry=0.001, max_retry=0.01)

@@ -15,6 +15,7 @@ from redis_servers import RedisServer, be_patient
 from gateway import Gateway, Settings
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores import Entry
+from gateway.http.values import MOST_JOINED, find_claim
 
 ADMIN = mint(sub="admin", scope="blacklist:admin", jti="admin", iat=int(NOW) - 10)
 FORM = "application/x-www-form-urlencoded"
@@ -298,6 +299,10 @@ def test_claims_that_are_joined_are_named_by_a_list_of_their_values(make: Make) 
     assert [passes(api, mint(sub=1001, device=device)) for device in ("d", "e")] == [False, True]
     assert done(api("DELETE", "/blacklist?" + urlencode({name: '["1001","d"]'}), ADMIN))["changed"]
     assert passes(api, mint(sub=1001, device="d"))
+    # Of a million values not all are made before the token is refused.
+    many = [*range(1000)]
+    assert len(find_claim({"sub": many, "device": many}, name)) == MOST_JOINED
+    assert_refused(api("GET", "/info", mint(sub=many[:64], device=many)), "invalid-claim")
 
 
 def test_each_member_of_a_list_counts(make: Make) -> None:

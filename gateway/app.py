@@ -80,6 +80,7 @@ class _Pipeline:
                     build_clients(settings),
                     verifier,
                     blacklist,
+                    settings.resource,
                 ),
             },
             streams=Streams(verifier, blacklist, settings.stream_check) if settings.stream_check else None,

@@ -15,14 +15,16 @@ from gateway.signals.senders import EVENTS, LOGOUT, REVOCATION
 from gateway.signals.tokens import INTROSPECT, REVOKE, Tokens
 
 
-def signal_resources(recorder: Recorder, clients: Clients, verifier: Verifier, blacklist: Blacklist) -> dict[str, App]:
-    """Return what senders and clients may ask; what nobody may ask is not there."""
+def signal_resources(
+    recorder: Recorder, clients: Clients, verifier: Verifier, blacklist: Blacklist, resource: str | None
+) -> dict[str, App]:
+    """Return what senders and clients may ask of the resource with this URL; what nobody may ask is not there."""
     issuers, tokens = verifier.issuers, Tokens(clients, verifier, blacklist)
     found: dict[str, App] = {}
     if recorder.senders.any_takes(LOGOUT):
         found["/-/logout"] = Resource(LOGOUT, Logout(recorder))
     if recorder.senders.any_takes(REVOCATION):
-        found[PATH] = Resource(REVOCATION, Revocation(recorder, issuers))
+        found[PATH] = Resource(REVOCATION, Revocation(recorder, issuers, resource))
     if recorder.senders.any_takes(EVENTS):
         found["/-/events"] = Resource(EVENTS, Events(recorder, issuers), names=("err", "description"), errors=ERRORS)
     if clients.any_may(REVOKE):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urljoin
+
 from gateway.auth.issuers import Issuers
 from gateway.auth.signed import Message
 from gateway.http.body import JSON, media_type
@@ -20,10 +22,13 @@ FORBIDDEN, UNPROCESSABLE = "403 Forbidden", "422 Unprocessable Content"
 
 
 class Revocation:
-    """Blacklists all tokens that one user has been issued until now."""
+    """Blacklists all tokens that one user has been issued until now.
 
-    def __init__(self, recorder: Recorder, issuers: Issuers) -> None:
-        self._recorder, self._issuers = recorder, issuers
+    `resource` is the URL of this API as its clients know it, if that is set.
+    """
+
+    def __init__(self, recorder: Recorder, issuers: Issuers, resource: str | None) -> None:
+        self._recorder, self._issuers, self._resource = recorder, issuers, resource
 
     def __call__(self, environ: Environ, body: bytes) -> Answer:
         """Return 204 once the entries last. Raises `Refusal` or `Problem`."""
@@ -58,7 +63,7 @@ class Revocation:
     def _check(self, environ: Environ, sender: Sender, message: Message) -> float:
         # Okta names this very URL, as it was given there, and in `sub` the client that we are to it.
         is_ours = str(message.claims.get("sub")) in sender.audience  # it may be a list, by which nothing can be found
-        accepted = sender.audience | (_own_urls(environ) if is_ours else set())
+        accepted = sender.audience | (_own_urls(environ, self._resource) if is_ours else set())
         message.check(accepted, self._recorder.latest())
         expires_at = message.time("exp")
         if self._recorder.now() >= expires_at + self._recorder.leeway:
@@ -82,7 +87,9 @@ class Revocation:
             raise Refusal("unmatched", reason.why, UNPROCESSABLE) from reason
 
 
-def _own_urls(environ: Environ) -> set[str]:
+def _own_urls(environ: Environ, resource: str | None) -> set[str]:
+    if resource:  # then the host is not whatever the client says: a proxy may take the resource's path away
+        return {urljoin(resource, PATH), resource.rstrip("/") + PATH}
     # Behind a proxy that ends TLS we see http.
     return {f"{scheme}://{environ.get('HTTP_HOST', '')}{PATH}" for scheme in ("https", "http")}
 

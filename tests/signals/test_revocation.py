@@ -90,6 +90,15 @@ def test_the_audience_may_be_the_address_that_was_given_to_the_sender(make_api: 
     assert ask(api, credential(aud=url, sub="whoever")).status_code == 204
 
 
+def test_where_the_resource_is_set_the_requests_host_is_no_audience(make_api: Callable[..., Api]) -> None:
+    api = make_api(signals=json.dumps([SENDER]), resource="https://api.example.test/v1")
+    assert ask(api, credential(aud=URL)).status_code == 401
+    for place in ("", "/v1"):
+        url = f"https://api.example.test{place}/-/global-token-revocation"
+        assert ask(api, credential(aud=url)).status_code == 204
+        assert ask(api, credential(aud=url.replace("https", "http"))).status_code == 401
+
+
 @pytest.mark.parametrize("field", ["Bearer of-the-soc", "of-the-soc"])
 def test_a_sender_can_be_known_by_its_authorization_field(make_api: Callable[..., Api], field: str) -> None:
     sender = {"issuer": "soc", "about": [ISSUER], "authorization": field}

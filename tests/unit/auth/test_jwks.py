@@ -842,7 +842,7 @@ def test_keys_that_are_withdrawn_while_somebody_asks_for_them_are_no_crash() -> 
     snapshot = Snapshot("x", partial(read_keys, allowed=ALLOWED), 10, now)
     for ask in (snapshot.current, snapshot.age):
         snapshot.take(lambda: jwks(A))
-        asked.append(lambda: snapshot.renew(lambda: jwks()))
+        asked.append(lambda: snapshot.renew(jwks))
         ask()
         assert snapshot.age() == float("inf")
 

@@ -110,6 +110,17 @@ def await_outcome(store: Store, wanted: str) -> None:
         time.sleep(0.02)
 
 
+def in_child(ask: Callable[[], object]) -> bool:
+    """Return whether it returns something in a child process."""
+    child = os.fork()
+    if child == 0:  # nothing of pytest may run here
+        signal.alarm(int(PATIENCE))
+        with contextlib.suppress(BaseException):
+            os._exit(0 if ask() else 1)
+        os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def await_added(store: Store, entry: Entry) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -648,12 +659,7 @@ def test_a_blacklist_that_was_wiped_is_refused_by_every_process(
     for change in (lambda: store.add([REVOKED]), lambda: store.remove(REVOKED.key), store.ping, store.count):
         with pytest.raises(StoreUnavailable):
             change()  # type: ignore[no-untyped-call]
-    child = os.fork()
-    if child == 0:  # nothing of pytest may run here
-        with contextlib.suppress(BaseException):
-            os._exit(0 if {outcome(store) for _ in range(10)} == {"refused"} else 1)
-        os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert in_child(lambda: {outcome(store) for _ in range(10)} == {"refused"})
     assert server.ask("DBSIZE") == 0
 
 
@@ -761,11 +767,27 @@ def test_what_was_evicted_stays_noticed_when_the_settings_are_right_again(
     with server.client() as client:
         while not client.info("stats")["evicted_keys"]:
             pass
-    server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "0")
     time.sleep(1)
+    assert in_child(lambda: outcome(store) == "refused")  # one worker alone has seen it
+    server.kill()
+    server.start()  # with the right settings, and figures that begin at 0
+    with contextlib.suppress(StoreUnavailable):
+        store.find([REVOKED.key])
+    time.sleep(0.3)  # until it is asked again
     assert set(outcomes(store, 2)) == {"refused"}
     opened(server.url).accept()
     await_outcome(store, "passed")  # it was evicted, and an operator knows
+
+
+def test_a_replica_that_takes_writes_is_not_asked(
+    server: RedisServer, replica: RedisServer, relay: Relay, store: Store
+) -> None:
+    replica.ask("CONFIG", "SET", "replica-read-only", "no")
+    await_replica(server)
+    relay.behind = replica.port
+    relay.cut()
+    time.sleep(1)
+    assert outcomes(store, 2) == {"refused": 2 * THREADS}
 
 
 def test_a_server_that_ceases_to_tell_its_configuration_is_as_lossy_as_before(
@@ -806,6 +828,21 @@ def test_entries_may_be_gone_after_the_servers_clock_was_ahead_until_they_have_e
     assert told == [[], far, far, gone, gone, [], far, gone]
     lossy.look(1)  # an operator has accepted it
     assert lossy.faults == []
+
+
+def test_a_server_that_was_started_by_a_clock_that_was_ahead_may_have_forgotten_entries() -> None:
+    run, uptime, ours = "first", 100, START
+
+    def ask(*commands: tuple[str, ...]) -> list[Any]:
+        figures = f"run_id:{run}\r\nuptime_in_seconds:{uptime}\r\n".encode()
+        return {"TIME": [(ours, 0)], "INFO": [figures], "CONFIG": []}[commands[0][0]]
+
+    lossy = Lossy(ask, lambda: ours)
+    told = []
+    for run, uptime, ours in (("first", 100, START), ("next", -7190, START + 10), ("next", -3580, START + 3620)):  # noqa: B007
+        lossy.look(0)
+        told.append(lossy.faults)
+    assert told == [[], ["its clock was far ahead, and entries may be gone that have not ended"], []]
 
 
 def test_a_store_that_idled_looks_at_the_configuration_before_it_answers(server: RedisServer, store: Store) -> None:

@@ -277,7 +277,7 @@ def build_blacklist(
     rules = Rules(
         claims_of(settings), settings.cut_off_claims, settings.auth_time, settings.leeway, settings.max_token_age
     )
-    return Blacklist(store, rules, may_act=name_issuers(settings).may_act, now=now)
+    return Blacklist(store, rules, issuers=name_issuers(settings), now=now)
 
 
 def claims_of(settings: Settings) -> tuple[str, ...]:

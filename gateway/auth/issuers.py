@@ -80,13 +80,28 @@ class Issuers:
         issuer, _ = self._find(spelling)
         return issuer.name if issuer else None
 
-    def may_act(self, spelling: str, name: str) -> bool:
-        """Return whether admins of the issuer spelled so may act within the issuer of that name.
+    def spellings_of(self, name: str) -> tuple[str, ...]:
+        """Return the issuer's name and its aliases: it may have had each of them for its name."""
+        issuer, _ = self._find(name)
+        return (issuer.name, *issuer.aliases) if issuer else (name,)
+
+    def administered_by(self, spelling: str) -> tuple[str, ...]:
+        """Return the issuers that the one spelled so administers beside itself."""
+        issuer, _ = self._find(spelling)
+        return tuple(sorted(issuer.administers)) if issuer else ()
+
+    def may_act(self, spelling: str, name: str, also: Collection[str] = ()) -> bool:
+        """Return whether admins of the issuer spelled so may act within the issuer of that name; `also` in these.
 
         An issuer that is not set any more may have been one that did.
         """
         issuer, _ = self._find(spelling)
-        return issuer is None or issuer.may_administer(name)
+        return (
+            issuer is None
+            or issuer.may_administer(name)
+            or ANY in also
+            or any(is_named(each, also) for each in self.spellings_of(name))
+        )
 
     def _find(self, spelling: str) -> tuple[Issuer | None, str | None]:
         if issuer := self._whole.get(spelling):

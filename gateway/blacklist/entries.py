@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.blacklist.stores.base import Entry
+from gateway.blacklist.stores.base import LATEST, Entry
 
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:
@@ -27,6 +28,18 @@ def fingerprint_of(entry: Entry) -> str:
     return entry.key.partition(":")[2]
 
 
+def distinct(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the entries without what an older gateway would find under another key; of each the latest cut-off."""
+    found: dict[object, Entry] = {}
+    for entry in entries:
+        what = entry.issuer, entry.claim or entry.key
+        if what not in found or not found[what].covers(entry):
+            found[what] = entry
+    return list(found.values())
+
+
 def timestamp(seconds: int | None) -> str | None:
     """Return epoch seconds as RFC 3339 in UTC, null for never."""
-    return None if seconds is None else datetime.fromtimestamp(max(seconds, 0), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(min(max(seconds, 0), LATEST), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
+from itertools import product
 
 from gateway.http.cache import bounded_cache
 from gateway.http.strict_json import LONGEST_NUMBER
@@ -34,6 +36,16 @@ def legacy_claim_keys(issuer: str, name: str, text: str) -> tuple[str, ...]:
     spellings = [float(text), *([] if "." in text else [int(text)])]
     # A float that stands for other numbers, too, would blacklist their tokens.
     return tuple(claim_key(issuer, name, each) for each in spellings if number_text(repr(each)) == text)
+
+
+def claim_keys(issuers: Sequence[str], name: str, values: Iterable[str], *, legacy: bool) -> list[str]:
+    """Return the keys of a claim with each of these values, under each of its issuer's names; `legacy` ones, too."""
+    keys = []
+    for issuer, value in product(issuers, values):
+        keys.append(claim_key(issuer, name, value))
+        if legacy:
+            keys += legacy_claim_keys(issuer, name, value)
+    return keys
 
 
 @bounded_cache(256)

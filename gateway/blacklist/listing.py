@@ -37,9 +37,10 @@ def list_entries(
     only = issuer if issuer or reader.administers else reader.name
     if only is not None and claim is not None and values is not None:
         return blacklist.find_claims(only, claim, values), ""
+    names = () if only is None else blacklist.issuers.spellings_of(only)
     try:
-        if values is None and (only is not None or ANY in reader.administers):
-            return blacklist.store.page(limit, cursor, issuer=only, claim=claim)
+        if values is None and (names or ANY in reader.administers):
+            return blacklist.store.page(limit, cursor, issuers=names, claim=claim)
         return _page_of_administered(blacklist, reader, limit, cursor, claim, values)
     except ValueError as error:
         raise Problem("invalid-request", "cursor must be the next_cursor of a page.") from error
@@ -54,7 +55,7 @@ def _page_of_administered(
         found += [
             entry
             for entry in entries
-            if reader.may_administer(entry.issuer)
+            if reader.may_administer(blacklist.issuer_of(entry))
             and (values is None or (entry.claim is not None and entry.claim[1] in values))
         ]
         if not cursor or len(found) == limit:

@@ -225,16 +225,16 @@ class Resource:
             "blacklisted": entry is not None,
             "changed": changed,
             "expires_at": timestamp(ends),
-            "entries": self._describe_entries(caller, named.issuer, entries),
+            "entries": [self._describe_entry(caller, each) for each in entries],
         }
 
-    def _describe_entries(self, caller: Caller, issuer: str, entries: Sequence[Entry]) -> list[Answer]:
+    def _describe_entry(self, caller: Caller, entry: Entry) -> Answer:
         may_know = (
             not caller.blacklisted
             and self._scopes.may_look_up(caller.token.claims)
-            and caller.token.issuer.may_administer(issuer)
+            and caller.token.issuer.may_administer(self._blacklist.issuer_of(entry))
         )
-        return [entry_to_json(each) if may_know else {"kind": "claim" if each.claim else "token"} for each in entries]
+        return entry_to_json(entry) if may_know else {"kind": "claim" if entry.claim else "token"}
 
 
 def success(members: Answer) -> bytes:

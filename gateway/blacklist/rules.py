@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
+from gateway.auth.issuers import Issuers
 from gateway.auth.tokens import Token, is_time
-from gateway.blacklist.keys import claim_key, legacy_claim_keys, token_key
+from gateway.blacklist.entries import distinct
+from gateway.blacklist.keys import claim_key, claim_keys, token_key
 from gateway.blacklist.stores.base import LATEST, Added, Entry, Store
 from gateway.http.problems import Problem
 from gateway.http.values import find_claim, value_texts
@@ -65,6 +67,7 @@ class Rules(NamedTuple):
 
 
 DEFAULTS = Rules()
+_NONE_IS_SET: Final = Issuers(())
 
 
 class Blacklist:
@@ -74,8 +77,8 @@ class Blacklist:
     whenever it was issued, by one with a cut-off if its `iat` lies before it; without `iat` it counts as issued before
     anything. Of a claim that is a list every member counts; a name with dots that is no claim of the token's is a path.
 
-    `may_act` returns whether an admin of the issuer spelled like the first may act in the issuer named second. Whatever
-    fails raises `StoreUnavailable`.
+    An issuer's entries may stand under its aliases, too: each may have been its name. One by fingerprint counts for all
+    whom its issuer administers, or did when it was made. Whatever fails raises `StoreUnavailable`.
     """
 
     def __init__(
@@ -83,13 +86,13 @@ class Blacklist:
         store: Store,
         rules: Rules = DEFAULTS,
         *,
-        may_act: Callable[[str, str], bool] = lambda spelling, name: True,
+        issuers: Issuers = _NONE_IS_SET,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
         self.claims = rules.claims
         self._rules = rules
-        self._may_act = may_act
+        self.issuers = issuers
         self._now = now
 
     # What is asked.
@@ -104,7 +107,7 @@ class Blacklist:
         return self._against(token, found)
 
     def _against(self, token: Token, found: Sequence[Entry]) -> list[Entry]:
-        return _distinct(entry for entry in map(self._as_here, found) if self._applies(entry, token))
+        return distinct(entry for entry in map(self._as_here, found) if self._applies(entry, token))
 
     def refusal(self, token: Token, found: Sequence[Entry] | None = None) -> Problem | None:
         """Return why a token must not pass, None where it may. `found`: what the store has, if it was asked."""
@@ -122,7 +125,8 @@ class Blacklist:
 
     def find_claims(self, issuer: str, name: str, values: Iterable[str]) -> list[Entry]:
         """Return the live entries for the claim with one of these values."""
-        return _distinct(map(self._as_here, self.store.find(self._claim_keys(issuer, name, values))))
+        keys = claim_keys(self.issuers.spellings_of(issuer), name, values, legacy=self.store.older_gateways)
+        return distinct(map(self._as_here, self.store.find(keys)))
 
     def find_fingerprint(self, digits: str) -> Entry | None:
         """Return the live entry of the token whose fingerprint begins with these digits, 12 or more, if there is one.
@@ -135,6 +139,10 @@ class Blacklist:
         if not found and len(digits) < 64:
             raise Problem("invalid-request", "No entry's fingerprint begins with these digits: give all 64.")
         return found[0] if found else None
+
+    def issuer_of(self, entry: Entry) -> str:
+        """Return the name that the entry's issuer has today."""
+        return self.issuers.name_of(entry.issuer) or entry.issuer
 
     def check_end(self, until: int | None) -> None:
         """Raise `Problem` invalid-request for an end that does not lie in the future."""
@@ -154,7 +162,7 @@ class Blacklist:
         """Add the token's own entry; return whether that changed anything."""
         ends = math.ceil(min(token.expires_at, LATEST)) + LARGEST_LEEWAY
         entry = self._entry(token_key(token.fingerprint), token.issuer.name, min(ends, LATEST), actor)
-        while not self._applies((added := self._add_one(entry)).entry, token):
+        while not self.is_in_force(entry, (added := self._add_one(entry)).entry):
             # Somebody took the fingerprint for another issuer's, and may do so again. The token itself knows better.
             self.store.remove(entry.key, added.entry.issuer)
         self.record("add", actor, changed=added.changed, issuer=entry.issuer, fingerprint=token.fingerprint)
@@ -166,7 +174,8 @@ class Blacklist:
         It ends at `until`, or never: nobody knows when the token does. The entry in force may be of another issuer;
         then nothing has changed, and the token is not blacklisted.
         """
-        added = self._add_one(self._entry(token_key(fingerprint), issuer, until, actor, by_fingerprint=True))
+        about = {"by_fingerprint": True, "administers": self.issuers.administered_by(issuer)}
+        added = self._add_one(self._entry(token_key(fingerprint), issuer, until, actor, **about))
         self.record("add", actor, changed=added.changed, issuer=issuer, fingerprint=fingerprint, until=until)
         return added.changed
 
@@ -202,9 +211,10 @@ class Blacklist:
 
     def remove_claims(self, issuer: str, name: str, values: Iterable[str], actor: Actor) -> bool:
         """Lift the entries of the claim with these values; return whether there was one."""
-        changed = False
+        changed, spellings = False, self.issuers.spellings_of(issuer)
         for value in values:
-            lifted = [self.store.remove(key) for key in self._claim_keys(issuer, name, [value])]
+            keys = claim_keys(spellings, name, [value], legacy=self.store.older_gateways)
+            lifted = [self.store.remove(key) for key in keys]
             self.record("remove", actor, changed=any(lifted), issuer=issuer, claim={name: value})
             changed = changed or any(lifted)
         return changed
@@ -217,9 +227,17 @@ class Blacklist:
 
     # How.
 
+    def is_in_force(self, entry: Entry, added: Entry) -> bool:
+        """Return whether what came of adding an entry refuses all that the entry does."""
+        return added.covers(entry) and self._counts_for(added, self.issuer_of(entry))
+
+    def _counts_for(self, entry: Entry, issuer: str) -> bool:
+        """Return whether the entry may be about a token of this issuer: a fingerprint does not tell whose it is."""
+        return not entry.by_fingerprint or self.issuers.may_act(entry.issuer, issuer, entry.administers)
+
     def _applies(self, entry: Entry, token: Token) -> bool:
-        if entry.claim is None and not self._may_act(entry.issuer, token.issuer.name):
-            return False  # an admin of another issuer named the fingerprint
+        if not self._counts_for(entry, token.issuer.name):
+            return False
         if entry.issued_before is None:
             return True
         issued_at = token.claims.get("iat")
@@ -242,16 +260,9 @@ class Blacklist:
             value = find_claim(token.claims, name)
             if isinstance(value, list) and len(value) > MOST_MEMBERS:
                 raise Problem("invalid-claim", f"The token's claim {name} has more than {MOST_MEMBERS} members.")
-            keys += self._claim_keys(token.issuer.name, name, value_texts(value))
+            spellings = (token.issuer.name, *token.issuer.aliases)
+            keys += claim_keys(spellings, name, value_texts(value), legacy=self.store.older_gateways)
         return tuple(dict.fromkeys(keys))
-
-    def _claim_keys(self, issuer: str, name: str, values: Iterable[str]) -> list[str]:
-        keys = []
-        for value in values:
-            keys.append(claim_key(issuer, name, value))
-            if self.store.older_gateways:
-                keys += legacy_claim_keys(issuer, name, value)
-        return keys
 
     def _claim_entry(self, target: ClaimTarget, actor: Actor) -> Entry:
         issuer, name, value, cut_off, until = target
@@ -287,13 +298,3 @@ class Blacklist:
 
     def _add_one(self, entry: Entry) -> Added:
         return (self.store.add([entry]) or [])[0]  # None is for messages that come once
-
-
-def _distinct(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries without what an older gateway would find under another key; of each the latest cut-off."""
-    found: dict[object, Entry] = {}
-    for entry in entries:
-        what = entry.claim or entry.key
-        if what not in found or not found[what].covers(entry):
-            found[what] = entry
-    return list(found.values())

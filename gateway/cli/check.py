@@ -11,7 +11,7 @@ from gateway.auth.issuers import Issuer
 from gateway.auth.keyset import KeySet
 from gateway.auth.snapshot import fault_of
 from gateway.blacklist.stores import StoreOutdated, store_warnings
-from gateway.cli.options import alias_warnings, existing_store, with_settings
+from gateway.cli.options import claim_warnings, existing_store, with_settings
 from gateway.cli.output import echo, store_name
 from gateway.config.announce import flag_warnings, in_force, mask, warnings
 from gateway.config.settings import Settings, given_by
@@ -56,7 +56,7 @@ def _describe_store(settings: Settings) -> str:
     if not store:
         return f"none yet; serve makes {store_name(settings)}"
     store.ping()
-    for warning in alias_warnings(settings, store):
+    for warning in claim_warnings(settings, store):
         echo(f"warning: {warning}", err=True)
     return f"{store.count()} live entries"
 

@@ -103,8 +103,8 @@ def status(settings: Settings, as_json: bool, **named: Any) -> None:
 @as_json
 def list_entries(settings: Settings, limit: int, issuer: str | None, claim: str | None, as_json: bool) -> None:
     """List the live entries, newest first."""
-    whose = issuer and (name_issuers(settings).name_of(issuer) or issuer)
-    entries, more = open_blacklist(settings).store.page(limit, issuer=whose, claim=claim)
+    whose = name_issuers(settings).spellings_of(issuer) if issuer else ()
+    entries, more = open_blacklist(settings).store.page(limit, issuers=whose, claim=claim)
     if as_json:
         echo_json([entry_to_json(entry) for entry in entries], indent=2)
         return

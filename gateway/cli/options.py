@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import ssl
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from gateway.app import build_blacklist
+from gateway.app import build_blacklist, claims_of
 from gateway.blacklist.listing import LARGEST_PAGE
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores import Store, StoreMissing, StoreOutdated
@@ -25,7 +23,7 @@ from gateway.config.files import lines_of
 from gateway.config.settings import PREFIX, Settings
 from gateway.config.tracing import traces_endpoint
 from gateway.http.problems import Problem
-from gateway.parties import build_issuers, build_senders, name_issuers
+from gateway.parties import build_issuers, build_senders
 
 USAGE, UNAVAILABLE = 2, 3
 
@@ -122,25 +120,15 @@ def existing_store(settings: Settings) -> Store | None:
         raise
 
 
-def alias_warnings(settings: Settings, store: Store, seconds: float = math.inf) -> Iterator[str]:
-    """Yield a sentence for each name with entries that is an alias now: what is looked for has the issuer's name.
-
-    All entries are looked at, but no longer than so many seconds.
-    """
-    if not any(issuer.aliases for issuer in settings.issuers):
-        return
-    issuers, known, cursor, deadline = name_issuers(settings), set[str](), "", time.monotonic() + seconds
-    while True:
+def claim_warnings(settings: Settings, store: Store) -> Iterator[str]:
+    """Yield a sentence for each claim with entries that nothing asks for. All entries are looked at."""
+    known, cursor, has_more = set(claims_of(settings)), "", True
+    while has_more:
         entries, cursor = store.page(LARGEST_PAGE, cursor)
-        for name in sorted({entry.issuer for entry in entries if entry.claim} - known):
+        for name in sorted({entry.claim[0] for entry in entries if entry.claim} - known):
             known.add(name)
-            if issuers.name_of(name) not in (None, name):
-                yield f"{name!r} is an alias now, and its entries for claims blacklist nothing"
-        if not cursor:
-            return
-        if time.monotonic() > deadline:
-            yield "only the newest entries were looked at for names that are aliases now: check-config looks at all"
-            return
+            yield f"BLACKLIST_CLAIMS does not name {name!r}: its entries blacklist nothing"
+        has_more = bool(cursor)
 
 
 def _certificate_faults(settings: Settings) -> Iterator[str]:

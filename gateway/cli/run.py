@@ -16,20 +16,18 @@ from urllib.parse import urlsplit
 import click
 
 from gateway.app import build_app, build_blacklist
-from gateway.blacklist.stores import Store, store_warnings
-from gateway.cli.options import Fault, alias_warnings, check_settings, with_settings
+from gateway.blacklist.stores import store_warnings
+from gateway.cli.options import Fault, check_settings, with_settings
 from gateway.cli.tokens import mint
 from gateway.config.announce import announce, warnings
 from gateway.config.faults import faults
 from gateway.config.settings import PREFIX, Settings
-from gateway.http.problems import StoreUnavailable
 from gateway.ops.exposition import Figure, serve_figures
 from gateway.ops.logs import configure_logging
 from gateway.parties import build_issuers
 from gateway.server import listening
 from gateway.server import serve as serve_app
 
-LOOK_SECONDS = 2  # at a store with many entries
 LASTING = 600  # seconds; those of the alert GatewayEntriesVanished
 # Settings of the first process, which SIGHUP does not renew.
 AT_THE_START = (
@@ -103,7 +101,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
     configure_logging(settings.log_format, settings.log_level)
     build_issuers(settings)
     store = build_blacklist(settings).store
-    announce(settings, [*store_warnings(settings.store), *_of_aliases(settings, store)])
+    announce(settings, store_warnings(settings.store))
     of_the_log = {"log_format": settings.log_format, "log_level": settings.log_level}  # one for all processes
     flags = {name: value for name, value in click.get_current_context().params.items() if value is not None}
 
@@ -119,7 +117,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
         with contextlib.suppress(ValueError, OSError):  # a fault since a moment ago: the new workers log it
             now = Settings(**flags | forced)
             # A misspelt name, for one, is in force as little as before.
-            for warning in (*warnings(now), *_of_aliases(now, store)):
+            for warning in warnings(now):
                 log.warning(warning)
             if changed := [name for name in AT_THE_START if getattr(now, name) != getattr(settings, name)]:
                 names = ", ".join(PREFIX + name.upper() for name in changed)
@@ -140,14 +138,6 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
             keep_alive=settings.keep_alive,
             renewed=renewed,
         )
-
-
-def _of_aliases(settings: Settings, store: Store) -> list[str]:
-    try:
-        # In the first process, which starts and ends the workers.
-        return list(alias_warnings(settings, store, LOOK_SECONDS))
-    except StoreUnavailable:  # the log says why, and until it is there nothing passes
-        return []
 
 
 @contextlib.contextmanager

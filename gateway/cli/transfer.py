@@ -10,15 +10,18 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO
+from uuid import uuid4
 
 import click
 
 from gateway.app import build_blacklist
+from gateway.blacklist.entries import fingerprint_of
 from gateway.blacklist.keys import claim_key, legacy_claim_keys
-from gateway.blacklist.stores.base import LATEST, Entry, Store, in_parts
+from gateway.blacklist.stores.base import LATEST, Added, Entry, Store, in_parts
 from gateway.cli.entries import as_json
 from gateway.cli.options import Fault, open_blacklist, with_settings
 from gateway.cli.output import echo, echo_json, store_name
@@ -48,15 +51,45 @@ _KEY = re.compile(r"(token|claim):[0-9a-f]{64}")
 def export(settings: Settings, file: str) -> None:
     """Write the live entries as JSON lines. A new file is for its owner alone: it names subjects and reasons."""
     store = open_blacklist(settings).store
-    with SpooledTemporaryFile(SPOOLED, "w+") as whole:  # if the store fails, an older export stays
-        _export(store, whole)
-        whole.seek(0)
-        if file == "-":
-            shutil.copyfileobj(whole, sys.stdout)
-        else:
-            with open(file, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
-                shutil.copyfileobj(whole, out)
+    with _replacing(file) if file != "-" and _is_plain(file) else _writing_at_once(file) as out:
+        _export(store, out)
     echo(f"in {store_name(settings)}", err=True)
+
+
+def _is_plain(file: str) -> bool:
+    return not os.path.exists(file) or os.path.isfile(file)
+
+
+@contextmanager
+def _writing_at_once(file: str) -> Iterator[IO[str]]:
+    """Write to a terminal or a pipe once all is known: if the store fails, nothing."""
+    with SpooledTemporaryFile(SPOOLED, "w+") as whole:
+        yield whole
+        whole.seek(0)
+        with nullcontext(sys.stdout) if file == "-" else open(file, "w") as out:
+            shutil.copyfileobj(whole, out)
+
+
+@contextmanager
+def _replacing(file: str) -> Iterator[IO[str]]:
+    """Write beside the file, and put that in its place once it is on the disk: if it fails, an older export stays."""
+    path = Path(file).resolve()
+    draft = path.with_name(f".gateway-export.{uuid4().hex}")
+    try:
+        with open(draft, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        if path.exists():
+            found = path.stat()
+            with suppress(PermissionError):
+                os.chown(draft, found.st_uid, found.st_gid)
+            draft.chmod(found.st_mode & 0o777)
+        draft.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file) from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _export(store: Store, file: IO[str]) -> None:
@@ -89,42 +122,48 @@ def _write(entries: Sequence[Entry], file: IO[str]) -> None:
 def import_entries(settings: Settings, file: IO[bytes], as_json: bool) -> None:
     """Add entries that `export` wrote. Nothing is lowered or lifted; a bad line stops it, by number."""
     blacklist = build_blacklist(settings)
-    store, count, over, unknown, issuers = blacklist.store, 0, 0, set[str](), set[str]()
+    count, over, kept, unknown, issuers = 0, 0, list[Entry](), set[str](), set[str]()
     with click.progressbar(_batches(file), label="importing", file=sys.stderr) as batches:
         for batch in batches:
-            _add(store, batch)
-            live = sum(entry.is_live(time.time()) for entry in batch)
-            count, over = count + live, over + len(batch) - live
+            added = _add(blacklist.store, batch)
+            live = [each for each in zip(batch, added, strict=True) if each[0].is_live(time.time())]
+            kept += [entry for entry, (found, _) in live if not blacklist.is_in_force(entry, found)]
+            count, over = count + len(live), over + len(batch) - len(live)
             unknown |= {entry.claim[0] for entry in batch if entry.claim} - set(blacklist.claims)
             issuers |= {entry.issuer for entry in batch if entry.claim}
     if unknown:
         names = ", ".join(sorted(unknown))
         echo(f"BLACKLIST_CLAIMS does not name {names}: these entries blacklist nothing", err=True)
     name_of = name_issuers(settings).name_of
-    if others := sorted(issuer for issuer in issuers if name_of(issuer) != issuer):
-        # An alias is one too: what is looked for stands under the issuer's name.
+    if others := sorted(issuer for issuer in issuers if name_of(issuer) is None):
         echo(f"No issuer that is set has the name {', '.join(others)}: those entries blacklist nothing here", err=True)
     if as_json:
-        echo_json({"imported": count, "expired": over, "store": store_name(settings)})
+        echo_json({"imported": count - len(kept), "expired": over, "store": store_name(settings)})
     else:
-        echo(f"{count} entries imported" + (f", {over} have expired" if over else ""))
+        echo(f"{count - len(kept)} entries imported" + (f", {over} have expired" if over else ""))
         echo(f"in {store_name(settings)}", err=True)
+    if kept:
+        name = fingerprint_of(kept[0])
+        raise Fault(
+            f"{len(kept)} were not imported, that of {name} among them: its fingerprint has another issuer's entry"
+        )
 
 
-def _add(store: Store, batch: list[Entry]) -> None:
+def _add(store: Store, batch: list[Entry]) -> list[Added]:
     """Add a batch, and try again while the store is too busy: what is there already does no harm."""
+    added: list[Added] = []
     for part in in_parts(batch, AT_ONCE):
-        _add_part(store, part)
+        added += _add_part(store, part)
         time.sleep(REST_SECONDS)
+    return added
 
 
-def _add_part(store: Store, part: Sequence[Entry]) -> None:
+def _add_part(store: Store, part: Sequence[Entry]) -> list[Added]:
     for _ in range(TRIES - 1):
         with suppress(StoreUnavailable):
-            store.add(part)
-            return
+            return store.add(part) or []
         time.sleep(PAUSE_SECONDS)
-    store.add(part)
+    return store.add(part) or []
 
 
 def _batches(file: IO[bytes]) -> Iterator[list[Entry]]:
@@ -151,6 +190,7 @@ def _entry(line: bytes) -> Entry:
     # What a store cannot read it takes for damage, and nothing passes any more.
     if (
         not _KEY.fullmatch(entry.key)
+        or not entry.issuer
         or entry.key.startswith("claim:") != (entry.claim is not None)
         or (entry.claim is None and entry.issued_before is not None)
         or (entry.as_of or 0) > (entry.issued_before or 0)

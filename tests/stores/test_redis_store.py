@@ -1124,6 +1124,35 @@ def test_an_entry_that_is_none_is_not_an_absent_one(
     assert [record.message.partition(". ")[0] for record in caplog.records] == [
         f"the blacklist store is unavailable for {REVOKED.key} (damaged): what stands there is no entry"
     ]
+    caplog.clear()
+    server.ask("DEL", TAG + REVOKED.key)
+    assert [outcome(store, in_pauses=in_pauses) for in_pauses in (True, False)] == ["passed", "passed"]
+    assert caplog.messages == [f"the blacklist store is available again for {REVOKED.key}"]
+
+
+@pytest.mark.parametrize("text", [b"", b"soon", b"{}"])
+def test_a_message_whose_end_is_none_neither_came_nor_did_not(server: RedisServer, store: Store, text: bytes) -> None:
+    server.ask("SET", TAG + MESSAGE.key, text)
+    with pytest.raises(StoreUnavailable) as refusal:
+        store.add([token(2)], once=MESSAGE)
+    assert refusal.value.cause == "damaged"
+    assert store.find([token(2).key]) == []
+    server.ask("DEL", TAG + MESSAGE.key)
+    assert store.add([token(2)], once=MESSAGE)
+
+
+@pytest.mark.parametrize("row", ["garbage", "{head} not JSON", "{head} [[]]", "{head} 5"])
+def test_a_row_of_the_history_that_is_none_hides_no_change(server: RedisServer, store: Store, row: str) -> None:
+    store.add([token(2)])
+    since, _ = store.changes("")
+    store.add([token(3)])
+    assert store.changes(since)[1] == {token(3).key}
+    server.ask("ZADD", TAG + "history", 10**6, row.format(head=server.ask("GET", TAG + "head")))
+    with pytest.raises(StoreUnavailable) as refusal:
+        store.changes(since)
+    assert refusal.value.cause == "history"
+    server.ask("ZREMRANGEBYSCORE", TAG + "history", 10**6, 10**6)
+    assert store.changes(since)[1] == {token(3).key}
 
 
 # --- whose answer it is ---

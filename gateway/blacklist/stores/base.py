@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from gateway.auth.issuers import ANY
 from gateway.http.values import value_text
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ class Entry:
     entry, None for every token, whenever issued; of a cut-off "now", `as_of` is the next whole second, without the
     LEEWAY of the gateway that wrote it. `expires_at` is None for an entry that lives until it is lifted. An entry is
     live while now < expires_at. One for a token that was named `by_fingerprint` alone may end before the token does,
-    and its issuer need not be the token's.
+    and its issuer need not be the token's: `administers` are the others whose token it may be.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Entry:
     reason: str = ""
     as_of: int | None = None
     by_fingerprint: bool = False
+    administers: tuple[str, ...] = ()
 
     def is_live(self, now: float) -> bool:
         """Return whether the entry still counts at `now` (epoch seconds)."""
@@ -46,13 +48,17 @@ class Entry:
     def covers(self, other: Entry) -> bool:
         """Return whether adding `other`, an entry with the same key, would change nothing."""
         return (
-            self.issued_before is None
-            or (
-                other.issued_before is not None
-                and self.issued_before >= other.issued_before
-                and (self.as_of or 0) >= (other.as_of or 0)
+            (
+                self.issued_before is None
+                or (
+                    other.issued_before is not None
+                    and self.issued_before >= other.issued_before
+                    and (self.as_of or 0) >= (other.as_of or 0)
+                )
             )
-        ) and (self.expires_at is None or (other.expires_at is not None and self.expires_at >= other.expires_at))
+            and (self.expires_at is None or (other.expires_at is not None and self.expires_at >= other.expires_at))
+            and (not self.by_fingerprint or set(other.administers) <= set(self.administers))
+        )
 
     def merged(self, newer: Entry) -> Entry:
         """Return `newer` with the later cut-off and the later end of the two, none being the latest.
@@ -60,8 +66,10 @@ class Entry:
         Where it gives no reason, the first one's stays. An entry of another issuer changes nothing: whose token it is,
         is for the caller to settle; but a token that was seen tells it better than a fingerprint alone.
         """
-        is_known_better = self.by_fingerprint and not newer.by_fingerprint
-        if self.covers(newer) or (self.issuer != newer.issuer and not is_known_better):
+        if self.issuer != newer.issuer:
+            counts_as_well = self.covers(newer) and not {ANY, newer.issuer}.isdisjoint(self.administers)
+            return newer if self.by_fingerprint and not newer.by_fingerprint and not counts_as_well else self
+        if self.covers(newer):
             return self
         cut_off = _later(self.issued_before, newer.issued_before)
         return dataclasses.replace(
@@ -71,13 +79,14 @@ class Entry:
             expires_at=_later(self.expires_at, newer.expires_at),
             reason=newer.reason or self.reason,
             by_fingerprint=self.by_fingerprint and newer.by_fingerprint,
+            administers=tuple(sorted({*self.administers, *newer.administers})),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the members a store keeps and an export writes (everything but `key`), absent ones left out."""
         members = {name: getattr(self, name) for name in self.__slots__ if name != "key"}
         members["claim"] = None if self.claim is None else {self.claim[0]: self.claim[1]}
-        return {name: value for name, value in members.items() if value not in (None, "") and value is not False}
+        return {name: value for name, value in members.items() if value not in (None, "", ()) and value is not False}
 
     @classmethod
     def from_json(cls, key: str, members: dict[str, Any]) -> Entry:
@@ -89,6 +98,9 @@ class Entry:
         times = [members.get(name) for name in ("expires_at", "issued_before", "as_of")]
         if not isinstance(members["created_at"], int) or not all(isinstance(time, int | None) for time in times):
             raise TypeError("a time is not in whole seconds")
+        administers = tuple(members.get("administers", ()))
+        if not all(isinstance(name, str) for name in (members["issuer"], *administers)):
+            raise TypeError("an issuer's name is no text")
         return cls(
             key=key,
             issuer=members["issuer"],
@@ -100,6 +112,7 @@ class Entry:
             reason=members.get("reason", ""),
             as_of=members.get("as_of"),
             by_fingerprint=members.get("by_fingerprint") is True,
+            administers=administers,
         )
 
 
@@ -221,11 +234,12 @@ class Store(Protocol):
         """Remove an entry, of this issuer alone where one is given; return whether a live one was there."""
 
     def page(
-        self, limit: int, cursor: str = "", *, issuer: str | None = None, claim: str | None = None
+        self, limit: int, cursor: str = "", *, issuers: Sequence[str] = (), claim: str | None = None
     ) -> tuple[list[Entry], str]:
         """Return up to `limit` live entries, newest first, and the cursor of the next page, "" at the end.
 
-        `issuer` and `claim` (a name) leave only their entries. Raises ValueError for a cursor that no page gave.
+        `issuers`, if there are any, and `claim` (a name) leave only their entries. Raises ValueError for a cursor that
+        no page gave.
         """
 
     def changes(self, since: str) -> tuple[str, frozenset[str] | None]:

@@ -90,14 +90,17 @@ def number_of(text: str) -> int:
 
 
 def changed_keys(since: str, rows: Sequence[tuple[int, str, str | None]]) -> frozenset[str] | None:
-    """Return the keys changed after the head `since`, None if that is not known.
+    """Return the keys changed after the head `since`, None if that is not known. Raises `HistoryLost`.
 
     `rows` are the number, head and changed keys (as JSON, None for too many) of `since` and of all that followed.
     """
     first, *later = rows or [(0, "", None)]
     if first[1] != since or any(keys is None for _, _, keys in later):
         return None
-    return frozenset(key for _, _, keys in later for key in json.loads(keys or "[]"))
+    try:
+        return frozenset(key for _, _, keys in later for key in json.loads(keys or "[]"))
+    except (TypeError, ValueError) as error:
+        raise HistoryLost("a row of the blacklist's history is damaged") from error
 
 
 def _open_nameless_file() -> int:

@@ -517,6 +517,66 @@ def test_an_entry_of_a_fingerprint_gets_a_later_end_also_after_its_issuer_was_re
     assert done(api("DELETE", "/blacklist", OTHERS_ADMIN, json=named))["changed"]
 
 
+@pytest.mark.parametrize(("admin", "name"), [(THIRDS_ADMIN, THIRD), (OPS, "ops")])
+def test_what_was_blacklisted_by_fingerprint_stays_so_when_its_issuer_is_administered_no_more(
+    several: Api, make: Make, admin: str, name: str
+) -> None:
+    victim, named = other(jti="x"), {"fingerprint": fingerprint(other(jti="x"))}
+    take_back(several, admin, **named)
+    issuers = [{"issuer": OTHER, "secret": "other"}, {"issuer": name, "secret": name if name == "ops" else "third"}]
+    api = make(issuers=json.dumps(issuers))
+    assert not passes(api, victim)
+    assert take_back(api, admin, **named)["changed"] is False
+    renamed = {"issuer": "https://new.test/", "aliases": [OTHER], "secret": "other"}
+    assert not passes(make(issuers=json.dumps([renamed, issuers[1]])), victim)
+    assert done(api("DELETE", "/blacklist", admin, json=named))["changed"]
+    assert passes(api, victim)
+    # What is added from now on counts for the own tokens alone.
+    take_back(api, admin, **named)
+    assert passes(api, victim)
+    assert passes(make(issuers=json.dumps(issuers)), victim)
+    # Where more are administered than before, an entry is made anew for them.
+    assert take_back(several, admin, **named)["changed"] is True
+    assert not passes(api, victim)
+
+
+def test_a_tokens_own_entry_stays_when_an_alias_becomes_an_issuer_of_its_own(several: Api, make: Make) -> None:
+    token = mint("other", iss="https://other.test", jti="x")
+    done(several("POST", "/blacklist", token))
+    issuers = [{"issuer": OTHER, "secret": "other"}, {"issuer": "https://other.test", "secret": "other"}]
+    assert not passes(make(issuers=json.dumps(issuers)), token)
+
+
+@pytest.mark.parametrize("tenant", ["", "{tenantid}"])
+def test_entries_of_a_name_that_has_become_an_alias_go_on(make: Make, clock: Clock, tenant: str) -> None:
+    old, new, secret = "https://old.test/" + tenant, "https://new.test/" + tenant, "s" * 32
+    was, now = (name.replace(tenant or "-", "one") for name in (old, new))
+    admin, *tokens = (
+        mint(secret, iss=iss, tid="one", sub=sub, iat=int(NOW), **more)
+        for iss, sub, more in ((now, "admin", {"scope": "blacklist:admin"}), (now, "1001", {}), (was, "1001", {}))
+    )
+    admin_before = mint(secret, iss=was, tid="one", sub="a", iat=int(NOW), scope="blacklist:admin")
+    issuer = {"secret": secret, "aliases": []}
+    take_back(make(issuers=json.dumps([{**issuer, "issuer": old}])), admin_before, sub=1001, reason="lost")
+    api = make(issuers=json.dumps([{**issuer, "issuer": new, "aliases": [old]}, {"issuer": "x", "secret": "x"}]))
+    assert [passes(api, token) for token in tokens] == [False, False]
+    (entry,) = done(api("GET", "/blacklist", tokens[0]))["entries"]
+    assert entry == {"kind": "claim"}
+    assert listed(api, admin) == listed(api, admin, "?sub=1001") == [(was, {"sub": "1001"})]
+    assert take_back(api, admin, sub=1001)["issuer"] == now
+    lifted = done(api("DELETE", "/blacklist", admin, json={"sub": "1001"}))
+    assert (lifted["changed"], lifted["blacklisted"]) == (True, False)
+    assert [passes(api, token) for token in tokens] == [True, True]
+
+
+def test_an_entry_of_another_issuers_admin_shows_whoever_does_not_administer_that_its_kind_alone(several: Api) -> None:
+    victim = other(jti="x")
+    take_back(several, OPS, fingerprint=fingerprint(victim), reason="a secret")
+    shown = [done(several("GET", "/blacklist", admin, json={"token": victim})) for admin in (OTHERS_ADMIN, OPS)]
+    assert [each["entries"][0].get("reason") for each in shown] == [None, "a secret"]
+    assert shown[0]["entries"] == [{"kind": "token"}]
+
+
 def test_an_entry_of_a_fingerprint_for_another_issuer_is_not_confirmed(several: Api) -> None:
     victim = other(jti="x", iat=int(NOW))
     named = {"fingerprint": fingerprint(victim)}

@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gateway.blacklist.stores.base import LATEST, Added, Entry, check_once, check_prefix, in_parts, merge
-from gateway.blacklist.stores.history import changed_keys, number_of, read_head
-from gateway.blacklist.stores.outage import Probe
+from gateway.blacklist.stores.history import HistoryLost, changed_keys, number_of, read_head
+from gateway.blacklist.stores.outage import HISTORY, Probe
 from gateway.blacklist.stores.redis.keys import FORGET, GRACE_SECONDS, MATCH, read_row
 from gateway.blacklist.stores.redis.lookups import LookUps
 from gateway.blacklist.stores.redis.older import from_stored, is_twin, to_stored, with_twins
@@ -74,7 +74,11 @@ class RedisStore:
     def find_in_pauses(self, keys: Sequence[str], about: Context) -> Generator[bytes, None, list[Entry]]:
         """Return the live entries among `keys`, as `find` does; meanwhile the request pauses."""
         texts = yield from self._look_ups.find(keys, about)
-        return self._live(dict(zip(keys, texts, strict=True))) if texts.count(None) < len(texts) else []
+        return (
+            self._live(dict(zip(keys, texts, strict=True)))
+            if texts.count(None) < len(texts) or self._server.outage.causes
+            else []
+        )
 
     def add(self, entries: Sequence[Entry], *, once: Entry | None = None) -> list[Added] | None:
         """Add the entries, each merged with a live one of its key; not those that have expired.
@@ -97,7 +101,7 @@ class RedisStore:
 
     def _add_once(self, once: Entry, entries: Sequence[Entry]) -> tuple[list[Added] | None] | None:
         text = self._texts([once.key])[once.key]
-        if text and float(text) > self._now():
+        if self._read_end(once.key, text) > self._now():
             self._server.change()  # the replicas may not have yet what came with the mark
             return (None,)
         added = self._add(entries, once)
@@ -158,14 +162,14 @@ class RedisStore:
         return found[:2]
 
     def page(
-        self, limit: int, cursor: str = "", *, issuer: str | None = None, claim: str | None = None
+        self, limit: int, cursor: str = "", *, issuers: Sequence[str] = (), claim: str | None = None
     ) -> tuple[list[Entry], str]:
         """Return a page of live entries, and the next one's cursor, as `Store.page` says."""
         if cursor and not _CURSOR.fullmatch(cursor):
             raise ValueError("not a cursor")
         entries: list[Entry] = []
         # Of some only, the next may be far: two at a time would ask half a million times in a million.
-        chunk = min(limit + 1, CHUNK) if issuer is None and claim is None else CHUNK
+        chunk = min(limit + 1, CHUNK) if not issuers and claim is None else CHUNK
         while len(entries) <= limit:
             wanted = (f"({cursor}" if cursor else "+", "-", "LIMIT", 0, chunk)
             (names,) = self._server.ask(("ZREVRANGEBYLEX", self._server.keys.created, *wanted))
@@ -178,7 +182,7 @@ class RedisStore:
                 entry
                 for entry in self._live(texts)
                 if _name(entry).encode() in listed
-                and (issuer is None or entry.issuer == issuer)
+                and (not issuers or entry.issuer in issuers)
                 and (claim is None or (entry.claim is not None and entry.claim[0] == claim))
             ]
         return entries[:limit], _name(entries[limit - 1])
@@ -186,10 +190,15 @@ class RedisStore:
     def changes(self, since: str) -> tuple[str, frozenset[str] | None]:
         """Return the newest mark, and the keys changed since the mark `since`, None if that is not known."""
         (rows,) = self._server.ask(("ZRANGEBYSCORE", self._server.keys.history, number_of(since), "+inf"))
-        found = [read_row(row) for row in rows]
-        # A change that came after the rows were read has the next answer.
-        newest = found[-1][1] if found else self._server.known.newest()
-        return newest, frozenset() if since == newest else changed_keys(since, found)
+        try:
+            found = [read_row(row) for row in rows]
+            # A change that came after the rows were read has the next answer.
+            newest = found[-1][1] if found else self._server.known.newest()
+            keys = frozenset() if since == newest else changed_keys(since, found)
+        except HistoryLost as error:
+            raise self._server.outage.begin(HISTORY, "history", error) from error
+        self._server.outage.end(HISTORY)
+        return newest, keys
 
     def purge(self) -> int:
         """Take expired entries off the lists; return how many. The server deletes the entries themselves."""
@@ -218,7 +227,18 @@ class RedisStore:
 
     def _live(self, texts: dict[str, bytes | None]) -> list[Entry]:
         entries = [self._decode(key, text) for key, text in texts.items() if text is not None]
+        if self._server.outage.causes:  # none of these is damaged any more
+            for key in texts:
+                self._server.outage.end(key)
         return [entry for entry in entries if entry.is_live(self._now())]
+
+    def _read_end(self, key: str, text: bytes | None) -> float:
+        try:
+            end = 0.0 if text is None else float(text)
+        except ValueError as error:
+            raise self._server.outage.begin(key, "damaged", "what stands there is no message's end") from error
+        self._server.outage.end(key)
+        return end
 
     def _decode(self, key: str, text: bytes) -> Entry:
         try:

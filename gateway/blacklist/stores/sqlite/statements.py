@@ -49,7 +49,7 @@ MATCHING = """SELECT key, value FROM unnamed WHERE key >= ? AND key < ? || 'g'
     AND (json_extract(value, '$.expires_at') IS NULL OR json_extract(value, '$.expires_at') > ?) LIMIT 2"""
 _PAGE = """SELECT rowid, key, value FROM unnamed INDEXED BY creation WHERE json_extract(value, '$.created_at') {}
     AND (json_extract(value, '$.expires_at') IS NULL OR json_extract(value, '$.expires_at') > ?)
-    AND (? IS NULL OR json_extract(value, '$.issuer') = json_extract(?, '$'))
+    AND (? IS NULL OR json_extract(value, '$.issuer') IN (SELECT value FROM json_each(?)))
     AND (? IS NULL OR EXISTS
         (SELECT 1 FROM json_each(unnamed.value, '$.claim') AS member WHERE member.key = json_extract(?, '$')))
     ORDER BY {} rowid DESC LIMIT ?"""

@@ -199,14 +199,14 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             return [decode(key, text) for key, text in conn.execute(sql.MATCHING, (prefix, prefix, self._now()))]
 
     def page(
-        self, limit: int, cursor: str = "", *, issuer: str | None = None, claim: str | None = None
+        self, limit: int, cursor: str = "", *, issuers: Sequence[str] = (), claim: str | None = None
     ) -> tuple[list[Entry], str]:
         """Return a page of live entries, and the next one's cursor, as `Store.page` says."""
         found = _CURSOR.fullmatch(cursor or f"{10**18 - 1}.0")
         if not found:
             raise ValueError("not a cursor")
         second, row, now, wanted = int(found[1]), int(found[2]), self._now(), limit + 1
-        only = [None if name is None else json.dumps(name) for name in (issuer, issuer, claim, claim)]
+        only = [json.dumps(each) if each else None for each in (issuers, issuers, claim, claim)]
         with self._asking() as conn:
             rows = conn.execute(sql.SAME_SECOND, (second, row, now, *only, wanted)).fetchall()
             rows += conn.execute(sql.EARLIER, (second, now, *only, wanted - len(rows))).fetchall()
@@ -217,8 +217,10 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         """Return the newest mark, and the keys changed since the mark `since`, None if that is not known."""
         with self._asking() as conn:
             newest = self._known.newest()
-            rows = conn.execute(sql.CHANGED_KEYS, (history.number_of(since),)).fetchall() if since != newest else []
-        return newest, frozenset() if since == newest else history.changed_keys(since, rows)
+            if since == newest:
+                return newest, frozenset()
+            rows = conn.execute(sql.CHANGED_KEYS, (history.number_of(since),)).fetchall()
+            return newest, history.changed_keys(since, rows)
 
     def purge(self) -> int:
         """Delete expired entries; return how many. The file shrinks."""

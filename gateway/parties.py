@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from gateway.auth.fetch import FetchPolicy
 from gateway.auth.issuers import Issuer, Issuers
 from gateway.auth.keys import Keys, StaticKeys, build_keys
-from gateway.auth.keyset import KeySet, KeysRefused
+from gateway.auth.keyset import KeySet, KeysRefused, known_algorithms
 from gateway.auth.required import read_requirement
 from gateway.auth.tokens import Verifier
 from gateway.config.public_secret import refuse_public_secret, refuse_weak_parts
@@ -90,11 +90,12 @@ def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer
         known = _with_keys(spelled, settings, now) if signal.has_keys else _issuer(signal, settings, _NO_KEYS)
     return Sender(
         signal.issuer,
-        known.algorithms,
+        # With the issuer's keys, too, a sender may be let in by fewer algorithms, and for fewer tenants, than tokens.
+        known.algorithms & known_algorithms(signal.algorithms or known.algorithms),
         frozenset(signal.audience),
         known.keys,
         aliases=aliases,
-        tenants=known.tenants,
+        tenants=frozenset(signal.tenants) or known.tenants,
         about=signal.about,
         takes=signal.kinds,
         claims=signal.claims,

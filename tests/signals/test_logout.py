@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from helpers import ABSENT, EXPIRES, ISSUER, NOW, Api, Clock, assert_refused, mint, sign
 
+from gateway.auth.keyset import KeysRefused
+
 EVENT = "http://schemas.openid.net/event/backchannel-logout"
 SIGNALS = json.dumps([{"issuer": ISSUER, "audience": "api"}])
 GOOD: dict[str, Any] = {
@@ -84,6 +86,24 @@ def test_a_logout_covers_what_passes_on_gateways_with_more_leeway(make_api: Make
 def test_a_session_alone_will_do(gate_api: Api) -> None:
     assert send(gate_api, logout_token(sub=ABSENT)).status_code == 200
     assert not passes(gate_api)
+
+
+def test_a_sender_with_its_issuers_keys_may_have_fewer_algorithms_and_tenants(make_api: Make) -> None:
+    issuer = "https://login.test/{tenantid}"
+    issuers = [{"issuer": issuer, "secret": "discogs", "algorithms": ["HS256", "HS512"]}]
+    sender = {"issuer": issuer, "audience": "api", "tenants": ["A"], "algorithms": "HS256"}
+    api = make_api(issuers=json.dumps(issuers), signals=json.dumps([sender]))
+
+    def logout(tenant: str, **header: str) -> int:
+        claims = {"iss": issuer.replace("{tenantid}", tenant), "tid": tenant}
+        digest = header.get("alg", "HS256").replace("HS", "sha")
+        payload = {**GOOD, **claims, "jti": f"t-{next(_numbers)}"}
+        token = sign({"alg": "HS256", "typ": "logout+jwt", **header}, payload, digest=digest)
+        return int(send(api, token).status_code)
+
+    assert [logout("a"), logout("b"), logout("a", alg="HS512")] == [200, 400, 400]
+    with pytest.raises(KeysRefused):
+        make_api(signals=json.dumps([{"issuer": ISSUER, "audience": "api", "algorithms": "HS1"}]))
 
 
 def test_sessions_can_stand_for_their_subject_where_tokens_have_none(make_api: Make) -> None:

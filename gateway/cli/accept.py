@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import IO, Any
@@ -10,7 +11,7 @@ import click
 
 from gateway.blacklist.keys import claim_key, token_key
 from gateway.blacklist.stores import Store
-from gateway.blacklist.stores.base import in_parts
+from gateway.blacklist.stores.base import Entry, in_parts
 from gateway.cli.entries import actor, audit_here
 from gateway.cli.options import open_blacklist, with_settings
 from gateway.cli.output import echo, echo_json, store_name
@@ -22,7 +23,9 @@ _CHUNK = 100  # keys in one look-up
 @click.command("accept-store")
 @with_settings("store")
 @click.option(
-    "--audit", type=click.File("r"), help="a gateway's log in JSON: shows which of its entries the store lacks"
+    "--audit",
+    type=click.File("r", errors="replace"),
+    help="a gateway's log in JSON: shows which of its entries the store lacks",
 )
 @click.option("--yes", is_flag=True, help="do not ask")
 @click.option("--reason", default="", help="for the audit log")
@@ -66,10 +69,16 @@ def _read_added(log: IO[str]) -> dict[str, dict[str, Any]]:
 
 
 def _find_missing(store: Store, added: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the records of entries that the store has not."""
+    """Yield the records of entries that the store has not, or only with an earlier cut-off or end."""
     for chunk in in_parts(list(added), _CHUNK):
-        found = {entry.key for entry in store.find(chunk)}
-        yield from (added[key] for key in chunk if key not in found)
+        found = {entry.key: entry for entry in store.find(chunk)}
+        yield from (added[key] for key in chunk if key not in found or not _covers(found[key], added[key]))
+
+
+def _covers(entry: Entry, record: dict[str, Any]) -> bool:
+    """Return whether an entry blacklists all that a record says; the record of a token says no end."""
+    cut_off, end = record.get("issued_before"), record.get("until", entry.expires_at)
+    return entry.covers(dataclasses.replace(entry, issued_before=cut_off, expires_at=end, as_of=None))
 
 
 def _read_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -79,6 +88,8 @@ def _read_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
     except ValueError:
         return
     if not isinstance(record, dict) or record.get("logger") != "gateway.audit":
+        return
+    if not all(isinstance(record.get(name), int | None) for name in ("issued_before", "until")):
         return
     if isinstance(record.get("fingerprint"), str):
         yield token_key(record["fingerprint"]), record

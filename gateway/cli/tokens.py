@@ -107,7 +107,7 @@ def read_claim(text: str) -> tuple[str, Any]:
     name, value = split_claim(text)
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 

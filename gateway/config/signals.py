@@ -149,7 +149,8 @@ def check_signals(signals: tuple[SignalSettings, ...], issuers: Iterable[IssuerS
         found.append(each.model_copy(update={"issuer": name, "about": about}))
     spellings = [spelling for each in found for spelling in {each.issuer, *each.aliases}]
     _must_differ(spellings, "no issuer may be there twice, aliases included")
-    secrets = [each.authorization.get_secret_value() for each in found if each.authorization]
+    # With or without Bearer it is one field.
+    secrets = [each.authorization.get_secret_value().removeprefix("Bearer ") for each in found if each.authorization]
     _must_differ(secrets, "every sender must have an authorization of its own")
     return tuple(found)
 

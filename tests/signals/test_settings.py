@@ -30,6 +30,10 @@ BAD_SENDERS: dict[str, Any] = {
         {"issuer": ISSUER, "authorization": "Bearer x"},
         {"issuer": OTHER, "about": ISSUER, "authorization": "Bearer x"},
     ],
+    "one field for two, once without its scheme": [
+        {"issuer": ISSUER, "authorization": "Bearer x"},
+        {"issuer": OTHER, "about": ISSUER, "authorization": "x"},
+    ],
     "an empty field": [{"issuer": ISSUER, "authorization": ""}],
     "sessions that are neither": [{"issuer": ISSUER, "audience": "api", "sessions": "none"}],
     "an event that is always on": [{"issuer": ISSUER, "audience": "api", "extra_events": ["session-revoked"]}],

@@ -2,9 +2,16 @@
 
 import io
 import json
+from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from gateway import Settings
+from gateway.app import build_blacklist
 from gateway.blacklist.keys import token_key
-from gateway.cli.accept import _read_added
+from gateway.blacklist.rules import Actor, ClaimTarget
+from gateway.cli.accept import _read_added, accept_store
 
 
 def test_an_entry_that_somebody_failed_to_lift_is_still_to_be_there() -> None:
@@ -14,3 +21,31 @@ def test_an_entry_that_somebody_failed_to_lift_is_still_to_be_there() -> None:
         for digits, action, changed in about
     ]
     assert list(_read_added(io.StringIO("\n".join(map(json.dumps, records))))) == [token_key("a")]
+
+
+LOGGED = {
+    "a later cut-off": ({"issued_before": 2001}, True),
+    "no cut-off": ({"issued_before": None}, True),
+    "a later end": ({"until": 2_100_000_001}, True),
+    "no end": ({"until": None}, True),
+    "the same": ({}, False),
+    "an earlier cut-off": ({"issued_before": 1999}, False),
+    "times that are none": ({"until": "x"}, False),
+}
+
+
+@pytest.mark.parametrize(("changed", "is_missing"), LOGGED.values(), ids=LOGGED)
+def test_an_entry_that_the_copy_has_as_it_was_before_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, object], is_missing: bool
+) -> None:
+    monkeypatch.setattr("gateway.cli.entries.configure_logging", lambda *_: None)
+    url = f"sqlite:///{tmp_path}/blacklist.sqlite3"
+    blacklist = build_blacklist(Settings(store=url))
+    blacklist.add_targets([ClaimTarget("https://a.test/", "sub", "1001", 2000, 2_100_000_000)], Actor("me"))
+    record = {"action": "add", "issuer": "https://a.test/", "claim": {"sub": "1001"}, "until": 2_100_000_000}
+    line = json.dumps({"logger": "gateway.audit", "issued_before": 2000, **record, **changed})
+    # What a power cut leaves in a log is no text.
+    (tmp_path / "log").write_bytes(b"\xff\0\x86\n" + line.encode() + b"\n")
+    done = CliRunner().invoke(accept_store, ["--store", url, "--audit", str(tmp_path / "log"), "--yes"])
+    assert done.exit_code == 0, done.output
+    assert f"It lacks {int(is_missing)} of the log's {int('x' not in changed.values())} entries" in done.output

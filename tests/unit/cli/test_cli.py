@@ -154,7 +154,9 @@ def test_token_takes_any_claims(command: Command) -> None:
     )
     assert (claims["settings"], claims["key"], claims["lifetime"]) == (1, 2, 3)
     assert claims["exp"] - claims["iat"] == -5
-    assert claims_of(command("token", "--claim", "sub=7001", "--claim", "exp=1").out.strip())["sub"] == 7001
+    deep = "[" * 5000
+    odd = claims_of(command("token", "--claim", "sub=7001", "--claim", f"deep={deep}").out.strip())
+    assert (odd["sub"], odd["deep"]) == (7001, deep)
 
 
 def test_token_is_signed_with_the_newest_secret(command: Command) -> None:

@@ -109,7 +109,7 @@ def test_who_sends_on_after_the_end_is_listened_to_for_a_while() -> None:
 def test_what_comes_while_a_last_answer_is_made_takes_nothing_of_that_away() -> None:
     def slow(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         talk.client.sendall(b"\r\n")  # as some do after a body
-        assert until(talk.connection.wire.has_come)
+        assert until(lambda: talk.connection.wire.poll(select.POLLIN))
         return hello(environ, start)
 
     with Talk(slow) as talk:

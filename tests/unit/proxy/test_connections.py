@@ -26,7 +26,7 @@ from gateway.proxy.exchange import Upstream
 from gateway.proxy.failures import UpstreamFailed
 from gateway.proxy.outbound import Outbound, Peer
 
-PEER = Peer("http://127.0.0.1:1", "127.0.0.1", 1, ("127.0.0.1",), True, None, ())
+PEER = Peer("http://127.0.0.1:1", "127.0.0.1", 1, ("127.0.0.1",), None, None, ())
 LONG = b"x" * 300_000  # longer than what is collected
 
 
@@ -469,7 +469,7 @@ def test_an_upload_holds_no_other_connection_where_a_slower_address_is_given_up(
             taken.extend(map(stack.enter_context, socket.socketpair()))  # as others connect meanwhile
             return b"x" * 100 if len(taken) < 6 else None
 
-        peer = Peer(f"http://api.internal:{port}", "api.internal", port, ("127.0.0.2", "127.0.0.3"), True, None, ())
+        peer = Peer(f"http://api.internal:{port}", "api.internal", port, ("127.0.0.2", "127.0.0.3"), None, None, ())
         request = Outbound("PUT", "/", {"Host": "api"})
         request.body, request.length, request.is_repeatable = take, 1000, False
         handle = stack.enter_context(closing(curl.Handle(peer, 5.0)))
@@ -678,7 +678,7 @@ def test_an_old_address_serves_while_the_name_does_not_resolve(monkeypatch: pyte
 
 def connect_to(*addresses: str, port: int) -> link.Link:
     """Return what an upgrade's connection goes over."""
-    peer = Peer(f"http://api.internal:{port}", "api.internal", port, addresses, True, None, ())
+    peer = Peer(f"http://api.internal:{port}", "api.internal", port, addresses, None, None, ())
     waits = link.connect(peer, 0.4)
     while True:
         try:

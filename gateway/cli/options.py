@@ -85,10 +85,9 @@ def _read_settings(given: dict[str, Any]) -> tuple[Settings, list[str]]:
             return Settings(**given), found
         except ValidationError as error:
             wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
-            if not wrong:
-                raise  # the env file: without it nothing else is known
             found = found or list(faults(error))
-            if wrong <= reset:  # a default is what does not go with the rest
+            # A default is what does not go with the rest; or it is the env file, without which nothing else is known.
+            if wrong <= reset:
                 raise ValueError("\n".join(found)) from error
             reset |= wrong
             fields = Settings.model_fields

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,6 @@ from gateway.blacklist.stores import store_warnings
 from gateway.cli.options import Fault, check_settings, with_settings
 from gateway.cli.tokens import mint
 from gateway.config.announce import announce, warnings
-from gateway.config.faults import faults
 from gateway.config.settings import PREFIX, Settings
 from gateway.ops.exposition import Figure, serve_figures
 from gateway.ops.logs import configure_logging
@@ -103,25 +103,22 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
     store = build_blacklist(settings).store
     announce(settings, store_warnings(settings.store))
     of_the_log = {"log_format": settings.log_format, "log_level": settings.log_level}  # one for all processes
-    flags = {name: value for name, value in click.get_current_context().params.items() if value is not None}
+    flags = {name: value for name, value in click.get_current_context().params.items() if value is not None} | forced
 
-    def load() -> Any:
-        # All but the flags is read again in each worker, so that SIGHUP brings new secrets and keys. The store
-        # is the one opened here: a worker that starts later must not take an emptied or other one for it.
-        try:
-            return build_app(check_settings(flags | forced).model_copy(update=of_the_log), store)
-        except ValueError as error:
-            raise ValueError("; ".join(faults(error))) from error
+    def load(settings: Settings) -> Any:
+        # The store is the one opened here: a worker that starts later must not take an emptied or other one for it.
+        return build_app(settings.model_copy(update=of_the_log), store)
 
-    def renewed() -> None:
-        with contextlib.suppress(ValueError, OSError):  # a fault since a moment ago: the new workers log it
-            now = Settings(**flags | forced)
-            # A misspelt name, for one, is in force as little as before.
-            for warning in warnings(now):
-                log.warning(warning)
-            if changed := [name for name in AT_THE_START if getattr(now, name) != getattr(settings, name)]:
-                names = ", ".join(PREFIX + name.upper() for name in changed)
-                log.warning("changed, but not in force until the gateway is restarted: %s", names)
+    def renew() -> Callable[[], Any]:
+        """Read all but the flags again: new secrets and keys are in force where SIGHUP asks for them, not before."""
+        now = check_settings(flags)
+        # A misspelt name, for one, is in force as little as before.
+        for warning in warnings(now):
+            log.warning(warning)
+        if changed := [name for name in AT_THE_START if getattr(now, name) != getattr(settings, name)]:
+            names = ", ".join(PREFIX + name.upper() for name in changed)
+            log.warning("changed, but not in force until the gateway is restarted: %s", names)
+        return partial(load, now)
 
     entries = [
         Figure("gateway_entries", "Live entries", store.count),
@@ -129,14 +126,14 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
     ]
     with contextlib.closing(store), serve_figures(settings.metrics_host, settings.metrics_port, entries, not_ours=sock):
         serve_app(
-            load,
+            partial(load, settings),
             sock=sock,
             workers=settings.workers,
             threads=settings.threads,
             queue_timeout=settings.queue_timeout,
             drain_timeout=settings.drain_timeout,
             keep_alive=settings.keep_alive,
-            renewed=renewed,
+            renew=renew,
         )
 
 

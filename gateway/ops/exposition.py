@@ -79,7 +79,7 @@ def _folder() -> str | None:
 
 def _serve_while(parent: int, server: _Server, directory: str) -> NoReturn:
     # A terminal and systemd may reach every process: the parent ends this one, after its drain.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     try:
         while os.getppid() == parent:

@@ -1,7 +1,8 @@
 """The master process: it keeps as many workers alive as there should be, renews and ends them, and serves nothing.
 
 SIGTERM and SIGINT finish what is in flight, SIGQUIT or a second SIGINT ends at once. SIGHUP brings in new workers,
-which load the application anew; once all of them serve, the old ones finish what they have.
+which load the application anew; once all of them serve, the old ones finish what they have. SIGUSR1 and SIGUSR2 do
+nothing: who rotates the logs of other servers sends them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -21,11 +22,12 @@ from typing import NoReturn
 from gateway.http.problems import Problem
 from gateway.http.wsgi import App
 from gateway.server.sockets import describe
-from gateway.server.worker import ENDING, HANDLED, Options, Worker, beat
+from gateway.server.worker import ENDING, HANDLED, Options, Worker
 
 log = logging.getLogger("gateway.server")
 
 LOAD_FAILED = 3  # exit status
+KEPT = "the app does not load, and the running workers stay"
 RESPAWN_PAUSE = 1.0  # seconds after a worker that ended before it served
 HANG_SECONDS = 30.0  # of a worker's silence, after which it is killed
 EXIT_MARGIN = 5.0  # seconds that workers have for their exit, after their drain's time is over
@@ -48,9 +50,14 @@ class Master:
     """Keeps `count` workers, which serve what `load` returns to whoever connects to `sock`."""
 
     def __init__(
-        self, load: Callable[[], App], sock: socket.socket, options: Options, count: int, renewed: Callable[[], None]
+        self,
+        load: Callable[[], App],
+        sock: socket.socket,
+        options: Options,
+        count: int,
+        renew: Callable[[], Callable[[], App]],
     ) -> None:
-        self._load, self._socket, self._options, self._count, self._renewed = load, sock, options, count, renewed
+        self._load, self._socket, self._options, self._count, self._renew = load, sock, options, count, renew
         self._workers: dict[int, _Process] = {}
         self._generation = 0
         self._trial = 0  # the process that tries to load new settings
@@ -67,17 +74,20 @@ class Master:
         signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
         for handled in HANDLED:
             signal.signal(handled, lambda *_: None)
+        for ignored in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(ignored, signal.SIG_IGN)
         log.info("listening at %s", describe(self._socket))
         while not self._has_failed:
             self._keep_workers()
-            for number in self._wait(1.0):
-                if number in ENDING:
-                    self._stop(number)
-                    return 0
-                if number == signal.SIGHUP:
-                    self._try_to_load()
+            numbers = self._wait(1.0)
+            if set(ENDING).intersection(numbers):
+                # A second one may have come while this process was busy.
+                self._stop(hurries=signal.SIGQUIT in numbers or numbers.count(signal.SIGINT) > 1)
+                return 0
+            if signal.SIGHUP in numbers:
+                self._try_to_load()
             self._reap()
-        self._stop(signal.SIGQUIT)
+        self._stop(hurries=True)
         return LOAD_FAILED
 
     def _keep_workers(self) -> None:
@@ -90,7 +100,7 @@ class Master:
         if sum(worker.is_ready for worker in newest) >= self._count:
             self._signal(signal.SIGTERM, lambda worker: worker.generation < self._generation)
 
-    def _wait(self, seconds: float) -> Iterable[int]:
+    def _wait(self, seconds: float) -> bytes:
         """Take heartbeats until something happens, at most so long; return the signals that came."""
         began = time.monotonic()
         poller = select.poll()
@@ -141,7 +151,6 @@ class Master:
         except (Exception, SystemExit) as error:  # noqa: BLE001
             _report("the app does not load", error)
             sys.exit(LOAD_FAILED)
-        beat(pulse)
         Worker(application, self._socket, self._options, pulse, parent).run()
         sys.exit(0)
 
@@ -156,11 +165,12 @@ class Master:
         if pid != 0:
             return
         self._socket.close()  # it would let clients connect, should this process be the last that has it
+        logging.disable(logging.WARNING)  # whoever takes over says the same
         status = 0
         try:
-            self._load()
+            self._renew()()
         except BaseException as error:  # noqa: BLE001
-            _report("the app does not load, and the running workers stay", error)
+            _report(KEPT, error)
             status = LOAD_FAILED
         logging.shutdown()  # it writes what is left
         os._exit(status)
@@ -200,12 +210,20 @@ class Master:
                 if pid == self._trial:
                     self._trial = 0
                     if status == 0:
-                        self._generation += 1
-                        self._spawn_after = 0.0
-                        log.info("the app is loaded anew: new workers take over, and the old ones finish")
-                        self._renewed()
+                        self._bring_in()
                 elif worker := self._workers.pop(pid, None):
                     self._note_end(pid, worker, status)
+
+    def _bring_in(self) -> None:
+        """Have new workers load the application as it was tried. Those that start later load the same."""
+        try:
+            self._load = self._renew()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it has changed since
+            _report(KEPT, error)
+            return
+        self._generation += 1
+        self._spawn_after = 0.0
+        log.info("the app is loaded anew: new workers take over, and the old ones finish")
 
     def _note_end(self, pid: int, worker: _Process, status: int) -> None:
         if worker.pulse >= 0:
@@ -224,12 +242,11 @@ class Master:
                 worker.is_ending = True
                 os.kill(pid, number)
 
-    def _stop(self, number: int) -> None:
-        """End the workers: at once for SIGQUIT, else after what is in flight, or until somebody does not wait."""
+    def _stop(self, hurries: bool) -> None:
+        """End the workers: at once if it hurries, else after what is in flight, or until somebody does not wait."""
         self._socket.close()
         if self._trial:
             os.kill(self._trial, signal.SIGKILL)
-        hurries = number == signal.SIGQUIT
         self._signal(signal.SIGQUIT if hurries else signal.SIGTERM)
         deadline = time.monotonic() + (HURRY_SECONDS if hurries else self._options.drain_timeout + EXIT_MARGIN)
         while self._workers and time.monotonic() < deadline:
@@ -257,5 +274,5 @@ def _report(what: str, error: BaseException) -> None:
     """Log why the application does not load: a fault of settings in one line, anything else with its trace."""
     is_fault = isinstance(error, ValueError | OSError | Problem | SystemExit)
     log.error(
-        "%s: %s", what, " ".join(str(error).split()) or type(error).__name__, exc_info=None if is_fault else error
+        "%s: %s", what, "; ".join(str(error).splitlines()) or type(error).__name__, exc_info=None if is_fault else error
     )

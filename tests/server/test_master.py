@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
+from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2
 
 import pytest
 from bundled import Bundled
@@ -62,7 +62,8 @@ def test_a_signal_that_comes_while_workers_start_ends_them(tmp_path: Path) -> No
 def test_a_renewal_is_told_in_a_line_whether_it_works_or_not(start: Callable[..., Bundled]) -> None:
     server = start(workers=2)
     lines, old = len(server.log.splitlines()), set(server.workers)
-    server.signal(SIGHUP)
+    for number in (SIGUSR1, SIGUSR2, SIGHUP):  # the first two do nothing
+        server.signal(number)
     assert until(lambda: len(server.workers) == 2 and not old & set(server.workers))
     server.settings.write_text("fail")
     server.signal(SIGHUP)
@@ -123,6 +124,34 @@ def test_a_system_without_room_for_a_process_ends_nothing(tmp_path: Path) -> Non
         full.unlink()
         assert exchange(server.port, request("GET /pid")).startswith(b"HTTP/1.1 200 OK\r\n")
         assert server.log.count("until the system has room") == 1
+
+
+NO_THREADS = """
+import pathlib, threading
+start = threading.Thread.start
+def start_if_there_is_room(thread):
+    if pathlib.Path("full").exists():
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = start_if_there_is_room
+"""
+
+
+@pytest.mark.slow
+def test_workers_stay_until_the_new_ones_have_threads_to_serve_with(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_THREADS)
+    full = tmp_path / "full"
+    with Bundled(tmp_path, {"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as server:
+        assert until(lambda: server.workers)
+        [worker] = server.workers
+        full.touch()
+        server.signal(SIGHUP)
+        assert until(lambda: server.log.count("ended with 1") >= 2)
+        assert server.log.count("ended with 1") <= 4, "it is tried again each second"
+        assert worker in server.workers
+        assert exchange(server.port, request("GET /pid")).endswith(str(worker).encode())
+        full.unlink()
+        assert until(lambda: server.workers and worker not in server.workers)
 
 
 def test_an_idle_connection_is_kept_as_long_as_is_set(start: Callable[..., Bundled]) -> None:

@@ -1,12 +1,13 @@
 """SIGHUP: a running gateway takes new secrets and keys, and no request under way is lost."""
 
 import http.client
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGHUP
+from signal import SIGHUP, SIGKILL
 from typing import Any
 
 import pytest
@@ -125,13 +126,16 @@ def test_a_blacklisted_token_stays_blacklisted_through_it_and_what_needs_a_resta
 def test_a_fault_keeps_the_old_secrets_and_is_told(tmp_path: Path) -> None:
     secrets = tmp_path / "secret"
     secrets.write_text(OLD)
-    with started(tmp_path, "1", GATEWAY_SECRET_FILE=str(secrets)) as gateway, Load(gateway, mint(OLD)) as load:
-        assert load.goes_on()
-        secrets.write_text("")
-        gateway.signal(SIGHUP)
-        assert until(lambda: "is empty" in gateway.log, PATIENCE)
-        assert load.goes_on()
-    assert set(load.seen) == {200}, gateway.log[-3000:]
+    with started(tmp_path, "1", GATEWAY_SECRET_FILE=str(secrets)) as gateway:
+        with Load(gateway, mint(OLD)) as load:
+            assert load.goes_on()
+            secrets.write_text("")
+            gateway.signal(SIGHUP)
+            assert until(lambda: "is empty" in gateway.log, PATIENCE)
+            assert load.goes_on()
+        assert set(load.seen) == {200}, gateway.log[-3000:]
+        os.kill(gateway.workers[0], SIGKILL)
+        assert gateway.get("/", mint(OLD)).status == 200, "they are those of a worker that starts later, too"
 
 
 def pem(key: ed25519.Ed25519PrivateKey) -> tuple[str, bytes]:

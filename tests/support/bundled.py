@@ -233,7 +233,7 @@ def main() -> None:
         return with_settings
 
     with listening(options.pop("host"), options.pop("port")) as sock:
-        serve(load, sock=sock, **options)
+        serve(load, sock=sock, renew=lambda: load, **options)
 
 
 if __name__ == "__main__":

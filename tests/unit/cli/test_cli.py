@@ -1138,25 +1138,27 @@ def test_a_blacklist_that_cannot_be_asked_ends_with_neither_0_nor_1(command: Com
 # serve
 
 
-def test_workers_that_start_later_read_all_but_the_flags_anew(
+def test_all_but_the_flags_is_read_anew_where_that_is_asked_for_and_not_by_a_worker_that_starts_later(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loads: list[Callable[[], Any]] = []
-    monkeypatch.setattr("gateway.cli.run.serve_app", lambda load, **_: loads.append(load))
+    started: dict[str, Callable[[], Any]] = {}
+    monkeypatch.setattr("gateway.cli.run.serve_app", lambda load, **more: started.update(more, load=load))
     monkeypatch.setattr("gateway.cli.run.configure_logging", lambda *_: None)
     monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "secret"))
     (tmp_path / "secret").write_text("discogs")
     served = command("serve", "--admin-scope", "root", "--port", "0")
     assert (served.code, served.out, served.err, caplog.text.count("public example")) == (DONE, "", "", 1)
-    for secret, other in (("discogs", "a new one"), ("a new one", "discogs")):
-        (tmp_path / "secret").write_text(secret)
-        api = Api(loads[0]())
+    (tmp_path / "secret").write_text("a new one")
+    load = started["renew"]()
+    (tmp_path / "secret").write_text("")
+    for made, secret, other in ((started["load"], "discogs", "a new one"), (load, "a new one", "discogs")):
+        api = Api(made())
         assert api("GET", "/blacklist/entries", mint(secret, scope="root")).status_code == 200
         assert_refused(api("GET", "/blacklist/entries", mint(other, scope="root")), "bad-signature")
     monkeypatch.setenv("GATEWAY_UPSTREAM", "https://api.test")
     monkeypatch.setenv("GATEWAY_UPSTREAM_CA", str(tmp_path / "secret"))
-    with pytest.raises(ValueError, match=r"UPSTREAM_CA: cannot use .* it must have certificates"):
-        loads[0]()
+    with pytest.raises(ValueError, match=r"is empty\n.*UPSTREAM_CA: cannot use .* it must have certificates"):
+        started["renew"]()
 
 
 @pytest.mark.parametrize("name", ["serve", "demo"])

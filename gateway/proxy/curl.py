@@ -163,8 +163,8 @@ class Handle:
         return self.is_done or has_written or bool(self.body) or len(self.head) > known
 
     def is_answered_early(self) -> bool:
-        """Return whether the answer is complete although the request's body is not sent."""
-        return self._take is not None and not any(event & _POLL_IN for event in self.watched.values())
+        """Return whether the answer, whose head is there, is complete although the request's body is not sent."""
+        return self._shape[2] != _GET and not any(event & _POLL_IN for event in self.watched.values())
 
     def is_bound(self) -> bool:
         """Return whether the request goes out on the kept connection or not at all."""

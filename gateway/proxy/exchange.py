@@ -132,7 +132,12 @@ class Upstream:
         try:
             pool = self._pool()
             peer = pool.peer() or (yield from _sleep(about, pool.wait()))
-            yield from tunnel.run(peer, self._connect, start)
+            try:
+                link = yield from tunnel.connect(peer, self._connect)
+            except UpstreamFailed as failed:
+                peer = yield from _another_peer(failed, pool, peer, about)
+                link = yield from tunnel.connect(peer, self._connect)
+            yield from tunnel.run(link, start)
         except Problem as problem:
             about.cause = getattr(problem, "cause", "")
             if has_begun:
@@ -189,8 +194,11 @@ class Upstream:
             answer.close()  # one that is not complete is given up
 
     def _begin(self, pool: Pool, peer: Peer, request: Outbound, environ: Environ, about: Context) -> Answer:
-        user = about.token.fingerprint if about.token is not None else self._user(environ)
+        token = about.token
+        user = token.fingerprint if token is not None else self._user(environ)
         handle = pool.take(peer, user, request)
+        if token is None and "Authorization" in request.fields:
+            handle.user = user  # NTLM and Negotiate sign in whoever uses the connection from then on
         try:
             handle.start(request)
         except BaseException:
@@ -201,15 +209,8 @@ class Upstream:
     def _ask_again(
         self, failed: UpstreamFailed, pool: Pool, tried: Peer, request: Outbound, environ: Environ, about: Context
     ) -> Generator[bytes, None, Answer]:
-        """Ask once more where no connection came about, if the name's addresses or the certificates have changed.
-
-        Return the answer once its head is there.
-        """
-        if failed.was_connected:
-            raise failed
-        peer = yield from _sleep(about, pool.wait())
-        if peer == tried:
-            raise failed
+        """Ask another peer, and return the answer once its head is there. Raises as `_another_peer`."""
+        peer = yield from _another_peer(failed, pool, tried, about)
         answer = self._begin(pool, peer, request, environ, about)
         try:
             while not answer.take_head():
@@ -225,6 +226,19 @@ class Upstream:
         # A proxy's connection, and one over a Unix socket, is shared by its clients.
         port = environ.get("REMOTE_PORT") if self._knows_clients else None
         return f"{environ.get('REMOTE_ADDR')} {port}" if port else None
+
+
+def _another_peer(failed: UpstreamFailed, pool: Pool, tried: Peer, about: Context) -> Generator[bytes, None, Peer]:
+    """Return whom to ask where no connection came about, if the name's addresses or the certificates have changed.
+
+    Raises `failed` for all others.
+    """
+    if failed.was_connected:
+        raise failed
+    peer = yield from _sleep(about, pool.wait())
+    if peer == tried:
+        raise failed
+    return peer
 
 
 def _sleep(about: Context, waits: Generator[float, None, Peer]) -> Generator[bytes, None, Peer]:

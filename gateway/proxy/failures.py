@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import ssl
 
 import pycurl
@@ -11,6 +12,7 @@ import pycurl
 from gateway.http.problems import Problem
 
 MAX_CAUSE = 200  # characters
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 # libcurl's numbers, which pycurl does not name.
 _WEIRD_REPLY, _TOO_LARGE = 8, 100
@@ -48,6 +50,10 @@ def failure(code: int, message: str, error: int) -> UpstreamFailed:
     # A head beyond 300 KiB comes with the number of a broken connection.
     if code in _MALFORMED or message.startswith("Too large response headers"):
         return malformed(message or "libcurl cannot read it")
+    if code == pycurl.E_COULDNT_CONNECT and not error:
+        error = _missing_descriptor()
+    if error in NO_DESCRIPTOR:
+        return UpstreamFailed("overloaded", _cause(code, message, error), was_connected=False)
     was_connected = code != pycurl.E_COULDNT_CONNECT and code not in _TLS
     return UpstreamFailed("upstream-unreachable", _cause(code, message, error), was_connected=was_connected)
 
@@ -68,8 +74,20 @@ def _cause(code: int, message: str, error: int) -> str:
     return f"connection failed: {os.strerror(error)}" if error else f"connection failed: {message}"
 
 
-def connection_cause(error: OSError) -> str:
-    """Return why a connection of our own failed, in the same words."""
+def _missing_descriptor() -> int:
+    """Return the errno of a process that has no descriptor left, which libcurl does not tell; else 0."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def connection_failure(error: OSError, *, was_connected: bool = True) -> UpstreamFailed:
+    """Return what it means that a connection of our own failed, in the same words."""
     if isinstance(error, ssl.SSLError):
-        return f"TLS fault: {getattr(error, 'verify_message', '') or error.reason or error}"
-    return _cause(0, str(error), error.errno or 0)
+        cause = f"TLS fault: {getattr(error, 'verify_message', '') or error.reason or error}"
+    else:
+        cause = _cause(0, str(error), error.errno or 0)
+    code = "overloaded" if error.errno in NO_DESCRIPTOR else "upstream-unreachable"
+    return UpstreamFailed(code, cause, was_connected=was_connected)

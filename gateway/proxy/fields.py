@@ -12,6 +12,7 @@ from gateway.http.cache import bounded_cache
 from gateway.http.grammar import elements, environ_key, field_name, read_length
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, Fields
+from gateway.proxy.failures import malformed
 from gateway.proxy.forwarded import forwarded_fields
 
 # RFC 9110 section 7.6.1, and the two that concern one connection's authentication.
@@ -130,7 +131,7 @@ def _agree_on_length(lengths: list[str]) -> str:
     said = {part.strip(" \t") for length in lengths for part in length.split(",")}
     length = said.pop()
     if said or read_length(length) is None:
-        raise Problem("upstream-protocol")
+        raise malformed("Content-Length")
     return length
 
 

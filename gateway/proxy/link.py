@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import lru_cache
 from time import monotonic
 
-from gateway.proxy.failures import UpstreamFailed, connection_cause
+from gateway.proxy.failures import UpstreamFailed, connection_failure
 from gateway.proxy.outbound import Peer
 
 PIECE_BYTES = 65536
@@ -39,6 +39,7 @@ class Link:
         sock = self._socket
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # an upstream may vanish while nothing passes
         error = sock.connect_ex(address)
         if error not in _UNDER_WAY:
             raise OSError(error, os.strerror(error))
@@ -52,8 +53,9 @@ class Link:
     def start_tls(self, peer: Peer, deadline: float) -> Generator[Wait, None, None]:
         """Shake hands; yield what is waited for. Raises OSError and `UpstreamFailed`."""
         context = _tls_context(peer.ca_file, peer.cert, peer.stamp)
+        name = peer.host.rstrip(".")  # as certificates have it
         wrapped = context.wrap_socket(
-            self._socket, server_hostname=peer.host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+            self._socket, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
         self._socket = wrapped
         while True:
@@ -80,7 +82,7 @@ class Link:
             self.was_cut = True
             return b""
         except OSError as error:
-            raise UpstreamFailed("upstream-unreachable", connection_cause(error)) from error
+            raise connection_failure(error) from error
         return None
 
     def send(self, data: bytes) -> int:
@@ -90,7 +92,7 @@ class Link:
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
         except OSError as error:
-            raise UpstreamFailed("upstream-unreachable", connection_cause(error)) from error
+            raise connection_failure(error) from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -113,7 +115,7 @@ def connect(peer: Peer, seconds: float) -> Generator[Wait, None, Link]:
         except UpstreamFailed as late:
             failed = late
         except OSError as error:
-            failed = UpstreamFailed("upstream-unreachable", connection_cause(error), was_connected=False)
+            failed = connection_failure(error, was_connected=False)
     raise failed
 
 
@@ -140,7 +142,7 @@ def _until(deadline: float) -> float:
 def _tls_context(ca_file: str | None, cert: str | None, stamp: tuple[object, ...]) -> ssl.SSLContext:
     """Return what verifies as libcurl does; `stamp` changes with the files."""
     context = ssl.create_default_context(cafile=ca_file)
-    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    context.verify_flags = context.verify_flags & ~ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     if cert:
         context.load_cert_chain(cert)
     return context

@@ -33,7 +33,8 @@ def options(peer: Peer) -> dict[int, Any]:
     """Return libcurl's options by number (curl_easy_setopt(3)), for connections to the peer."""
     found: dict[int, Any] = {**_ALWAYS, pycurl.URL: peer.origin}
     if peer.ca_file:
-        found[pycurl.CAINFO] = peer.ca_file
+        # These alone: some builds of libcurl believe all authorities of a folder of the system's as well.
+        found |= {pycurl.CAINFO: peer.ca_file, pycurl.CAPATH: None}
     if peer.cert:
         found[pycurl.SSLCERT] = found[pycurl.SSLKEY] = peer.cert
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from threading import Lock
+from time import monotonic
 from urllib.parse import urlsplit
 
 import pycurl
@@ -22,7 +23,8 @@ class Pool:
     """Idle handles: those that anybody may use, and those that serve the user alone whose body they have carried.
 
     An upstream that leaves a body unread takes it for the next request, and answers that to whoever comes next. And one
-    that answers a HEAD request with a body may send that when the next request is on its way.
+    that answers a HEAD request with a body may send that when the next request is on its way. Credentials that are no
+    token count as a body does: by some of them (NTLM, Negotiate) an upstream signs in all that follows.
     """
 
     def __init__(self, origin: str, connect_seconds: float, files: Files) -> None:
@@ -70,7 +72,7 @@ class Pool:
                 handle = Handle(peer, self._connect)
             except pycurl.error as error:  # libcurl takes some descriptors before it connects
                 cause = f"connection failed: {error}; maybe no descriptor is left (ulimit -n)"
-                raise UpstreamFailed("upstream-unreachable", cause, was_connected=False) from error
+                raise UpstreamFailed("overloaded", cause, was_connected=False) from error
         if request.body is not None or request.method == "HEAD":
             handle.user = user
         return handle
@@ -118,8 +120,11 @@ class Pool:
             with self._lock:
                 if own := self._own.get(user):
                     handle = own.pop()
+                    is_old = monotonic() - self._since[handle] > OWN_SECONDS  # its client's port may be another's now
                     self._forget(handle)
-                    return handle
+                    if not is_old:
+                        return handle
+                    handle.close()
         try:
             return self._shared.pop()
         except IndexError:

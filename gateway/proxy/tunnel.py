@@ -67,19 +67,24 @@ class Tunnel:
         self._received = bytearray()  # from the upstream, and not passed on yet
         self._searched = 0  # bytes of it in which no head ends
 
-    def run(self, peer: Peer, connect_seconds: float, start_response: StartResponse) -> Generator[bytes, None, None]:
-        """Answer with what the upstream answers; after 101, pass bytes on until either side ends.
+    def connect(self, peer: Peer, seconds: float) -> Generator[bytes, None, Link]:
+        """Return a connection to the peer. Raises `UpstreamFailed`, also where that takes longer than `seconds`."""
+        link: Link = yield from self._pausing(connect(peer, seconds))
+        return link
+
+    def run(self, link: Link, start_response: StartResponse) -> Generator[bytes, None, None]:
+        """Answer with what the upstream answers; after 101, pass bytes on until either side ends. Closes the link.
 
         Raises `UpstreamFailed`, before `start_response` or after, and ConnectionError for a client that left.
         """
-        link = yield from self._pausing(connect(peer, connect_seconds))
         try:
             status, line, fields = yield from self._handshake(link)
             self._about.upstream_status = status
             kept = response_fields(fields, status)
             if status != 101:
                 start_response(line, kept)
-                yield from self._rest(link, {name.lower(): value for name, value in fields}, status)
+                # In `kept` its length is one, however often it was said.
+                yield from self._rest(link, {name.lower(): value for name, value in [*fields, *kept]}, status)
                 return
             named = [value for name, value in fields if name.lower() == "upgrade"]
             if [value.lower() for value in named] != [self._protocol]:

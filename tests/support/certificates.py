@@ -1,4 +1,4 @@
-"""A certificate authority for one test, with a server's certificate for 127.0.0.1 and a client's."""
+"""A certificate authority for one test, with a server's certificate for 127.0.0.1 and api.internal, and a client's."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Certificates:
         authority = self._certificate("authority", self._key.public_key(), is_authority=True)
         self.ca = self._write("ca.pem", authority)
         self.client = self._issue("client")
-        self._server = self._issue("server")
+        self.leaf = self._issue("server")
 
     def server(self, client: ssl.VerifyMode = ssl.CERT_NONE) -> ssl.SSLContext:
         """Return a server's context, which may ask for the client's certificate."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.ca)
-        context.load_cert_chain(self._server)
+        context.load_cert_chain(self.leaf)
         context.verify_mode = client
         return context
 
@@ -38,7 +38,9 @@ class Certificates:
     def _certificate(self, name: str, key: ec.EllipticCurvePublicKey, is_authority: bool = False) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
         subject, issuer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, "authority"))
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        names = x509.SubjectAlternativeName(
+            [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("api.internal")]
+        )
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         # Without key usage, Python's default checks refuse an authority since 3.13 (RFC 5280 section 4.2.1.3).
         usage = dict.fromkeys(

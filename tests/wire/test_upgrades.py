@@ -76,6 +76,7 @@ def test_many_idle_ones_hold_no_thread(upstream: Recorder, gateway: Running) -> 
         (ok(b"no", status="426 Upgrade Required"), b"\r\n\r\nno"),
         (response(b"2\r\nno\r\n0\r\n\r\n", ("Transfer-Encoding", "chunked"), status="403 No"), b"2\r\nno\r\n0\r\n\r\n"),
         (response(status="204 None"), b"\r\n\r\n"),
+        (response(b"no", ("Content-Length", "2, 2"), status="403 No"), b"\r\n\r\nno"),
     ],
 )
 def test_an_upstream_that_does_not_switch_answers_as_ever(

@@ -23,7 +23,7 @@ from recorder import Recorder, Talk, chunked, ok, response, until
 from gateway.http.wsgi import Context
 from gateway.proxy import curl, files, link, options, pool, resolve
 from gateway.proxy.exchange import Upstream
-from gateway.proxy.failures import UpstreamFailed
+from gateway.proxy.failures import UpstreamFailed, failure
 from gateway.proxy.outbound import Outbound, Peer
 
 PEER = Peer("http://127.0.0.1:1", "127.0.0.1", 1, ("127.0.0.1",), None, None, ())
@@ -77,7 +77,7 @@ def test_a_name_is_looked_up_as_soon_as_there_is_a_thread_for_it(monkeypatch: py
     assert resolver.current()
 
 
-def test_without_descriptors_the_upstream_is_unreachable_until_there_are_some() -> None:
+def test_without_descriptors_there_is_overload_until_there_are_some() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with asking() as (_, app):
         assert ask(app).status == 200
@@ -86,9 +86,12 @@ def test_without_descriptors_the_upstream_is_unreachable_until_there_are_some() 
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         try:
-            assert ask(app).status == 502
+            told, later = ask(app), failure(pycurl.E_COULDNT_CONNECT, "", 0)  # where only the socket gets none
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (told.status, told.code) == (503, "overloaded")
+        assert "no descriptor is left" in told.cause
+        assert (later.code, later.cause) == ("overloaded", "connection failed: Too many open files")
         assert ask(app).status == 200
 
 
@@ -178,6 +181,27 @@ def test_without_a_token_a_body_binds_a_connection_to_the_clients_own() -> None:
         for port in ("1", "1", "2"):
             ask(app, "POST", body=b"x", REMOTE_PORT=port)
         assert connections(upstream) == [1, 1, 2]
+
+
+def test_a_connection_that_credentials_may_have_signed_in_serves_its_client_alone() -> None:
+    with asking() as (upstream, app):
+        ask(app, REMOTE_PORT="1")
+        ask(app, HTTP_AUTHORIZATION="NTLM TlRMTVNTUAAB", REMOTE_PORT="1")
+        ask(app, REMOTE_PORT="2")
+        ask(app, HTTP_AUTHORIZATION="Bearer x", **of("alice"))
+        ask(app, HTTP_AUTHORIZATION="NTLM TlRMTVNTUAAD", REMOTE_PORT="1")
+        ask(app, **of("bob"))
+        assert connections(upstream) == [1, 1, 2, 2, 1, 2]
+
+
+def test_a_connection_of_one_user_that_was_idle_for_long_serves_nobody_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with asking() as (upstream, app):
+        ask(app, "POST", body=b"x", REMOTE_PORT="1")
+        monkeypatch.setattr(pool, "OWN_SECONDS", -1.0)
+        ask(app, "POST", body=b"x", REMOTE_PORT="1")
+        assert connections(upstream) == [1, 2]
 
 
 def test_a_proxys_connection_is_not_one_users() -> None:
@@ -393,6 +417,30 @@ def test_an_early_answer_arrives_early_and_ends_the_upload(status: str, is_close
         assert body.taken < 100
 
 
+@pytest.mark.parametrize("answer", [ok(b"no"), response(chunked(b"no"), ("Transfer-Encoding", "chunked"))])
+def test_an_answer_that_comes_before_all_of_a_collected_body_is_sent_ends_where_its_framing_says(answer: bytes) -> None:
+    over = threading.Event()
+
+    def answer_and_leave_unread() -> None:
+        sock, _ = listener.accept()
+        with sock:
+            sock.recv(1)
+            sock.sendall(answer)
+            over.wait(10)
+
+    with closing(socket.socket()) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)  # as on a network: little is sent ahead
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        serving = threading.Thread(target=answer_and_leave_unread)
+        serving.start()
+        with closing(Upstream(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=(3, 1))) as app:
+            assert ask(app, "POST", body=b"x" * 250_000).body == b"no"
+        over.set()
+        serving.join()
+
+
 @pytest.mark.parametrize(
     ("answer", "status"),
     [
@@ -410,19 +458,22 @@ def test_an_early_answer_arrives_early_and_ends_the_upload(status: str, is_close
     ],
 )
 def test_an_answer_before_a_reset_is_given_if_it_is_whole_although_the_upload_fails(answer: bytes, status: int) -> None:
-    was_reset: list[bool] = []
+    is_sending, was_reset = threading.Event(), threading.Event()
 
     def script(talk: Talk) -> None:
+        is_sending.wait(10)
         talk.send(answer)
         talk.reset()
-        was_reset.append(True)
+        was_reset.set()
 
     class Fast:
         taken = 0
 
         def take(self, limit: int) -> bytes:
             self.taken += 1
-            assert self.taken == 1 or until(lambda: was_reset)  # so libcurl sends before it looks for an answer
+            if self.taken == 2:  # libcurl looks for an answer before this, and sends after it
+                is_sending.set()
+                assert was_reset.wait(10)
             return b"x" * limit
 
     before = len(os.listdir("/proc/self/fd"))
@@ -640,6 +691,17 @@ def test_an_address_that_changes_costs_no_refusal(
         assert ask(app, method, body=body).body == b"ok"
 
 
+def test_an_address_that_changes_costs_no_upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, "127.0.0.2")
+    with Recorder(ok(b"no")) as upstream, closing(Upstream(f"http://api.internal:{upstream.port}")) as app:
+        about = paused([])
+        about["gateway.context"].interim = lambda *_: None  # as where connections can be switched
+        upgrade = {"HTTP_CONNECTION": "upgrade", "HTTP_UPGRADE": "websocket", **about}
+        assert ask(app, **upgrade).cause == "connection refused"
+        resolving(monkeypatch, "127.0.0.1")
+        assert ask(app, **upgrade).body == b"no"
+
+
 def answer_once(listener: socket.socket) -> None:
     sock, _ = listener.accept()
     with sock:
@@ -678,14 +740,20 @@ def test_an_old_address_serves_while_the_name_does_not_resolve(monkeypatch: pyte
 
 def connect_to(*addresses: str, port: int) -> link.Link:
     """Return what an upgrade's connection goes over."""
-    peer = Peer(f"http://api.internal:{port}", "api.internal", port, addresses, None, None, ())
+    return connect(Peer(f"http://api.internal:{port}", "api.internal", port, addresses, None, None, ()))
+
+
+def connect(peer: Peer) -> link.Link:
     waits = link.connect(peer, 0.4)
     while True:
         try:
             seconds, descriptors = next(waits)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
-        select.select([], list(descriptors), [], seconds)
+        poll = select.poll()
+        for descriptor, events in descriptors.items():
+            poll.register(descriptor, events)
+        poll.poll(seconds * 1000)
 
 
 def test_an_address_that_does_not_answer_leaves_an_upgrade_time_for_the_others() -> None:
@@ -701,7 +769,7 @@ def test_an_address_that_does_not_answer_leaves_an_upgrade_time_for_the_others()
             connect_to("127.0.0.2", "127.0.0.1", port=port).close()
 
 
-def test_an_upgrade_that_gets_no_descriptor_is_told_that_the_upstream_is_unreachable() -> None:
+def test_an_upgrade_that_gets_no_descriptor_is_told_that_there_is_overload() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
@@ -709,7 +777,7 @@ def test_an_upgrade_that_gets_no_descriptor_is_told_that_the_upstream_is_unreach
             connect_to("127.0.0.1", port=1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert (failed.value.code, failed.value.was_connected) == ("upstream-unreachable", False)
+    assert (failed.value.code, failed.value.was_connected) == ("overloaded", False)
 
 
 @pytest.fixture(scope="module")
@@ -755,6 +823,20 @@ def test_a_certificate_for_another_name_does_not_verify(certificates: Certificat
         url = upstream.url.replace("127.0.0.1", "localhost")
         with closing(Upstream(url, ca_file=certificates.ca)) as app:
             assert ask(app).cause.startswith("TLS fault")
+
+
+@pytest.mark.parametrize("host", ["api.internal", "api.internal."])
+@pytest.mark.parametrize("believed", ["ca", "leaf"])
+def test_an_upgrade_verifies_what_every_other_request_does(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, host: str, believed: str
+) -> None:
+    resolving(monkeypatch, "127.0.0.1")
+    path = getattr(certificates, believed)
+    with Recorder(tls=certificates.server()) as upstream:
+        url = f"https://{host}:{upstream.port}"
+        with closing(Upstream(url, ca_file=path)) as app:
+            assert ask(app).body == b"ok"
+        connect(Peer(url, host, upstream.port, ("127.0.0.1",), path, None, (host, believed))).close()
 
 
 def test_a_client_certificate_is_shown(certificates: Certificates) -> None:

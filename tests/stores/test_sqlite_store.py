@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -308,6 +309,26 @@ def fill(path: Path, clock: Clock) -> None:
     assert store.count() == len(acknowledged) + len(large)
 
 
+def fill_without_folding(path: Path, clock: Clock) -> None:
+    """Run in a process of its own: add until the file cannot grow any more, but its log can."""
+    store, reason = SqliteStore(str(path), clock), "x" * 100_000
+    store.add([replace(entry, reason=reason) for entry in tokens(0, 60)])
+    store.purge()  # folds the log in
+    limit_files(path.stat().st_size)
+    number, failed = 100, False
+    while not failed:
+        number += 1
+        (entry,), message = tokens(number, 1), Entry(f"seen:{number:064x}", "issuer", START, START + 600)
+        try:
+            assert store.add([replace(entry, reason=reason)], once=message)
+        except StoreUnavailable:
+            failed = True
+    assert number > 130, "the log is long enough to be folded in"
+    assert len(store.find([entry.key for entry in tokens(101, number - 100)])) == number - 101
+    limit_files(resource.RLIM_INFINITY)
+    assert store.add(tokens(number, 1), once=message), "what was refused can come again"
+
+
 def in_a_child(work: Callable[..., None], *args: object) -> None:
     """Run `work` in a child that has this process's modules, and fail as it fails."""
     child = os.fork()
@@ -324,6 +345,10 @@ def in_a_child(work: Callable[..., None], *args: object) -> None:
 
 def test_a_full_disk_refuses_changes_and_forgets_nothing(path: Path, clock: Clock) -> None:
     in_a_child(fill, path, clock)
+
+
+def test_a_log_that_cannot_be_folded_in_makes_no_change_that_lasts_a_failure(path: Path, clock: Clock) -> None:
+    in_a_child(fill_without_folding, path, clock)
 
 
 def unprivileged(path: Path, clock: Clock, expected: str) -> None:

@@ -31,7 +31,8 @@ WHAT_TO_DO: Final = {
 }
 PROBE_SECONDS = 1.0  # probes come without a token: no more often than this do they make the store sync
 WAIT_SECONDS = 0.2  # for the first probe's outcome
-LOOKUPS, CHANGES, PROBES, HISTORY = "look-ups", "changes", "probes", "what changed last"
+LOOKUPS, CHANGES, PROBES = "look-ups", "changes", "probes"
+HISTORY, FOLDING = "what changed last", "folding its log into it"
 
 
 class Outage:

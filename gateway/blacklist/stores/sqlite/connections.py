@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.blacklist.stores.history import ClockBehind, HistoryLost
-from gateway.blacklist.stores.outage import LOOKUPS, Outage
+from gateway.blacklist.stores.outage import FOLDING, LOOKUPS, Outage
 from gateway.blacklist.stores.sqlite.beneath import Replaced
 from gateway.blacklist.stores.sqlite.file import BUSY_SECONDS, FAILURES
 from gateway.blacklist.stores.sqlite.index import Identity, Index, join, leave
@@ -228,12 +228,21 @@ class Connections:
         return False
 
     def fold(self, conn: Connection) -> None:
-        """Fold the log into the file if it is long."""
-        if self.index.frames() > FOLD_FRAMES:
+        """Fold the log into the file if it is long. Where there is no room for that, only the log says so.
+
+        The change that made it longer lasts: a message that it took would be refused when it comes again.
+        """
+        if self.index.frames() <= FOLD_FRAMES:
+            return
+        try:
             conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
             if self.index.frames() > LOG_FRAMES:
                 conn.execute(f"PRAGMA busy_timeout={FOLD_SECONDS * 1000:.0f}")
                 conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            self.outage.begin(FOLDING, cause_of(error), error)
+        else:
+            self.outage.end(FOLDING)
 
     def execute(self, sql: str, args: Iterable[Any] = ()) -> None:
         """Run a statement."""

@@ -31,6 +31,7 @@ from relay import Relay
 
 from gateway.blacklist.stores import Entry, Store, StoreMissing, StoreRefused, open_store
 from gateway.blacklist.stores.base import LATEST
+from gateway.blacklist.stores.redis import primary as redis_primary
 from gateway.blacklist.stores.redis.keys import GRACE_SECONDS, PREFIX
 from gateway.blacklist.stores.redis.lossy import Lossy, is_forbidden
 from gateway.http.problems import StoreUnavailable
@@ -51,7 +52,7 @@ def token(number: int, expires: int | None = None, reason: str = "") -> Entry:
 
 
 def cut_off(number: int, before: int) -> Entry:
-    return Entry(f"claim:{number:064x}", ISSUER, 0, None, ("sub", number), before)
+    return Entry(f"claim:{number:064x}", ISSUER, 0, None, ("sub", str(number)), before)
 
 
 REVOKED = token(1)
@@ -460,12 +461,13 @@ def await_replica(primary: RedisServer) -> None:
 
 
 def test_what_replicas_do_not_have_is_not_answered_as_done(
-    server: RedisServer, replica: RedisServer, opened: Callable[..., Store]
+    server: RedisServer, replica: RedisServer, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = opened(server.url, replicas=1)
     await_added(store, REVOKED)
     assert replica.ask("EXISTS", TAG + REVOKED.key) == 1
     replica.signal(signal.SIGSTOP)
+    caplog.clear()
     for _ in range(2):  # the second finds it there already, and the replica still does not have it
         with pytest.raises(StoreUnavailable):
             store.add([token(2)])
@@ -474,6 +476,7 @@ def test_what_replicas_do_not_have_is_not_answered_as_done(
     with pytest.raises(StoreUnavailable):
         store.ping()
     await_outcome(store, "found")
+    assert "available again for changes" not in caplog.text
     replica.signal(signal.SIGCONT)
     await_added(store, token(2))
     assert replica.ask("EXISTS", TAG + token(2).key, TAG + token(3).key) == 2
@@ -622,7 +625,10 @@ def test_a_cluster_keeps_the_blacklist_on_one_shard(opened: Callable[..., Store]
         assert sorted(int(str(node.ask("DBSIZE"))) for node in (one, two)) == [0, 6]
 
 
-def test_look_ups_follow_the_blacklist_while_its_slot_migrates(opened: Callable[..., Store]) -> None:
+def test_look_ups_follow_the_blacklist_while_its_slot_migrates(
+    opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.blacklist.stores.redis.server.CHECK_SECONDS", 0.0)  # each looks at the settings, too
     with RedisServer(*CLUSTER) as one, RedisServer(*CLUSTER) as two:
         join(one, two, slots=[SLOTS, 0])
         store = opened(f"redis+cluster://127.0.0.1:{one.port}")
@@ -637,11 +643,13 @@ def test_look_ups_follow_the_blacklist_while_its_slot_migrates(opened: Callable[
         for key in sorted(one.ask("KEYS", "*")):  # type: ignore[type-var, arg-type]
             assert outcome(store) == "found"
             assert not store.find([token(2).key])
+            assert store.changes("")[0]
             with pytest.raises(StoreUnavailable):
                 store.add([token(2)])
             await_outcome(store, "found")
             one.ask("MIGRATE", "127.0.0.1", two.port, key, 0, 5000)
         assert outcome(store) == "found"
+        await_outcome(opened(f"redis+cluster://127.0.0.1:{one.port}"), "found")  # who knows nothing yet
         for node in (two, one):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", target)
         assert outcome(store) == "found"
@@ -843,6 +851,23 @@ def test_a_server_that_was_started_by_a_clock_that_was_ahead_may_have_forgotten_
         lossy.look(0)
         told.append(lossy.faults)
     assert told == [[], ["its clock was far ahead, and entries may be gone that have not ended"], []]
+
+
+def test_a_child_does_not_wait_for_a_thread_of_its_parent_that_looks_at_the_configuration(
+    relay: Relay, store: Store
+) -> None:
+    await_outcome(store, "found")
+    time.sleep(1)
+    relay.delay = 0.1
+    with ThreadPoolExecutor() as threads:
+        before = relay.requests
+        asked = threads.submit(outcome, store)
+        while relay.requests == before:
+            pass
+        relay.delay = 0.0
+        is_told = in_child(lambda: await_outcome(store, "found") is None)
+        asked.result()
+    assert is_told
 
 
 def test_a_store_that_idled_looks_at_the_configuration_before_it_answers(server: RedisServer, store: Store) -> None:
@@ -1065,16 +1090,36 @@ def test_an_answer_that_is_none_lets_nothing_pass(relay: Relay, store: Store, an
     await_outcome(store, "found")
 
 
-def test_a_server_that_answers_no_connection_is_given_up(opened: Callable[..., Store]) -> None:
+@contextlib.contextmanager
+def silent_port() -> Iterator[int]:
+    """Listen with a full queue while the block runs: the kernel drops what comes after."""
     with socket.socket() as listener, contextlib.ExitStack() as stack:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        for _ in range(4):  # a full queue: the kernel drops what comes after
+        for _ in range(4):
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        store = opened(f"redis://127.0.0.1:{listener.getsockname()[1]}")
-        assert outcomes(store, 5) == {"refused": 5 * THREADS}
+        yield listener.getsockname()[1]
+
+
+def test_a_server_that_answers_no_connection_is_given_up(opened: Callable[..., Store]) -> None:
+    with silent_port() as port:
+        assert outcomes(opened(f"redis://127.0.0.1:{port}"), 5) == {"refused": 5 * THREADS}
+
+
+def test_a_node_of_a_cluster_that_answers_no_connection_is_asked_last_from_then_on(
+    opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_patient(monkeypatch)
+    with silent_port() as port, RedisServer(*CLUSTER) as node:
+        join(node)
+        monkeypatch.setitem(redis_primary._OPTIONS, "socket_connect_timeout", 0.1)
+        store = opened(f"redis+cluster://127.0.0.1:{port},127.0.0.1:{node.port}")
+        await_added(store, REVOKED)
+        monkeypatch.setitem(redis_primary._OPTIONS, "socket_connect_timeout", PATIENCE)
+        with ThreadPoolExecutor(THREADS) as threads:  # more than have a connection
+            assert set(threads.map(lambda _: outcome(store), range(THREADS))) == {"found"}
 
 
 def test_a_name_server_that_hangs_holds_nobody_up(

@@ -85,9 +85,12 @@ def _sentinel(addresses: Sequence[tuple[str, int]], options: dict[str, Any]) -> 
     )
 
 
-def _owner(key: str, addresses: Sequence[tuple[str, int]], options: dict[str, Any]) -> RedisConnection:
-    """Return a connection to the node of a cluster that holds the key, by asking the first that answers."""
-    for host, port in addresses:
+def _owner(key: str, addresses: list[tuple[str, int]], options: dict[str, Any]) -> RedisConnection:
+    """Return a connection to the node of a cluster that holds the key, by asking the first that answers.
+
+    One that does not is asked last from now on: each time it would take all the time that there is.
+    """
+    for host, port in list(addresses):
         try:
             connection = _connect(options, host, port)
             connection.ask(pack(("EXISTS", key)), 1)
@@ -100,7 +103,7 @@ def _owner(key: str, addresses: Sequence[tuple[str, int]], options: dict[str, An
                 owner, _, owners_port = place.rpartition(":")
                 return _connect(options, owner or host, int(owners_port))
         except FAILURES:
-            continue
+            addresses[:] = sorted(addresses, key=(host, port).__eq__)
     raise ConnectionError("no node of the cluster answers")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import secrets
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -35,7 +37,7 @@ from gateway.http.problems import StoreUnavailable
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.2  # after a failure nobody asks for so long: no storm of retries, no queue of waiting threads
-WAIT_MILLISECONDS = 100  # for replicas; half the time that an answer has
+WAIT_MILLISECONDS = 70  # for replicas; up to 100 more, for a server looks ten times a second whether it is over
 CHECK_SECONDS, LATEST_CHECK_SECONDS = 0.8, 0.9  # between looks at the server's configuration; the others wait then
 
 
@@ -69,7 +71,8 @@ class Server:
         self._empty_write = ("SET", self.keys.tag + "mark", "")  # a write, and no change
         self._failed_until = 0.0
         self._lossy = Lossy(self._ask, now)
-        self._checking = threading.Lock()
+        # By process: a parent's may be held by a thread that is not here.
+        self._checking: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         try:
             self._begin_to_trust()
         except StoreUnavailable as error:
@@ -91,10 +94,11 @@ class Server:
 
     def _look_once(self, *, wait: bool) -> None:
         """Look at what makes the server forget, unless another thread does at this moment; `wait` for that one."""
-        if self._checking.locked() and not wait:
+        checking = self._checking[os.getpid()]
+        if checking.locked() and not wait:
             return
         # By `with`: whatever a signal raises here, in a server that ends what takes too long, leaves no lock behind.
-        with self._checking:
+        with checking:
             if time.monotonic() - self._lossy.checked > CHECK_SECONDS:
                 self._look()
 
@@ -147,21 +151,16 @@ class Server:
             raise StoreUnavailable(self.outage.causes.get(LOOKUPS, ""))
         # With a look-up the generation costs no command of its own.
         is_lookup = len(commands) == 1 and commands[0][0] == "MGET"
-        asked = (*commands[0], self.keys.generation) if is_lookup else ("GET", self.keys.generation)
-        all_commands = [asked] if is_lookup else [*commands, asked]
-        keys = asked[1:] if is_lookup else ()
-        request = b"".join(map(pack, all_commands)) + self._ask_head
+        asked = [(*commands[0], self.keys.generation)] if is_lookup else [*commands, ("GET", self.keys.generation)]
         try:
             with blocking():
-                answers = self._exchange(request, 1 + len(all_commands), keys=keys, again=again)
+                answers = self._exchange(asked, is_lookup=is_lookup, again=again)
         except (*FAILURES, HistoryLost) as error:
             raise self._fail(error, lookup=again) from error
         if self._failed_until:
             self._failed_until = 0.0
         if self.outage.causes and not self._is_lossy():
             self.outage.end(LOOKUPS)
-            if not again:
-                self.outage.end(CHANGES)
         return answers
 
     def _ask_bare(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:
@@ -171,8 +170,9 @@ class Server:
         except FAILURES as error:
             raise self._fail(error, lookup=True) from error
 
-    def _exchange(self, request: bytes, answers: int, *, keys: tuple[Any, ...] = (), again: bool = False) -> list[Any]:
+    def _exchange(self, commands: Sequence[tuple[Any, ...]], *, is_lookup: bool, again: bool) -> list[Any]:
         since = self.known.newest()  # taken before the look-up: the answer must know this much
+        request, answers = b"".join(map(pack, commands)) + self._ask_head, len(commands) + 1
         try:
             *found, head = self._connections.ask(request, answers, again=again)
         except ReplyError as error:
@@ -180,22 +180,23 @@ class Server:
                 # Another node of the cluster has the slot now: new connections lead to it.
                 self._connections.close()
                 *found, head = self._connections.ask(request, answers, again=False)
-            elif keys and str(error).startswith(("ASK ", "TRYAGAIN")):
+            elif again and str(error).startswith(("ASK ", "TRYAGAIN")):
                 # The slot migrates: each key is either here or there, and both say so when they are asked for one.
-                found = [[self._ask_one(pack(("GET", key))) for key in keys]]
-                head = self._ask_one(self._ask_head)
+                *found, head = map(self._ask_one, [*commands, ("GETEX", self.keys.head)])
             else:
                 raise
-        if keys and not (isinstance(found[0], list) and len(found[0]) == len(keys)):
+        if is_lookup and not (isinstance(found[0], list) and len(found[0]) == len(commands[0]) - 1):
             raise RedisError("the answer to a look-up is no list of as many texts")
-        generation = found[0].pop() if keys else found.pop()
+        generation = found[0].pop() if is_lookup else found.pop()
         self._check_history(generation, head, since)
         return found
 
-    def _ask_one(self, command: bytes) -> Any:
-        """Return the answer to a command about one key, from the node of a cluster that has it."""
+    def _ask_one(self, command: tuple[Any, ...]) -> Any:
+        """Return the answer to a command, about each of its keys from the node of a cluster that has it."""
+        if command[0] == "MGET":
+            return [self._ask_one(("GET", key)) for key in command[1:]]
         try:
-            return self._connections.ask(command, 1, again=True)[0]
+            return self._connections.ask(pack(command), 1, again=True)[0]
         except ReplyError as error:
             word, *_, place = str(error).split()
             if word != "ASK":
@@ -203,20 +204,19 @@ class Server:
             if place not in self._nodes:
                 host, _, port = place.rpartition(":")
                 self._nodes[place] = Connections(node_of(self._url, host, int(port)))
-            return self._nodes[place].ask(pack(("ASKING",)) + command, 2, again=True)[1]
+            return self._nodes[place].ask(pack(("ASKING",)) + pack(command), 2, again=True)[1]
 
     def change(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Run commands that change something; with REPLICAS return only when so many replicas have them."""
-        if not self._replicas:
-            return self.ask(*commands, again=False)
         # WAIT speaks for what its own connection wrote: what we find changed already may have come over another.
-        wait = ("WAIT", self._replicas, WAIT_MILLISECONDS)
-        *answers, _, acknowledged = self.ask(*commands, self._empty_write, wait, again=False)
-        if acknowledged < self._replicas:
+        wait = (self._empty_write, ("WAIT", self._replicas, WAIT_MILLISECONDS)) if self._replicas else ()
+        answers = self.ask(*commands, *wait, again=False)
+        if wait and (acknowledged := answers[-1]) < self._replicas:
             raise self.outage.begin(
                 CHANGES, "replicas", f"{acknowledged} of {self._replicas} replicas have a change in time"
             )
-        return answers
+        self.outage.end(CHANGES)
+        return answers[: len(commands)]
 
     def change_command(
         self, entries: Collection[str], args: list[Any], *, accepted: str = "", message: str = "", ends: object = ""
@@ -251,7 +251,7 @@ class Server:
         if found.blacklist != blacklist:
             raise HistoryLost("the blacklist and its history are not of one store")
         first = read_head(since).number if since else "-inf"
-        (rows,) = self._connections.ask(pack(("ZRANGEBYSCORE", self.keys.history, first, "+inf")), 1, again=False)
+        rows = self._ask_one(("ZRANGEBYSCORE", self.keys.history, first, "+inf"))
         self.known.check(str(found), since, {number: text for number, text, _ in map(read_row, rows)})
 
     def _begin(self) -> tuple[Any, Any]:

@@ -140,7 +140,8 @@ def mask(text: str) -> str:
     text = re.sub(r"(?s)(?<=://).+(?=@)|(?<=password=)[^&]*", MASK, text)  # a store's URL may hold a password
     if "://" not in text:
         text = re.sub(r"(?s)\A[\w+.-]*(?::|//).+(?=@)", MASK, text)
-    return re.sub(r"(?i)([?&][^=&]*(?:pas|pwd|auth|secret|token)[^=&]*=)[^&]*", rf"\1{MASK}", text)
+    named = r"[^=&]*(?:pas|pwd|auth|secret|token)[^=&]*|[^=&]*(?:key|code|sig)"
+    return re.sub(rf"(?i)([?&](?:{named})=)[^&]*", rf"\1{MASK}", text)
 
 
 def misspelled_names() -> list[str]:

@@ -135,6 +135,14 @@ def test_no_secret_is_shown() -> None:
     assert "s3cret" not in repr(build_senders(settings, build_issuers(settings)).all)
 
 
+@pytest.mark.parametrize("query", ["api_key=s3", "code=s3", "sig=s3", "access_token=s3&x=1"])
+def test_the_key_in_an_address_is_not_shown(query: str) -> None:
+    sender = {"issuer": ISSUER, "audience": "api", "poll_url": f"https://idp.test/poll?stream=1&{query}"}
+    shown = in_force(Settings(signals=json.dumps([sender])))["signals"]
+    assert "s3" not in shown
+    assert "/poll?stream=1&" in shown
+
+
 @pytest.mark.parametrize("name", ["issuers", "signals"])
 def test_a_secret_in_an_address_hides_itself_alone(name: str) -> None:
     party = {"issuer": ISSUER, "audience": ["api"], "jwks_url": "https://idp.test/", "jwks_proxy": "http://a:s3@b.test"}

@@ -80,6 +80,8 @@ class SignalSettings(IssuerSettings):
             raise ValueError("needs an audience: what the sender calls us, its client_id for one")
         if not self.audience and "takes" in self.model_fields_set and _NEED_AUDIENCE.intersection(self.takes):
             raise ValueError("logout tokens and events need an audience")
+        if self.poll_url and "events" not in self.kinds:
+            raise ValueError("what poll_url fetches are events, which it does not take: they need an audience, too")
         return self
 
     @property

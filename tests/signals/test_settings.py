@@ -38,6 +38,12 @@ BAD_SENDERS: dict[str, Any] = {
     "sessions that are neither": [{"issuer": ISSUER, "audience": "api", "sessions": "none"}],
     "an event that is always on": [{"issuer": ISSUER, "audience": "api", "extra_events": ["session-revoked"]}],
     "polling in clear": [{"issuer": ISSUER, "audience": "api", "poll_url": "http://idp.test/poll"}],
+    "polling of what is not taken": [
+        {"issuer": ISSUER, "audience": "api", "poll_url": "https://idp.test/poll", "takes": ["logout"]}
+    ],
+    "polling without an audience": [
+        {"issuer": ISSUER, "authorization": "Bearer x", "poll_url": "https://idp.test/poll"}
+    ],
     "polling with a password": [{"issuer": ISSUER, "audience": "api", "poll_url": "https://a:b@idp.test/poll"}],
     "an hour and more without exp": [{"issuer": ISSUER, "audience": "api", "without_exp": 3601}],
     "a claim that requests have otherwise": [{"issuer": ISSUER, "audience": "api", "session_claim": "token"}],

@@ -109,8 +109,9 @@ class Issuers:
         for pattern, issuer in self._of_tenants:
             if (match := pattern.fullmatch(spelling)) and (not issuer.tenants or match[1].lower() in issuer.tenants):
                 # A tenant's id is a UUID, and one tenant in either case (RFC 9562 section 4).
-                name, *aliases = (each.replace(TENANT, match[1].lower()) for each in (issuer.name, *issuer.aliases))
-                return replace(issuer, name=name, aliases=tuple(aliases)), match[1]
+                tenant = match[1].lower()
+                aliases = tuple(alias.replace(TENANT, tenant) for alias in issuer.aliases)
+                return replace(issuer, name=issuer.name.replace(TENANT, tenant), aliases=aliases), match[1]
         return None, None
 
 

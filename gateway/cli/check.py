@@ -13,8 +13,8 @@ from gateway.auth.snapshot import fault_of
 from gateway.blacklist.stores import StoreOutdated, store_warnings
 from gateway.cli.options import claim_warnings, existing_store, with_settings
 from gateway.cli.output import echo, store_name
-from gateway.config.announce import flag_warnings, in_force, mask, warnings
-from gateway.config.settings import Settings, given_by
+from gateway.config.announce import flag_warnings, given_by, in_force, mask, warnings
+from gateway.config.settings import Settings
 from gateway.config.tracing import traces_endpoint
 from gateway.parties import build_issuers, build_senders
 

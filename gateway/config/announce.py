@@ -16,15 +16,13 @@ from gateway.auth.keys import allowed_algorithms
 from gateway.auth.keyset import HMAC
 from gateway.auth.keytext import is_key_text
 from gateway.auth.secrets import weak_secrets
-from gateway.config.files import env_file, env_file_values
+from gateway.config.files import MAY_BE_EMPTY, env_file, env_file_values
 from gateway.config.settings import (
-    BY_FLAGS,
     OF_ONE_ISSUER,
     PREFIX,
     PUBLIC_SECRET,
     SECRETS_DIR,
     Settings,
-    given_by,
     issuer_settings,
 )
 from gateway.config.tracing import traces_endpoint
@@ -32,6 +30,7 @@ from gateway.config.values import IssuerSettings
 from gateway.http.build import BUILD, VERSION
 
 MASK = "**********"  # pydantic's own
+BY_FLAGS = "set by flags"
 
 log = logging.getLogger("gateway")
 
@@ -48,7 +47,7 @@ def announce(settings: Settings, more: Iterable[str] = ()) -> None:
 
 def warnings(settings: Settings) -> list[str]:
     """Return warnings about the settings, one sentence each."""
-    found = [*misspelled_names(), *_quote_warnings(settings), *_path_warnings(settings)]
+    found = [*misspelled_names(), *_empty_warnings(settings), *_quote_warnings(settings), *_path_warnings(settings)]
     for issuer in (*issuer_settings(settings), *settings.signals):
         secrets = [secret.get_secret_value() for secret in issuer.secret]
         if PUBLIC_SECRET in secrets:
@@ -57,6 +56,14 @@ def warnings(settings: Settings) -> list[str]:
             size = max(int(name.removeprefix("HS")) for name in names) // 8
             found.append(f"a secret of {issuer.issuer} is shorter than its hash (RFC 7518, 3.2): {size} random bytes")
     return found
+
+
+def _empty_warnings(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each variable that is empty, and set in a weaker place: that may have been meant to end."""
+    empty = {name.upper() for name, value in os.environ.items() if not value}
+    for name, place in sorted(given_by(settings).items()):
+        if (variable := PREFIX + name.upper()) in empty and place.startswith("set in"):
+            yield f"{variable} is empty in the environment, and {place}, which counts"
 
 
 def _quote_warnings(settings: Settings) -> Iterator[str]:
@@ -133,6 +140,28 @@ def _to_text(value: object) -> str:
         is_plain = all(isinstance(member, str) for member in value)
         return ",".join(value) if is_plain else json.dumps(value)
     return "" if value is None else str(value)
+
+
+def given_by(settings: Settings) -> dict[str, str]:
+    """Return where each setting that was set comes from, by its name: as a heading for people."""
+    sources = (env_file_values(env_file()), f"set in {env_file()}"), (os.environ, "set in the environment")
+    may_be_empty = [(PREFIX + name).upper() for name in MAY_BE_EMPTY]
+    places = {
+        name.upper(): place
+        for values, place in sources
+        for name, value in values.items()
+        if value or name.upper() in may_be_empty
+    }
+    found = {}
+    for name in settings.model_fields_set:
+        variable = (PREFIX + name).upper()
+        if name in settings._arguments:
+            found[name] = BY_FLAGS
+        elif f"{variable}_FILE" in places:
+            found[name] = f"set by {variable}_FILE"
+        else:
+            found[name] = places.get(variable, f"set in {SECRETS_DIR}")
+    return found
 
 
 def mask(text: str) -> str:

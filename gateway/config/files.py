@@ -14,6 +14,8 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+# What is set to nothing is not set, but for these: a lost secret must not become the public one.
+MAY_BE_EMPTY = ("secret", "upgrades")
 LINE_BY_LINE = ("secret",)  # each line of such a file is one value, commas included
 
 
@@ -23,15 +25,29 @@ class Unreadable(NamedTuple):
     fault: str
 
 
-class _Files(PydanticBaseSettingsSource):
+class _Source(PydanticBaseSettingsSource):
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        """Return nothing: all is read at once."""
+        return None, field_name, False
+
+
+class WhatIsSet(_Source):
+    """What another source sets, without what it sets to nothing: of that, what the next source says counts."""
+
+    def __init__(self, settings_cls: type[BaseSettings], source: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self._source = source
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the values by the settings' names."""
+        return {name: value for name, value in self._source().items() if value != "" or name in MAY_BE_EMPTY}
+
+
+class _Files(_Source):
     def __init__(self, settings_cls: type[BaseSettings], place: Path) -> None:
         super().__init__(settings_cls)
         self._place = place
         self._prefix = self.config.get("env_prefix", "")
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        """Return nothing: all is read at once."""
-        return None, field_name, False
 
 
 class NamedFiles(_Files):
@@ -40,7 +56,7 @@ class NamedFiles(_Files):
     def __call__(self) -> dict[str, Any]:
         """Return the values by the settings' names."""
         sources = env_file_values(self._place), os.environ
-        given = {variable.upper(): path for source in sources for variable, path in source.items()}
+        given = {variable.upper(): path for source in sources for variable, path in source.items() if path}
         variables = {name: f"{self._prefix}{name}_FILE".upper() for name in self.settings_cls.model_fields}
         return {
             name: _content(name, Path(path), f"{variable}: ")

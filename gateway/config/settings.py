@@ -8,7 +8,6 @@ an env file, Docker secrets (`/run/secrets/gateway_*`), the default.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.config.files import DockerSecrets, NamedFiles, Unreadable, env_file, env_file_fault, env_file_values
+from gateway.config.files import DockerSecrets, NamedFiles, Unreadable, WhatIsSet, env_file, env_file_fault
 from gateway.config.signals import Clients, Signals, check_clients, check_signals
 from gateway.config.values import (
     ClaimNames,
@@ -43,7 +42,6 @@ SECRETS_DIR = Path("/run/secrets")
 PUBLIC_SECRET = "discogs"  # noqa: S105 - the assignment's, printed in its own text
 NONE = "none"  # as the name of a field: it is not sent
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-BY_FLAGS = "set by flags"
 OF_ONE_ISSUER = ("issuer", "secret", "algorithms", "public_key", "jwks_url", "audience")
 
 
@@ -156,12 +154,6 @@ class Settings(BaseSettings):
             raise ValueError(fault)
         return values
 
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_empty(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Leave out what is empty, but not a lost secret, which must not become the public one, nor UPGRADES."""
-        return {name: value for name, value in values.items() if value != "" or name in ("secret", "upgrades")}
-
     @field_validator("*", mode="before")
     @classmethod
     def _check_was_read(cls, value: object) -> object:
@@ -260,7 +252,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources."""
         named, secrets = NamedFiles(settings_cls, env_file()), DockerSecrets(settings_cls, SECRETS_DIR)
-        return init_settings, named, env_settings, dotenv_settings, secrets
+        flags, environment, of_env_file = (
+            WhatIsSet(settings_cls, source) for source in (init_settings, env_settings, dotenv_settings)
+        )
+        return flags, named, environment, of_env_file, secrets
 
 
 def issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
@@ -280,19 +275,3 @@ def issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
             audience=settings.audience,
         )
     ]
-
-
-def given_by(settings: Settings) -> dict[str, str]:
-    """Return where each setting that was set comes from, by its name: as a heading for people."""
-    places = {name.upper(): "set in the environment" for name in os.environ}
-    places = {**{name.upper(): f"set in {env_file()}" for name in env_file_values(env_file())}, **places}
-    found = {}
-    for name in settings.model_fields_set:
-        variable = (PREFIX + name).upper()
-        if name in settings._arguments:
-            found[name] = BY_FLAGS
-        elif f"{variable}_FILE" in places:
-            found[name] = f"set by {variable}_FILE"
-        else:
-            found[name] = places.get(variable, f"set in {SECRETS_DIR}")
-    return found

@@ -835,7 +835,8 @@ def test_check_config_says_where_each_setting_was_set(
     (tmp_path / ".env").write_text("GATEWAY_THREADS=3\n")
     (tmp_path / "secret").write_text("x" * 32)
     (tmp_path / "gateway_admin_scope").write_text("root")
-    monkeypatch.setattr("gateway.config.settings.SECRETS_DIR", tmp_path)
+    for module in ("settings", "announce"):
+        monkeypatch.setattr(f"gateway.config.{module}.SECRETS_DIR", tmp_path)
     monkeypatch.setenv("GATEWAY_PORT", "8080")
     monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "secret"))
     lines = command("check-config", "--restore", "admin").out.splitlines()

@@ -242,6 +242,20 @@ def test_the_environment_beats_the_env_file_and_that_the_docker_secrets(
     assert (settings.issuer, settings.port) == ("of the environment", 1)
 
 
+def test_what_one_source_sets_to_nothing_is_what_the_next_one_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.config.settings.SECRETS_DIR", tmp_path)
+    (tmp_path / "gateway_audience").write_text("api")
+    (tmp_path / "secret").write_text("of the file")
+    (tmp_path / ".env").write_text(f"GATEWAY_AUDIENCE=\nGATEWAY_SECRET_FILE={tmp_path}/secret\nGATEWAY_RESTORE=admin\n")
+    for name in ("AUDIENCE", "SECRET_FILE", "RESTORE"):
+        monkeypatch.setenv(f"GATEWAY_{name}", "")
+    settings = Settings()
+    assert (settings.audience, secrets(settings), settings.restore) == (("api",), ["of the file"], "admin")
+    assert "GATEWAY_RESTORE is empty in the environment, and set in .env, which counts" in warnings(settings)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"])
 def test_a_file_that_cannot_be_read_is_never_replaced_by_a_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None

@@ -75,33 +75,33 @@ class Gate:
                 raise Problem("overloaded")
             if self._public.admits(environ, path):
                 return self._go_on(environ, start_response, about, None, None)
-            token = self._verify(environ, about)
+            began = perf_counter()
+            try:
+                token = self._verify(environ, about)
+            finally:
+                verified = perf_counter()
+                about.auth_seconds = verified - began
             if about.resume and self._find_in_pauses:
                 return self._look_up_in_pauses(environ, start_response, about, token)
-            began = perf_counter()
             try:
                 refusal = self._blacklist.refusal(token)
             finally:
-                about.store_seconds = perf_counter() - began
+                about.store_seconds = perf_counter() - verified
             return self._go_on(environ, start_response, about, token, refusal)
         except Problem as problem:
             return refuse(problem, environ, start_response)
 
     def _verify(self, environ: Environ, about: Context) -> Token:
-        began = perf_counter()
-        try:
-            credentials = environ.get("HTTP_AUTHORIZATION", "")
-            token = self._verifier.cached(credentials)
-            if token is None:
-                text = bearer_token(credentials)
-                about.is_cached = self._verifier.has_cached(text)
-                token = self._verifier.genuine(text)
-            else:
-                about.is_cached = True
-            self._verifier.check_times(token)
-            about.token = token
-        finally:
-            about.auth_seconds = perf_counter() - began
+        credentials = environ.get("HTTP_AUTHORIZATION", "")
+        token = self._verifier.cached(credentials)
+        if token is None:
+            text = bearer_token(credentials)
+            about.is_cached = self._verifier.has_cached(text)
+            token = self._verifier.genuine(text)
+        else:
+            about.is_cached = True
+        self._verifier.check_times(token)
+        about.token = token
         return token
 
     def _look_up_in_pauses(

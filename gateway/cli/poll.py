@@ -10,9 +10,8 @@ from collections.abc import Callable
 
 import click
 
-from gateway.app import build_blacklist
 from gateway.auth.issuers import Issuers
-from gateway.cli.options import Fault, with_settings
+from gateway.cli.options import Fault, open_blacklist, with_settings
 from gateway.cli.output import printable
 from gateway.config.settings import Settings
 from gateway.http.problems import Problem
@@ -36,7 +35,7 @@ def poll_events(settings: Settings, once: bool) -> None:
     senders = build_senders(settings, issuers)
     if not any(sender.poll for sender in senders.all):
         raise Fault("no sender in GATEWAY_SIGNALS has a poll_url")
-    recorder = Recorder(build_blacklist(settings, create=False), senders, settings.leeway, time.time)
+    recorder = Recorder(open_blacklist(settings), senders, settings.leeway, time.time)
     events = Events(recorder, Issuers(issuers))
     pollers = [Poller(events, sender.poll) for sender in senders.all if sender.poll]
     if once:

@@ -64,6 +64,8 @@ def request_target(environ: Environ) -> Target:
     found: Target | None = about.target
     if found is None:
         raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or _rebuilt(environ)
+        if about.received is None and "?" not in raw and (query := environ.get("QUERY_STRING")):
+            raw += "?" + query  # test clients of werkzeug and Flask leave it out of the raw one
         in_origin_form = _in_origin_form(raw) if "?" in raw else _in_plain_origin_form(raw)
         found = about.target = in_origin_form or _in_another_form(environ, raw)
     return found

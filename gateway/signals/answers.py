@@ -70,9 +70,9 @@ class Resource:
         except Refusal as refusal:
             yield from self._refuse(refusal, environ, start_response)
         except Problem as problem:
-            if problem.status != 401:
+            if problem.status not in (400, 401):
                 yield from refuse(problem, environ, start_response)
-            else:  # of a message, not of the caller's own token
+            else:  # of a message or its body, not of the caller's own token
                 error = self._errors.get(problem.code, self._errors[""])
                 context(environ).refusal_log = {**context(environ).refusal_log, **problem.log}
                 yield from self._refuse(Refusal(error, problem.detail), environ, start_response)

@@ -59,6 +59,12 @@ def test_a_session_that_was_logged_out_is_refused_for_good_and_others_pass(gate_
     assert passes(gate_api, sub="1002", sid="s-3")
 
 
+def test_a_body_that_is_badly_framed_is_refused_in_the_documents_words(gate_api: Api) -> None:
+    answer = gate_api("POST", "/-/logout", data={"logout_token": "x"}, headers={"Transfer-Encoding": "chunked"})
+    assert (answer.status_code, answer.json["error"]) == (400, "invalid_request")
+    assert answer.json["error_description"] == "The body's end is not known."
+
+
 def test_a_refreshed_token_of_an_ended_session_stays_refused(gate_api: Api, clock: Clock) -> None:
     send(gate_api, logout_token())
     clock.advance(3600)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from werkzeug.test import EnvironBuilder
 
 from gateway.http.problems import Problem
 from gateway.http.target import is_decision, is_own, request_target
@@ -120,6 +121,12 @@ def test_the_servers_raw_target_comes_before_what_it_decoded() -> None:
     decoded = {"PATH_INFO": "/open", "QUERY_STRING": "", "SCRIPT_NAME": ""}
     assert request_target(environ("/sec%72et", **decoded)).path == "/sec%72et"
     assert request_target(environ(None, RAW_URI="/raw", **decoded)).path == "/raw"
+
+
+def test_a_query_that_a_test_client_leaves_out_of_the_raw_target_is_read() -> None:
+    builder = EnvironBuilder("/blacklist", query_string={"sub": "1001"})
+    assert request_target(builder.get_environ()).raw == "/blacklist?sub=1001"
+    assert request_target(environ("/a?b", QUERY_STRING="c")).raw == "/a?b"
 
 
 def test_without_a_raw_target_one_is_made_from_the_parts() -> None:

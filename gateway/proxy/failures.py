@@ -47,8 +47,8 @@ def failure(code: int, message: str, error: int) -> UpstreamFailed:
     """Return what libcurl's number and message mean; `error` is the errno of the connection."""
     if code == pycurl.E_OPERATION_TIMEDOUT:
         return UpstreamFailed("upstream-timeout", "timed out while connecting", was_connected=False)
-    # A head beyond 300 KiB comes with the number of a broken connection.
-    if code in _MALFORMED or message.startswith("Too large response headers"):
+    # A head beyond 300 KiB, and bad chunks, come with the number of a broken connection.
+    if code in _MALFORMED or message.startswith("Too large response headers") or "chunk" in message:
         return malformed(message or "libcurl cannot read it")
     if code == pycurl.E_COULDNT_CONNECT and not error:
         error = _missing_descriptor()

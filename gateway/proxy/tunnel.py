@@ -10,7 +10,7 @@ from typing import Any
 from gateway.http.body import body_length, take_body
 from gateway.http.grammar import elements, read_length
 from gateway.http.problems import Problem
-from gateway.http.wsgi import Context, Environ, StartResponse, context
+from gateway.http.wsgi import Context, Environ, Fields, StartResponse, context
 from gateway.proxy.answer import Head, parse, pass_interim
 from gateway.proxy.chunks import Chunks, Length
 from gateway.proxy.failures import UpstreamFailed, malformed
@@ -83,10 +83,9 @@ class Tunnel:
             kept = response_fields(fields, status)
             if status != 101:
                 start_response(line, kept)
-                # In `kept` its length is one, however often it was said.
-                yield from self._rest(link, {name.lower(): value for name, value in [*fields, *kept]}, status)
+                yield from self._rest(link, fields, status)
                 return
-            named = [value for name, value in fields if name.lower() == "upgrade"]
+            named = _values(fields, "upgrade")
             if [value.lower() for value in named] != [self._protocol]:
                 raise malformed("another protocol than was asked for")
             start_response("101 Switching Protocols", [*kept, ("Connection", "Upgrade"), ("Upgrade", named[0])])
@@ -166,14 +165,17 @@ class Tunnel:
             elif about.is_unread:
                 yield b""  # so that the server sees whether it is read again
 
-    def _rest(self, link: Link, fields: dict[str, str], status: int) -> Generator[bytes, None, None]:
+    def _rest(self, link: Link, fields: Fields, status: int) -> Generator[bytes, None, None]:
         """Yield the body of an answer that upgrades nothing, framed as its fields say (RFC 9112 section 6.3)."""
         if status in (204, 304) or self._environ["REQUEST_METHOD"] == "HEAD":
             return
-        coding = fields.get("transfer-encoding")
-        if coding is not None and coding.lower() != "chunked":
+        codings = _values(fields, "transfer-encoding")
+        if any(coding.lower() != "chunked" for coding in codings):
             raise malformed("an unknown transfer coding")
-        framing: Chunks | Length = Chunks() if coding else Length(read_length(fields.get("content-length", "")))
+        length = ",".join(_values(fields, "content-length")).partition(",")[
+            0
+        ]  # `response_fields` saw that all are alike
+        framing: Chunks | Length = Chunks() if codings else Length(read_length(length.strip(" \t")))
         deadline = 0.0  # none but while the upstream is waited for
         while True:
             if piece := framing.feed(self._take_received()):
@@ -199,6 +201,10 @@ class Tunnel:
         data = link.receive()
         self._received += data or b""
         return data
+
+
+def _values(fields: Fields, name: str) -> list[str]:
+    return [value for each, value in fields if each.lower() == name]
 
 
 def _left_until(deadline: float) -> float:

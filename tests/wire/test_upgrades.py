@@ -114,6 +114,9 @@ def test_an_answer_in_place_of_an_upgrade_ends_where_get_would_and_is_not_waited
         response(b"0x2\r\nno\r\n0\r\n\r\n", ("Transfer-Encoding", "chunked"), status="403 No"),
         response(b"2\r\nno??0\r\n\r\n", ("Transfer-Encoding", "chunked"), status="403 No"),
         response(b"no", ("Transfer-Encoding", "gzip"), status="403 No"),
+        response(
+            b"2\r\nno\r\n0\r\n\r\n", ("Transfer-Encoding", "gzip"), ("Transfer-Encoding", "chunked"), status="403 No"
+        ),
     ],
 )
 def test_an_upstream_that_answers_nonsense_is_502(upstream: Recorder, gateway: Running, answer: bytes) -> None:

@@ -633,8 +633,9 @@ def test_an_upstream_that_does_not_answer_is_504() -> None:
         response(b"", *[(f"X{number}", "x" * 1000) for number in range(1000)]),
         response(b"ok", ("Content-Length", "2"), ("Content-Length", "3")),
         response(b"", ("Content-Length", "0x2")),
+        response(b"-2\r\nno\r\n0\r\n\r\n", ("Transfer-Encoding", "chunked")),
     ],
-    ids=["nonsense", "control", "oversized", "two lengths", "no length"],
+    ids=["nonsense", "control", "oversized", "two lengths", "no length", "no chunk"],
 )
 def test_a_malformed_answer_is_502_and_its_connection_is_not_used_again(answer: bytes) -> None:
     with proxied([answer, ok()]) as (upstream, port):

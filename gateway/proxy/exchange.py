@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Generator, Iterable
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.http.answers import refuse
@@ -21,7 +21,8 @@ from gateway.proxy.body import Body
 from gateway.proxy.failures import UpstreamFailed
 from gateway.proxy.fields import RequestFields, response_fields
 from gateway.proxy.files import Files
-from gateway.proxy.outbound import Outbound, Peer
+from gateway.proxy.link import connect
+from gateway.proxy.outbound import Outbound, Peer, Wait
 from gateway.proxy.pool import Pool
 from gateway.proxy.prefix import Prefix
 from gateway.proxy.tunnel import Tunnel, wanted_upgrade
@@ -30,6 +31,8 @@ from gateway.proxy.tunnel import Tunnel, wanted_upgrade
 SOON_SECONDS: Final = 0.0001
 _COUNTING: Final = frozenset({"OPTIONS", "TRACE"})  # how often they are forwarded (RFC 9110 section 7.6.2)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+T = TypeVar("T")
 
 _pid = os.getpid()  # to ask for it is a system call
 
@@ -131,12 +134,12 @@ class Upstream:
 
         try:
             pool = self._pool()
-            peer = pool.peer() or (yield from _sleep(about, pool.wait()))
+            peer = pool.peer() or (yield from _await(about, pool.wait()))
             try:
-                link = yield from tunnel.connect(peer, self._connect)
+                link = yield from _await(about, connect(peer, self._connect))
             except UpstreamFailed as failed:
                 peer = yield from _another_peer(failed, pool, peer, about)
-                link = yield from tunnel.connect(peer, self._connect)
+                link = yield from _await(about, connect(peer, self._connect))
             yield from tunnel.run(link, start)
         except Problem as problem:
             about.cause = getattr(problem, "cause", "")
@@ -161,7 +164,7 @@ class Upstream:
                     yield b""
             began = perf_counter()
             pool = self._pool()
-            peer = pool.peer() or (yield from _sleep(about, pool.wait()))
+            peer = pool.peer() or (yield from _await(about, pool.wait()))
             answer = self._begin(pool, peer, request, environ, about)
         except Problem as problem:
             yield from _refuse(problem, began, environ, about, start_response)
@@ -235,22 +238,22 @@ def _another_peer(failed: UpstreamFailed, pool: Pool, tried: Peer, about: Contex
     """
     if failed.was_connected:
         raise failed
-    peer = yield from _sleep(about, pool.wait())
+    peer = yield from _await(about, pool.wait())
     if peer == tried:
         raise failed
     return peer
 
 
-def _sleep(about: Context, waits: Generator[float, None, Peer]) -> Generator[bytes, None, Peer]:
-    """Sleep for as long and as often as `waits` says, in the server if that is possible; return what it returns."""
+def _await(about: Context, waits: Generator[Wait, None, T]) -> Generator[bytes, None, T]:
+    """Wait for what `waits` yields, in the server if that is possible; return what it returns."""
     while True:
         try:
-            seconds = next(waits)
+            seconds, descriptors = next(waits)
         except StopIteration as done:
-            peer: Peer = done.value
-            return peer
+            value: T = done.value
+            return value
         if about.pause:
-            about.pause(seconds)
+            about.pause(seconds, descriptors)
             yield b""
         else:
             with blocking():

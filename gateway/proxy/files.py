@@ -12,6 +12,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from gateway.http.threads import start_thread
+from gateway.proxy.outbound import Wait
 
 log = logging.getLogger("gateway.upstream")
 
@@ -50,12 +51,12 @@ class Files:
         if self._thread is None and monotonic() - self._asked > LOOK_SECONDS:
             self._start()
 
-    def wait(self, seconds: float) -> Generator[float, None, None]:
-        """Look at the files, and yield seconds to wait until that is done, or takes too long."""
+    def wait(self, seconds: float) -> Generator[Wait, None, None]:
+        """Look at the files, and yield what to wait for until that is done, or takes too long."""
         if self.are_any:
             self._start()
         while self._thread and monotonic() - self._asked < seconds:
-            yield POLL_SECONDS
+            yield POLL_SECONDS, {}
 
     def _start(self) -> None:
         with self._lock:

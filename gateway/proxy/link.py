@@ -13,13 +13,10 @@ from functools import lru_cache
 from time import monotonic
 
 from gateway.proxy.failures import UpstreamFailed, connection_failure
-from gateway.proxy.outbound import Peer
+from gateway.proxy.outbound import Peer, Wait
 
 PIECE_BYTES = 65536
 _UNDER_WAY = (0, errno.EINPROGRESS, errno.EAGAIN)
-
-# What is waited for: seconds at most, and poll's events by descriptor.
-Wait = tuple[float, dict[int, int]]
 
 
 class Link:

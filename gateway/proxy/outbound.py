@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 Take = Callable[[int], bytes | None]
+Wait = tuple[float, dict[int, int]]  # what is waited for: seconds at most, and poll's events by descriptor
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
 

@@ -12,7 +12,7 @@ import pycurl
 from gateway.proxy.curl import Handle
 from gateway.proxy.failures import UpstreamFailed
 from gateway.proxy.files import Files
-from gateway.proxy.outbound import Outbound, Peer
+from gateway.proxy.outbound import Outbound, Peer, Wait
 from gateway.proxy.resolve import Resolver
 
 KEPT = 100  # idle connections that anybody may use, and as many that serve a single user
@@ -51,8 +51,8 @@ class Pool:
             known = self._peer = self._make_peer()
         return known
 
-    def wait(self) -> Generator[float, None, Peer]:
-        """Yield seconds to wait until the name has been looked up anew. Raises `UpstreamFailed`."""
+    def wait(self) -> Generator[Wait, None, Peer]:
+        """Yield what to wait for until the name has been looked up anew. Raises `UpstreamFailed`."""
         yield from self._resolver.wait()
         yield from self._files.wait(self._connect)
         known = self._peer = self._make_peer()

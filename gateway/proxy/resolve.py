@@ -11,6 +11,7 @@ from time import monotonic
 
 from gateway.http.threads import start_thread
 from gateway.proxy.failures import UpstreamFailed
+from gateway.proxy.outbound import Wait
 
 STALE_SECONDS = 15.0  # age at which addresses are looked up again, while they still serve
 MAX_AGE = 30.0  # seconds after which nobody goes to an address that was not looked up again
@@ -44,15 +45,15 @@ class Resolver:
             self._start()
         return age <= MAX_AGE and bool(self.addresses)  # a look-up that failed is no reason to wait with the next
 
-    def wait(self) -> Generator[float, None, None]:
-        """Look the name up, and yield seconds to wait until that is done.
+    def wait(self) -> Generator[Wait, None, None]:
+        """Look the name up, and yield what to wait for until that is done.
 
         Where it fails or takes too long, the addresses that were known serve on; where there are none, `UpstreamFailed`
         is raised.
         """
         self._start()
         while self._thread and monotonic() - self._asked < self._timeout:
-            yield LOOK_SECONDS
+            yield LOOK_SECONDS, {}
         if not self.addresses:
             raise UpstreamFailed(
                 "upstream-unreachable", self._failed or "name does not resolve in time", was_connected=False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 from collections.abc import Generator
 from time import monotonic
-from typing import Any
 
 from gateway.http.body import body_length, take_body
 from gateway.http.grammar import elements, read_length
@@ -15,8 +14,8 @@ from gateway.proxy.answer import Head, parse, pass_interim
 from gateway.proxy.chunks import Chunks, Length
 from gateway.proxy.failures import UpstreamFailed, malformed
 from gateway.proxy.fields import response_fields
-from gateway.proxy.link import PIECE_BYTES, Link, Wait, connect
-from gateway.proxy.outbound import Outbound, Peer
+from gateway.proxy.link import PIECE_BYTES, Link
+from gateway.proxy.outbound import Outbound
 from gateway.proxy.websocket import Frames, close_frame
 
 MAX_HEAD = 65_536  # bytes of the answer to a handshake
@@ -67,11 +66,6 @@ class Tunnel:
         self._received = bytearray()  # from the upstream, and not passed on yet
         self._searched = 0  # bytes of it in which no head ends
 
-    def connect(self, peer: Peer, seconds: float) -> Generator[bytes, None, Link]:
-        """Return a connection to the peer. Raises `UpstreamFailed`, also where that takes longer than `seconds`."""
-        link: Link = yield from self._pausing(connect(peer, seconds))
-        return link
-
     def run(self, link: Link, start_response: StartResponse) -> Generator[bytes, None, None]:
         """Answer with what the upstream answers; after 101, pass bytes on until either side ends. Closes the link.
 
@@ -93,15 +87,6 @@ class Tunnel:
             yield from self._relay(link)
         finally:
             link.close()
-
-    def _pausing(self, waits: Generator[Wait, None, Any]) -> Generator[bytes, None, Any]:
-        """Have the server wait for what `waits` yields; return what it returns."""
-        while True:
-            try:
-                seconds, descriptors = next(waits)
-            except StopIteration as done:
-                return done.value
-            yield from self._pause(seconds, descriptors)
 
     def _pause(
         self, seconds: float, descriptors: dict[int, int], *, body: bool = False

@@ -72,7 +72,7 @@ def test_a_name_is_looked_up_as_soon_as_there_is_a_thread_for_it(monkeypatch: py
         with pytest.raises(UpstreamFailed) as failed:
             list(resolver.wait())
         assert failed.value.cause == "no thread is left to look the name up"
-    for seconds in resolver.wait():
+    for seconds, _ in resolver.wait():
         time.sleep(seconds)
     assert resolver.current()
 

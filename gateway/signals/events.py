@@ -80,7 +80,7 @@ class Events:
         if message.time("iat") < now - LONGEST_SECONDS:
             raise Refusal("invalid_request", "The event is too old.")
         for name in ("sub", "exp"):
-            if name in claims:  # else an access token could pass for an event, and the reverse
+            if claims.get(name) is not None:  # else an access token could pass for an event, and the reverse
                 raise Refusal("invalid_request", f"An event must not have the claim {name}.")
         events = claims.get("events")
         if not isinstance(events, dict) or not events or not all(isinstance(each, dict) for each in events.values()):

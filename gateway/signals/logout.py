@@ -42,7 +42,7 @@ class Logout:
         """Check all that section 2.6 says; return when the token expires."""
         claims = message.claims
         message.check(sender.audience, self._recorder.latest())
-        has_exp = "exp" in claims or not sender.without_exp
+        has_exp = claims.get("exp") is not None or not sender.without_exp
         expires_at = message.time("exp") if has_exp else message.time("iat") + sender.without_exp
         if self._recorder.now() >= expires_at + self._recorder.leeway:
             raise Refusal("invalid_request", "The logout token has expired.")

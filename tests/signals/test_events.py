@@ -415,6 +415,13 @@ def test_a_subject_may_stand_in_its_event_and_a_time_in_milliseconds(
     assert passes(gate_api, sub="1002", email="c@example.test")
 
 
+def test_null_is_what_is_not_there(gate_api: Api) -> None:
+    """Some makers write every member that they know."""
+    nothing = dict.fromkeys(("sub", "exp", "nbf", "toe", "txn"))
+    assert send(gate_api, event(URI, event_timestamp=None, _claims=nothing)).status_code == 202
+    assert not passes(gate_api)
+
+
 def test_the_subject_of_the_whole_message_counts_before_that_of_an_event(gate_api: Api) -> None:
     assert send(gate_api, event(URI, subject={**ISS_SUB, "sub": "1002"})).status_code == 202
     assert not passes(gate_api)

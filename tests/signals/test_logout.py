@@ -243,9 +243,10 @@ def test_also_one_with_more_leeway_for_which_it_has_not_ended_yet(make_api: Make
     )
 
 
-def test_a_token_without_an_end_is_taken_while_it_is_young_where_that_is_set(make_api: Make, clock: Clock) -> None:
+@pytest.mark.parametrize("nothing", [ABSENT, None])
+def test_a_token_without_an_end_is_taken_while_it_is_young_where_that_is_set(make_api: Make, nothing: Any) -> None:
     api = make_api(signals=json.dumps([{"issuer": ISSUER, "audience": "api", "without_exp": 120}]))
-    young, old = logout_token(exp=ABSENT), logout_token(exp=ABSENT, iat=int(NOW) - 120)
+    young, old = logout_token(exp=nothing), logout_token(exp=nothing, iat=int(NOW) - 120)
     assert [send(api, old).status_code, send(api, young).status_code] == [400, 200]
     assert not passes(api)
 

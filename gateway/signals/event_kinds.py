@@ -20,8 +20,8 @@ log = logging.getLogger("gateway.signals")
 class Action(NamedTuple):
     """What an event of one kind does: `acts` checks it, and returns whether tokens end by it.
 
-    `opaque` is what a subject of that format names; an optional one counts only for senders that have its name set.
-    `formats` are those that a subject must have, where the document says so.
+    `opaque` is what a subject of that format names, "" what the event calls its principal; an optional one counts only
+    for senders that have its name set. `formats` are those that a subject must have, where the document says so.
     """
 
     name: str
@@ -84,7 +84,7 @@ ACTIONS = {
     _CAEP + "token-claims-change": Action("token-claims-change", _claims),
     _CAEP + "assurance-level-change": Action("assurance-level-change", _assurance, is_optional=True),
     _CAEP + "device-compliance-change": Action("device-compliance-change", _compliance, "device", is_optional=True),
-    _CAEP + "risk-level-change": Action("risk-level-change", _risk, is_optional=True),
+    _CAEP + "risk-level-change": Action("risk-level-change", _risk, "", is_optional=True),
     **{_RISC + name: Action(name, _always) for name in ("account-disabled", "account-purged", "sessions-revoked")},
     _RISC + "credential-compromise": Action("credential-compromise", _compromise),
     **{

@@ -101,7 +101,7 @@ class Events:
             raise Refusal("invalid_request", f"The subject must be {' or '.join(sorted(action.formats))}.")
         if not action.acts(event):
             return []
-        return find_subjects(subject, sender, self._issuers, action.opaque)
+        return find_subjects(subject, sender, self._issuers, action.opaque or event["principal"].lower())
 
     def _cut_off(self, events: dict[str, Any], message: Message) -> CutOff:
         """Return the first second after the event: after it happened, if the message says when, not after it came."""

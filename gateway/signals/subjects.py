@@ -83,7 +83,7 @@ def _find_part(members: Members, sender: Sender, issuers: Issuers, part: str) ->
 def _in_claim(part: str, value: str, names: tuple[str, ...], sender: Sender) -> list[Subject]:
     claim = sender.claims.get(part)
     if claim is None:
-        raise Unmatched(f"no claim is set for {part}.")
+        raise Unmatched(f"no claim is set for {part[:32]!r}.")
     return [Subject(name, claim, value, for_good=part == "session") for name in names]
 
 

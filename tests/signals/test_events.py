@@ -138,6 +138,20 @@ def test_optional_events_are_acknowledged_alone_until_they_are_set(make_api: Mak
     assert entries(api) == []
 
 
+PRINCIPALS = {"USER": "sub", "SESSION": "sid", "DEVICE": "device", "user": "sub", "GROUP": "", "x\n" * 99: ""}
+
+
+@pytest.mark.parametrize(("principal", "claim"), PRINCIPALS.items(), ids=map(repr, PRINCIPALS))
+def test_a_risk_is_that_of_whatever_the_event_calls_its_principal(
+    gate_api: Api, principal: str, claim: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = {"principal": principal, "current_level": "HIGH"}
+    answer = send(gate_api, event(CAEP + "risk-level-change", {"format": "opaque", "id": "r-1"}, **members))
+    assert answer.status_code == (202 if claim else 400)
+    assert [each["claim"] for each in entries(gate_api)] == ([{claim: "r-1"}] if claim else [])
+    assert "\n" not in "".join(record.getMessage() for record in caplog.records)
+
+
 COMPLIANCE = {"previous_status": "compliant", "current_status": "not-compliant"}
 URI = CAEP + "session-revoked"
 TENANT = {"format": "opaque", "id": "123456789"}

@@ -19,7 +19,7 @@ def asked_about(environ: Environ, path: str) -> tuple[str, str]:
     """Return method and path of the request that is asked about, both empty where that is in doubt.
 
     A field that the outer proxy did not overwrite is the client's word (CVE-2026-40575). So all
-    that is said must agree; then a client can at most contradict the proxy, and opens nothing.
+    that is said must agree; then a client can at most contradict a proxy that says both, and opens nothing.
     """
     appended = path.removeprefix(DECISION)
     uris = [*(environ.get(key, "") for key in _URIS), appended]

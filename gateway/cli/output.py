@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -40,7 +40,7 @@ def echo_json(value: Any, indent: int | None = None) -> None:
 def store_name(settings: Settings) -> str:
     """Return where the store is: a file's absolute path, or a URL without its password."""
     kind, _, path = settings.store.partition(":///")
-    return f"sqlite:///{Path(unquote(path)).resolve()}" if kind == "sqlite" else in_force(settings)["store"]
+    return f"sqlite:///{os.path.realpath(unquote(path))}" if kind == "sqlite" else in_force(settings)["store"]
 
 
 def entry_name(entry: Entry) -> str:

@@ -73,7 +73,7 @@ def _writing_at_once(file: str) -> Iterator[IO[str]]:
 @contextmanager
 def _replacing(file: str) -> Iterator[IO[str]]:
     """Write beside the file, and put that in its place once it is on the disk: if it fails, an older export stays."""
-    path = Path(file).resolve()
+    path = Path(os.path.realpath(file))
     draft = path.with_name(f".gateway-export.{uuid4().hex}")
     try:
         with open(draft, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
@@ -89,7 +89,8 @@ def _replacing(file: str) -> Iterator[IO[str]]:
     except OSError as error:
         raise OSError(error.errno, error.strerror, file) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
 
 
 def _export(store: Store, file: IO[str]) -> None:

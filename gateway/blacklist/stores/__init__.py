@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def store_warnings(url: str) -> list[str]:
         return []
     from gateway.blacklist.stores.sqlite.place import how_it_ends
 
-    path = Path(_path(rest)).resolve()
+    path = Path(os.path.realpath(_path(rest)))
     how = how_it_ends(path)
     return [f"the blacklist {how}, and what was blacklisted passes again. Keep {path} in a volume"] if how else []
 

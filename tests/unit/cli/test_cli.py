@@ -883,8 +883,17 @@ def test_check_config_makes_no_store_and_says_where_it_will_be(command: Command,
 
 def test_a_file_that_cannot_be_written_is_named_plainly(command: Command) -> None:
     command("import", os.devnull)
-    ended = command("export", "/none/x")
-    assert (ended.code, ended.err) == (USAGE, "gateway: /none/x: No such file or directory\n")
+    for name, why in (("/none/x", "No such file or directory"), (f"{__file__}/x", "Not a directory")):
+        ended = command("export", name)
+        assert (ended.code, ended.err) == (USAGE, f"gateway: {name}: {why}\n")
+
+
+def test_a_store_behind_links_that_lead_round_is_no_store(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to("round")
+    for words in (["list"], ["import", os.devnull]):
+        ended = command(*words, "--store", f"sqlite:///{tmp_path}/round")
+        assert ended.code == USAGE
+        assert f"{tmp_path}/round" in ended.err
 
 
 def test_entries_of_a_name_that_has_become_an_alias_go_on_under_the_new_one(

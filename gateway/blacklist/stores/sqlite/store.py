@@ -54,7 +54,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
     def __init__(self, path: str, now: Callable[[], float] = time.time, *, create: bool = True) -> None:
         self._now = now
         self._name = os.path.abspath(path)
-        self._path = Path(path).resolve()
+        self._path = Path(os.path.realpath(path))
         self._known = Known()
         self._nothing: Answer = None, ()  # the newest answer without entries
         self._forgotten = 0  # entries that ended by then have been forgotten

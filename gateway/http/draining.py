@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+SHUT_DOWN = "shut-down"  # what became of a request that had not ended when the drain's time was over
+
 _is_draining = False
 
 

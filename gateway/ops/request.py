@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from gateway.http.draining import SHUT_DOWN
 from gateway.http.problems import KINDS, Problem
 from gateway.http.target import OPERATORS, PROBES, is_decision
 from gateway.http.wsgi import Context, Environ, close_body, context
 
 CLIENT_LEFT: Final = "client-left"
-_CLIENT_LEFT_STATUS: Final = "499"  # nginx's; no client ever sees it
+_UNSEEN: Final = {CLIENT_LEFT: "499", SHUT_DOWN: "503"}  # status that no client ever sees: the first is nginx's
 
 
 class Request:
@@ -46,7 +47,7 @@ class Request:
     def fail(self, error: BaseException) -> None:
         """Note why there is no answer, or no whole one."""
         if isinstance(error, ConnectionError):  # the client's: an upstream's are Problems
-            self._fault, self._about.status = CLIENT_LEFT, _CLIENT_LEFT_STATUS
+            self._fault, self._about.status = CLIENT_LEFT, _UNSEEN[CLIENT_LEFT]
         else:
             self._fault = error.code if isinstance(error, Problem) else "internal-error"
 
@@ -75,8 +76,8 @@ class Request:
 
 def _status_of(outcome: str) -> str:
     """Return the status of an answer that the server gave in the app's place, or that nobody got."""
-    if outcome == CLIENT_LEFT:
-        return _CLIENT_LEFT_STATUS
+    if outcome in _UNSEEN:
+        return _UNSEEN[outcome]
     return KINDS[outcome if outcome in KINDS else "internal-error"].status
 
 

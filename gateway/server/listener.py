@@ -18,7 +18,7 @@ from threading import Thread, get_ident
 from typing import Any, Final
 
 from gateway.http.blocking import Watchdog, on_blocking
-from gateway.http.draining import is_draining
+from gateway.http.draining import SHUT_DOWN, is_draining
 from gateway.http.wsgi import App, Context, call_of
 from gateway.server.acceptor import Acceptor
 from gateway.server.alarms import TICK_SECONDS, Alarms
@@ -288,6 +288,7 @@ class Listener:
         for connection in list(self._connections.values()):
             with suppress(OSError):  # closed just now
                 connection.wire.reset_at_close()
+            connection.about.refusal = connection.about.refusal or SHUT_DOWN  # for the log
             # One that is being served right now is closed by who serves it.
             if connection.lock.acquire(blocking=False):
                 self._close(connection)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import pytest
@@ -110,6 +111,19 @@ def test_a_client_that_leaves_within_its_body_is_not_taken_for_complete(upstream
     left = {"outcome": "client-left", "method": "PUT"}
     assert until(lambda: sum(left.items() <= record.items() for record in gateway.records) == 2)
     assert not any(seen.whole for seen in upstream.requests if seen.target == "/left")
+
+
+@pytest.mark.slow
+def test_of_a_request_that_a_drain_cuts_off_the_log_says_so(tmp_path: Path) -> None:
+    def script(talk: Talk) -> None:
+        talk.peer_left()
+
+    with running(tmp_path, script, "--drain-timeout", "0.5") as (upstream, gateway):
+        with Client(gateway.port, request("GET /slow", BEARER)):
+            assert until(lambda: upstream.requests)
+            gateway.signal(SIGTERM)
+            assert gateway.wait() == 0
+        assert [record["outcome"] for record in gateway.records if "outcome" in record] == ["shut-down"]
 
 
 @pytest.mark.parametrize("fields", [[("Content-Length", "1001")], [("Transfer-Encoding", "chunked")]])

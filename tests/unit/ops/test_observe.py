@@ -179,7 +179,7 @@ def test_a_stream_is_told_when_it_is_closed(records: Records, answer: Any) -> No
     assert closed == [True]
 
 
-@pytest.mark.parametrize(("refusal", "status"), [("token-expired", 401), ("", 499)])
+@pytest.mark.parametrize(("refusal", "status"), [("token-expired", 401), ("", 499), ("shut-down", 503)])
 def test_an_answer_that_ends_before_it_begins_has_the_status_of_why(
     record: Any, answer: Any, refusal: str, status: int
 ) -> None:

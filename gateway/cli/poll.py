@@ -12,7 +12,7 @@ import click
 
 from gateway.auth.issuers import Issuers
 from gateway.cli.options import Fault, open_blacklist, with_settings
-from gateway.cli.output import printable
+from gateway.cli.output import printable, store_name
 from gateway.config.settings import Settings
 from gateway.http.problems import Problem
 from gateway.ops.logs import configure_logging
@@ -38,6 +38,8 @@ def poll_events(settings: Settings, once: bool) -> None:
     recorder = Recorder(open_blacklist(settings), senders, settings.leeway, time.time)
     events = Events(recorder, Issuers(issuers))
     pollers = [Poller(events, sender.poll) for sender in senders.all if sender.poll]
+    for poller in pollers:
+        log.info("events of %s go to %s", poller.place, store_name(settings))
     if once:
         for poller in pollers:
             _drain(poller)

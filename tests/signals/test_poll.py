@@ -104,6 +104,7 @@ def test_every_event_is_taken_and_then_acknowledged_and_a_bad_one_is_reported(tm
     with Transmitter({**bad, **good}, authorization="Bearer ours", most=10) as transmitter:
         done = poll(tmp_path, transmitter.url, poll_authorization="Bearer ours")
     assert done.returncode == 0, done.stderr
+    assert f"events of {transmitter.url.partition('?')[0]} go to sqlite:///{tmp_path}/blacklist.sqlite3" in done.stderr
     assert sessions(store) == {f"s-{number}" for number in range(25)}
     assert transmitter.sets == {}
     acks = [request["ack"] for request in transmitter.requests]

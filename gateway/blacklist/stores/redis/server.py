@@ -74,7 +74,8 @@ class Server:
         # By process: a parent's may be held by a thread that is not here.
         self._checking: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         try:
-            self._begin_to_trust()
+            self._ask()  # what is known of its history, first
+            self._refuse_lossy()
         except StoreUnavailable as error:
             if not create and isinstance(error.__cause__, NoBlacklist):
                 self._lossy = Lossy(self._ask_bare, now)
@@ -108,6 +109,9 @@ class Server:
     def _look(self) -> None:
         newest = self.known.newest()
         self._lossy.look(read_head(newest).accepted if newest else 0)
+        if self._accept_lossy:
+            for fault in self._lossy.faults:
+                self._lossy.say(f"Redis may forget entries: {fault}")
 
     def find(self, keys: Collection[str]) -> list[Any]:
         """Return the texts of entries."""
@@ -274,25 +278,11 @@ class Server:
         cause = "history" if isinstance(error, HistoryLost) else cause_of(error)
         return self.outage.begin(what, cause, str(error) or "no answer in time")
 
-    def check(self) -> None:
-        """Raise `StoreRefused` if the server may forget; the log says so."""
-        try:
-            self._begin_to_trust()
-        except StoreRefused as refused:
-            self.outage.begin(LOOKUPS, "lossy", refused)
-            raise
-
-    def _begin_to_trust(self) -> None:
-        self._ask()  # what is known of its history, first
-        self._refuse_lossy()
-
     def _refuse_lossy(self) -> None:
         self._look()
-        faults = self._lossy.faults
         if self._is_lossy():
-            raise StoreRefused(f"This Redis may forget: {', '.join(faults)}. ACCEPT_LOSSY_STORE takes the risk.")
-        for fault in faults:
-            self._lossy.say(f"Redis may forget entries: {fault}")
+            faults = ", ".join(self._lossy.faults)
+            raise StoreRefused(f"This Redis may forget: {faults}. ACCEPT_LOSSY_STORE takes the risk.")
 
     def close(self) -> None:
         """Let go of connections; a later look-up opens new ones."""

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -104,7 +105,13 @@ class RedisStore:
         if self._read_end(once.key, text) > self._now():
             self._server.change()  # the replicas may not have yet what came with the mark
             return (None,)
-        added = self._add(entries, once)
+        try:
+            added = self._add(entries, once)
+        except StoreUnavailable:
+            # Nobody is told that it was taken: when it comes again, it is to be.
+            with suppress(StoreUnavailable):
+                self._server.ask(("DEL", self._server.keys.tag + once.key), again=False)
+            raise
         return (added,) if added is not None else None
 
     def remove(self, key: str, issuer: str | None = None) -> bool:
@@ -213,7 +220,6 @@ class RedisStore:
 
     def ping(self) -> None:
         """Return if the server answers, does not forget, and takes changes, tried once a second."""
-        self._server.check()
         self._takes_changes()
 
     def accept(self) -> None:

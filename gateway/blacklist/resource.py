@@ -108,10 +108,9 @@ class Resource:
         return {"request": request, **act(caller, target)}
 
     def _renew(self, caller: Caller) -> Caller:
-        """Return the caller as its token is by now."""
-        if self._verifier.has_expired(caller.token):
-            raise Problem("token-expired")
-        return caller._replace(blacklisted=self._blacklist.has(caller.token))
+        """Return the caller as its token is by now. Raises `Problem` where it has expired, or its key is withdrawn."""
+        token = self._verifier.verify(caller.token.text)
+        return caller._replace(token=token, blacklisted=self._blacklist.has(token))
 
     # What is done.
 

@@ -1,8 +1,11 @@
 """/blacklist over HTTP, sentence by sentence of its contract."""
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +26,7 @@ from helpers import (
     sign,
     signature_spellings,
 )
+from recorder import until
 
 ADMIN = mint(sub="admin", scope="blacklist:admin", jti="admin")
 HOLDER = mint(sub="1001", jti="a", iat=int(NOW) - 10)
@@ -56,6 +60,50 @@ def passes(api: Api, token: str) -> bool:
     if answer.status_code != 200:
         assert_refused(answer, "token-blacklisted")
     return bool(answer.status_code == 200)
+
+
+class Meanwhile(BytesIO):
+    """A body, while which comes something else happens."""
+
+    def __init__(self, body: bytes, happen: Callable[[], object]) -> None:
+        super().__init__(body)
+        self.happen = happen
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.happen()
+        return super().read(size)
+
+
+def post_slowly(api: Api, token: str, happen: Callable[[], object]) -> Any:
+    body = b'{"jti": "x"}'
+    more = {"content_type": "application/json", "content_length": len(body)}
+    return api("POST", "/blacklist", token, input_stream=Meanwhile(body, happen), **more)
+
+
+def test_a_token_that_expires_while_the_body_comes_blacklists_nothing(api: Api, clock: Clock) -> None:
+    short = mint(sub="admin", scope="blacklist:admin", exp=int(NOW) + 60)
+    assert_refused(post_slowly(api, short, lambda: clock.advance(60)), "token-expired")
+    assert done(post_slowly(api, ADMIN, lambda: None))["changed"]
+
+
+def test_a_token_whose_key_is_withdrawn_while_the_body_comes_blacklists_nothing(
+    make_gate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.auth.keys.LOOK_SECONDS", 0.05)
+    old, new = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    pem, spki = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    file = tmp_path / "key.pem"
+    file.write_bytes(old.public_key().public_bytes(pem, spki))
+    gate = make_gate(algorithms="ES256", public_key=str(file))
+    claims = {"iss": ISSUER, "exp": EXPIRES, "sub": "admin", "scope": "blacklist:admin"}
+    token = jwt.encode(claims, old, "ES256")
+
+    def withdraw() -> None:
+        file.write_bytes(new.public_key().public_bytes(pem, spki))
+        assert until(lambda: Api(gate)("GET", "/info", token).status_code == 401)
+
+    assert done(post_slowly(Api(gate), token, lambda: None))["changed"]
+    assert_refused(post_slowly(Api(gate), token, withdraw), "bad-signature")
 
 
 # No body: the caller's own token.

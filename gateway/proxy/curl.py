@@ -60,7 +60,7 @@ class Handle:
         self.watched: dict[int, int] = {}  # what libcurl waits for: poll's events by descriptor
         self._sockets: set[int] = set()
         self._kept = -1  # the socket of the kept connection, below 0 for none
-        self._newest = -1  # the socket that was made for this exchange, if one was; -2: one of several
+        self._newest: int | None = None  # the socket that was made for this exchange, if one was; -1: one of several
         self._spare = Spare()
         self._look = select.poll().poll  # of that socket alone
         self.idle_since = 0.0  # in seconds of time.monotonic
@@ -105,7 +105,7 @@ class Handle:
         self.head.clear()
         self.body.clear()
         self.is_done = self.is_starved = False
-        self.error, self._newest = None, -1
+        self.error = self._newest = None
         self._set_request(request)
         lines = _field_lines(request)
         try:
@@ -223,7 +223,7 @@ class Handle:
         self.close()
 
     def _read(self, size: int) -> Any:
-        self._spare.open(self._kept if self._newest == -1 else self._newest)
+        self._spare.open(self._kept if self._newest is None else self._newest)
         try:
             data = self._take(size) if self._take else b""
         except Exception as error:  # noqa: BLE001 - a server may raise anything here; it ends the exchange
@@ -269,7 +269,7 @@ class Handle:
     def _allow_socket(self, descriptor: int, _: int) -> int:
         self._sockets.add(descriptor)
         # Of addresses tried at once it closes all but the fastest: a number that is not made again may be another's.
-        self._newest = descriptor if self._newest in (-1, descriptor) else -2
+        self._newest = descriptor if self._newest in (None, descriptor) else -1
         return int(pycurl.SOCKOPT_OK if self._may_connect else pycurl.SOCKOPT_ERROR)
 
     def _watch(self, what: int, descriptor: int, _multi: object, _data: object) -> None:

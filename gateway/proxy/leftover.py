@@ -21,8 +21,8 @@ class Spare:
         self._descriptor = -1
 
     def open(self, descriptor: int) -> None:
-        """Keep a connection open, unless one is."""
-        if self._descriptor < 0:
+        """Keep a connection open, unless one is; a descriptor below 0 is none."""
+        if self._descriptor < 0 <= descriptor:
             with suppress(OSError):  # no descriptor is left
                 self._descriptor = os.dup(descriptor)
 

@@ -435,7 +435,7 @@ def test_an_answer_that_comes_before_all_of_a_collected_body_is_sent_ends_where_
         listener.listen()
         serving = threading.Thread(target=answer_and_leave_unread)
         serving.start()
-        with closing(Upstream(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=(3, 1))) as app:
+        with closing(Upstream(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=(3, 5))) as app:
             assert ask(app, "POST", body=b"x" * 250_000).body == b"no"
         over.set()
         serving.join()

@@ -167,10 +167,10 @@ class Server:
             self.outage.end(LOOKUPS)
         return answers
 
-    def _ask_bare(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:
+    def _ask_bare(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Return the answers of a server that has no blacklist yet."""
         try:
-            return self._connections.ask(b"".join(map(pack, commands)), len(commands), again=again)
+            return self._connections.ask(b"".join(map(pack, commands)), len(commands), again=True)
         except FAILURES as error:
             raise self._fail(error, lookup=True) from error
 

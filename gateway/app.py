@@ -11,6 +11,7 @@ from typing import Any
 from gateway.auth.issuers import TENANT, Issuer
 from gateway.auth.keyset import KeysRefused
 from gateway.auth.tokens import Token, decode_object
+from gateway.auth.watched import WatchedKeys
 from gateway.blacklist.permissions import Scopes
 from gateway.blacklist.resource import Resource
 from gateway.blacklist.rules import Blacklist, Rules
@@ -218,8 +219,12 @@ def observe(gateway: Gateway, registry: Any = None) -> Observe:
     )
 
 
-def build_app(settings: Settings | None = None, store: Store | None = None) -> Observe:
-    """Return the gateway in front of the upstream that the settings name (default: the environment's)."""
+def build_app(settings: Settings | None = None, store: Store | None = None, *, forks: bool = True) -> Observe:
+    """Return the gateway in front of the upstream that the settings name (default: the environment's).
+
+    In a process that never `forks` keys are fetched at once: a worker that has not had a request yet must have some
+    when the provider fails.
+    """
     settings = settings or Settings()
     upstream: App = build_upstream(settings)
     traces = None
@@ -229,6 +234,9 @@ def build_app(settings: Settings | None = None, store: Store | None = None) -> O
         traces = Traces(settings.upstream)
         upstream = Traced(upstream, traces)
     gateway = _Pipeline(upstream, settings, store)
+    for issuer in gateway._issuers:
+        if not forks and isinstance(issuer.keys, WatchedKeys):
+            issuer.keys.start()
     is_debug = settings.log_level == "debug"
     access = partial(line_writer, settings.log_format, "gateway.access", plain=PLAIN)
     return Observe(

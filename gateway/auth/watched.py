@@ -17,7 +17,7 @@ from gateway.http.threads import at_fork, start_thread
 class WatchedKeys:
     """Keys that `load` gets, kept fresh by one daemon thread in each process that asks for them.
 
-    The thread starts with the first use, so keys may be built before workers are forked.
+    The thread starts by `start`, or with the first use, so keys may be built before workers are forked.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class WatchedKeys:
         Raises `Problem` keys-unavailable where there never were any, or the last good ones are too old.
         """
         if self._thread is None:
-            self._start()
+            self.start()
         try:
             return self._snapshot.current()
         except Problem:
@@ -77,7 +77,8 @@ class WatchedKeys:
             self._closed = True
             self._changed.notify_all()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Have the keys fetched from now on, in this process."""
         with self._changed:
             if self._thread is None:
                 self._asked, self._asked_at = 1, self._now()

@@ -107,7 +107,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
 
     def load(settings: Settings) -> Any:
         # The store is the one opened here: a worker that starts later must not take an emptied or other one for it.
-        return build_app(settings.model_copy(update=of_the_log), store)
+        return build_app(settings.model_copy(update=of_the_log), store, forks=False)
 
     def renew() -> Callable[[], Any]:
         """Read all but the flags again: new secrets and keys are in force where SIGHUP asks for them, not before."""

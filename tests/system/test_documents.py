@@ -93,6 +93,7 @@ def test_the_readmes_gateway_stands_in_front_of_ones_own_api(tmp_path: Path) -> 
         words = shlex.split(line.replace("https://issuer.example/", provider.issuer))
         assert words[:4] == [".venv/bin/gateway", "serve", "--upstream", "http://127.0.0.1:8000"]
         with Running(tmp_path, api.url, *words[4:], "--workers", "1", "--jwks-ca", provider.ca_file) as running:
+            provider.wait_for(1)  # before anybody asks: a provider that fails then takes no worker's keys away
             claims = {"iss": provider.issuer, "sub": "1001", "exp": time.time() + 60}
             assert running.get("/orders", key.token(**claims)).status == 200
             assert running.get("/orders", mint()).status == 401

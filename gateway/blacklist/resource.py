@@ -247,6 +247,8 @@ def _message(named: Named, entries: Sequence[Entry], changed: bool) -> str:
         return "The token has expired."
     if named.token and changed and entries and all(entry.claim for entry in entries):
         return "The token's own entry is lifted; an entry for one of its claims still blacklists it."
+    if entries and named.token is None and entries[0].by_fingerprint:  # whose it is, the digits do not tell
+        return f"The token is blacklisted, if it is of {entries[0].issuer} or of an issuer that this one administers."
     if entries:
         return f"The {what} is blacklisted."
     if named.token is None and named.claim is None:  # its claims are not known

@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter as Sum
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ def add_up(directory: Path, pattern: str = "*.db") -> Iterable[Any]:
     """Return the metrics that the processes left in the directory."""
     from prometheus_client.multiprocess import MultiProcessCollector
 
-    # A process that is just starting has an empty file, on which the collector's own search would fail.
-    files = [str(path) for path in directory.glob(pattern) if path.stat().st_size]
+    files = [str(path) for path in directory.glob(pattern) if _has_figures(path)]
     return MultiProcessCollector.merge(files, accumulate=True)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _has_figures(path: Path) -> bool:
+    """Return whether the collector can read a file: that of a process that is just starting is empty.
+
+    One of a process that has ended may be gone: two scrapers come at once.
+    """
+    with suppress(FileNotFoundError):
+        return path.stat().st_size > 0
+    return False

@@ -276,6 +276,11 @@ def figures(metrics: Metrics) -> dict[str, float]:
     }
 
 
+def test_a_file_that_another_scrape_removes_at_this_moment_breaks_none(tmp_path: Path) -> None:
+    (tmp_path / "gauge_livesum_1.db").symlink_to(tmp_path / "gone")
+    assert list(add_up(tmp_path)) == []
+
+
 def test_what_the_store_prunes_is_counted() -> None:
     pruned = [5]
     metrics = Metrics(lambda: 0.0, lambda: pruned[0])

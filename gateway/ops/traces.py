@@ -27,6 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from gateway.http.build import VERSION
 from gateway.http.target import DECISION
 from gateway.http.wsgi import App, Context, Environ, StartResponse, context
+from gateway.ops.openapi import own_paths
 from gateway.ops.request import Request, is_good_probe
 
 log = logging.getLogger("gateway")
@@ -37,6 +38,7 @@ MAX_PATH = 256  # characters
 
 _W3C = TraceContextTextMapPropagator()
 _CARRIED = {"traceparent": "HTTP_TRACEPARENT", "tracestate": "HTTP_TRACESTATE"}
+_OWN_PATHS = own_paths()  # nothing else is a name
 # Those of RFC 9110 and RFC 5789; others are `_OTHER`, or anybody could make names without end.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 # Part of a path that may be a secret: what is as long as 120 random bits, unless it is a UUID.
@@ -210,14 +212,14 @@ def _port(scheme: str) -> int:
 def _path(about: Context) -> str:
     """Return the path without what may be a secret in it; "" where there is none."""
     path = "" if about.target is None else about.target.path
-    return _SECRET.sub("REDACTED", path)[:MAX_PATH]
+    return path if path in _OWN_PATHS else _SECRET.sub("REDACTED", path)[:MAX_PATH]
 
 
 def _own_route(request: Request, path: str) -> str:
     """Return which of the gateway's own routes answered; "" for none."""
     if request.route == "decision":
         return DECISION  # what was asked about may follow
-    return path if request.route in ("blacklist", "operators") and request.status != 404 else ""
+    return path if request.route in ("blacklist", "operators") and path in _OWN_PATHS else ""
 
 
 def _server_attributes(environ: Environ, request: Request, about: Context, path: str) -> Attributes:

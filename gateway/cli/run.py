@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -140,6 +141,8 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
 @contextlib.contextmanager
 def _listening(settings: Settings) -> Iterator[socket.socket]:
     """Listen while the block runs. Raises `Fault` where that, or listening for scrapes, is not possible."""
+    # Until the server serves: a container's first process would not get it, and demo's upstream would stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # First, as what systemd passes goes to whoever listens first.
     with _listening_on(settings.host, settings.port, "--host, --port") as sock:
         if settings.metrics_port:

@@ -17,7 +17,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from helpers import EXPIRES, ISSUER, Api, assert_refused, fingerprint, mint
+from processes import free_port, listens
 from provider import Provider, content, pem, private_key, private_pem, signer, status
+from recorder import until
 from redis_servers import RedisServer
 
 from gateway import Gateway, Settings
@@ -1169,6 +1171,17 @@ def test_all_but_the_flags_is_read_anew_where_that_is_asked_for_and_not_by_a_wor
     monkeypatch.setenv("GATEWAY_UPSTREAM_CA", str(tmp_path / "secret"))
     with pytest.raises(ValueError, match=r"is empty\n.*UPSTREAM_CA: cannot use .* it must have certificates"):
         started["renew"]()
+
+
+@pytest.mark.slow
+def test_who_ends_the_demo_while_it_starts_ends_its_upstream_too(tmp_path: Path) -> None:
+    upstream, flags = free_port(), ["--port", "0", "--store", f"sqlite:///{tmp_path}/blacklist.sqlite3"]
+    command = [sys.executable, "-m", "gateway", "demo", *flags, "--upstream", f"http://127.0.0.1:{upstream}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        assert until(lambda: listens(upstream))
+        process.terminate()
+    assert process.returncode == 0
+    assert not listens(upstream)
 
 
 @pytest.mark.parametrize("name", ["serve", "demo"])

@@ -477,7 +477,8 @@ def test_an_answer_before_a_reset_is_given_if_it_is_whole_although_the_upload_fa
             return b"x" * limit
 
     before = len(os.listdir("/proc/self/fd"))
-    with asking(script, read_bodies=False) as (_, app):
+    # One that is not whole may have been seen before the reset: it has begun then, and is cut off.
+    with asking(script, read_bodies=False) as (_, app), suppress(*[UpstreamFailed] * (status == 502)):
         told = ask(app, "PUT", body=Fast(), CONTENT_LENGTH="50000000", **paused([]))
         assert told.status == status
         assert status == 502 or told.body in (b"no", b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Generator, Iterable
 from time import perf_counter
@@ -31,6 +32,8 @@ from gateway.proxy.tunnel import Tunnel, wanted_upgrade
 SOON_SECONDS: Final = 0.0001
 _COUNTING: Final = frozenset({"OPTIONS", "TRACE"})  # how often they are forwarded (RFC 9110 section 7.6.2)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+_is_basic = re.compile("Basic [A-Za-z0-9+/=]*", re.IGNORECASE).fullmatch  # RFC 7617: it signs in a request alone
 
 T = TypeVar("T")
 
@@ -200,7 +203,7 @@ class Upstream:
         token = about.token
         user = token.fingerprint if token is not None else self._user(environ)
         handle = pool.take(peer, user, request)
-        if token is None and "Authorization" in request.fields:
+        if token is None and not _is_basic(request.fields.get("Authorization", "Basic ")):
             handle.user = user  # NTLM and Negotiate sign in whoever uses the connection from then on
         try:
             handle.start(request)

@@ -23,8 +23,8 @@ class Pool:
     """Idle handles: those that anybody may use, and those that serve the user alone whose body they have carried.
 
     An upstream that leaves a body unread takes it for the next request, and answers that to whoever comes next. And one
-    that answers a HEAD request with a body may send that when the next request is on its way. Credentials that are no
-    token count as a body does: by some of them (NTLM, Negotiate) an upstream signs in all that follows.
+    that answers a HEAD request with a body may send that when the next request is on its way. Credentials that are
+    neither a token nor Basic count as a body does: by some (NTLM, Negotiate) an upstream signs in all that follows.
     """
 
     def __init__(self, origin: str, connect_seconds: float, files: Files) -> None:

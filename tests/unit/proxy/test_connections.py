@@ -190,8 +190,11 @@ def test_a_connection_that_credentials_may_have_signed_in_serves_its_client_alon
         ask(app, REMOTE_PORT="2")
         ask(app, HTTP_AUTHORIZATION="Bearer x", **of("alice"))
         ask(app, HTTP_AUTHORIZATION="NTLM TlRMTVNTUAAD", REMOTE_PORT="1")
+        ask(app, HTTP_AUTHORIZATION="basic Ym9iOng=", REMOTE_PORT="3")
         ask(app, **of("bob"))
-        assert connections(upstream) == [1, 1, 2, 2, 1, 2]
+        ask(app, HTTP_AUTHORIZATION="Basic Ym9iOng=, Negotiate YII=", REMOTE_PORT="3")
+        ask(app, REMOTE_PORT="2")
+        assert connections(upstream) == [1, 1, 2, 2, 1, 2, 2, 2, 3]
 
 
 def test_a_connection_of_one_user_that_was_idle_for_long_serves_nobody_any_more(

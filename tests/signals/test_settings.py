@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 from helpers import ISSUER
+from processes import ROOT
 from provider import Provider, signer
 from pydantic import ValidationError
 
 from gateway import Settings
 from gateway.auth.keyset import KeysRefused
 from gateway.config.announce import in_force
+from gateway.config.signals import ClientSettings, SignalSettings
 from gateway.parties import build_issuers, build_senders
 
 OTHER = "https://other.test/"
@@ -154,3 +156,10 @@ def test_a_secret_in_an_address_hides_itself_alone(name: str) -> None:
     party = {"issuer": ISSUER, "audience": ["api"], "jwks_url": "https://idp.test/", "jwks_proxy": "http://a:s3@b.test"}
     [shown] = json.loads(in_force(Settings(**{name: json.dumps([party])}))[name])
     assert shown.items() >= {**party, "jwks_proxy": "http://**********@b.test"}.items()
+
+
+@pytest.mark.parametrize("settings", [SignalSettings, ClientSettings])
+def test_docs_signals_names_every_member(settings: Any) -> None:
+    of_tokens = {"administers", "client_ids", "required_claims", "tenants", "aliases"}
+    page = (ROOT / "docs/signals.md").read_text()
+    assert [name for name in settings.model_fields if f"`{name}`" not in page and name not in of_tokens] == []

@@ -183,12 +183,12 @@ class Delivery(SpanExporter):
 
 
 class _FirstLine(logging.Handler):
-    """Keeps the first line that a library logs: what comes later says that it tries again, and gives up."""
+    """Keeps the first record of a library as one line: what comes later says that it tries again, and gives up."""
 
     text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.text = self.text or record.getMessage()[:500]
+        self.text = self.text or " ".join(record.getMessage().split())[:500]  # it may have the collector's answer
 
 
 def _hide_values(record: logging.LogRecord) -> bool:

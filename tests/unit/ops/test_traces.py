@@ -249,7 +249,7 @@ def test_a_collector_that_is_down_is_told_of_once_and_once_that_it_is_back(caplo
             if self.raises:
                 raise ConnectionRefusedError
             if not self.works:
-                logging.getLogger("opentelemetry.exporter").warning("connection refused")
+                logging.getLogger("opentelemetry.exporter").warning("connection\nrefused")
                 logging.getLogger("opentelemetry.exporter").error("given up")
             return SpanExportResult.SUCCESS if self.works else SpanExportResult.FAILURE
 

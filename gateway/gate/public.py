@@ -23,6 +23,8 @@ _ANOTHER_PATH = re.compile(r"HTTP_X_(ORIGINAL_.*|REWRITE_.*|SCRIPT_NAME)").fullm
 # Fields by which servers and middlewares around an app in this process let a client say where it is mounted: gunicorn
 # by default takes the first from whoever connects from its own machine.
 _MOUNTS = ("HTTP_SCRIPT_NAME", "HTTP_X_SCRIPT_NAME")
+# werkzeug's ProxyFix puts it before the path that was asked for: only where the target is made of both it counts.
+_PREFIX = "HTTP_X_FORWARDED_PREFIX"
 # And of a preflight, nothing that makes a request of another kind of it, or carries anything.
 _NOT_OF_A_PREFLIGHT = re.compile(
     r"HTTP_(COOKIE2?|AUTHORIZATION|TRANSFER_ENCODING|EXPECT|UPGRADE|DESTINATION|CONTENT_.*"
@@ -95,8 +97,10 @@ def _credentials(environ: Environ) -> tuple[bool, bool]:
 
 
 def _is_moved(environ: Environ) -> bool:
-    """Return whether a client's field may have cut the path's beginning off, so that the app sees another path."""
-    return bool(environ.get("SCRIPT_NAME")) and any(key in environ for key in _MOUNTS)
+    """Return whether a client's field may have made the path's beginning, so that the app sees another path."""
+    has_raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    fields = _MOUNTS if has_raw else (*_MOUNTS, _PREFIX)
+    return bool(environ.get("SCRIPT_NAME")) and any(key in environ for key in fields)
 
 
 def _drop(environ: Environ, is_dropped: Callable[[str], object]) -> None:

@@ -186,6 +186,24 @@ def test_where_a_field_says_where_the_app_is_mounted_no_path_is_public(api: Api,
     assert upstream.requests[-1]["SCRIPT_NAME"] == "/static"
 
 
+def test_a_prefix_that_a_client_names_makes_no_public_path(make_gate: Any) -> None:
+    """Behind werkzeug's ProxyFix, on a server that does not give the raw target (granian)."""
+    from werkzeug.middleware.proxy_fix import ProxyFix
+
+    gate = ProxyFix(make_gate(public_paths="/static/*"), x_prefix=1)
+
+    def serve(environ: Any, start_response: Any) -> Any:
+        if "HTTP_X_RAW" not in environ:
+            del environ["RAW_URI"], environ["REQUEST_URI"]
+        return gate(environ, start_response)
+
+    api, prefix = Api(serve), {"X-Forwarded-Prefix": "/static"}
+    assert_refused(api("GET", "/secret", headers=prefix), "missing-credentials")
+    assert api("GET", "/secret", mint(), headers=prefix).status_code == 200
+    assert api("GET", "/static/x").status_code == 200
+    assert api("GET", "/static/x", headers={**prefix, "X-Raw": "1"}).status_code == 200
+
+
 def test_a_blacklisted_token_is_refused_on_a_public_path_too(api: Api) -> None:
     api("POST", "/blacklist", mint())
     assert_refused(ask(api, "/health", token=mint()), "token-blacklisted")

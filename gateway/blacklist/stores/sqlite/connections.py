@@ -94,8 +94,6 @@ class Connections:
     SqliteDict's own hands every statement to one thread, syncs nothing, and blurs broken into absent.
     """
 
-    autocommit = True
-
     def __init__(self, path: Path, name: str = "") -> None:
         self._path = path
         self._file = str(path)
@@ -265,7 +263,7 @@ class Connections:
     def commit(self, blocking: bool = True) -> None:
         """Do nothing: each statement was committed when it returned."""
 
-    def close(self, force: bool = False) -> None:
+    def close(self) -> None:
         """Close what is idle; a later look-up opens new ones."""
         while self._idle:
             self._discard(self._idle.pop())

@@ -159,7 +159,7 @@ def test_an_index_of_another_layout_or_half_written_tells_nothing(tmp_path: Path
     (tmp_path / "file-wal").touch()
     (tmp_path / "file-shm").write_bytes(content)
     index = Index()
-    index.opened(str(tmp_path / "file"))
+    index.opened(str(tmp_path / "file"), str(tmp_path / "file"))
     stamp = index.stamp()
     assert stamp
     assert not is_sound(stamp)

@@ -94,10 +94,10 @@ class Connections:
     SqliteDict's own hands every statement to one thread, syncs nothing, and blurs broken into absent.
     """
 
-    def __init__(self, path: Path, name: str = "") -> None:
+    def __init__(self, path: Path, name: str) -> None:
         self._path = path
         self._file = str(path)
-        self._name = name or self._file  # as the user gave it: it may come to lead to another file
+        self._name = name  # as the user gave it: it may come to lead to another file
         self._identity = state_of(self._file)[:2]
         self.outage = Outage()
         self.index = Index()  # of the connections there are now

@@ -47,14 +47,14 @@ class Index:
         self._looked = 0.0  # up to when, in monotonic seconds, the time for looks is spent
         self._retired: list[tuple[mmap.mmap, tuple[int, ...]]] = []
 
-    def opened(self, path: str, name: str = "") -> None:
+    def opened(self, path: str, name: str) -> None:
         """Map the index of the database, now that a connection has read from it. Raises OSError.
 
         `name` may be a symbolic link to `path`.
         """
         with self._lock:
             if self._map is None:
-                self._name = name or path
+                self._name = name
                 self._files = tuple((path + end, _identity(os.stat(path + end))) for end in ("-shm", "-wal"))
                 self._descriptors = tuple(os.open(path + end, os.O_RDONLY) for end in ("-shm", "", "-wal"))
                 self._map = mmap.mmap(self._descriptors[0], 2 * _HEADER_BYTES, prot=mmap.PROT_READ)

@@ -104,7 +104,10 @@ def status(settings: Settings, as_json: bool, **named: Any) -> None:
 def list_entries(settings: Settings, limit: int, issuer: str | None, claim: str | None, as_json: bool) -> None:
     """List the live entries, newest first."""
     whose = name_issuers(settings).spellings_of(issuer) if issuer else ()
-    entries, more = open_blacklist(settings).store.page(limit, issuers=whose, claim=claim)
+    store, entries, cursor, more = open_blacklist(settings).store, list[Entry](), "", True
+    while more and len(entries) < limit:
+        page, cursor = store.page(limit - len(entries), cursor, issuers=whose, claim=claim)
+        entries, more = entries + page, bool(cursor)
     if as_json:
         echo_json([entry_to_json(entry) for entry in entries], indent=2)
         return

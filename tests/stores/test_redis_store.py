@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -33,6 +34,7 @@ from relay import Relay
 from gateway.blacklist.stores import Entry, Store, StoreMissing, StoreRefused, open_store
 from gateway.blacklist.stores.base import LATEST
 from gateway.blacklist.stores.redis import primary as redis_primary
+from gateway.blacklist.stores.redis import store as redis_store
 from gateway.blacklist.stores.redis.keys import GRACE_SECONDS, PREFIX
 from gateway.blacklist.stores.redis.lossy import Lossy, is_forbidden
 from gateway.http.problems import StoreUnavailable
@@ -196,6 +198,22 @@ def test_an_entry_that_comes_back_after_it_was_forgotten_is_listed_once(
     again = Entry(token(2).key, ISSUER, token(2).created_at - 5, token(2).expires_at)
     store.add([again])
     assert store.page(10) == ([again], "")
+
+
+def test_a_page_of_some_entries_ends_before_all_of_a_long_list_has_been_looked_at(
+    opened: Callable[..., Store], server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "LOOKED_AT", 2)
+    store = opened(server.url)
+    wanted = [cut_off(1, 1), dataclasses.replace(token(2), created_at=0, issuer="https://other.test/")]
+    store.add([*wanted, *(token(number) for number in range(1000, 1500))])
+    for only, entry in zip(({"claim": "sub"}, {"issuers": [wanted[1].issuer]}), wanted, strict=True):
+        found, cursor = store.page(10, **only)  # type: ignore[arg-type]
+        assert (found, bool(cursor)) == ([], True)
+        while cursor:
+            page, cursor = store.page(10, cursor, **only)  # type: ignore[arg-type]
+            found += page
+        assert found == [entry]
 
 
 def test_a_cut_off_never_falls_while_eight_processes_raise_it(

@@ -15,6 +15,8 @@ from gateway.server.sockets import BACKLOG
 
 log = logging.getLogger("gateway.server")
 
+LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what the system has no more of may come again
+
 
 class Acceptor:
     """A listening socket. `take` is called with each connection's socket and address, as long as `has_room` says so."""
@@ -29,6 +31,7 @@ class Acceptor:
         self.fd = sock.fileno()
         self._socket, self._poller, self._take, self._has_room = sock, poller, take, has_room
         self._lock = Lock()
+        self._lacks = False  # whether the last one to connect waits, and the log says so
         self.listen()
 
     def listen(self) -> None:
@@ -66,11 +69,14 @@ class Acceptor:
         try:
             sock, address = self._socket.accept()
         except OSError as error:  # mostly, another process was faster, or the client has left
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
+            if error.errno not in LACKING:
                 return False
             # Until `listen` is called: at once would spin.
-            log.warning("out of file descriptors, new connections wait: raise the limit (ulimit -n)")
+            if not self._lacks:
+                log.warning("new connections wait: %s", error.strerror)
+            self._lacks = True
             return None
+        self._lacks = False
         try:
             self._take(sock, address)
         except Exception:  # whatever it is, it must not keep the other events from being attended to

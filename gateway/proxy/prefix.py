@@ -25,7 +25,7 @@ _UNSEEN = re.compile(r"[\x00-\x20\x7f]")
 MOST_DECODINGS = 4
 
 # Some frameworks take the path to serve from these (CVE-2018-14773).
-_OTHER_PATHS = ("X-Original-Url", "X-Original-Uri", "X-Rewrite-Url")
+_OTHER_PATHS = ("X-Original-Url", "X-Original-Uri", "X-Rewrite-Url", "X-Script-Name")
 
 _URI = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#\\]*))?(.*)", re.DOTALL)  # RFC 3986 appendix B
 _COOKIE_PATH = re.compile(r"(;[ \t]*path[ \t]*=[ \t]*)([^;]*)", re.IGNORECASE)

@@ -148,7 +148,8 @@ def test_a_refusal_to_head_has_no_body(stage: Stage) -> None:
 
 
 def test_public_paths_need_no_token_and_no_others_do(stage: Stage) -> None:
-    others = [(name, "/secret") for name in ("X-Original-URL", "X-Original-URI", "X-Rewrite-URL")]
+    names = ("X-Original-URL", "X-Original-URI", "X-Rewrite-URL", "X-Script-Name", "SCRIPT_NAME")
+    others = [(name, "/secret") for name in names]
     for target in ("/public", "/public?ids=1,2", "/open/to/all"):
         assert stage.ask(f"GET {target}", *others).status == 200
         assert stage.api.last.target == target

@@ -178,11 +178,12 @@ def test_an_interim_answer_has_nothing_of_the_hop_and_leads_back_too(is_upgrade:
 
 
 def test_no_field_leads_out_of_the_prefix() -> None:
-    named = {"HTTP_X_ORIGINAL_URL": "/x", "HTTP_X_ORIGINAL_URI": "/x", "HTTP_X_REWRITE_URL": "/x"}
-    for path, kept in (("/base", set()), ("", {"x-original-url", "x-original-uri", "x-rewrite-url"})):
+    names = ("X_ORIGINAL_URL", "X_ORIGINAL_URI", "X_REWRITE_URL", "X_SCRIPT_NAME")
+    named = {f"HTTP_{name}": "/x" for name in names}
+    for path, kept in (("/base", set()), ("", {name.lower().replace("_", "-") for name in names})):
         with Recorder() as upstream, closing(Upstream(upstream.url + path)) as app:
             call(app, **named)
-            assert {name for name in upstream.last.names if name.endswith(("-url", "-uri"))} == kept
+            assert {name for name in upstream.last.names if name.endswith(("-url", "-uri", "-script-name"))} == kept
 
 
 @pytest.mark.parametrize(

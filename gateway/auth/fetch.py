@@ -118,7 +118,7 @@ def _get(url: str, policy: FetchPolicy) -> bytes:
         with ask("GET", url, policy.proxy, headers=_ACCEPT, timeout=times, verify=trusted) as response:
             if response.status_code != HTTPStatus.OK:
                 raise KeysRefused(f"{loggable(url)} answered {_status(response)}")
-            return plain(_body(response, time.monotonic() + policy.total), url, MAX_BYTES)
+            return read_body(response, MAX_BYTES, policy.total)
     except KeysRefused:
         raise
     except Exception as error:  # urllib3's own too, of a body that breaks off
@@ -144,20 +144,19 @@ def _status(response: requests.Response) -> str:
     return f"{response.status_code}{redirect}"
 
 
-def _body(response: requests.Response, deadline: float) -> bytes:
-    text = b""
+def read_body(response: requests.Response, limit: int, seconds: float) -> bytes:
+    """Return an answer's body, without gzip, which some servers send unasked.
+
+    Raises KeysRefused for more than `limit` bytes, and where it takes more than so many seconds.
+    """
+    text, url, deadline = b"", response.url, time.monotonic() + seconds
     # read1 is one read of the socket: a body that drips meets the deadline, one without end the limit.
-    while chunk := response.raw.read1(MAX_BYTES, decode_content=False):
+    while chunk := response.raw.read1(limit, decode_content=False):
         text += chunk
-        if len(text) > MAX_BYTES:
-            raise KeysRefused(f"{loggable(response.url)} sent more than {MAX_BYTES} bytes")
+        if len(text) > limit:
+            raise KeysRefused(f"{loggable(url)} sent more than {limit} bytes")
         if time.monotonic() > deadline:
-            raise KeysRefused(f"{loggable(response.url)} took too long")
-    return text
-
-
-def plain(text: bytes, url: str, limit: int) -> bytes:
-    """Return the text without gzip, which some servers send unasked. Raises KeysRefused for more than `limit` bytes."""
+            raise KeysRefused(f"{loggable(url)} took too long")
     if not text.startswith(b"\x1f\x8b"):
         return text
     inflate = zlib.decompressobj(wbits=31)

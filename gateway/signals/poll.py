@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
 from codecs import BOM_UTF8
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gateway.auth.fetch import ask, loggable, plain
+from gateway.auth.fetch import ask, loggable, read_body
+from gateway.auth.keyset import KeysRefused
 from gateway.http.problems import Problem
 from gateway.http.strict_json import json_object
 from gateway.http.wsgi import Context
@@ -20,9 +20,6 @@ from gateway.signals.senders import Poll
 MAX_EVENTS = 100  # asked for at once
 LARGEST_ANSWER = 16 * 1024 * 1024  # bytes
 CONNECT_SECONDS, READ_SECONDS = 5, 120  # a transmitter may hold its answer back until there are events
-
-if TYPE_CHECKING:
-    import requests
 
 log = logging.getLogger("gateway.signals")
 
@@ -108,17 +105,10 @@ class Poller:
             with ask("POST", url, proxy, json=members, headers=fields, timeout=times, verify=trusted) as response:
                 if response.status_code != HTTPStatus.OK:
                     raise PollFailed(f"it answered {response.status_code}")
-                return json_object(plain(_body(response), url, LARGEST_ANSWER).removeprefix(BOM_UTF8))
+                return json_object(read_body(response, LARGEST_ANSWER, READ_SECONDS).removeprefix(BOM_UTF8))
         except PollFailed:
             raise
+        except KeysRefused as fault:
+            raise PollFailed("its answer is too long, takes too long, or is damaged gzip") from fault
         except Exception as error:  # urllib3's own too, of an answer that breaks off
             raise PollFailed(f"no usable answer: {type(error).__name__}") from error
-
-
-def _body(response: requests.Response) -> bytes:
-    deadline, text = time.monotonic() + READ_SECONDS, b""
-    while chunk := response.raw.read1(64 * 1024, decode_content=False):
-        text += chunk
-        if len(text) > LARGEST_ANSWER or time.monotonic() > deadline:
-            raise PollFailed("its answer is too long, or takes too long")
-    return text

@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -118,6 +119,10 @@ class RedisConnection:
             found.append(answer)
         return found
 
+    def is_open(self) -> bool:
+        """Return whether it was not closed by us."""
+        return self._socket.fileno() >= 0
+
     def close(self) -> None:
         """Close it."""
         self._connection.disconnect()  # type: ignore[no-untyped-call]
@@ -140,6 +145,7 @@ class Connections:
         self._forget()
 
     def _forget(self) -> None:
+        self._all: weakref.WeakSet[RedisConnection] = weakref.WeakSet()  # idle or not
         self._idle: deque[RedisConnection] = deque()
         self._opening: list[threading.Thread] = []
         # Last: another thread that finds it right takes a connection, and a parent's would mix up their answers.
@@ -194,10 +200,20 @@ class Connections:
         return found
 
     def _take(self, deadline: float) -> RedisConnection:
-        try:
+        with suppress(IndexError):
             return self._idle.pop()
-        except IndexError:
+        try:
             return self._open(deadline)
+        except FAILURES:
+            # What leads to the server may fail alone, a name server or the sentinels. Those that are open go on.
+            until = time.monotonic() + SECONDS / 4
+            while any(connection.is_open() for connection in list(self._all)):
+                with suppress(IndexError):
+                    return self._idle.pop()
+                if time.monotonic() > until:
+                    break
+                time.sleep(0.001)
+            raise
 
     def _open(self, deadline: float) -> RedisConnection:
         """Return a new connection, opened by a thread: name servers, sentinels and handshakes keep no deadline."""
@@ -216,6 +232,7 @@ class Connections:
     def _fill(self, opened: Future[RedisConnection]) -> None:
         try:
             connection = self._dial()
+            self._all.add(connection)
         except FAILURES as error:
             if opened.set_running_or_notify_cancel():
                 opened.set_exception(error)

@@ -156,8 +156,10 @@ class TestBehindTheGatewayApi:
     @pytest.mark.parametrize("name", ["X_Token_Subject", "x.token.claims", "X-Token.Subject"])
     def test_no_spelling_of_a_trusted_field_comes_through_envoy_gateway(self, name: str) -> None:
         headers = self.documents("envoy-gateway")["ClientTrafficPolicy api"]["headers"]
-        pattern, _ = headers["earlyRequestHeaders"]["removeOnMatch"]
+        pattern, _, of_paths = headers["earlyRequestHeaders"]["removeOnMatch"]
         assert re.fullmatch(pattern["value"], name.lower())
+        for other in ("x-original-url", "x-original-uri", "x-rewrite-url", "x-script-name", "x-forwarded-prefix"):
+            assert re.fullmatch(of_paths["value"], other)
         assert headers["withUnderscoresAction"] == "DropHeader"
 
     @pytest.mark.parametrize("folder", FOLDERS)

@@ -148,7 +148,7 @@ def test_a_refusal_to_head_has_no_body(stage: Stage) -> None:
 
 
 def test_public_paths_need_no_token_and_no_others_do(stage: Stage) -> None:
-    names = ("X-Original-URL", "X-Original-URI", "X-Rewrite-URL", "X-Script-Name", "SCRIPT_NAME")
+    names = ("X-Original-URL", "X-Original-URI", "X-Rewrite-URL", "X-Script-Name", "SCRIPT_NAME", "X-Forwarded-Prefix")
     others = [(name, "/secret") for name in names]
     for target in ("/public", "/public?ids=1,2", "/open/to/all"):
         assert stage.ask(f"GET {target}", *others).status == 200

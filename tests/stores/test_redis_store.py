@@ -566,6 +566,17 @@ def test_sentinels_lead_to_the_new_primary(
 
 
 @pytest.mark.skipif(not shutil.which("redis-cli"), reason="redis-cli is not installed")
+def test_while_no_connection_can_be_opened_those_there_are_serve_all(
+    server: RedisServer, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_patient(monkeypatch)
+    with Sentinel(server.port, 1) as sentinel:
+        store = opened(f"redis+sentinel://127.0.0.1:{sentinel.port}/blacklist")
+        await_added(store, REVOKED)
+        sentinel.kill()
+        assert outcomes(store, 5) == {"found": 5 * THREADS}
+
+
 def test_the_runbook_asks_whether_the_replica_has_everything(server: RedisServer, replica: RedisServer) -> None:
     """WAIT alone says yes, whatever the replica lacks: it speaks of its own connection's writes."""
     page = (Path(__file__).parents[2] / "docs/redis.md").read_text()

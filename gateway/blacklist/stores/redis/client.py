@@ -36,8 +36,14 @@ FAILURES = (RedisError, HiredisError, OSError, ValueError, LookupError, RuntimeE
 pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 
 
-def cause_of(error: Exception) -> str:
+class NotOpened(OSError):
+    """No connection can be opened, which says nothing of those that are open. Its cause is the failure."""
+
+
+def cause_of(error: BaseException) -> str:
     """Return what a failure shows of the server, in a word: refused, unreachable or damaged."""
+    if isinstance(error, NotOpened):
+        error = error.__cause__ or error
     if isinstance(error, ReplyError | AuthenticationError):
         return "refused"
     return "unreachable" if isinstance(error, OSError | RedisError) else "damaged"
@@ -204,16 +210,14 @@ class Connections:
             return self._idle.pop()
         try:
             return self._open(deadline)
-        except FAILURES:
+        except FAILURES as error:
             # What leads to the server may fail alone, a name server or the sentinels. Those that are open go on.
-            until = time.monotonic() + SECONDS / 4
-            while any(connection.is_open() for connection in list(self._all)):
+            until = time.monotonic() + SECONDS / 2
+            while any(connection.is_open() for connection in list(self._all)) and time.monotonic() < until:
                 with suppress(IndexError):
                     return self._idle.pop()
-                if time.monotonic() > until:
-                    break
                 time.sleep(0.001)
-            raise
+            raise NotOpened(str(error)) from error
 
     def _open(self, deadline: float) -> RedisConnection:
         """Return a new connection, opened by a thread: name servers, sentinels and handshakes keep no deadline."""

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from gateway.blacklist.stores.base import StoreMissing, StoreRefused
 from gateway.blacklist.stores.history import MOST_KEYS, WINDOW, HistoryLost, Known, new_mark, read_head
 from gateway.blacklist.stores.outage import CHANGES, LOOKUPS, Outage
-from gateway.blacklist.stores.redis.client import FAILURES, Connections, Question, cause_of, pack
+from gateway.blacklist.stores.redis.client import FAILURES, Connections, NotOpened, Question, cause_of, pack
 from gateway.blacklist.stores.redis.keys import (
     CHANGE,
     GRACE_SECONDS,
@@ -273,7 +273,8 @@ class Server:
             return StoreUnavailable("history")  # who asked says so
         what = LOOKUPS if lookup or not isinstance(error, ReplyError) else CHANGES
         if what == LOOKUPS:
-            self._connections.close()
+            if not isinstance(error, NotOpened):
+                self._connections.close()
             self._failed_until = time.monotonic() + PAUSE_SECONDS
         cause = "history" if isinstance(error, HistoryLost) else cause_of(error)
         return self.outage.begin(what, cause, str(error) or "no answer in time")

@@ -64,11 +64,13 @@ class Entry:
         """Return `newer` with the later cut-off and the later end of the two, none being the latest.
 
         Where it gives no reason, the first one's stays. An entry of another issuer changes nothing: whose token it is,
-        is for the caller to settle; but a token that was seen tells it better than a fingerprint alone.
+        is for the caller to settle; but that of a token that was seen takes the place of one by fingerprint alone.
         """
         if self.issuer != newer.issuer:
             counts_as_well = self.covers(newer) and not {ANY, newer.issuer}.isdisjoint(self.administers)
-            return newer if self.by_fingerprint and not newer.by_fingerprint and not counts_as_well else self
+            if not self.by_fingerprint or newer.by_fingerprint or counts_as_well:
+                return self
+            return dataclasses.replace(newer, reason=newer.reason or self.reason)
         if self.covers(newer):
             return self
         cut_off = _later(self.issued_before, newer.issued_before)

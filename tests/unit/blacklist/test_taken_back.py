@@ -656,6 +656,7 @@ def test_an_end_that_an_administering_issuer_gave_is_not_that_of_the_tokens_own_
     take_back(several, OPS, fingerprint=fingerprint(victim), until=int(NOW) + 10, reason="lost")
     assert done(several("POST", "/blacklist", victim))["changed"] is True
     assert listed(several, OTHERS_ADMIN) == [(OTHER, fingerprint(victim))]
+    assert done(several("GET", "/blacklist", OTHERS_ADMIN, json={"token": victim}))["entries"][0]["reason"] == "lost"
     clock.advance(10)
     assert not passes(several, victim)
 

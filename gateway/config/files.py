@@ -113,6 +113,8 @@ def env_file_fault() -> str:
     """Return why the env file cannot be read, as a sentence; nothing where it can be, or where there need be none."""
     if not _named() and not env_file().is_file():
         return ""
+    if env_file().exists() and not env_file().is_file():  # a pipe's second reader would find no setting in it
+        return f"GATEWAY_ENV_FILE: {env_file()} must be a file, which can be read more than once"
     try:
         lines = parse_stream(StringIO(env_file().read_text("utf-8")))
     except (OSError, UnicodeDecodeError) as error:
@@ -125,6 +127,6 @@ def env_file_fault() -> str:
 def env_file_values(path: Path) -> dict[str, str | None]:
     """Return what an env file sets; nothing where it cannot be read, which the settings say."""
     try:
-        return dotenv_values(path)
+        return dotenv_values(path) if path.is_file() else {}
     except (OSError, UnicodeDecodeError):
         return {}

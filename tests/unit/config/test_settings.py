@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -308,6 +309,15 @@ def test_an_env_file_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("GATEWAY_ENV_FILE", "/does/not/exist")
     with pytest.raises(ValueError, match="cannot read /does/not/exist: No such file"):
         Settings()
+
+
+def test_an_env_file_that_can_be_read_once_alone_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in `GATEWAY_ENV_FILE=<(sops decrypt settings.env)`."""
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv("GATEWAY_ENV_FILE", str(tmp_path / "pipe"))
+    with pytest.raises(ValueError, match="can be read more than once"):
+        Settings()
+    assert misspelled_names() == []
 
 
 def test_an_env_file_that_is_not_utf8_is_a_fault_as_any_other(tmp_path: Path) -> None:

@@ -14,13 +14,11 @@ from typing import Any, Final
 
 import pycurl
 
-from gateway.proxy.failures import UpstreamFailed, failure
-from gateway.proxy.leftover import Spare
-from gateway.proxy.options import IDLE_SECONDS, options
+from gateway.proxy.failures import UpstreamFailed, failure, malformed
+from gateway.proxy.leftover import IS_TOLD, Spare, Unasked
+from gateway.proxy.options import IDLE_SECONDS, field_lines, options
 from gateway.proxy.outbound import Outbound, Peer, Take
 
-_SUPPRESSED: Final = ("Accept:", "Expect:")  # what libcurl would add
-_LOOKED_FOR: Final = frozenset({"Host", "Content-Length"})  # where libcurl has words of its own
 # What each request needs: compiled code would look it up in pycurl's module each time.
 _GET: Final = pycurl.HTTPGET
 _POST: Final = pycurl.POST
@@ -65,6 +63,7 @@ class Handle:
         self._look = select.poll().poll  # of that socket alone
         self.idle_since = 0.0  # in seconds of time.monotonic
         self._may_connect = True
+        self._reads_ahead = IS_TOLD and peer.origin.startswith("https:")
         self._is_fresh = self.is_held = False
         self._take: Take | None = None
         self._shape = "", "", 0  # method, target and kind of request, as last set
@@ -107,13 +106,27 @@ class Handle:
         self.is_done = self.is_starved = False
         self.error = self._newest = None
         self._set_request(request)
-        lines = _field_lines(request)
+        lines = field_lines(request)
         try:
             self._easy.setopt(_FIELDS, lines)
         except UnicodeEncodeError:  # pycurl takes texts in ASCII alone
             self._easy.setopt(_FIELDS, [line.encode("latin-1") for line in lines])
+        # What TLS has read ahead does not show at the socket, and libcurl would take it for the answer at once.
+        unasked = Unasked(self._kept) if self._reads_ahead and not is_fresh else None
         self._multi.add_handle(self._easy)
         self._act(_TIME_OUT, 0)
+        if unasked and unasked.has_come() and (self.head or self.is_done):
+            self._start_anew(request)
+
+    def _start_anew(self, request: Outbound) -> None:
+        """Send a request again, if that may be, whose answer was there before it was sent."""
+        if request.is_repeatable:
+            self._multi.remove_handle(self._easy)
+            self._kept = -1
+            self.start(request)
+        elif not self.error:
+            self.head.clear()
+            self.error, self.is_done = malformed("it came unasked"), True
 
     def _set_request(self, request: Outbound) -> None:
         easy, body = self._easy, request.body
@@ -277,24 +290,3 @@ class Handle:
             self.watched.pop(descriptor, None)
         elif descriptor in self._sockets:  # libcurl has one of its own beside them, for its resolver
             self.watched[descriptor] = _TO_POLL.get(what, 0)
-
-
-def _field_lines(request: Outbound) -> list[str]:
-    """Return what has libcurl send these fields, and none of its own.
-
-    It looks for a few fields, and passes the text of an item on as it is (CURLOPT_HTTPHEADER(3)). So all others are
-    lines of one item, which takes 5 % off the instructions of a whole request.
-    """
-    items, lines = [*_SUPPRESSED], []
-    if isinstance(request.body, bytes):
-        items.append("Content-Type:")  # it would name a form's
-    for name, value in request.fields.items():
-        if not value:
-            items.append(f"{name};")
-        elif name in _LOOKED_FOR:
-            items.append(f"{name}: {value}")
-        else:
-            lines.append(f"{name}: {value}")
-    if lines:
-        items.append("\r\n".join(lines))
-    return items

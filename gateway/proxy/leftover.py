@@ -1,21 +1,59 @@
-"""An answer that came before the upstream reset the connection under an upload: libcurl then reads it no more."""
+"""What came before it was asked for: an answer before the end of its upload, or before its request."""
 
 from __future__ import annotations
 
 import os
+import socket
+import sys
 from contextlib import suppress
+from fcntl import ioctl
+from termios import FIONREAD
+from typing import Final
 
 from gateway.http.grammar import read_length
 from gateway.proxy.chunks import Chunks, Length
-from gateway.proxy.failures import UpstreamFailed
+from gateway.proxy.failures import UpstreamFailed, connection_failure
 
 MOST = 65_536  # bytes of such an answer
 
 Lines = list[bytes]
+RECEIVED: Final = slice(128, 136)  # tcpi_bytes_received in Linux's tcp_info: the bytes that have ever come
+IS_TOLD: Final = sys.platform == "linux"  # elsewhere nobody knows what TLS has read ahead
+
+
+class Unasked:
+    """Tells of a kept connection whether what is read now had come before: of TLS, a record is read at least.
+
+    Until that is asked the end of the request is kept back: there can be no answer to it yet. Raises `UpstreamFailed`
+    where no descriptor is left.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        try:  # libcurl may close its own
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(descriptor))
+        except OSError as error:
+            raise connection_failure(error, was_connected=False) from error
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        self._before = self._received()
+
+    def has_come(self) -> bool:
+        """Return whether none of what has come since was read, and let go of the connection."""
+        with self._socket as sock:
+            unread = int.from_bytes(ioctl(sock, FIONREAD, bytes(4)), sys.byteorder)  # first: more may come between
+            was_read = self._received() - self._before - unread
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+            return not was_read
+
+    def _received(self) -> int:
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED.stop)
+        return int.from_bytes(info[RECEIVED], sys.byteorder)
 
 
 class Spare:
-    """A second descriptor of an upload's connection, which stays open when libcurl closes its own."""
+    """A second descriptor of an upload's connection, which stays open when libcurl closes its own.
+
+    An answer that came before the upstream reset the connection under it libcurl reads no more.
+    """
 
     def __init__(self) -> None:
         self._descriptor = -1

@@ -21,7 +21,7 @@ from certificates import Certificates
 from recorder import Recorder, Talk, chunked, ok, response, until
 
 from gateway.http.wsgi import Context
-from gateway.proxy import curl, files, link, options, pool, resolve
+from gateway.proxy import curl, files, leftover, link, options, pool, resolve
 from gateway.proxy.exchange import Upstream
 from gateway.proxy.failures import UpstreamFailed, failure
 from gateway.proxy.outbound import Outbound, Peer
@@ -841,6 +841,23 @@ def test_an_upgrade_verifies_what_every_other_request_does(
         with closing(Upstream(url, ca_file=path)) as app:
             assert ask(app).body == b"ok"
         connect(Peer(url, host, upstream.port, ("127.0.0.1",), path, None, (host, believed))).close()
+
+
+@pytest.mark.skipif(not leftover.IS_TOLD, reason="the system does not tell what has come")
+@pytest.mark.parametrize("rest", [ok(b"other"), response(b"other", ("Connection", "close")), "\xe4".encode()])
+def test_what_tls_has_read_beyond_an_answer_is_nobodys_answer(certificates: Certificates, rest: bytes) -> None:
+    def script(talk: Talk) -> None:
+        time.sleep(0.01)
+        talk.send(response(b"", ("Content-Length", "4")))
+        talk.send(b"good" + rest)  # one record
+
+    with (
+        Recorder(script, tls=certificates.server()) as upstream,
+        closing(Upstream(upstream.url, ca_file=certificates.ca)) as app,
+    ):
+        assert [ask(app, **of(user)).body for user in ("alice", "bob", "carol")] == [b"good"] * 3
+        assert ask(app, "POST", **of("dave")).code == "upstream-protocol"
+        assert ask(app, "POST", **of("erin")).body == b"good"
 
 
 def test_a_client_certificate_is_shown(certificates: Certificates) -> None:

@@ -88,10 +88,13 @@ def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer
     if signal.has_keys or known is None:
         spelled = signal.model_copy(update={"aliases": aliases})  # its metadata may name it by any of them
         known = _with_keys(spelled, settings, now) if signal.has_keys else _issuer(signal, settings, _NO_KEYS)
+    # With the issuer's keys, too, a sender may be let in by fewer algorithms, and for fewer tenants, than tokens.
+    algorithms = known.algorithms & known_algorithms(signal.algorithms or known.algorithms)
+    if known.algorithms and not algorithms:
+        raise KeysRefused(f"issuer {signal.issuer!r}: no key that it has goes with the algorithms of SIGNALS")
     return Sender(
         signal.issuer,
-        # With the issuer's keys, too, a sender may be let in by fewer algorithms, and for fewer tenants, than tokens.
-        known.algorithms & known_algorithms(signal.algorithms or known.algorithms),
+        algorithms,
         frozenset(signal.audience),
         known.keys,
         aliases=aliases,

@@ -127,6 +127,12 @@ def test_keys_that_cannot_be_used_are_told_of_with_their_sender() -> None:
         build_senders(settings, build_issuers(settings))
 
 
+def test_algorithms_that_no_key_of_the_issuer_goes_with_are_told_of() -> None:
+    settings = Settings(signals=json.dumps([{"issuer": ISSUER, "audience": "api", "algorithms": ["RS256"]}]))
+    with pytest.raises(KeysRefused, match="algorithms of SIGNALS"):
+        build_senders(settings, build_issuers(settings))
+
+
 def test_no_secret_is_shown() -> None:
     sender = {
         "issuer": ISSUER,

@@ -111,17 +111,23 @@ def _named() -> str:
 
 def env_file_fault() -> str:
     """Return why the env file cannot be read, as a sentence; nothing where it can be, or where there need be none."""
-    if not _named() and not env_file().is_file():
+    place = env_file()
+    if not _named() and (place.is_dir() or not os.path.lexists(place)):
         return ""
-    if env_file().exists() and not env_file().is_file():  # a pipe's second reader would find no setting in it
-        return f"GATEWAY_ENV_FILE: {env_file()} must be a file, which can be read more than once"
+    if place.exists() and not place.is_file():  # a pipe's second reader would find no setting in it
+        return f"GATEWAY_ENV_FILE: {place} must be a file, which can be read more than once"
     try:
-        lines = parse_stream(StringIO(env_file().read_text("utf-8")))
+        lines = parse_stream(StringIO(place.read_text("utf-8")))
     except (OSError, UnicodeDecodeError) as error:
-        return f"GATEWAY_ENV_FILE: cannot read {env_file().absolute()}: {_why(error)}"
-    # Of other lines whoever reads the same file may make something.
-    wrong = [line.original.line for line in lines if line.error and "GATEWAY_" in line.original.string]
-    return f"GATEWAY_ENV_FILE: line {wrong[0]} of {env_file().absolute()} is not NAME=value" if wrong else ""
+        return f"GATEWAY_ENV_FILE: cannot read {place.absolute()}: {_why(error)}"
+    # Of other lines whoever reads the same file may make something. A name alone is Docker's for what is set outside.
+    wrong = [
+        line.original.line
+        for line in lines
+        if line.error or (line.key and line.value is None and line.key not in os.environ)
+        if "GATEWAY_" in line.original.string
+    ]
+    return f"GATEWAY_ENV_FILE: line {wrong[0]} of {place.absolute()} is not NAME=value" if wrong else ""
 
 
 def env_file_values(path: Path) -> dict[str, str | None]:

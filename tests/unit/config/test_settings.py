@@ -286,7 +286,9 @@ def test_the_env_file_may_name_files_too(tmp_path: Path) -> None:
     assert secrets(Settings()) == ["of the file"]
 
 
-def test_a_line_of_the_env_file_that_sets_nothing_is_a_fault_unless_it_is_anothers(tmp_path: Path) -> None:
+def test_a_line_of_the_env_file_that_sets_nothing_is_a_fault_unless_it_is_anothers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / ".env").write_text("if true\nGATEWAY_LEEWAY=1\n")
     assert Settings().leeway == 1
     for line in ("GATEWAY_AUDIENCE x", "GATEWAY_SECRET: s3cret", "GATEWAY_ISSUER='https://i.example"):
@@ -294,6 +296,11 @@ def test_a_line_of_the_env_file_that_sets_nothing_is_a_fault_unless_it_is_anothe
         with pytest.raises(ValueError, match=r"line 2 of .*env is not NAME=value") as fault:
             Settings()
         assert "s3cret" not in str(fault.value)
+    (tmp_path / ".env").write_text("# GATEWAY_LEEWAY\nGATEWAY_AUTH_TIME\nOTHER\n")
+    with pytest.raises(ValueError, match="line 2"):
+        Settings()
+    monkeypatch.setenv("GATEWAY_AUTH_TIME", "yes")
+    assert Settings().auth_time
 
 
 def test_names_of_files_may_be_in_small_letters_as_those_of_settings(
@@ -326,9 +333,13 @@ def test_an_env_file_that_is_not_utf8_is_a_fault_as_any_other(tmp_path: Path) ->
         Settings()
 
 
-def test_a_folder_beside_is_no_env_file(tmp_path: Path) -> None:
+def test_a_folder_beside_is_no_env_file_and_a_link_to_nowhere_one_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / ".env").mkdir()  # as some call their virtual environment
     assert Settings().issuer == "https://www.discogs.com/"
+    (tmp_path / ".env").rmdir()
+    (tmp_path / ".env").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"cannot read .*/\.env: No such file"):
+        Settings()
 
 
 def test_what_editors_of_windows_put_into_a_file_is_no_part_of_a_value(

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from gateway.config.files import DockerSecrets, NamedFiles, Unreadable, WhatIsSet, env_file, env_file_fault
 from gateway.config.signals import Clients, Signals, check_clients, check_signals
 from gateway.config.values import (
+    NONE,
     ClaimNames,
     FieldName,
     Hosts,
@@ -34,13 +35,13 @@ from gateway.config.values import (
     Scope,
     Seconds,
     Secrets,
+    Upgrades,
     count_cores,
 )
 
 PREFIX = "GATEWAY_"
 SECRETS_DIR = Path("/run/secrets")
 PUBLIC_SECRET = "discogs"  # noqa: S105 - the assignment's, printed in its own text
-NONE = "none"  # as the name of a field: it is not sent
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 OF_ONE_ISSUER = ("issuer", "secret", "algorithms", "public_key", "jwks_url", "audience")
 
@@ -125,7 +126,7 @@ class Settings(BaseSettings):
         1, ge=0, le=3600, description="seconds between checks of open responses' tokens; 0: none"
     )
     max_body_bytes: int = Field(1 << 30, ge=0, description="longest request body that is passed on, in bytes")
-    upgrades: Listed = Field(("websocket",), description="protocols to which connections may be upgraded")
+    upgrades: Upgrades = Field(("websocket",), description="protocols to which connections may be upgraded")
     upstream_ca: str | None = Field(None, description="file of CA certificates for an https upstream")
     upstream_cert: str | None = Field(None, description="file with client certificate and key for an https upstream")
 

@@ -24,6 +24,7 @@ from gateway.auth.issuers import ANY, TENANT
 from gateway.auth.required import read_requirement
 from gateway.http.strict_json import describe_fault, unique_members
 
+NONE = "none"  # as the name of a field: it is not sent
 # What else a request to /blacklist, or to its entries, may name.
 MEMBERS = (
     "token", "token_type_hint", "fingerprint", "issuer", "issued_before", "until", "reason", "claim", "limit", "cursor"
@@ -41,14 +42,25 @@ _ORIGIN = (
 
 
 def split_list(value: object) -> object:
-    """Read `a, b` or a JSON list (for members with a comma in them) as a list; null, in JSON, is an empty one."""
+    """Read `a, b` or a JSON list (for members with a comma in them) as a list; null, in JSON, is an empty one.
+
+    Text without a member is what a template makes of variables that are not set. Taken for an empty list, it would let
+    tokens for anybody pass.
+    """
     if value is None:
         return ()
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
         return _read_json(value)
-    return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
+    found = [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
+    if not found:
+        raise ValueError("must not be empty")
+    return found
+
+
+def _split_upgrades(value: object) -> object:
+    return () if value == "" else split_list(value)
 
 
 def json_list(value: object) -> object:
@@ -167,13 +179,14 @@ Origins = Annotated[
 Requirements = Annotated[Listed, AfterValidator(_check_requirements)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(check_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Upgrades = Annotated[tuple[NotEmpty, ...], NoDecode, BeforeValidator(_split_upgrades)]
 Members = Annotated[tuple[NotEmpty, ...], BeforeValidator(split_list)]
 
 
 def _check_field_is_free(name: str) -> str:
     if name.lower() in _TAKEN_FIELDS:
         raise ValueError("must not be a field by which HTTP itself is spoken")
-    return name
+    return NONE if name.lower() == NONE else name
 
 
 FieldName = Annotated[

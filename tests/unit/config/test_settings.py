@@ -413,7 +413,8 @@ BAD: dict[str, list[Any]] = {
     "pass_preflight": ["maybe"],
     "metrics_port": [-1, 65536, 35000],
     "metrics_host": ["unix:/run/metrics.sock"],
-    "required_claims": ["=x", "sub=", "typ=a|", "typ=|a"],
+    "audience": [",", " ", " , \n"],  # as a template makes of variables that are not set
+    "required_claims": [",", "=x", "sub=", "typ=a|", "typ=|a"],
     "algorithms": ["[]", ","],
     "issuers": [
         "{}",
@@ -463,6 +464,8 @@ def test_what_would_have_no_effect_beside_another_setting_is_refused(values: dic
 
 
 def test_what_goes_together_is_taken() -> None:
+    assert Settings(claims_field="None", subject_field="NONE").claims_field == "none"
+    assert Settings(upgrades="").upgrades == ()
     Settings(port=35001, host="10.0.0.5")
     Settings(jwks_ca="/ca", jwks_url="https://a.test/jwks")
     Settings(jwks_ca="/ca", issuers='[{"issuer": "a", "jwks_url": "https://a.test/jwks"}]')
@@ -611,3 +614,5 @@ def test_an_empty_audience_is_refused() -> None:
         Settings(audience='["api", ""]')
     with pytest.raises(ValidationError, match="audience"):
         Settings(issuers='[{"issuer": "https://a.test/", "secret": "s", "audience": [""]}]')
+    with pytest.raises(ValidationError, match="audience"):
+        Settings(issuers='[{"issuer": "https://a.test/", "secret": "s", "audience": ""}]')

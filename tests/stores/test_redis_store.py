@@ -835,7 +835,6 @@ def test_a_replica_that_takes_writes_is_not_asked(
     await_replica(server)
     relay.behind = replica.port
     relay.cut()
-    time.sleep(1)
     assert outcomes(store, 2) == {"refused": 2 * THREADS}
 
 

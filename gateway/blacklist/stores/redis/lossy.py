@@ -17,6 +17,7 @@ from gateway.http.problems import StoreUnavailable
 log = logging.getLogger(__name__)
 
 _FORBIDDEN = re.compile(r"(NOPERM|ERR unknown command).*['`](config|info)\b", re.IGNORECASE)
+NEVER = float("-inf")
 FORBIDDEN_SECONDS = 60.0  # to the next try: each costs a connection
 _SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
 _FIGURES = re.compile(rb"^(evicted_keys|run_id|role|uptime_in_seconds):(-?\w+)", re.MULTILINE)
@@ -41,7 +42,7 @@ class Lossy:
 
     def __init__(self, ask: Callable[..., list[Any]], now: Callable[[], float]) -> None:
         self.faults: list[str] = []
-        self.checked = float("-inf")  # when, on the monotonic clock
+        self.checked = NEVER  # when, on the monotonic clock
         self._ask = ask
         self._now = now
         self._said: set[str] = set()
@@ -50,6 +51,9 @@ class Lossy:
         self._accepted = -1  # when an operator last took the store as it is
         self._evicted: dict[bytes, int] = {}  # by the server's run, how many keys it had evicted when it was taken
         self._gone = mmap.mmap(-1, _GONE.size)
+
+    def __str__(self) -> str:
+        return ", ".join(self.faults)
 
     def look(self, accepted: int) -> None:
         """Find the faults there are now. Raises `StoreUnavailable`.

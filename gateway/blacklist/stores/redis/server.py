@@ -18,7 +18,15 @@ from redis.exceptions import RedisError
 from gateway.blacklist.stores.base import StoreMissing, StoreRefused
 from gateway.blacklist.stores.history import MOST_KEYS, WINDOW, HistoryLost, Known, new_mark, read_head
 from gateway.blacklist.stores.outage import CHANGES, LOOKUPS, Outage
-from gateway.blacklist.stores.redis.client import FAILURES, Connections, NotOpened, Question, cause_of, pack
+from gateway.blacklist.stores.redis.client import (
+    FAILURES,
+    Connections,
+    NotOpened,
+    Question,
+    RedisConnection,
+    cause_of,
+    pack,
+)
 from gateway.blacklist.stores.redis.keys import (
     CHANGE,
     GRACE_SECONDS,
@@ -29,7 +37,7 @@ from gateway.blacklist.stores.redis.keys import (
     read_row,
     read_text,
 )
-from gateway.blacklist.stores.redis.lossy import Lossy, is_forbidden
+from gateway.blacklist.stores.redis.lossy import NEVER, Lossy, is_forbidden
 from gateway.blacklist.stores.redis.primary import node_of, primary
 from gateway.http.blocking import blocking
 from gateway.http.problems import StoreUnavailable
@@ -51,7 +59,8 @@ class Server:
     def __init__(self, url: str, now: Callable[[], float], *, replicas: int, accept_lossy: bool, create: bool) -> None:
         try:
             url, self.keys = read_prefix(url)
-            self._connections = Connections(primary(url, self.keys.generation))
+            self._primary = primary(url, self.keys.generation)
+            self._connections = Connections(self._dial)
             self._url = url
             self._nodes: dict[str, Connections] = {}  # of a cluster, to which a slot migrates
         except (ValueError, RedisError) as error:
@@ -72,7 +81,7 @@ class Server:
         self._failed_until = 0.0
         self._lossy = Lossy(self._ask, now)
         # By process: a parent's may be held by a thread that is not here.
-        self._checking: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+        self._looking: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         try:
             self._ask()  # what is known of its history, first
             self._refuse_lossy()
@@ -85,23 +94,27 @@ class Server:
 
     def ask(self, *commands: tuple[Any, ...], again: bool = True) -> list[Any]:
         """Return the answers, sure that they come from the primary and that the blacklist is the one we know."""
-        age = time.monotonic() - self._lossy.checked
-        if age > CHECK_SECONDS:
-            with blocking():
-                self._look_once(wait=age > LATEST_CHECK_SECONDS)
-        if self._is_lossy():
-            raise self.outage.begin(LOOKUPS, "lossy", f"this Redis may forget: {', '.join(self._lossy.faults)}")
-        return self._ask(*commands, again=again)
+        self._check_settings()
+        answers = self._ask(*commands, again=again)
+        if self._lossy.checked == NEVER:
+            self._check_settings()
+        return answers
 
-    def _look_once(self, *, wait: bool) -> None:
-        """Look at what makes the server forget, unless another thread does at this moment; `wait` for that one."""
-        checking = self._checking[os.getpid()]
-        if checking.locked() and not wait:
-            return
-        # By `with`: whatever a signal raises here, in a server that ends what takes too long, leaves no lock behind.
-        with checking:
-            if time.monotonic() - self._lossy.checked > CHECK_SECONDS:
-                self._look()
+    def _dial(self) -> RedisConnection:
+        connection = self._primary()
+        self._lossy.checked = NEVER  # it may lead to another server, or to the same one started anew
+        return connection
+
+    def _check_settings(self) -> None:
+        """Look at what makes the server forget, unless another thread does so just in time."""
+        age, looking = time.monotonic() - self._lossy.checked, self._looking[os.getpid()]
+        if age > LATEST_CHECK_SECONDS or (age > CHECK_SECONDS and not looking.locked()):
+            # By `with`: whatever a signal raises here, in a server that ends what takes long, leaves no lock behind.
+            with blocking(), looking:
+                if time.monotonic() - self._lossy.checked > CHECK_SECONDS:
+                    self._look()
+        if self._is_lossy():
+            raise self.outage.begin(LOOKUPS, "lossy", f"this Redis may forget: {self._lossy}")
 
     def _is_lossy(self) -> bool:
         return bool(self._lossy.faults) and not self._accept_lossy
@@ -215,10 +228,8 @@ class Server:
         # WAIT speaks for what its own connection wrote: what we find changed already may have come over another.
         wait = (self._empty_write, ("WAIT", self._replicas, WAIT_MILLISECONDS)) if self._replicas else ()
         answers = self.ask(*commands, *wait, again=False)
-        if wait and (acknowledged := answers[-1]) < self._replicas:
-            raise self.outage.begin(
-                CHANGES, "replicas", f"{acknowledged} of {self._replicas} replicas have a change in time"
-            )
+        if wait and (count := answers[-1]) < self._replicas:
+            raise self.outage.begin(CHANGES, "replicas", f"{count} of {self._replicas} replicas have a change in time")
         self.outage.end(CHANGES)
         return answers[: len(commands)]
 
@@ -229,9 +240,8 @@ class Server:
         keys = self.keys
         names = [keys.generation, keys.head, keys.history, keys.created, keys.expires, keys.tag + (message or "seen")]
         names += [keys.tag + key for key in entries]
-        changed = json.dumps([*entries, message] if message else list(entries)) if len(entries) <= MOST_KEYS else "*"
-        if accepted:
-            changed = "*"
+        known = not accepted and len(entries) <= MOST_KEYS
+        changed = json.dumps([*entries, message] if message else list(entries)) if known else "*"
         first = [new_mark(), accepted, changed, GRACE_SECONDS, WINDOW, ends, int(self._now())]
         return ("EVAL", CHANGE, len(names), *names, *first, *args)
 
@@ -282,8 +292,7 @@ class Server:
     def _refuse_lossy(self) -> None:
         self._look()
         if self._is_lossy():
-            faults = ", ".join(self._lossy.faults)
-            raise StoreRefused(f"This Redis may forget: {faults}. ACCEPT_LOSSY_STORE takes the risk.")
+            raise StoreRefused(f"This Redis may forget: {self._lossy}. ACCEPT_LOSSY_STORE takes the risk.")
 
     def close(self) -> None:
         """Let go of connections; a later look-up opens new ones."""

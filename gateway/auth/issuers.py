@@ -103,6 +103,10 @@ class Issuers:
             or any(is_named(each, also) for each in self.spellings_of(name))
         )
 
+    def may_act_in_all(self, spelling: str, also: Collection[str] = ()) -> bool:
+        """Return whether admins of the issuer spelled so may act within every issuer there is; `also` in these."""
+        return not self._of_tenants and all(self.may_act(spelling, each.name, also) for each in self._whole.values())
+
     def _find(self, spelling: str) -> tuple[Issuer | None, str | None]:
         if issuer := self._whole.get(spelling):
             return issuer, None

@@ -64,10 +64,10 @@ def build_keys(
             raise KeysRefused("there are a public key and a JWKS: set one of them")
         source = public_key or jwks_url
         allowed = known_algorithms(allowed_algorithms(algorithms, secrets, source))
+        if source and not allowed & ASYMMETRIC:
+            raise KeysRefused("there are public keys, but only HMAC algorithms (HS…) are allowed")
         shared = read_secrets(secrets, allowed & HMAC) if allowed & HMAC else []
         if not allowed & ASYMMETRIC:
-            if source:
-                raise KeysRefused("there are public keys, but only HMAC algorithms (HS…) are allowed")
             return StaticKeys(allowed, KeySet(shared))
         if not source:
             raise KeysRefused("the algorithms need a public key or a JWKS")

@@ -247,13 +247,20 @@ def _message(named: Named, entries: Sequence[Entry], changed: bool) -> str:
         return "The token has expired."
     if named.token and changed and entries and all(entry.claim for entry in entries):
         return "The token's own entry is lifted; an entry for one of its claims still blacklists it."
-    if entries and named.token is None and entries[0].by_fingerprint:  # whose it is, the digits do not tell
-        return f"The token is blacklisted, if it is of {entries[0].issuer} or of an issuer that this one administers."
     if entries:
-        return f"The {what} is blacklisted."
+        return f"The {what} is blacklisted{_if_it_is_of(named, entries[0])}."
     if named.token is None and named.claim is None:  # its claims are not known
         return "The token has no entry of its own; one for a claim of it may still blacklist it."
     return f"The {what} is not blacklisted."
+
+
+def _if_it_is_of(named: Named, entry: Entry) -> str:
+    """Return of whom a token has to be for the entry to count: of some issuers alone, if digits alone named it."""
+    issuers = named.blacklist.issuers
+    if named.token or not entry.by_fingerprint or issuers.may_act_in_all(entry.issuer, entry.administers):
+        return ""
+    others = entry.administers or issuers.administered_by(entry.issuer)
+    return f", if it is of {entry.issuer}" + (" or of an issuer that this one administers" if others else "")
 
 
 def _by_method(environ: Environ, methods: Mapping[str, T]) -> T:

@@ -63,7 +63,7 @@ def open_named(
     issuers, names = name_issuers(settings), [each.issuer for each in issuer_settings(settings)]
     whose = issuers.name_of(issuer or (names[0] if len(names) == 1 else ""))
     if whose is None and (named or issuer is not None):
-        raise click.UsageError(f"--issuer must be one of those set: {', '.join(names)}")
+        raise click.UsageError(f"--issuer must be one that GATEWAY_ISSUER or GATEWAY_ISSUERS sets: {', '.join(names)}")
     if token is not None:
         return _by_token(settings, token, issuer and whose)
     if fingerprint is not None:

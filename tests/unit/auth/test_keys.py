@@ -297,6 +297,8 @@ def test_each_algorithm_has_keys_of_its_family(saved: Callable[[bytes], str]) ->
     ]:
         with pytest.raises(KeysRefused, match=f"issuer '{ISSUER}': .*{fault}"):
             keys_of(LONG, **given)
+    with pytest.raises(KeysRefused, match="only HMAC"):
+        keys_of(public_key=path, algorithms=["HS256"])
     with pytest.raises(KeysRefused, match="need 1 to 16 secrets, not 0"):
         keys_of(public_key=path, algorithms=["HS256", "RS256"])
 

@@ -484,7 +484,7 @@ def test_whatever_is_of_an_issuer_that_is_not_administered_is_refused_and_noted(
 def test_a_fingerprint_of_anothers_token_takes_back_nothing_of_theirs(several: Api) -> None:
     victim = other(jti="x", iat=int(NOW))
     answer = take_back(several, fingerprint=fingerprint(victim))
-    assert answer["message"].startswith(f"The token is blacklisted, if it is of {ISSUER} or")
+    assert answer["message"] == f"The token is blacklisted, if it is of {ISSUER}."
     assert passes(several, victim)
     refused = several("POST", "/blacklist", OTHERS_ADMIN, json={"fingerprint": fingerprint(victim)})
     assert_refused(refused, "insufficient-scope")
@@ -496,15 +496,28 @@ def test_a_fingerprint_of_anothers_token_takes_back_nothing_of_theirs(several: A
     assert not passes(several, victim)
 
 
-@pytest.mark.parametrize(("admin", "applies"), [(ADMIN, False), (THIRDS_ADMIN, True), (OPS, True)])
+@pytest.mark.parametrize(
+    ("admin", "applies", "limits"),
+    [
+        (ADMIN, False, f", if it is of {ISSUER}"),
+        (THIRDS_ADMIN, True, f", if it is of {THIRD} or of an issuer that this one administers"),
+        (OPS, True, ""),
+    ],
+)
 def test_a_fingerprint_takes_back_a_token_of_an_issuer_that_is_administered_too(
-    several: Api, admin: str, applies: bool
+    several: Api, admin: str, applies: bool, limits: str
 ) -> None:
     """Whose token it is, the digits do not tell."""
     victim = other(jti="x", iat=int(NOW))
-    take_back(several, admin, fingerprint=fingerprint(victim))
+    answer = take_back(several, admin, fingerprint=fingerprint(victim))
+    assert answer["message"] == f"The token is blacklisted{limits}."
     assert passes(several, victim) is not applies
     assert passes(several, other(jti="y", iat=int(NOW)))
+
+
+def test_of_the_only_issuer_a_fingerprint_is_said_to_be_blacklisted_without_conditions(make: Make) -> None:
+    answer = take_back(make(), fingerprint=fingerprint(mint(jti="x")))
+    assert answer["message"] == "The token is blacklisted."
 
 
 def test_an_entry_of_a_fingerprint_gets_a_later_end_also_after_its_issuer_was_renamed(make: Make) -> None:

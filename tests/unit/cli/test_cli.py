@@ -395,6 +395,17 @@ def test_a_cut_off_goes_with_a_claim(command: Command) -> None:
     assert command("status", TOKEN).code == DONE
 
 
+def test_an_issuer_that_nobody_set_is_said_to_be_the_default(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway's own may have come by a flag: then nothing of it is blacklisted."""
+    warning = "(the default: GATEWAY_ISSUER is not set)"
+    assert f"{ISSUER} {warning}" in command("revoke", "--sub", "1001").out
+    assert warning not in command("status", TOKEN).out
+    refused = command("revoke", "--sub", "1001", "--issuer", "https://other.test/")
+    assert (refused.code, "GATEWAY_ISSUER or GATEWAY_ISSUERS sets" in refused.err) == (USAGE, True)
+    monkeypatch.setenv("GATEWAY_ISSUER", ISSUER)
+    assert warning not in command("revoke", "--sub", "1001").out
+
+
 def test_among_several_issuers_one_must_be_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     issuers = [{"issuer": ISSUER, "secret": "discogs"}, {"issuer": "https://other.test/", "secret": "x"}]
     monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps(issuers))

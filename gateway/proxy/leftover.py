@@ -17,7 +17,6 @@ from gateway.proxy.failures import UpstreamFailed, connection_failure
 MOST = 65_536  # bytes of such an answer
 
 Lines = list[bytes]
-RECEIVED: Final = slice(128, 136)  # tcpi_bytes_received in Linux's tcp_info: the bytes that have ever come
 IS_TOLD: Final = sys.platform == "linux"  # elsewhere nobody knows what TLS has read ahead
 
 
@@ -45,8 +44,9 @@ class Unasked:
             return not was_read
 
     def _received(self) -> int:
-        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED.stop)
-        return int.from_bytes(info[RECEIVED], sys.byteorder)
+        """Return how many bytes have ever come."""
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+        return int.from_bytes(info[128:], sys.byteorder)  # tcpi_bytes_received of Linux's tcp_info
 
 
 class Spare:

@@ -294,7 +294,7 @@ class BusyHandle:
 @pytest.mark.interpreted
 def test_an_upstream_that_is_worked_on_has_all_of_its_time_to_answer() -> None:
     request = Outbound("GET", "/", {})
-    answer = Answer(BusyHandle(), Pool("http://127.0.0.1", 1, Files(True, None)), request, Context(), 60)  # type: ignore[arg-type]
+    answer = Answer(BusyHandle(), Pool("http://127.0.0.1", 1, Files(None, None)), request, Context(), 60)  # type: ignore[arg-type]
     for _ in range(3):
         assert not answer.take_head()
         assert not answer.waits()

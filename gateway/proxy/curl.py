@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -77,7 +78,7 @@ class Handle:
         for option, value in options(peer).items():
             self._easy.setopt(option, value)
         self.point_to(peer)
-        self._easy.setopt(pycurl.CONNECTTIMEOUT_MS, int(connect_seconds * 1000))
+        self._easy.setopt(pycurl.CONNECTTIMEOUT_MS, math.ceil(connect_seconds * 1000))  # 0 would be five minutes
         self._easy.setopt(pycurl.SOCKOPTFUNCTION, self._allow_socket)
         self._easy.setopt(pycurl.HEADERFUNCTION, self.head.append)
         self._easy.setopt(pycurl.WRITEFUNCTION, self.body.append)

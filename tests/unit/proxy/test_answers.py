@@ -140,14 +140,15 @@ def test_an_upstream_that_hangs_up_is_told_as_such(leave: Callable[[Talk], None]
         assert [request.method for request in upstream.requests] == ["GET", "POST"]
 
 
-def test_connecting_has_a_time_limit() -> None:
+@pytest.mark.parametrize("seconds", [0.2, 0.0005])
+def test_connecting_has_a_time_limit(seconds: float) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         port = listener.getsockname()[1]
         waiting = [socket.socket() for _ in range(4)]
         for sock in waiting:  # nobody accepts: the queue is full, and the kernel answers no more
             sock.setblocking(False)
             sock.connect_ex(("127.0.0.1", port))
-        with closing(Upstream(f"http://127.0.0.1:{port}", timeout=(0.2, 5))) as app:
+        with closing(Upstream(f"http://127.0.0.1:{port}", timeout=(seconds, 5))) as app:
             told = ask(app)
             assert (told.status, told.code, told.cause) == (504, "upstream-timeout", "timed out while connecting")
         for sock in waiting:

@@ -45,8 +45,10 @@ def accept_store(settings: Settings, audit: IO[str] | None, yes: bool, reason: s
         records = list(_find_missing(store, added))
         for record in records:
             echo_json(record)
-        missing = len(records)
-        echo(f"It lacks {missing} of the log's {len(added)} entries; some may have expired since.", err=True)
+        missing = len(records) if added else None
+        echo(f"It lacks {len(records)} of the log's {len(added)} entries; some may have expired since.", err=True)
+        if not added:
+            echo("So what it lacks is not known: is the log in JSON, as GATEWAY_LOG_FORMAT=json makes it?", err=True)
     else:
         echo("What it lacks is not known: --audit LOG compares it with a gateway's log.", err=True)
     if not yes:

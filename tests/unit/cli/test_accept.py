@@ -48,4 +48,5 @@ def test_an_entry_that_the_copy_has_as_it_was_before_is_told_of(
     (tmp_path / "log").write_bytes(b"\xff\0\x86\n" + line.encode() + b"\n")
     done = CliRunner().invoke(accept_store, ["--store", url, "--audit", str(tmp_path / "log"), "--yes"])
     assert done.exit_code == 0, done.output
+    assert ("is the log in JSON" in done.output) is ("x" in changed.values())
     assert f"It lacks {int(is_missing)} of the log's {int('x' not in changed.values())} entries" in done.output

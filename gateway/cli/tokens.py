@@ -83,7 +83,7 @@ def _by_secret(issuer: IssuerSettings) -> tuple[bytes, str]:
     algorithm = next((name for name in issuer.algorithms or ("HS256",) if name in HMAC), None)
     if not issuer.secret or algorithm is None:
         raise click.UsageError(
-            f"no shared secret signs for {issuer.issuer}: `gateway token` takes a private key (--key), `gateway demo` none"
+            f"no shared secret signs for {issuer.issuer}: give a private key with --key, which `demo` has not"
         )
     return secret_bytes(issuer.secret[0].get_secret_value()), algorithm
 

@@ -22,6 +22,7 @@ from gateway.blacklist.stores import store_warnings
 from gateway.cli.options import Fault, check_settings, with_settings
 from gateway.cli.tokens import mint
 from gateway.config.announce import announce, warnings
+from gateway.config.files import env_file, env_file_values
 from gateway.config.settings import PREFIX, Settings
 from gateway.ops.exposition import Figure, serve_figures
 from gateway.ops.logs import configure_logging
@@ -106,12 +107,17 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
     of_the_log = {"log_format": settings.log_format, "log_level": settings.log_level}  # one for all processes
     flags = {name: value for name, value in click.get_current_context().params.items() if value is not None} | forced
 
+    has_env_file = bool(env_file_values(env_file()))
+
     def load(settings: Settings) -> Any:
         # The store is the one opened here: a worker that starts later must not take an emptied or other one for it.
         return build_app(settings.model_copy(update=of_the_log), store, forks=False)
 
     def renew() -> Callable[[], Any]:
         """Read all but the flags again: new secrets and keys are in force where SIGHUP asks for them, not before."""
+        if has_env_file and not env_file_values(env_file()):
+            # Removed, or just being written: defaults would come in its place, the public secret above all.
+            raise ValueError(f"{env_file()} sets nothing any more")
         now = check_settings(flags)
         # A misspelt name, for one, is in force as little as before.
         for warning in warnings(now):

@@ -1169,6 +1169,7 @@ def test_all_but_the_flags_is_read_anew_where_that_is_asked_for_and_not_by_a_wor
     monkeypatch.setattr("gateway.cli.run.configure_logging", lambda *_: None)
     monkeypatch.setenv("GATEWAY_SECRET_FILE", str(tmp_path / "secret"))
     (tmp_path / "secret").write_text("discogs")
+    (tmp_path / ".env").write_text("GATEWAY_LEEWAY=1\n")
     served = command("serve", "--admin-scope", "root", "--port", "0")
     assert (served.code, served.out, served.err, caplog.text.count("public example")) == (DONE, "", "", 1)
     (tmp_path / "secret").write_text("a new one")
@@ -1181,6 +1182,9 @@ def test_all_but_the_flags_is_read_anew_where_that_is_asked_for_and_not_by_a_wor
     monkeypatch.setenv("GATEWAY_UPSTREAM", "https://api.test")
     monkeypatch.setenv("GATEWAY_UPSTREAM_CA", str(tmp_path / "secret"))
     with pytest.raises(ValueError, match=r"is empty\n.*UPSTREAM_CA: cannot use .* it must have certificates"):
+        started["renew"]()
+    (tmp_path / ".env").unlink()
+    with pytest.raises(ValueError, match=r"\.env sets nothing any more"):
         started["renew"]()
 
 

@@ -20,7 +20,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 def read_secrets(secrets: Sequence[str], algorithms: Iterable[str]) -> list[Key]:
     """Return the keys of shared secrets, newest first. Raises KeysRefused for what is no secret."""
     if not 1 <= len(secrets) <= MAX_TRIES:
-        hint = "" if secrets else "set a secret, a public key or a JWKS URL: "
+        hint = "" if secrets else "set a secret, or a public key or a JWKS URL for other algorithms: "
         raise KeysRefused(f"{hint}HMAC algorithms need 1 to {MAX_TRIES} secrets, not {len(secrets)}")
     allowed = frozenset(algorithms)
     return [Key(None, allowed, _check_secret(number, secret)) for number, secret in enumerate(secrets, 1)]

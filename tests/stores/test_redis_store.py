@@ -393,11 +393,18 @@ def test_a_wrong_password_refuses_and_is_not_told(
     assert "wr0ng" not in caplog.text
 
 
+def test_a_database_that_the_server_has_not_is_no_fault_of_the_way_to_it(
+    server: RedisServer, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert outcomes(opened(f"redis://127.0.0.1:{server.port}/99"), 1) == {"refused": THREADS}
+    assert "unavailable for look-ups (refused): DB index is out of range" in caplog.text
+
+
 @pytest.mark.parametrize(
     "url",
     [
         "redis://host:port/0", "redis://[::1/0", "redis+sentinel://host", "redis+cluster://", "redis+cluster://h/0/x",
-        "redis+other://host", "redis+sentinel:///service", "redis://host?db=x", "redis://host?unknown=x",
+        "redis+other://host", "redis+sentinel:///service", "redis://host?db=x", "redis://host/x", "redis://host?unknown=x",
         "redis+cluster://host?unknown=x", "rediss://host?ssl_cert_reqs=x",
     ],
 )  # fmt: skip

@@ -24,7 +24,7 @@ from typing import Any, cast
 import hiredis
 from hiredis import HiredisError, ReplyError
 from redis.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 SECONDS = 0.2  # for an answer; and to connect. redis-py's own defaults stalled a look-up for 6 s
 OPENINGS = 16  # connections being opened at once
@@ -44,7 +44,7 @@ def cause_of(error: BaseException) -> str:
     """Return what a failure shows of the server, in a word: refused, unreachable or damaged."""
     if isinstance(error, NotOpened):
         error = error.__cause__ or error
-    if isinstance(error, ReplyError | AuthenticationError):
+    if isinstance(error, ReplyError | ResponseError | AuthenticationError):
         return "refused"
     return "unreachable" if isinstance(error, OSError | RedisError) else "damaged"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -56,6 +57,9 @@ def node_of(url: str, host: str, port: int) -> Callable[[], RedisConnection]:
 
 def _parsed(url: str) -> dict[str, Any]:
     options = dict(parse_url(url))  # type: ignore[no-untyped-call]
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):  # redis-py would take it for 0
+        raise ValueError("the database is no number")
     own = {name: value for name, value in options.items() if not name.startswith("sentinel_")}
     try:
         own.pop("connection_class", Connection)(**own)  # made, not connected: it alone knows which options there are

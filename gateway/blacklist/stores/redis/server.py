@@ -292,7 +292,7 @@ class Server:
     def _refuse_lossy(self) -> None:
         self._look()
         if self._is_lossy():
-            raise StoreRefused(f"This Redis may forget: {self._lossy}. ACCEPT_LOSSY_STORE takes the risk.")
+            raise StoreRefused(f"This Redis may forget: {self._lossy}. Correct it; ACCEPT_LOSSY_STORE takes the risk.")
 
     def close(self) -> None:
         """Let go of connections; a later look-up opens new ones."""

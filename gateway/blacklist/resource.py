@@ -200,7 +200,7 @@ class Resource:
         if name is None and ANY in own.administers:
             raise Problem("invalid-request", "There is no such issuer.")
         if name is None or not own.may_administer(name):
-            detail = "The token's issuer does not administer the target's issuer."
+            detail = "The target's issuer is not the token's own, nor one that this administers."
             self._forbid(caller, detail, issuer=spelling, **asked)
         return name
 

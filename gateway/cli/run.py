@@ -23,7 +23,7 @@ from gateway.cli.options import Fault, check_settings, with_settings
 from gateway.cli.tokens import mint
 from gateway.config.announce import announce, warnings
 from gateway.config.files import env_file, env_file_values
-from gateway.config.settings import PREFIX, Settings
+from gateway.config.settings import PREFIX, Settings, issuer_settings
 from gateway.ops.exposition import Figure, serve_figures
 from gateway.ops.logs import configure_logging
 from gateway.parties import build_issuers
@@ -83,6 +83,8 @@ def demo(settings: Settings) -> None:
 
     On 127.0.0.1, unless HOST is set. The whole story is printed as lines to paste.
     """
+    if not next(iter(issuer_settings(settings))).secret:
+        raise Fault("demo signs its tokens with a shared secret, and none is set: `gateway serve` needs none")
     if "host" not in settings.model_fields_set:  # its secret is public
         settings = settings.model_copy(update={"host": "127.0.0.1"})
     with _listening(settings) as sock, _sample_upstream(settings.upstream):

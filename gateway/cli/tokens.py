@@ -82,9 +82,7 @@ def _by_secret(issuer: IssuerSettings) -> tuple[bytes, str]:
     """Return the newest secret and the first algorithm that goes with it."""
     algorithm = next((name for name in issuer.algorithms or ("HS256",) if name in HMAC), None)
     if not issuer.secret or algorithm is None:
-        raise click.UsageError(
-            f"no shared secret signs for {issuer.issuer}: give a private key with --key, which `demo` has not"
-        )
+        raise click.UsageError(f"no shared secret signs for {issuer.issuer}: give a private key with --key")
     return secret_bytes(issuer.secret[0].get_secret_value()), algorithm
 
 

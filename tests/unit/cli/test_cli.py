@@ -214,6 +214,7 @@ def test_what_cannot_sign_is_told(command: Command, tmp_path: Path, monkeypatch:
     # The public secret would sign what no gateway with these settings accepts.
     monkeypatch.setenv("GATEWAY_PUBLIC_KEY", pem(private_key("ES256")).decode())
     assert "give a private key with --key" in command("token").err
+    assert "demo signs its tokens with a shared secret, and none is set" in command("demo").err
 
 
 # revoke, restore, status

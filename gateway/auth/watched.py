@@ -40,6 +40,7 @@ class WatchedKeys:
         self._changed = threading.Condition()
         self._asked = self._done = 0  # numbers of the newest fetch asked for, and of the newest one made
         self._asked_at = 0.0
+        self._is_awaited = False  # by a request
 
     def current(self) -> KeySet:
         """Return the keys in force, at first after a moment's wait.
@@ -94,6 +95,7 @@ class WatchedKeys:
         with blocking(), self._changed:
             if if_missing and self.age() <= self._policy.limit:
                 return
+            self._is_awaited = True
             elapsed = self._now() - self._asked_at
             if not 0 <= elapsed < self._policy.cool_down:
                 elapsed = 0.0
@@ -110,8 +112,8 @@ class WatchedKeys:
             delay = 0.0 if renewed else min(2 * delay or self._policy.retry, self._policy.max_retry)
             with self._changed:
                 self._done = number
-                if number == 1 and renewed:
-                    # No token asked for these: keys that rotate right after the start must not wait.
+                if number == 1 and (renewed or not self._is_awaited):
+                    # No token asked for these: one that needs newer ones right after the start must not wait.
                     self._asked_at = -math.inf
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._asked > self._done or self._closed, delay or self._policy.refresh)

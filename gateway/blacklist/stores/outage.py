@@ -67,7 +67,8 @@ class Outage:
 class Probe:
     """Asks once for all callers that ask at about the same time.
 
-    An outcome, good or bad, holds for `PROBE_SECONDS`, unless others find the store's state changed.
+    A good outcome holds for `PROBE_SECONDS`, unless others find the store's state changed; a bad one for those who ask
+    while another does.
     """
 
     def __init__(self, ask: Callable[[], object], outage: Outage) -> None:
@@ -101,8 +102,8 @@ class Probe:
     def _is_fresh(self) -> bool:
         if self._outcome is None:
             return False
-        when, turns, _ = self._outcome
-        return turns == self._outage.turns and time.monotonic() - when < PROBE_SECONDS
+        when, turns, error = self._outcome
+        return not error and turns == self._outage.turns and time.monotonic() - when < PROBE_SECONDS
 
     def _new_outcome(self) -> tuple[float, int, Exception | None]:
         found: Exception | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import mmap
 import re
 import struct
@@ -17,7 +19,6 @@ from gateway.http.problems import StoreUnavailable
 log = logging.getLogger(__name__)
 
 _FORBIDDEN = re.compile(r"(NOPERM|ERR unknown command).*['`](config|info)\b", re.IGNORECASE)
-NEVER = float("-inf")
 FORBIDDEN_SECONDS = 60.0  # to the next try: each costs a connection
 _SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
 _FIGURES = re.compile(rb"^(evicted_keys|run_id|role|uptime_in_seconds):(-?\w+)", re.MULTILINE)
@@ -42,7 +43,9 @@ class Lossy:
 
     def __init__(self, ask: Callable[..., list[Any]], now: Callable[[], float]) -> None:
         self.faults: list[str] = []
-        self.checked = NEVER  # when, on the monotonic clock
+        self._numbers = itertools.count()
+        self._opened = next(self._numbers)  # which connection was opened last
+        self._looked = -1, 0.0  # that number when the last look began, and when it ended, on the monotonic clock
         self._ask = ask
         self._now = now
         self._said: set[str] = set()
@@ -55,14 +58,24 @@ class Lossy:
     def __str__(self) -> str:
         return ", ".join(self.faults)
 
+    def note_opened(self) -> None:
+        """Note that there is a new connection: it may lead to another server, or to the same one started anew."""
+        self._opened = next(self._numbers)
+
+    def age(self) -> float:
+        """Return the seconds since the last look; infinity where a connection was opened since it began."""
+        opened, when = self._looked
+        return time.monotonic() - when if opened == self._opened else math.inf
+
     def look(self, accepted: int) -> None:
         """Find the faults there are now. Raises `StoreUnavailable`.
 
         `accepted` is when an operator last took the store as it is: what happened before no longer counts.
         """
+        opened = self._opened
         self.faults = [*self._of_figures(accepted), *self._of_clock(accepted), *self._of_settings()]
         self._accepted = accepted
-        self.checked = time.monotonic()
+        self._looked = opened, time.monotonic()
 
     def _note_gone(self, accepted: int, until: int = 0) -> int:
         """Note that entries that end by `until` may be gone; return the latest such time since the store was taken."""

@@ -37,7 +37,7 @@ from gateway.blacklist.stores.redis.keys import (
     read_row,
     read_text,
 )
-from gateway.blacklist.stores.redis.lossy import NEVER, Lossy, is_forbidden
+from gateway.blacklist.stores.redis.lossy import Lossy, is_forbidden
 from gateway.blacklist.stores.redis.primary import node_of, primary
 from gateway.http.blocking import blocking
 from gateway.http.problems import StoreUnavailable
@@ -96,22 +96,21 @@ class Server:
         """Return the answers, sure that they come from the primary and that the blacklist is the one we know."""
         self._check_settings()
         answers = self._ask(*commands, again=again)
-        if self._lossy.checked == NEVER:
-            self._check_settings()
+        self._check_settings()  # these may be the first answers of another server, which has not been looked at
         return answers
 
     def _dial(self) -> RedisConnection:
         connection = self._primary()
-        self._lossy.checked = NEVER  # it may lead to another server, or to the same one started anew
+        self._lossy.note_opened()
         return connection
 
     def _check_settings(self) -> None:
         """Look at what makes the server forget, unless another thread does so just in time."""
-        age, looking = time.monotonic() - self._lossy.checked, self._looking[os.getpid()]
+        age, looking = self._lossy.age(), self._looking[os.getpid()]
         if age > LATEST_CHECK_SECONDS or (age > CHECK_SECONDS and not looking.locked()):
             # By `with`: whatever a signal raises here, in a server that ends what takes long, leaves no lock behind.
             with blocking(), looking:
-                if time.monotonic() - self._lossy.checked > CHECK_SECONDS:
+                if self._lossy.age() > CHECK_SECONDS:
                     self._look()
         if self._is_lossy():
             raise self.outage.begin(LOOKUPS, "lossy", f"this Redis may forget: {self._lossy}")
@@ -134,7 +133,7 @@ class Server:
     def begin(self, lookups: Sequence[tuple[str, ...]]) -> Question | None:
         """Ask for the texts of entries, and wait for nothing. None, or what `FAILURES` names: `find` may help."""
         since = self.known.newest()
-        is_old = time.monotonic() - self._lossy.checked > CHECK_SECONDS
+        is_old = self._lossy.age() > CHECK_SECONDS
         if not since or is_old or self._is_lossy() or self._failed_until or LOOKUPS in self.outage.causes:
             return None
         entries = sum(map(len, lookups))

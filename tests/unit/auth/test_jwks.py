@@ -733,6 +733,18 @@ def test_questions_that_cannot_be_answered_are_one_fetch_per_cool_down(provider:
     assert provider.fetches == 1
 
 
+def test_the_first_request_asks_for_keys_that_were_not_there_when_its_worker_started(
+    provider: Provider, make_keys: Maker
+) -> None:
+    provider.answer = status(503)
+    keys = make_keys(clock=Clock())
+    keys.start()
+    assert until(lambda: keys._done == 1)
+    provider.answer = None
+    assert not is_unavailable(keys)
+    assert provider.fetches == 2
+
+
 def test_a_fetch_is_never_made_in_the_thread_of_a_request() -> None:
     threads: list[str] = []
     keys = build_keys(

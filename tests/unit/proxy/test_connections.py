@@ -1,6 +1,7 @@
 """Which connection to the upstream a request goes out on, and what it may be sent twice for."""
 
 import os
+import re
 import resource
 import select
 import socket
@@ -90,7 +91,7 @@ def test_without_descriptors_there_is_overload_until_there_are_some() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert (told.status, told.code) == (503, "overloaded")
-        assert "no descriptor is left" in told.cause
+        assert re.search("no descriptor is left|Too many open files", told.cause)  # where libcurl wants its first one
         assert (later.code, later.cause) == ("overloaded", "connection failed: Too many open files")
         assert ask(app).status == 200
 

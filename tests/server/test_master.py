@@ -142,7 +142,7 @@ def test_workers_stay_until_the_new_ones_have_threads_to_serve_with(tmp_path: Pa
     (tmp_path / "sitecustomize.py").write_text(NO_THREADS)
     full = tmp_path / "full"
     with Bundled(tmp_path, {"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as server:
-        assert until(lambda: server.workers)
+        assert server.serves_with(1)
         [worker] = server.workers
         full.touch()
         server.signal(SIGHUP)

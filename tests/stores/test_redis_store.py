@@ -1294,7 +1294,7 @@ def test_answers_never_cross_when_questions_are_broken_off(relay: Relay, store: 
     try:
         for number in range(1000):
             try:
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.004))
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.012))
                 told[outcome(store, entries[number % 4])] += 1
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except Interrupt:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from gateway.auth.issuers import TENANT, Issuer
-from gateway.auth.keyset import KeysRefused
+from gateway.auth.issuers import Issuer
+from gateway.auth.keyset import TENANT, KeysRefused
 from gateway.auth.tokens import Token, decode_object
 from gateway.auth.watched import WatchedKeys
 from gateway.blacklist.permissions import Scopes

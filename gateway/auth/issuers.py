@@ -9,11 +9,10 @@ from functools import cache
 from typing import Any
 
 from gateway.auth.keys import Keys
-from gateway.auth.keyset import Key
+from gateway.auth.keyset import TENANT, Key
 from gateway.auth.required import Requirement
 from gateway.http.problems import Problem
 
-TENANT = "{tenantid}"  # in an issuer's name: the token's `tid`, as Microsoft Entra's metadata has it
 ANY = "*"
 
 _TENANT_ID = "([A-Za-z0-9._-]{1,64})"

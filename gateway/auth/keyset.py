@@ -20,6 +20,8 @@ CURVES = {"Ed25519": ed25519.Ed25519PublicKey, "Ed448": ed448.Ed448PublicKey}
 HMAC = frozenset(name for name in ALGORITHMS if name.startswith("HS"))
 ASYMMETRIC = frozenset(ALGORITHMS) - HMAC
 
+TENANT = "{tenantid}"  # in an issuer's name: the token's `tid`, as Microsoft Entra's metadata has it
+
 
 class KeysRefused(ValueError):
     """Keys that must not be used; its text says which and why, and holds no key material."""

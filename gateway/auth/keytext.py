@@ -14,12 +14,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
 from gateway.auth.jwk import NotForSignatures, public_key, read_jwk
-from gateway.auth.keyset import MAX_TRIES, Key, KeySet, KeysRefused, NoUsableKey
+from gateway.auth.keyset import MAX_TRIES, TENANT, Key, KeySet, KeysRefused, NoUsableKey
 from gateway.auth.snapshot import Ignored
 from gateway.http.strict_json import json_object
 
 MAX_KEYS = 1000  # of one set
-_TENANT = "{tenantid}"  # as in `auth.issuers`
 
 _PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.+?)-----END \1-----", re.DOTALL)
 
@@ -111,7 +110,7 @@ def _bind_to_tenants(keys: list[Key]) -> list[Key]:
 
     There it says `{tenantid}` of the keys that sign for every tenant. In any other set it may mean anything.
     """
-    is_for_all = [_TENANT in (key.issuer or "") for key in keys]
+    is_for_all = [TENANT in (key.issuer or "") for key in keys]
     return [
         replace(key, issuer=None) if is_any or not any(is_for_all) else key
         for key, is_any in zip(keys, is_for_all, strict=True)

@@ -19,8 +19,7 @@ from pydantic import (
 from pydantic_settings import NoDecode
 
 from gateway.auth.fetch import check_url
-from gateway.auth.issuers import TENANT
-from gateway.auth.keyset import KeysRefused
+from gateway.auth.keyset import TENANT, KeysRefused
 from gateway.config.values import IssuerSettings, Members, check_claim_name, check_secrets, json_list, split_list
 from gateway.http.values import JOIN
 

@@ -20,7 +20,8 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode
 
-from gateway.auth.issuers import ANY, TENANT
+from gateway.auth.issuers import ANY
+from gateway.auth.keyset import TENANT
 from gateway.auth.required import read_requirement
 from gateway.http.strict_json import describe_fault, unique_members
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from gateway.auth.issuers import TENANT
+from gateway.auth.keyset import TENANT
 from gateway.http.answers import page
 from gateway.http.wsgi import App
 

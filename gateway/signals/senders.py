@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from gateway.auth.issuers import TENANT, Issuer, Issuers
+from gateway.auth.issuers import Issuer, Issuers
+from gateway.auth.keyset import TENANT
 from gateway.auth.secrets import is_same_secret
 from gateway.auth.signed import Message, read_message
 from gateway.http.wsgi import Context

@@ -15,11 +15,16 @@ from gateway.http.wsgi import Environ
 # (CVE-2025-66490, CVE-2026-33494), so a path with any of them needs a token.
 _PLAIN = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_.~!$&'()*+,=:@-]+)*/?", re.ASCII)
 
-# Servers join two Authorization fields with a comma; an upstream may look at either.
-_BEARER = re.compile(r"(?:^|,)[ \t]*bearer(?:[ \t,]|$)", re.IGNORECASE)
+# Servers join two Authorization fields with a comma, and an upstream may look at either. Some look for `Bearer` in the
+# middle (Laravel), end it at blanks that HTTP does not know (U+00A0: Flask, Express), or do without.
+_TOKEN = re.compile(
+    r"(?:^|,)[^!-~]*(?:bearer|[\w-]+\.[\w-]+\.[\w-]+)[^!-~]*(?:,|$)|bearer[^!-~]", re.IGNORECASE | re.ASCII
+)
 
-# Nobody is authorized for another path than this one: an upstream must not take one from a field (CVE-2018-14773).
-_ANOTHER_PATH = re.compile(r"HTTP_X_(ORIGINAL_.*|REWRITE_.*|SCRIPT_NAME)").fullmatch
+# Nobody is authorized for another path than this one: an upstream must not take one from a field (CVE-2018-14773), in
+# whose name some fold any punctuation; nor do these methods of WebDAV, whose second path is in `Destination`.
+_ANOTHER_PATH = re.compile(r"HTTP_(X[^A-Z0-9](ORIGINAL|REWRITE)[^A-Z0-9].*|(X[^A-Z0-9])?SCRIPT[^A-Z0-9]NAME)").fullmatch
+_OF_TWO_PATHS = ("COPY", "MOVE")
 # Fields by which servers and middlewares around an app in this process let a client say where it is mounted: gunicorn
 # by default takes the first from whoever connects from its own machine.
 _MOUNTS = ("HTTP_SCRIPT_NAME", "HTTP_X_SCRIPT_NAME")
@@ -52,8 +57,8 @@ class Public:
         """
         if not self._is_any:
             return False
-        is_bearer, has_credentials = _credentials(environ)
-        if is_bearer:
+        credentials = environ.get("HTTP_AUTHORIZATION")
+        if credentials == "" or (credentials and _TOKEN.search(credentials)):
             return False
         method = environ["REQUEST_METHOD"]
         is_asked = is_decision(path)
@@ -61,11 +66,11 @@ class Public:
             method, path = asked_about(environ, path)
         if is_own(path):
             return False
-        if self._has(path) and (is_asked or not _is_moved(environ)):
+        if self._has(path) and method.upper() not in _OF_TWO_PATHS and (is_asked or not _is_moved(environ)):
             if not is_asked:
                 _drop(environ, _ANOTHER_PATH)
             return True
-        if has_credentials or not self._pass_preflight or not is_preflight(method, environ):
+        if credentials or not self._pass_preflight or not is_preflight(method, environ):
             return False
         if not is_asked:
             _drop(environ, _NOT_OF_A_PREFLIGHT)
@@ -86,14 +91,6 @@ def is_preflight(method: str, environ: Environ) -> bool:
     """Return whether the request is a CORS preflight, which browsers send without credentials (Fetch, 4.8)."""
     said = environ.get("HTTP_ORIGIN") and environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD")
     return method == "OPTIONS" and bool(said)
-
-
-def _credentials(environ: Environ) -> tuple[bool, bool]:
-    """Return whether any of the credentials are a Bearer token (or none at all), and whether there are any."""
-    value = environ.get("HTTP_AUTHORIZATION")
-    if value is None:
-        return False, False
-    return not value or _BEARER.search(value) is not None, True
 
 
 def _is_moved(environ: Environ) -> bool:

@@ -145,7 +145,7 @@ def _names(keys: tuple[str, ...]) -> list[tuple[str, str]]:
 def _name(key: str) -> str:
     """Return the name that an environ's key goes on as, "" for none.
 
-    WSGI folds `-` and `_`; what goes on has `-` alone (CVE-2025-64484).
+    WSGI folds `-` and `_`; what goes on has `-` alone (CVE-2025-64484). Some upstreams fold any punctuation.
     """
     name = field_name(key)
-    return name if key == "CONTENT_TYPE" or not _ENDS_HERE(name.lower()) else ""
+    return name if key == "CONTENT_TYPE" or not _ENDS_HERE(re.sub("[^a-z0-9]", "-", name.lower())) else ""

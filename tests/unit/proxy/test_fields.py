@@ -103,6 +103,14 @@ def test_names_never_have_an_underscore_or_what_no_name_may_have() -> None:
     assert fields.keys() == OWN | {"X-User"}
 
 
+@pytest.mark.parametrize(
+    "key", ["HTTP_X.FORWARDED.FOR", "HTTP_X_FORWARDED.HOST", "HTTP_X!FORWARDED~PROTO", "HTTP_TRANSFER.ENCODING"]
+)
+def test_what_ends_here_ends_here_in_every_spelling_that_an_upstream_may_fold(key: str) -> None:
+    """lighttpd makes `_` of whatever is neither letter nor digit."""
+    assert sent(**{key: "1", "HTTP_X.Y": "2"}).keys() == OWN | {"X.Y"}
+
+
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\0b", "\u20ac"])
 def test_a_value_that_would_break_a_line_is_refused(value: str) -> None:
     with pytest.raises(Problem, match="invalid-request"):

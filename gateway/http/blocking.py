@@ -63,8 +63,8 @@ class Watchdog:
         for thread in threads:
             frame = frames.get(thread)
             if frame and not self._is_own(frame) and self._is_new(frame):
-                stack = "".join(traceback.format_stack(frame))  # code alone, without values
-                log.warning("a thread waits outside `blocking()`, and holds up all others", extra=_members(stack))
+                about = {"stack": "".join(traceback.format_stack(frame))}  # code alone, without values
+                log.warning("a thread waits outside `blocking()`, and holds up all others", extra={"record": about})
 
     def _is_own(self, frame: FrameType) -> bool:
         name: str = frame.f_globals.get("__name__", "")
@@ -75,7 +75,3 @@ class Watchdog:
         is_new = now - self._logged.get(place, -INCIDENT_SECONDS) >= INCIDENT_SECONDS
         self._logged[place] = now
         return is_new
-
-
-def _members(stack: str) -> dict[str, dict[str, str]]:
-    return {"record": {"stack": stack}}

@@ -9,7 +9,7 @@ from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, context
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
-WAIT_SECONDS = 60.0  # between two looks; the server wakes whoever waits for a body as soon as more has come
+WAIT_SECONDS = 60.0  # the longest pause; the server ends it as soon as more of the body has come
 
 
 def body_length(environ: Environ) -> int | None:

@@ -40,7 +40,7 @@ def read_length(text: str) -> int | None:
 def elements(value: str) -> list[str]:
     """Return the elements of a list field (RFC 9110 section 5.6.1); commas in quotes divide nothing.
 
-    Where a quote does not end every comma divides: whoever wrote the beginning would otherwise hide what another adds.
+    Where a quote is not closed every comma divides: else whoever opened it could hide what a later writer adds.
     """
     if not value:
         return []

@@ -58,13 +58,9 @@ def value_text(value: object) -> str | None:
     """
     if isinstance(value, str):
         return value or None
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return str(value)
     if isinstance(value, float):
         return number_text(value.text if isinstance(value, Number) else repr(value))
-    return None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def number_text(spelling: str) -> str | None:

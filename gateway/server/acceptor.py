@@ -15,7 +15,7 @@ from gateway.server.sockets import BACKLOG
 
 log = logging.getLogger("gateway.server")
 
-LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what the system has no more of may come again
+LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # the system has no room, and may have some later
 
 
 class Acceptor:
@@ -31,7 +31,7 @@ class Acceptor:
         self.fd = sock.fileno()
         self._socket, self._poller, self._take, self._has_room = sock, poller, take, has_room
         self._lock = Lock()
-        self._lacks = False  # whether the last one to connect waits, and the log says so
+        self._lacks = False  # whether the system has no room for the last one to connect, and the log says so
         self.listen()
 
     def listen(self) -> None:
@@ -46,7 +46,7 @@ class Acceptor:
                 self._listen()
 
     def stop(self) -> None:
-        """Tell of nobody any more, and leave the socket as it is."""
+        """Accept nobody any more, and leave the socket open."""
         with self._lock:
             self.fd = -1  # the number is soon another's
 

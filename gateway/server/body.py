@@ -15,7 +15,7 @@ from gateway.server.states import QUIET_SECONDS
 from gateway.server.wire import RECEIVE_BYTES, RECEIVES, Wire
 
 SKIPPED_BYTES: Final = 65_536  # of a body that nobody took: more costs the client its connection
-LOOK_SECONDS = 1.0  # between two looks of who waits for a body, whether the response was cut
+LOOK_SECONDS = 1.0  # how often a thread that waits for a body looks whether the response was cut off
 
 
 class Body:
@@ -26,7 +26,7 @@ class Body:
     def __init__(self, wire: Wire, framing: Framing | None, invite: Callable[[], None] | None = None) -> None:
         self.is_cut = False  # whether nobody may wait for it any more
         self.end_was_taken = False
-        self._is_abandoned = False  # whether nobody knows that it comes
+        self._is_abandoned = False  # whether it may never come
         self._kept = b""  # what `readline` received and did not return
         self._problem: Problem | None = None
         self._wire = wire
@@ -147,7 +147,7 @@ class Body:
         return part
 
     def _comes(self) -> bool:
-        """Wait a while, unless there is something; return whether it is worth to look again."""
+        """Wait a while, unless there is something; return whether it is worth looking again."""
         if self._wire.received:
             return True
         is_late = time.monotonic() > self._wire.deadlines.heard + QUIET_SECONDS

@@ -24,7 +24,7 @@ _SIZE_LINE, _DATA, _END_OF_DATA, _TRAILER = range(4)
 
 
 class Framing:
-    """What tells where a body ends. Nothing that has come tells it, unless a subclass knows better."""
+    """What tells where a body ends. Here only the connection's end does; subclasses know more."""
 
     __slots__ = ("ended",)
 

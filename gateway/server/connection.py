@@ -1,6 +1,6 @@
 """One client's connection: what it sends becomes requests, and each request a response.
 
-Nothing here waits: a client that sends or reads slowly, or an application that pauses, holds a connection, no thread.
+Nothing here waits: a client that sends or reads slowly, or an app that pauses, holds a connection, but no thread.
 All is done in steps, so that a listener can have many connections do the same, one after the other (see `states`).
 """
 
@@ -173,7 +173,7 @@ class Connection:
         if self.pause.awaited is not None:
             self.pause.clear()
         if response.closes:
-            # To close on what the client has sent beyond it would be a reset, and take what is not delivered yet.
+            # To close while something of the client's is unread sends a reset, which takes what is not delivered yet.
             if body.has_ended() and not (wire.received or wire.receive()):
                 return None
             wire.end()
@@ -192,16 +192,14 @@ class Connection:
         assert body  # noqa: S101 - the state has one
         while part := body.take():
             pass
-        if part is None:
-            return NOTHING if self.wire.received else self._readable
-        self._skipped = None
-        self.state = HEAD
+        if part is not None:
+            self._skipped, self.state = None, HEAD
         return NOTHING if self.wire.received else self._readable
 
     def _linger(self, _: None) -> Awaited | None:
         self.wire.receive()
         self.wire.received = b""
-        # Who sends all the time has no more of it: there is always something to receive when it is looked at.
+        # `is_expired` ends no client that sends all the time: it would always find something to receive.
         return self._readable if time.monotonic() < self.wire.deadlines.end(LINGER) else None
 
     def _fail(self, error: BaseException) -> Awaited | None:
@@ -234,7 +232,7 @@ class Connection:
         return self._proceed(refusal)
 
     def _cut_off(self, response: Response) -> Awaited | None:
-        """End a response that must not go on: its client sees a reset, and nothing of what is unsent, or why."""
+        """End a response that must not go on: the client sees why if nothing was sent yet, and else a reset."""
         code, response.cut_code = response.cut_code, ""
         if self.about.refusal:  # an answer of its own is under way, and short
             return _STEPS[self.state](self, response)
@@ -256,7 +254,7 @@ class Connection:
         return not self.wire.poll(select.POLLOUT if self.state in (SEND, UNREAD) else select.POLLIN)
 
     def look_at(self, now: float) -> float:
-        """Return when to look again after it, though nothing has happened: whether time is over, or to watch it."""
+        """Return when to look at it again, if nothing happens until then: to end it, or to watch the client."""
         if self.state is UNREAD:
             return min(now + LOOK_SECONDS, self.pause.resume_at)
         return self.pause.next_look(now, LOOK_SECONDS) if self.state is PAUSE else now + self._look_seconds

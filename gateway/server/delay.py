@@ -8,7 +8,7 @@ import time
 class QueueingDelay:
     """How long the latest probe has waited, or a connection that was accepted late; more than `limit` is overload.
 
-    In seconds. A probe under way that is not taken counts with what it has waited, from the next look on.
+    In seconds. A probe that nobody has taken counts with what it has waited, from the next look on.
     """
 
     def __init__(self, limit: float) -> None:

@@ -14,12 +14,12 @@ from gateway.http.problems import Problem
 
 MAX_HEAD: Final = 262_144  # bytes; a token far too long is still refused as a token
 MAX_FIELDS: Final = 1000
-# Bytes of a head that every connection may have that is not whole, and all of a process's together beyond these:
+# Bytes of an unfinished head that every connection may keep; and, beyond these, all connections of a process together:
 # 10,000 connections of endless heads hold at most 157 + 64 MiB.
 OWN_BYTES, COMMON_BYTES = 16_384, 67_108_864
 
 _WHITE: Final = b" \t\n\r\v\f"
-# Of what is white before a head, empty lines alone are ignored (RFC 9112 section 2.2); the last may be half there.
+# Before a head, empty lines are ignored, and no other white space (RFC 9112 section 2.2); the last may be half there.
 _BEGINNING = re.compile(rb"((?>(?:\r\n)*))(?:\r?\Z|\S)")
 _REQUEST_LINE: Final = re.compile(rf"([{TOKEN_CHARS}]+) ([^\x00-\x08\x0a-\x20\x7f]+) HTTP/1\.([01])")
 _END: Final = b"\r\n\r\n"
@@ -33,7 +33,7 @@ _ONCE = frozenset(("HTTP_HOST", "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"))
 
 
 class Room:
-    """What the long heads of a process that are not whole may take together, in bytes."""
+    """How many bytes the long, unfinished heads of all connections of a process may take together."""
 
     def __init__(self, size: int = COMMON_BYTES) -> None:
         self._left = size
@@ -120,7 +120,7 @@ def read_head(head: bytes) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Return what the request line and the fields say, by environ key. Raises `Problem`."""
     line, _, fields = head.partition(b"\r\n")
     # `b"?" in line` would make and drop an exception each time: `in` tries whether it is a number first.
-    # To look a long block up takes its hash, and it is seldom there.
+    # To look a long block up means to hash it, and it is seldom found.
     read_fields = _known_fields if len(fields) <= LONGEST_BLOCK else _read_fields
     return _read_line(line) if _QUESTION_MARK in line else _read_plain_line(line), read_fields(fields)
 
@@ -142,7 +142,7 @@ def _read_line(line: bytes) -> dict[str, str]:
     }
 
 
-# A line with a query is seldom the same twice: to keep those as well made a browser's requests 5 % dearer.
+# A line with a query seldom comes twice: to keep those as well made a browser's requests 5 % dearer.
 _read_plain_line = bounded_cache(1024, longest=256)(_read_line)
 
 
@@ -169,16 +169,14 @@ def _join_repeated(lines: list[str]) -> dict[str, str]:
     return {key: ("; " if key == "HTTP_COOKIE" else ", ").join(values[key]) for key in values}
 
 
-# Were lines kept that are another in nearly each request, these would use up the processor's caches.
+# Lines that differ in nearly every request are not kept: they would use up the processor's caches.
 @bounded_cache(1024, longest=128, keeps=lambda field: field[0] not in _UNLIKE)
 def read_field(line: str) -> tuple[str, str]:
     """Return a field's key in the environ, "" for one to be ignored, and its value. Raises `Problem`."""
     name, colon, value = line.partition(":")
     key = _key_of(name)
     value = value.strip(" \t")
-    if not colon or (key == "HTTP_HOST" and not _HOST.fullmatch(value)):
-        raise Problem("invalid-request")
-    if has_control(line.encode("latin-1")):
+    if not colon or (key == "HTTP_HOST" and not _HOST.fullmatch(value)) or has_control(line.encode("latin-1")):
         raise Problem("invalid-request")
     return key, value
 

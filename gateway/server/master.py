@@ -2,7 +2,7 @@
 
 SIGTERM and SIGINT finish what is in flight, SIGQUIT or a second SIGINT ends at once. SIGHUP brings in new workers,
 which load the application anew; once all of them serve, the old ones finish what they have. SIGUSR1 and SIGUSR2 do
-nothing: who rotates the logs of other servers sends them.
+nothing: programs that rotate logs send them to other servers.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ class Master:
                 os.kill(pid, number)
 
     def _stop(self, hurries: bool) -> None:
-        """End the workers: at once if it hurries, else after what is in flight, or until somebody does not wait."""
+        """End the workers: at once if it hurries, else after what is in flight, or when another signal hurries."""
         self._socket.close()
         if self._trial:
             os.kill(self._trial, signal.SIGKILL)

@@ -9,7 +9,7 @@ from typing import Final
 
 Awaited = Mapping[int, int]  # events of select.poll by descriptor; any of them will do
 NOTHING: Final[Awaited] = {}  # the next step may follow at once
-# After which a pause ends when the client leaves: most end before, and watching costs a call.
+# Into a pause, after which the client's leaving ends it: most pauses are shorter, and watching costs a system call.
 WATCH_SECONDS: Final = 1.0
 
 

@@ -68,8 +68,8 @@ class Response:
         """Ask for something to send, up to a pause or the response's end."""
         if self._pause.awaited is not None:
             self._pause.clear()
-        # Once all bytes of the content are given to send, nothing but its end is to be asked for, and that is asked for
-        # at once: one step less, for most.
+        # Once all promised bytes are given to send, only the end is left to ask for, and that is done at once: one step
+        # less for most responses.
         while self._advance() and not self.is_over and not (self._wire.unsent and self._remaining != 0):
             pass
         if self.is_over:
@@ -139,7 +139,7 @@ class Response:
         return data != b""
 
     def interim(self, status: str, fields: Fields) -> None:
-        """Send an interim answer at once, to who understands them (RFC 9110 section 15.2)."""
+        """Send an interim answer at once, to clients that understand one (RFC 9110 section 15.2)."""
         if not (self.request.is_http_1_0 or self.has_begun):
             self._wire.send(_joined([f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields)]))
             self._wire.flush()
@@ -161,7 +161,7 @@ class Response:
         self._wire.flush()
 
     def _write(self, data: bytes, length: int | None = None) -> None:
-        """Send a part of the body, the first one together with the head; `length` is the whole's, if known."""
+        """Send a part of the body, the first one together with the head; `length` is that of the whole, if known."""
         head = b"" if self.has_begun else self._build_head(length)
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""

@@ -6,7 +6,7 @@ from threading import Lock, get_ident
 
 
 class Turns:
-    """What one thread has at a time. Who has lost it finishes what it is at, and acquires it again."""
+    """The turn, which one thread has at a time. Who has lost it finishes the step it is at, and acquires it again."""
 
     def __init__(self) -> None:
         self._free = Lock()

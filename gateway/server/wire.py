@@ -14,7 +14,7 @@ from gateway.server.states import Deadlines
 
 # At a time: no more of what a client sends is ever held for one connection, but for a head.
 RECEIVE_BYTES: Final = 65536
-RECEIVES: Final = 4  # takings of a body in one step of a connection: then others have their turn, whatever there is
+RECEIVES: Final = 4  # how often a connection may take of a body in one step, before others have their turn
 
 
 class Wire:
@@ -26,7 +26,7 @@ class Wire:
         sock.setblocking(False)
         self.fd = sock.fileno()
         self.received = b""  # what has come, and nobody has taken yet
-        self.receives_left = RECEIVES  # takings of a body, in this step of the connection
+        self.receives_left = RECEIVES  # in this step of the connection
         self.unsent: bytes | memoryview = b""
         self.deadlines = Deadlines(keep_alive, monotonic())
         self._socket = sock

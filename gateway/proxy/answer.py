@@ -17,7 +17,7 @@ from gateway.proxy.outbound import Outbound
 from gateway.proxy.pool import Pool
 
 MAX_INTERIMS: Final = 100  # before an answer
-POLL_SECONDS: Final = 1.0  # longest time between two looks after the client
+POLL_SECONDS: Final = 1.0  # how often to look whether the client has left
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: ([\t -~\x80-\xff]*))?\r\n")
 _FIELD_LINE: Final = re.compile(rb"([!#-'*+\-.^-`|~0-9A-Za-z]+):([\t -~\x80-\xff]*)\r\n")  # RFC 9110 section 5.5
@@ -49,7 +49,7 @@ class Answer:
         # libcurl would wait for the body of an answer to a HEAD that had one itself.
         self._ends_with_head = request.body is not None and request.method == "HEAD"
         self.is_awaited = False  # whether something may have come
-        self._since = monotonic()  # since when something is asked for and does not come; 0: it came
+        self._since = monotonic()  # since when something is waited for; 0: it came
 
     def take_head(self) -> bool:
         """Return whether the head has come; if so, `status`, `status_line` and `fields` are set."""
@@ -61,7 +61,7 @@ class Answer:
         if not lines:
             if handle.body or handle.is_done:
                 # A client that leaves within its upload says nothing of the others.
-                if handle.is_bound() and isinstance(handle.error, UpstreamFailed):
+                if not handle.may_connect and isinstance(handle.error, UpstreamFailed):
                     self._pool.doubt_idle()
                 raise handle.error or malformed("no head")
             return False

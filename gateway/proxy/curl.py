@@ -45,7 +45,7 @@ class Handle:
     """A libcurl handle with one kept connection to a peer.
 
     `head` and `body` fill up as `turn` is called: lines of all heads and trailers, and undecoded bytes
-    (360 KB at a time, once 720 KB, measured; what is not asked for stays with the upstream).
+    (360 KB at a time, at most 720 KB, as measured; what is not asked for stays with the upstream).
     """
 
     def __init__(self, peer: Peer, connect_seconds: float) -> None:
@@ -59,11 +59,12 @@ class Handle:
         self.watched: dict[int, int] = {}  # what libcurl waits for: poll's events by descriptor
         self._sockets: set[int] = set()
         self._kept = -1  # the socket of the kept connection, below 0 for none
-        self._newest: int | None = None  # the socket that was made for this exchange, if one was; -1: one of several
+        # The socket that was made for this exchange; None: none was; -1: several were, and nobody knows which is used.
+        self._newest: int | None = None
         self._spare = Spare()
         self._look = select.poll().poll  # of that socket alone
         self.idle_since = 0.0  # in seconds of time.monotonic
-        self._may_connect = True
+        self.may_connect = True  # whether the request may go out on a new connection, should the kept one be dead
         self._reads_ahead = IS_TOLD and peer.origin.startswith("https:")
         self._is_fresh = self.is_held = False
         self._take: Take | None = None
@@ -98,7 +99,7 @@ class Handle:
         is_fresh = self._kept < 0 or bool(self._look(0))
         if not request.is_repeatable:
             is_fresh = is_fresh or monotonic() > self.idle_since + IDLE_SECONDS
-        self._may_connect = request.is_repeatable or is_fresh
+        self.may_connect = request.is_repeatable or is_fresh
         if is_fresh != self._is_fresh:
             self._easy.setopt(pycurl.FRESH_CONNECT, is_fresh)
             self._is_fresh = is_fresh
@@ -161,7 +162,7 @@ class Handle:
             return True
         watched, known, has_written = self.watched, len(self.head), False
         if not seconds and len(watched) == 1 and _POLL_IN in watched.values():
-            # Where only one thing can have happened it is not looked for: libcurl finds out when it reads.
+            # Where only one thing can have happened, nobody looks whether it has: libcurl finds out when it reads.
             self._act(next(iter(watched)), _IN)
         else:
             poll = select.poll()
@@ -179,10 +180,6 @@ class Handle:
     def is_answered_early(self) -> bool:
         """Return whether the answer, whose head is there, is complete although the request's body is not sent."""
         return self._shape[2] != _GET and not any(event & _POLL_IN for event in self.watched.values())
-
-    def is_bound(self) -> bool:
-        """Return whether the request goes out on the kept connection or not at all."""
-        return not self._may_connect
 
     def is_connected(self) -> bool:
         """Return whether the request is on its way: before, the connect time-out counts alone."""
@@ -282,12 +279,12 @@ class Handle:
 
     def _allow_socket(self, descriptor: int, _: int) -> int:
         self._sockets.add(descriptor)
-        # Of addresses tried at once it closes all but the fastest: a number that is not made again may be another's.
+        # Of addresses tried at once libcurl closes all but the fastest: a number that is free may soon be another's.
         self._newest = descriptor if self._newest in (None, descriptor) else -1
-        return int(pycurl.SOCKOPT_OK if self._may_connect else pycurl.SOCKOPT_ERROR)
+        return int(pycurl.SOCKOPT_OK if self.may_connect else pycurl.SOCKOPT_ERROR)
 
     def _watch(self, what: int, descriptor: int, _multi: object, _data: object) -> None:
         if what == _REMOVE:
             self.watched.pop(descriptor, None)
-        elif descriptor in self._sockets:  # libcurl has one of its own beside them, for its resolver
+        elif descriptor in self._sockets:  # beside them libcurl has one for its resolver, which is not waited for
             self.watched[descriptor] = _TO_POLL.get(what, 0)

@@ -28,7 +28,7 @@ from gateway.proxy.pool import Pool
 from gateway.proxy.prefix import Prefix
 from gateway.proxy.tunnel import Tunnel, wanted_upgrade
 
-# After a request was sent: sooner there is hardly ever an answer, and a look costs a system call.
+# After a request was sent: before that there is hardly ever an answer, and a look costs a system call.
 SOON_SECONDS: Final = 0.0001
 _COUNTING: Final = frozenset({"OPTIONS", "TRACE"})  # how often they are forwarded (RFC 9110 section 7.6.2)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -235,9 +235,9 @@ class Upstream:
 
 
 def _another_peer(failed: UpstreamFailed, pool: Pool, tried: Peer, about: Context) -> Generator[bytes, None, Peer]:
-    """Return whom to ask where no connection came about, if the name's addresses or the certificates have changed.
+    """Return whom to ask now, if no connection came about, and the addresses or certificates have changed since.
 
-    Raises `failed` for all others.
+    Raises `failed` where that is not so.
     """
     if failed.was_connected:
         raise failed

@@ -47,12 +47,12 @@ class RequestFields:
         self._preserve_host = preserve_host
         self._trusted_proxies = trusted_proxies
         self._not_droppable = _NOT_DROPPABLE | {name.lower() for name in own}
-        # X-Forwarded-User and its like: no proxy's word, of which only the last element would count.
+        # X-Forwarded-User and its like, where a stage of ours sets them: of a proxy's only the last element counts.
         self._own_forwarded = [(environ_key(name), name.title()) for name in own if _ENDS_HERE(name.lower())]
 
     def make(self, environ: Environ) -> dict[str, str]:
         """Return the fields to send, framing aside. Raises `Problem` invalid-request and loop-detected."""
-        # First what has a `;`, for which libcurl looks byte by byte. No field of a client's has these names.
+        # First those with a `;`, for which libcurl searches byte by byte. No field of a client's has these names.
         fields = forwarded_fields(environ, self._trusted_proxies)
         for key, name in _names(tuple(environ)):
             fields[name] = environ[key]

@@ -17,8 +17,8 @@ from gateway.proxy.outbound import Wait
 log = logging.getLogger("gateway.upstream")
 
 LOOK_SECONDS = 1.0  # between two looks at the files
-POLL_SECONDS = 0.01  # how often somebody who waits for a look looks whether it is done
-GENERATIONS = 4  # of a file's contents that stay open: connections may still be made with those before the last
+POLL_SECONDS = 0.01  # how often a request that waits for a look checks whether it is done
+GENERATIONS = 4  # how many versions of a file stay open: connections may still be made with an earlier one
 
 
 class Contents(NamedTuple):

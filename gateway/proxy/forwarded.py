@@ -54,7 +54,7 @@ def forwarded_fields(environ: Environ, trusted_proxies: int) -> dict[str, str]:
     chain = [*said.get("for", []), peer]
     seen = {"for": chain}
     for name, key in (("proto", "X-Forwarded-Proto"), ("host", "X-Forwarded-Host")):
-        # Of what no trusted proxy has said, what is seen here holds. Readers of both compare them value by value.
+        # What no trusted proxy has said is taken from here. No field has more values than the chain: readers pair them.
         seen[name] = said.get(name, [])[-len(chain) :] or ([own[key]] if key in own else [])
     fields = {
         "X-Forwarded-For": ", ".join(chain),

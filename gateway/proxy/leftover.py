@@ -21,10 +21,10 @@ IS_TOLD: Final = sys.platform == "linux"  # elsewhere nobody knows what TLS has 
 
 
 class Unasked:
-    """Tells of a kept connection whether what is read now had come before: of TLS, a record is read at least.
+    """Tells whether what is read from a kept connection had come before the request: TLS reads whole records ahead.
 
-    Until that is asked the end of the request is kept back: there can be no answer to it yet. Raises `UpstreamFailed`
-    where no descriptor is left.
+    Until `has_come` is asked the end of the request is held back, so that there can be no answer to it yet. Raises
+    `UpstreamFailed` where no descriptor is left.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -36,7 +36,7 @@ class Unasked:
         self._before = self._received()
 
     def has_come(self) -> bool:
-        """Return whether none of what has come since was read, and let go of the connection."""
+        """Return whether nothing that came since was read: the answer was there before. Let go of the connection."""
         with self._socket as sock:
             unread = int.from_bytes(ioctl(sock, FIONREAD, bytes(4)), sys.byteorder)  # first: more may come between
             was_read = self._received() - self._before - unread
@@ -52,7 +52,7 @@ class Unasked:
 class Spare:
     """A second descriptor of an upload's connection, which stays open when libcurl closes its own.
 
-    An answer that came before the upstream reset the connection under it libcurl reads no more.
+    By it an early answer can be read that libcurl does not, because the upstream reset the connection after it.
     """
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ class Link:
         poll = select.poll()
         poll.register(sock, select.POLLOUT)
         while error and not poll.poll(0):
-            yield _until(deadline), {sock.fileno(): select.POLLOUT}
+            yield seconds_until(deadline, was_connected=False), {sock.fileno(): select.POLLOUT}
         if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(error, os.strerror(error))
 
@@ -63,7 +63,7 @@ class Link:
                 event = select.POLLIN
             except ssl.SSLWantWriteError:
                 event = select.POLLOUT
-            yield _until(deadline), {self.fileno(): event}
+            yield seconds_until(deadline, was_connected=False), {self.fileno(): event}
 
     def receive(self) -> bytes | None:
         """Return what has come: b"" at the end, None for nothing yet. Raises `UpstreamFailed`."""
@@ -106,7 +106,7 @@ def connect(peer: Peer, seconds: float) -> Generator[Wait, None, Link]:
     failed = UpstreamFailed("upstream-unreachable", "name does not resolve", was_connected=False)
     for place, address in enumerate(peer.addresses):
         now = monotonic()
-        deadline = now + (end - now) / (len(peer.addresses) - place)  # one that is silent leaves time for the others
+        deadline = now + (end - now) / (len(peer.addresses) - place)  # a silent one leaves time for the others
         try:
             return (yield from _connect_to(address, peer, deadline))
         except UpstreamFailed as late:
@@ -128,10 +128,12 @@ def _connect_to(address: str, peer: Peer, deadline: float) -> Generator[Wait, No
     return link
 
 
-def _until(deadline: float) -> float:
+def seconds_until(deadline: float, *, was_connected: bool = True) -> float:
+    """Return how many seconds are left to connect, or to read. Raises `UpstreamFailed` where none are."""
     seconds = deadline - monotonic()
     if seconds <= 0:
-        raise UpstreamFailed("upstream-timeout", "timed out while connecting", was_connected=False)
+        doing = "reading" if was_connected else "connecting"
+        raise UpstreamFailed("upstream-timeout", f"timed out while {doing}", was_connected=was_connected)
     return seconds
 
 

@@ -9,14 +9,13 @@ import pycurl
 from gateway.proxy.outbound import Outbound, Peer
 
 _SUPPRESSED: Final = ("Accept:", "Expect:")  # what libcurl would add
-_LOOKED_FOR: Final = frozenset({"Host", "Content-Length"})  # where libcurl has words of its own
+_LOOKED_FOR: Final = frozenset({"Host", "Content-Length"})  # libcurl adds its own, unless it finds them in the list
 IDLE_SECONDS: Final = 100  # after which a kept connection is not used again: something between may have forgotten it
-_WEB = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
 _ALWAYS: dict[int, Any] = {
     pycurl.PATH_AS_IS: 1,
     pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
     pycurl.HTTP09_ALLOWED: 0,
-    pycurl.PROTOCOLS: _WEB,
+    pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
     pycurl.FOLLOWLOCATION: 0,
     pycurl.NETRC: pycurl.NETRC_IGNORED,
     pycurl.PROXY: "",  # not even the environment's
@@ -45,8 +44,8 @@ def options(peer: Peer) -> dict[int, Any]:
 def field_lines(request: Outbound) -> list[str]:
     """Return what has libcurl send these fields, and none of its own.
 
-    It looks for a few fields, and passes the text of an item on as it is (CURLOPT_HTTPHEADER(3)). So all others are
-    lines of one item, which takes 5 % off the instructions of a whole request.
+    libcurl looks at the items of the list for a few fields, and sends each as it is (CURLOPT_HTTPHEADER(3)). So all
+    other fields are lines of one item, which takes 5 % off the instructions of a whole request.
     """
     items, lines = [*_SUPPRESSED], []
     if isinstance(request.body, bytes):

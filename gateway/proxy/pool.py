@@ -22,9 +22,9 @@ OWN_SECONDS = 10.0  # how long one that serves a single user is kept idle
 class Pool:
     """Idle handles: those that anybody may use, and those that serve the user alone whose body they have carried.
 
-    An upstream that leaves a body unread takes it for the next request, and answers that to whoever comes next. And one
-    that answers a HEAD request with a body may send that when the next request is on its way. Credentials that are
-    neither a token nor Basic count as a body does: by some (NTLM, Negotiate) an upstream signs in all that follows.
+    An upstream that leaves a body unread may take it for the next request, and give its answer to whoever comes next.
+    One that answers HEAD with a body may send that while the next request is on its way. Credentials that are neither a
+    token nor Basic count as a body does: some of them (NTLM, Negotiate) sign in all that follows on the connection.
     """
 
     def __init__(self, origin: str, connect_seconds: float, files: Files) -> None:
@@ -34,7 +34,7 @@ class Pool:
         self._origin, self._connect = origin, connect_seconds
         self._files = Files(*files.paths, files.contents)
         self._peer: Peer | None = None
-        # The one used last comes last, and is the least likely to be stale. Two threads take no list's end twice.
+        # The one used last is taken first: it is the least likely to be stale. Lists need no lock to append and pop.
         self._shared: list[Handle] = []
         self._lock = Lock()  # of those that serve a single user
         self._own: dict[str, list[Handle]] = {}
@@ -59,7 +59,7 @@ class Pool:
         return known
 
     def take(self, peer: Peer, user: str | None, request: Outbound) -> Handle:
-        """Return a handle for a user (None: nobody known); after a body or a HEAD request it is that user's alone.
+        """Return a handle for a user (None: unknown); after a body or a HEAD request it is that user's alone.
 
         Raises `UpstreamFailed`.
         """

@@ -14,7 +14,7 @@ from gateway.http.problems import Problem
 from gateway.http.wsgi import Context, Fields, StartResponse
 
 _MAY_HAVE_DOTS = re.compile(r"[.%\x80-\xff]")
-# Dot, slash and backslash in what UTF-8 forbids and some have decoded: in two to six bytes.
+# Dot, slash and backslash in encodings of two to six bytes, which UTF-8 forbids and some readers decode.
 _LONG = r"(?:\x{0}|\xe0\x{1}|\xf0\x80\x{1}|\xf8\x80\x80\x{1}|\xfc\x80\x80\x80\x{1})"
 _DOTS = re.compile(_LONG.format("c0", "80") + r"[\xae.]")
 _SLASHES = re.compile(_LONG.format("c0", "80") + r"[\xaf/]|" + _LONG.format("c1", "81") + r"[\x9c\x1c]")
@@ -95,7 +95,7 @@ class Prefix:
         return value.removesuffix(path) + self._without(path) if _host(authority) in hosts else value
 
     def _cookie_path(self, path: str) -> str:
-        # One that is for more than the prefix is for all that the client sees.
+        # A path above the prefix covers all that the client sees.
         is_above = path[:1] == "/" and (self.path + "/").startswith(path.rstrip("/") + "/")
         return "/" if is_above else self._without(path) if self._has(path) else path
 
@@ -128,7 +128,7 @@ def has_dot_segments(path: str) -> bool:
         if decoded == path:
             return False
         path = decoded
-    return True  # who encodes this often hides something
+    return True  # whoever encodes a path so often hides something
 
 
 def _flat(path: str) -> str:

@@ -15,7 +15,7 @@ from gateway.proxy.outbound import Wait
 
 STALE_SECONDS = 15.0  # age at which addresses are looked up again, while they still serve
 MAX_AGE = 30.0  # seconds after which nobody goes to an address that was not looked up again
-LOOK_SECONDS = 0.01  # how often somebody who waits for the first addresses looks whether they are there
+LOOK_SECONDS = 0.01  # how often a request that waits for the first addresses checks whether they are there
 
 
 class Resolver:
@@ -29,7 +29,7 @@ class Resolver:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._asked = -math.inf  # when the last look-up began, in seconds of `monotonic`
-        self._since = -math.inf  # when the one began that is known
+        self._since = -math.inf  # when the last one that has ended began
         self._failed = ""
         self.addresses: tuple[str, ...] = ()
         self.is_literal = _is_address(host)

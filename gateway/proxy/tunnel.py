@@ -14,12 +14,12 @@ from gateway.proxy.answer import Head, parse, pass_interim
 from gateway.proxy.chunks import Chunks, Length
 from gateway.proxy.failures import UpstreamFailed, malformed
 from gateway.proxy.fields import response_fields
-from gateway.proxy.link import PIECE_BYTES, Link
+from gateway.proxy.link import PIECE_BYTES, Link, seconds_until
 from gateway.proxy.outbound import Outbound
 from gateway.proxy.websocket import Frames, close_frame
 
 MAX_HEAD = 65_536  # bytes of the answer to a handshake
-LOOK_SECONDS = 60.0  # between two looks at a connection on which nothing passes
+LOOK_SECONDS = 60.0  # the longest pause while nothing passes
 # Other versions of HTTP, or HTTP in TLS: who asks for one of these takes an answer in HTTP/1.1 (RFC 9110 section 7.8).
 _IGNORED = ("h2c", "h2", "http/", "tls/")
 
@@ -106,7 +106,7 @@ class Tunnel:
             if head:
                 return head
             events = link.events | (select.POLLOUT if unsent else 0)
-            yield from self._pause(_left_until(deadline), {link.fileno(): events})
+            yield from self._pause(seconds_until(deadline), {link.fileno(): events})
 
     def _read_head(self) -> Head | None:
         """Return the final head that has come, if it is whole; pass interim ones on."""
@@ -157,9 +157,8 @@ class Tunnel:
         codings = _values(fields, "transfer-encoding")
         if any(coding.lower() != "chunked" for coding in codings):
             raise malformed("an unknown transfer coding")
-        length = ",".join(_values(fields, "content-length")).partition(",")[
-            0
-        ]  # `response_fields` saw that all are alike
+        # Any of the lengths: `response_fields` saw that all are alike.
+        length = ",".join(_values(fields, "content-length")).partition(",")[0]
         framing: Chunks | Length = Chunks() if codings else Length(read_length(length.strip(" \t")))
         deadline = 0.0  # none but while the upstream is waited for
         while True:
@@ -175,7 +174,7 @@ class Tunnel:
                 return
             else:
                 deadline = deadline or monotonic() + self._silence
-                yield from self._pause(_left_until(deadline), {link.fileno(): link.events})
+                yield from self._pause(seconds_until(deadline), {link.fileno(): link.events})
 
     def _take_received(self) -> bytes:
         data = bytes(self._received)
@@ -190,10 +189,3 @@ class Tunnel:
 
 def _values(fields: Fields, name: str) -> list[str]:
     return [value for each, value in fields if each.lower() == name]
-
-
-def _left_until(deadline: float) -> float:
-    seconds = deadline - monotonic()
-    if seconds <= 0:
-        raise UpstreamFailed("upstream-timeout", "timed out while reading")
-    return seconds

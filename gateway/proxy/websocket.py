@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 POLICY_VIOLATION = 1008
-FRAMES_AT_ONCE = 4096  # that are followed in one piece: more of them would have hardly any content
+FRAMES_AT_ONCE = 4096  # most frames followed in one piece: if there are more, they have hardly any content
 
 
 class Frames:

@@ -26,6 +26,7 @@ class Link:
         self._socket = sock
         self.events = select.POLLIN  # what TLS waits for
         self.was_cut = False  # whether TLS did not say that it ends (RFC 8446 section 6.1)
+        self._failed: UpstreamFailed | None = None  # why nothing can be sent
 
     def fileno(self) -> int:
         """Return the descriptor."""
@@ -67,29 +68,32 @@ class Link:
 
     def receive(self) -> bytes | None:
         """Return what has come: b"" at the end, None for nothing yet. Raises `UpstreamFailed`."""
+        data: bytes | None = None
         try:
-            return self._socket.recv(PIECE_BYTES)
+            data = self._socket.recv(PIECE_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError):
             self.events = select.POLLIN
         except ssl.SSLWantWriteError:
             self.events = select.POLLOUT
-        except ssl.SSLZeroReturnError:
-            return b""
         except ssl.SSLEOFError:
-            self.was_cut = True
-            return b""
+            self.was_cut, data = True, b""
         except OSError as error:
             raise connection_failure(error) from error
-        return None
+        if self._failed and not data:
+            raise self._failed
+        return data
 
     def send(self, data: bytes) -> int:
-        """Send what can be sent at once, and return how many bytes that was. Raises `UpstreamFailed`."""
+        """Send what can be sent at once, and return how many bytes that was. That it fails `receive` tells, at the end
+        of what has come: an upstream that resets the connection may have said why.
+        """
         try:
             return self._socket.send(data)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
         except OSError as error:
-            raise connection_failure(error) from error
+            self._failed = connection_failure(error)
+            return len(data)
 
     def close(self) -> None:
         """Close the connection."""

@@ -19,7 +19,7 @@ import pycurl
 import pytest
 from asking import Asked, ask
 from certificates import Certificates
-from recorder import Recorder, Talk, chunked, ok, response, until
+from recorder import Recorder, Talk, chunked, ok, request, response, until
 
 from gateway.http.wsgi import Context
 from gateway.proxy import curl, files, leftover, link, options, pool, resolve
@@ -842,6 +842,27 @@ def test_an_upgrade_verifies_what_every_other_request_does(
         with closing(Upstream(url, ca_file=path)) as app:
             assert ask(app).body == b"ok"
         connect(Peer(url, host, upstream.port, ("127.0.0.1",), path, None, (host, believed))).close()
+
+
+@pytest.mark.parametrize("is_protected", [False, True])
+def test_what_came_before_a_reset_reaches_the_client_of_an_upgrade_although_it_sends_on(
+    certificates: Certificates, is_protected: bool
+) -> None:
+    def script(talk: Talk) -> None:
+        talk.send(b"why")
+        talk.reset()
+
+    with Recorder(script, tls=certificates.server() if is_protected else None) as upstream:
+        peer = Peer(upstream.url, "127.0.0.1", upstream.port, ("127.0.0.1",), certificates.ca, None, ())
+        with closing(connect(peer)) as opened:
+            opened.send(request())
+            reset = select.poll()
+            reset.register(opened, select.POLLHUP)
+            reset.poll(10_000)
+            assert opened.send(b"more") == 4
+            assert opened.receive() == b"why"
+            with pytest.raises(UpstreamFailed, match="upstream-unreachable"):
+                opened.receive()
 
 
 @pytest.mark.skipif(not leftover.IS_TOLD, reason="the system does not tell what has come")

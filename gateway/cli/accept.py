@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -11,13 +12,11 @@ import click
 
 from gateway.blacklist.keys import claim_key, token_key
 from gateway.blacklist.stores import Store
-from gateway.blacklist.stores.base import Entry, in_parts
+from gateway.blacklist.stores.base import Entry
 from gateway.cli.entries import actor, audit_here
 from gateway.cli.options import open_blacklist, with_settings
 from gateway.cli.output import echo, echo_json, store_name
 from gateway.config.settings import Settings
-
-_CHUNK = 100  # keys in one look-up
 
 
 @click.command("accept-store")
@@ -72,9 +71,10 @@ def _read_added(log: IO[str]) -> dict[str, dict[str, Any]]:
 
 def _find_missing(store: Store, added: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the records of entries that the store has not, or only with an earlier cut-off or end."""
-    for chunk in in_parts(list(added), _CHUNK):
-        found = {entry.key: entry for entry in store.find(chunk)}
-        yield from (added[key] for key in chunk if key not in found or not _covers(found[key], added[key]))
+    for key, record in added.items():
+        # `find` answers nothing while this clock is behind what was forgotten.
+        if not any(_covers(entry, record) for entry in store.matching(key)):
+            yield record
 
 
 def _covers(entry: Entry, record: dict[str, Any]) -> bool:
@@ -93,7 +93,7 @@ def _read_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     if not all(isinstance(record.get(name), int | None) for name in ("issued_before", "until")):
         return
-    if isinstance(record.get("fingerprint"), str):
+    if re.fullmatch("[0-9a-f]{64}", str(record.get("fingerprint"))):
         yield token_key(record["fingerprint"]), record
     claim, issuer = record.get("claim"), record.get("issuer")
     if isinstance(claim, dict) and isinstance(issuer, str):

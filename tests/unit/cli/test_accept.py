@@ -2,25 +2,46 @@
 
 import io
 import json
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from helpers import Clock
 
 from gateway import Settings
 from gateway.app import build_blacklist
 from gateway.blacklist.keys import token_key
 from gateway.blacklist.rules import Actor, ClaimTarget
+from gateway.blacklist.stores import Entry, open_store
 from gateway.cli.accept import _read_added, accept_store
 
 
 def test_an_entry_that_somebody_failed_to_lift_is_still_to_be_there() -> None:
-    about = [("a", "add", True), ("b", "add", True), ("a", "remove", False), ("b", "remove", True)]
+    a, b = "a" * 64, "b" * 64
+    about = [(a, "add", True), (b, "add", True), (a, "remove", False), (b, "remove", True), ("a", "add", True)]
     records = [
         {"logger": "gateway.audit", "fingerprint": digits, "action": action, "changed": changed}
         for digits, action, changed in about
     ]
-    assert list(_read_added(io.StringIO("\n".join(map(json.dumps, records))))) == [token_key("a")]
+    assert list(_read_added(io.StringIO("\n".join(map(json.dumps, records))))) == [token_key(a)]
+
+
+def test_what_a_clock_that_was_ahead_has_forgotten_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cli.entries.configure_logging", lambda *_: None)
+    url, key, clock = f"sqlite:///{tmp_path}/blacklist.sqlite3", token_key("a" * 64), Clock(time.time())
+    with closing(open_store(url, now=clock)) as store:
+        store.add([Entry(key, "i", 0, int(clock()) + 600)])
+        clock.advance(2 * 3600)
+        store.add([Entry(token_key("b" * 64), "i", 0, None)])
+    record = {"logger": "gateway.audit", "action": "add", "fingerprint": "a" * 64}
+    (tmp_path / "log").write_text(json.dumps(record))
+    done = CliRunner().invoke(accept_store, ["--store", url, "--audit", str(tmp_path / "log"), "--yes"])
+    assert done.exit_code == 0, done.output
+    assert "It lacks 1 of the log's 1 entries" in done.output
+    with closing(open_store(url)) as store:
+        assert not store.find([key])
 
 
 LOGGED = {

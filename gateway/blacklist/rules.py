@@ -162,11 +162,9 @@ class Blacklist:
         """Add the token's own entry; return whether that changed anything."""
         ends = math.ceil(min(token.expires_at, LATEST)) + LARGEST_LEEWAY
         entry = self._entry(token_key(token.fingerprint), token.issuer.name, min(ends, LATEST), actor)
-        while not self.is_in_force(entry, (added := self._add_one(entry)).entry):
-            # Somebody took the fingerprint for another issuer's, and may do so again. The token itself knows better.
-            self.store.remove(entry.key, added.entry.issuer)
-        self.record("add", actor, changed=added.changed, issuer=entry.issuer, fingerprint=token.fingerprint)
-        return added.changed
+        changed = self._add_one(entry).changed
+        self.record("add", actor, changed=changed, issuer=entry.issuer, fingerprint=token.fingerprint)
+        return changed
 
     def add_fingerprint(self, issuer: str, fingerprint: str, actor: Actor, until: int | None) -> bool:
         """Add an entry for a token that is known by its fingerprint alone; return whether that changed anything.

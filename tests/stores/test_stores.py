@@ -188,6 +188,14 @@ def test_an_expired_entry_has_no_say_in_what_comes_after_it(store: Store, world:
     assert store.add([claim(1, 50, expires=20)]) == [(claim(1, 50, expires=20), True)]
 
 
+def test_an_entry_that_has_expired_already_changes_nothing_of_one_that_is_there(store: Store, world: World) -> None:
+    known = claim(1, 100)
+    store.add([known])
+    world.advance(10)
+    assert store.add([claim(1, 200, expires=10)]) == [(known, False)]
+    assert list(store.find([known.key])) == [known]
+
+
 def test_entries_that_will_have_expired_are_not_counted_among_the_lasting(store: Store) -> None:
     store.add([token(1, expires=600), token(2, expires=601), claim(1)])
     assert (store.count(), store.count(600), store.count(601)) == (3, 2, 1)

@@ -63,12 +63,13 @@ class Entry:
     def merged(self, newer: Entry) -> Entry:
         """Return `newer` with the later cut-off and the later end of the two, none being the latest.
 
-        Where it gives no reason, the first one's stays. An entry of another issuer changes nothing: whose token it is,
-        is for the caller to settle; but that of a token that was seen takes the place of one by fingerprint alone.
+        Where it gives no reason, the first one's stays. An entry of another issuer by fingerprint alone changes
+        nothing: whose token it is, is for the caller to settle. That of a token that was seen takes the place of one
+        that may not count for it, or ends before it.
         """
         if self.issuer != newer.issuer:
-            counts_as_well = self.covers(newer) and not {ANY, newer.issuer}.isdisjoint(self.administers)
-            if not self.by_fingerprint or newer.by_fingerprint or counts_as_well:
+            counts_as_well = not self.by_fingerprint or not {ANY, newer.issuer}.isdisjoint(self.administers)
+            if newer.by_fingerprint or (counts_as_well and self.covers(newer)):
                 return self
             return dataclasses.replace(newer, reason=newer.reason or self.reason)
         if self.covers(newer):
@@ -158,7 +159,7 @@ def merge(entries: Sequence[Entry], live: dict[str, Entry], now: float) -> list[
     added = []
     for entry in entries:
         known = live.get(entry.key)
-        merged = known.merged(entry) if known else entry
+        merged = known.merged(entry) if known and entry.is_live(now) else known or entry
         changed = merged is not known and merged.is_live(now)
         if changed:
             live[entry.key] = merged

@@ -121,9 +121,16 @@ def test_the_later_cut_off_and_the_later_end_win_and_none_beats_any(first: Entry
     assert (merged is first) == first.covers(second)
 
 
-def test_an_entry_of_another_issuer_changes_nothing() -> None:
-    mine, other = Entry("token:x", "a", 1, 10), Entry("token:x", "b", 2, None)
+def test_an_entry_of_another_issuer_changes_nothing_where_nobody_saw_the_token() -> None:
+    mine, other = Entry("token:x", "a", 1, 10), Entry("token:x", "b", 2, None, by_fingerprint=True)
     assert mine.merged(other) is mine
+
+
+def test_of_two_entries_of_a_token_that_was_seen_the_later_end_counts_whoever_its_issuer_is() -> None:
+    """An import, or an issuer's former name, has left one that ends before the token."""
+    shorter, longer = (Entry("token:x", issuer, 1, end, reason=issuer) for issuer, end in (("a", 5), ("b", 9)))
+    assert shorter.merged(longer) == longer
+    assert longer.merged(shorter) is longer
 
 
 def test_a_token_that_was_seen_is_its_own_issuers_whoever_named_its_fingerprint() -> None:

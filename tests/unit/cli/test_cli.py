@@ -682,6 +682,24 @@ def test_an_import_lowers_and_lifts_nothing(command: Command) -> None:
     assert command("status", TOKEN).code == BLACKLISTED
 
 
+def test_a_lockout_that_has_ended_does_not_come_back_with_an_old_export(command: Command, passes: Any) -> None:
+    command("revoke", "--sub", "1001", "--issued-before", "1000")
+    ended = {"key": claim_key(ISSUER, "sub", "1001"), "claim": {"sub": "1001"}, "expires_at": 1001}
+    assert command("import", stdin=json.dumps({**GOOD, **ended})).out == "0 entries imported, 1 have expired\n"
+    assert passes(TOKEN)
+
+
+def test_a_tokens_entry_under_another_name_is_never_gone_while_it_gets_the_tokens_end(
+    command: Command, passes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = {**GOOD, "key": f"token:{fingerprint(TOKEN)}", "issuer": "https://b.test/", "expires_at": EXPIRES - 1}
+    command("import", stdin=json.dumps(theirs))
+    monkeypatch.setattr(SqliteStore, "remove", lambda *_: pytest.fail("it was gone"))
+    assert command("revoke", TOKEN).code == DONE
+    (entry,) = json.loads(command("list", "--json").out)
+    assert (entry["issuer"], not passes(TOKEN)) == (ISSUER, True)
+
+
 KEY = "token:" + "0" * 64
 GOOD = {"key": KEY, "issuer": ISSUER, "created_at": 1000, "expires_at": EXPIRES}
 

@@ -89,7 +89,7 @@ class Events:
     def _subjects(self, uri: str, event: dict[str, Any], sender: Sender, message: Message) -> list[Subject]:
         action = ACTIONS.get(uri)
         # Without a state it is the transmitter's own idea (SSF 1.0 section 8.1.4.2).
-        if uri == VERIFICATION and sender.state and event.get("state", sender.state) != sender.state:
+        if uri == VERIFICATION and sender.state and event.get("state") not in (None, sender.state):
             raise Refusal("invalid_state", "The state is not the expected one.")
         if uri == STREAM_UPDATED:
             log_update(sender.name, event)

@@ -8,7 +8,7 @@ from gateway.http.wsgi import Environ, context
 from gateway.signals.answers import Answer, Refusal, read_form, read_one
 from gateway.signals.record import Notice, Recorder
 from gateway.signals.senders import LOGOUT, Sender
-from gateway.signals.subjects import Subject
+from gateway.signals.subjects import Subject, check_user
 
 EVENT = "http://schemas.openid.net/event/backchannel-logout"
 # Section 2.4 recommends logout+jwt, and knows that to require it breaks most of what is deployed.
@@ -70,4 +70,4 @@ def _subjects(sender: Sender, message: Message) -> list[Subject]:
             subjects.append(Subject(issuer, sender.claims["session"], found["sid"], for_good=True))
         if "sub" in found and (sender.by_subject or "sid" not in found):
             subjects.append(Subject(issuer, sender.claims["user"], found["sub"]))
-    return subjects
+    return check_user(subjects, sender)

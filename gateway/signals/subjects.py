@@ -48,28 +48,37 @@ class NotAbout(Unmatched):
     """The subject is one of an issuer that the sender does not speak about."""
 
 
-def find_subjects(subject: object, sender: Sender, issuers: Issuers, part: str = "user") -> list[Subject]:
-    """Return what a subject identifier names; `part` is what a simple one stands for.
+def find_subjects(subject: object, sender: Sender, issuers: Issuers, opaque: str = "user") -> list[Subject]:
+    """Return what a subject identifier names; `opaque` is what one of that format stands for.
 
-    What stands for a session is opaque; other formats name a user then. Raises `Unmatched`, and `Refusal`
+    For a session it alone stands; other formats name a user then. Raises `Unmatched`, and `Refusal`
     invalid_request for what is no subject identifier.
     """
     members = read_subject(subject)
     if members["format"] == "complex":
-        return _find_complex(members, sender, issuers)
-    return _find_part(members, sender, issuers, "user" if part == "session" and members["format"] != "opaque" else part)
+        return check_user(_find_complex(members, sender, issuers), sender)
+    return check_user(_find_part(members, sender, issuers, "user" if opaque == "session" else opaque, opaque), sender)
 
 
-def _find_part(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
+def check_user(found: list[Subject], sender: Sender) -> list[Subject]:
+    """Return the subjects. Raises `Unmatched` where they are sessions alone, and tokens are said to have none."""
+    if sender.by_subject and all(each.claim == sender.claims["session"] for each in found):
+        raise Unmatched("it names a session and no user.")
+    return found
+
+
+def _find_part(
+    members: Members, sender: Sender, issuers: Issuers, part: str, opaque: str | None = None
+) -> list[Subject]:
     match members["format"]:
         case "complex":
             raise _malformed("a complex subject must not be within another.")
         case "aliases":  # RFC 9493 section 3.2.8: all are the same subject
-            return _find_aliases(members, sender, issuers, part)
+            return _find_aliases(members, sender, issuers, part, opaque)
         case "iss_sub":
             return _in_claim(part, _text(members, "sub"), _issuers_of(_text(members, "iss"), sender, issuers), sender)
         case "opaque":
-            return _in_claim(part, _text(members, "id"), sender.issuers_about(), sender)
+            return _in_claim(opaque or part, _text(members, "id"), sender.issuers_about(), sender)
         case "email" if part == "user":
             return _in_claim("email", _text(members, "email"), sender.issuers_about(), sender)
         case "jwt_id":  # SSF 1.0 section 3.4.1
@@ -98,7 +107,7 @@ def _issuers_of(iss: str, sender: Sender, issuers: Issuers) -> tuple[str, ...]:
     return (name,)
 
 
-def _find_aliases(members: Members, sender: Sender, issuers: Issuers, part: str) -> list[Subject]:
+def _find_aliases(members: Members, sender: Sender, issuers: Issuers, part: str, opaque: str | None) -> list[Subject]:
     identifiers = members.get("identifiers")
     if not isinstance(identifiers, list) or not identifiers:
         raise _malformed("identifiers must be a list that is not empty.")
@@ -109,7 +118,7 @@ def _find_aliases(members: Members, sender: Sender, issuers: Issuers, part: str)
         if inner["format"] == "aliases":
             raise _malformed("aliases must not be within others.")
         try:
-            found += _find_part(inner, sender, issuers, part)
+            found += _find_part(inner, sender, issuers, part, opaque)
         except Unmatched as reason:
             missed = reason
     if not found and missed:
@@ -164,8 +173,6 @@ def _find_session(parts: Mapping[str, Members], sender: Sender, issuers: Issuers
     except NotAbout:
         raise
     except Unmatched:
-        if sender.by_subject:  # tokens without the session's claim would go on
-            raise
         return sessions
     found = [session for session in sessions if session.issuer in {user.issuer for user in users}]
     if not found:

@@ -114,6 +114,7 @@ NOTHING: dict[str, tuple[str, dict[str, Any]]] = {
     "an unknown event with a time of its own kind": ("https://example.test/event", {"event_timestamp": "today"}),
     "less risk": (CAEP + "risk-level-change", {"principal": "USER", "current_level": "MEDIUM"}),
     "a verification of its own": (SSF + "verification", {}),
+    "a verification of its own, with null": (SSF + "verification", {"state": None}),
     "a verification": (SSF + "verification", {"state": "as expected"}),
     "a stream's update": (SSF + "stream-updated", {"status": "paused"}),
 }
@@ -157,6 +158,7 @@ URI = CAEP + "session-revoked"
 TENANT = {"format": "opaque", "id": "123456789"}
 SUBJECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "an opaque session": (SESSION, {"sid": "s-1"}),
+    "one session's names": ({"format": "aliases", "identifiers": [SESSION]}, {"sid": "s-1"}),
     "a session": ({"format": "complex", "session": SESSION}, {"sid": "s-1"}),
     "a user's session": ({"format": "complex", "session": SESSION, "user": ISS_SUB, "tenant": TENANT}, {"sid": "s-1"}),
     "a session of an unmatched user": (
@@ -492,7 +494,7 @@ def test_what_a_fast_clock_issued_before_the_event_is_refused(gate_api: Api, clo
 
 @pytest.mark.parametrize(
     ("claims", "passing"),
-    [({"toe": THEN}, THEN + 1), ({}, int(NOW) + 1), ({"iat": int(NOW) + 9}, int(NOW) + 9)],
+    [({"toe": THEN}, THEN + 1), ({}, int(NOW) + 1), ({"iat": int(NOW) + 9}, int(NOW) + 10)],
     ids=["toe", "none", "ahead"],
 )
 def test_without_its_time_an_event_counts_from_when_it_happened_or_came(
@@ -500,7 +502,7 @@ def test_without_its_time_an_event_counts_from_when_it_happened_or_came(
 ) -> None:
     token = event(URI, _claims={**claims, "events": {URI: {}}})
     assert send(gate_api, token).status_code == 202
-    clock.advance(10)
+    clock.advance(20)
     assert not passes(gate_api, iat=passing - 1)
     assert passes(gate_api, iat=passing)
 
@@ -539,11 +541,24 @@ def test_sessions_can_stand_for_their_user_where_tokens_have_none(make_api: Make
     assert not passes(api, sid="without")
 
 
-def test_a_session_whose_user_cannot_be_matched_is_refused_where_tokens_have_no_sessions(make_api: Make) -> None:
+EMAIL = {"format": "email", "email": "a@example.test"}
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        SESSION,
+        {"format": "aliases", "identifiers": [SESSION]},
+        {"format": "complex", "session": SESSION},
+        {"format": "complex", "session": SESSION, "user": EMAIL},
+    ],
+    ids=["opaque", "names", "a part", "a user that cannot be matched"],
+)
+def test_a_session_without_its_user_is_refused_where_tokens_have_no_sessions(make_api: Make, subject: Any) -> None:
     api = make_api(signals=json.dumps([{**SENDER, "sessions": "subject", "email_claim": None}]))
-    user = {"format": "email", "email": "a@example.test"}
-    answer = send(api, event(URI, {"format": "complex", "session": SESSION, "user": user}))
+    answer = send(api, event(URI, subject))
     assert (answer.status_code, answer.json["err"]) == (400, "invalid_request")
+    assert "cannot be matched" in answer.json["description"]
     assert entries(api) == []
 
 

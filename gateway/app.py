@@ -58,6 +58,7 @@ class _Pipeline:
         issuers = build_issuers(settings, now)
         verifier = build_verifier(settings, issuers, now)
         blacklist = build_blacklist(settings, opened, now)
+        self._senders = build_senders(settings, issuers, now)
         self.gate = Gate(
             Annotate(app, settings.annotate),
             verifier=verifier,
@@ -77,7 +78,7 @@ class _Pipeline:
             pages={
                 **_operators_pages(settings, blacklist, issuers),
                 **signal_resources(
-                    Recorder(blacklist, build_senders(settings, issuers, now), settings.leeway, now),
+                    Recorder(blacklist, self._senders, settings.leeway, now),
                     build_clients(settings),
                     verifier,
                     blacklist,
@@ -223,7 +224,7 @@ def build_app(settings: Settings | None = None, store: Store | None = None, *, f
     """Return the gateway in front of the upstream that the settings name (default: the environment's).
 
     In a process that never `forks` keys are fetched at once: a worker that has not had a request yet must have some
-    when the provider fails.
+    when the provider fails, and a message may come once.
     """
     settings = settings or Settings()
     upstream: App = build_upstream(settings)
@@ -234,7 +235,7 @@ def build_app(settings: Settings | None = None, store: Store | None = None, *, f
         traces = Traces(settings.upstream)
         upstream = Traced(upstream, traces)
     gateway = _Pipeline(upstream, settings, store)
-    for issuer in gateway._issuers:
+    for issuer in (*gateway._issuers, *gateway._senders.all):
         if not forks and isinstance(issuer.keys, WatchedKeys):
             issuer.keys.start()
     is_debug = settings.log_level == "debug"

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import pytest
 from helpers import ISSUER, mint, sign
 from recorder import Client, Recorder, Talk, ok, request, response, until
+from provider import Provider, signer
 from redis_servers import RedisServer
 from running import Answer, Running, ask
 
@@ -36,6 +37,20 @@ def event(session: str) -> str:
     claims = {"iss": ISSUER, "aud": "us", "iat": int(time.time()), "jti": f"e-{session}", "events": {REVOKED: {}}}
     claims["sub_id"] = {"format": "opaque", "id": session}
     return sign({"alg": "HS256", "typ": "secevent+jwt"}, claims)
+
+
+def test_a_senders_keys_are_there_before_its_first_message(tmp_path: Path) -> None:
+    """It comes once, and a provider that hangs just then would have it refused with 503."""
+    key = signer("RS256", "a")
+    with Provider([key], plain=True) as provider, Recorder(ok()) as upstream:
+        sender = {"issuer": provider.issuer, "audience": "us", "about": ISSUER, "jwks_url": provider.issuer}
+        flags = ("--workers", "1")
+        with Running(tmp_path, upstream.url, *flags, GATEWAY_SIGNALS=json.dumps([sender])) as gateway:
+            provider.wait_for(1)
+            now = int(time.time())
+            claims = {"iss": provider.issuer, "aud": "us", "iat": now, "exp": now + 120, "jti": "1", "sid": "s-1"}
+            assert log_out(gateway.port, key.token(**claims, events={LOGOUT: {}})).status == 200
+            assert gateway.get("/", mint(sid="s-1")).status == 401
 
 
 def log_out(port: int, token: str) -> Answer:

@@ -48,17 +48,10 @@ class Poller:
         `wait` lets the transmitter hold its answer back until there are events. Raises PollFailed, and
         `StoreUnavailable` or keys-unavailable as `Problem`: what was not taken by then comes again.
         """
-        acknowledged, reported = list(self._acks), dict(self._faults)
-        answer = self._ask(
-            {
-                "maxEvents": MAX_EVENTS,
-                "returnImmediately": not wait,
-                "ack": acknowledged,
-                **({"setErrs": reported} if reported else {}),
-            }
-        )
-        self._acks = [jti for jti in self._acks if jti not in acknowledged]
-        self._faults = {jti: fault for jti, fault in self._faults.items() if jti not in reported}
+        asked = {"maxEvents": MAX_EVENTS, "returnImmediately": not wait, "ack": self._acks}
+        answer = self._ask({**asked, **({"setErrs": self._faults} if self._faults else {})})
+        done = {*self._acks, *self._faults}
+        self._acks, self._faults = [], {}
         sets = answer.get("sets") or {}  # a transmitter in Go writes null for none
         if not isinstance(sets, dict):
             raise PollFailed("the member sets of its answer is no object")
@@ -73,7 +66,7 @@ class Poller:
         if put_off:
             raise put_off
         # Whatever a transmitter says of more, one that sends nothing, or the same again, is not asked again at once.
-        return not sets.keys() <= {*acknowledged, *reported}
+        return not sets.keys() <= done
 
     def _take(self, jti: str, text: object) -> None:
         """Take one token. RFC 8936 section 2.4: it is acknowledged only now, or its error is kept for the next poll."""

@@ -43,16 +43,11 @@ def store_name(settings: Settings) -> str:
     return f"sqlite:///{os.path.realpath(unquote(path))}" if kind == "sqlite" else in_force(settings)["store"]
 
 
-def entry_name(entry: Entry) -> str:
-    """Return what an entry is for: a claim, or a token by its fingerprint's beginning."""
-    return f"{entry.claim[0]} {entry.claim[1]}" if entry.claim else f"token {fingerprint_of(entry)[:16]}"
-
-
 def cells(entry: Entry) -> tuple[str, ...]:
     """Return an entry as a row under `HEADER`."""
     cut_off = timestamp(entry.issued_before) or ("" if entry.claim is None else "whenever issued")
     return (
-        entry_name(entry),
+        f"{entry.claim[0]} {entry.claim[1]}" if entry.claim else f"token {fingerprint_of(entry)[:16]}",
         entry.issuer,
         cut_off,
         timestamp(entry.created_at) or "",

@@ -17,14 +17,7 @@ from gateway.auth.keyset import HMAC
 from gateway.auth.keytext import is_key_text
 from gateway.auth.secrets import weak_secrets
 from gateway.config.files import MAY_BE_EMPTY, env_file, env_file_values
-from gateway.config.settings import (
-    OF_ONE_ISSUER,
-    PREFIX,
-    PUBLIC_SECRET,
-    SECRETS_DIR,
-    Settings,
-    issuer_settings,
-)
+from gateway.config.settings import OF_ONE_ISSUER, PREFIX, PUBLIC_SECRET, SECRETS_DIR, Settings, issuer_settings
 from gateway.config.tracing import traces_endpoint
 from gateway.config.values import IssuerSettings
 from gateway.http.build import BUILD, VERSION
@@ -59,7 +52,7 @@ def warnings(settings: Settings) -> list[str]:
 
 
 def _empty_warnings(settings: Settings) -> Iterator[str]:
-    """Yield a sentence for each variable that is empty, and set in a weaker place: that may have been meant to end."""
+    """Yield a sentence for each variable that is empty, but set in a weaker place: was that meant to count?"""
     empty = {name.upper() for name, value in os.environ.items() if not value}
     for name, place in sorted(given_by(settings).items()):
         if (variable := PREFIX + name.upper()) in empty and place.startswith("set in"):

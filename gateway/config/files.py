@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-# What is set to nothing is not set, but for these: a lost secret must not become the public one.
+# An empty value counts as not set, but for these: a lost secret must not become the public one.
 MAY_BE_EMPTY = ("secret", "upgrades")
 LINE_BY_LINE = ("secret",)  # each line of such a file is one value, commas included
 
@@ -32,7 +32,7 @@ class _Source(PydanticBaseSettingsSource):
 
 
 class WhatIsSet(_Source):
-    """What another source sets, without what it sets to nothing: of that, what the next source says counts."""
+    """What another source sets, without empty values: for those, the next source counts."""
 
     def __init__(self, settings_cls: type[BaseSettings], source: PydanticBaseSettingsSource) -> None:
         super().__init__(settings_cls)
@@ -120,7 +120,7 @@ def env_file_fault() -> str:
         lines = parse_stream(StringIO(place.read_text("utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         return f"GATEWAY_ENV_FILE: cannot read {place.absolute()}: {_why(error)}"
-    # Of other lines whoever reads the same file may make something. A name alone is Docker's for what is set outside.
+    # Other lines may mean something to other readers of the file. A name alone is Docker's for what is set outside.
     wrong = [
         line.original.line
         for line in lines

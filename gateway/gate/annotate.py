@@ -17,7 +17,7 @@ from gateway.http.wsgi import App, Environ, Fields, StartResponse, call_of, clos
 LIMIT_BYTES = 1 << 20  # larger bodies pass untouched: an object has to be held as a whole
 
 _JSON = re.compile(rf"application/([{TOKEN_CHARS}]+\+)?json\s*(;.*)?", re.IGNORECASE)
-# They describe the bytes before the change; the last ones overrule Cache-Control for caches in front (RFC 9213).
+# Fields that describe the bytes before the change, or (the last ones) overrule Cache-Control for caches (RFC 9213).
 _STALE = re.compile(
     "content-length|etag|last-modified|accept-ranges|content-md5|digest|repr-digest|content-digest"
     "|.+-cache-control|surrogate-control|edge-control|x-accel-expires",

@@ -53,7 +53,7 @@ class Cors:
         return respond(environ, start_response, "200 OK", _PREFLIGHT, b"")
 
     def _origin_fields(self, environ: Environ) -> Fields:
-        # Also where the origin is not there or not allowed: a cache must not give that answer to one that is.
+        # Vary also where the origin is missing or not allowed: a cache must not give that answer to one that is.
         fields = [] if ANY in self._origins else [("Vary", "Origin")]
         if self._allows(environ):
             origin = ANY if ANY in self._origins else environ["HTTP_ORIGIN"]

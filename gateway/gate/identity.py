@@ -38,7 +38,7 @@ class Identity:
 
     def set(self, environ: Environ, token: Token | None, about: Context) -> None:
         """Make the environ carry the token's identity, or none, and `gateway.claims` for stages within."""
-        # Of the bundled server the client's fields alone: to look up all keys takes 1 % of a request's instructions.
+        # From the bundled server only the client's fields: to look up all keys takes 1 % of a request's instructions.
         for key in self._spellings_in(about.received or tuple(environ)):
             environ.pop(key, None)
         if token is None:  # on a public path another scheme's credentials are for the upstream

@@ -10,7 +10,7 @@ from gateway.http.wsgi import Environ
 # Traefik and Caddy send the first of each; nginx configurations commonly the second.
 _URIS = ("HTTP_X_FORWARDED_URI", "HTTP_X_ORIGINAL_URI")
 _METHODS = ("HTTP_X_FORWARDED_METHOD", "HTTP_X_ORIGINAL_METHOD")
-# Where a server may have joined two lines of one field; it may as well be a comma within a path.
+# Where a server may have joined two lines of one field. It may also be a comma in a path, which nobody can tell.
 _JOINED = re.compile(r",\s*(?=/|https?://)", re.IGNORECASE)
 _URL = re.compile(r"https?://[^/?#,\s]+(?=/)(.*)", re.IGNORECASE | re.DOTALL)  # ingress-nginx: scheme, host and target
 
@@ -18,8 +18,8 @@ _URL = re.compile(r"https?://[^/?#,\s]+(?=/)(.*)", re.IGNORECASE | re.DOTALL)  #
 def asked_about(environ: Environ, path: str) -> tuple[str, str]:
     """Return method and path of the request that is asked about, both empty where that is in doubt.
 
-    A field that the outer proxy did not overwrite is the client's word (CVE-2026-40575). So all
-    that is said must agree; then a client can at most contradict a proxy that says both, and opens nothing.
+    A field that the outer proxy did not overwrite is the client's word (CVE-2026-40575). So all that is said must
+    agree: then a client can at most contradict a proxy that says both, and that opens nothing.
     """
     appended = path.removeprefix(DECISION)
     uris = [*(environ.get(key, "") for key in _URIS), appended]

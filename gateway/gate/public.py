@@ -28,7 +28,7 @@ _OF_TWO_PATHS = ("COPY", "MOVE")
 # Fields by which servers and middlewares around an app in this process let a client say where it is mounted: gunicorn
 # by default takes the first from whoever connects from its own machine.
 _MOUNTS = ("HTTP_SCRIPT_NAME", "HTTP_X_SCRIPT_NAME")
-# werkzeug's ProxyFix puts it before the path that was asked for: only where the target is made of both it counts.
+# werkzeug's ProxyFix puts it before the path. It counts only where the target is made of both, and not given raw.
 _PREFIX = "HTTP_X_FORWARDED_PREFIX"
 # And of a preflight, nothing that makes a request of another kind of it, or carries anything.
 _NOT_OF_A_PREFLIGHT = re.compile(

@@ -76,7 +76,7 @@ class Streams:
         """Cut off those whose time is over.
 
         There may be thousands, and a look at each costs cache misses. So all are looked at only every SOON / 2 seconds,
-        in between those that end soon. `passed_late` tells of tokens that came since, and end as soon.
+        or when `passed_late` tells of a new one that ends soon; in between only those that end soon.
         """
         now = self._verifier.now()
         if not self._looked <= now < self._looked + SOON / 2 or self._verifier.passed_late >= self._looked - SOON / 2:

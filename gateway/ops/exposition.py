@@ -131,13 +131,13 @@ def _is_running(pid: int) -> bool:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Gives each scrape a thread and a time limit, so that a slow one holds up no other."""
+    """Gives each scrape a thread and a time limit, so that a slow one does not hold up the others."""
 
     daemon_threads = True
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._open: dict[socket.socket, float] = {}  # since when, in monotonic seconds; the oldest first
+        self._open: dict[socket.socket, float] = {}  # by connection, since when (`time.monotonic`); the oldest first
         self._lock = threading.Lock()
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -157,15 +157,12 @@ class _Server(ThreadingMixIn, WSGIServer):
         """End connections that have had their time, or are too many; their threads then close them."""
         with self._lock:
             late = time.monotonic() - SCRAPE_SECONDS
-            for request in [*self._open][: max(len(self._open) - SCRAPES, 0)]:
-                self._end(request)
-            for request in [each for each, since in self._open.items() if since < late]:
-                self._end(request)
-
-    def _end(self, request: socket.socket) -> None:
-        del self._open[request]
-        with suppress(OSError):  # the client has left
-            request.shutdown(socket.SHUT_RDWR)
+            surplus = len(self._open) - SCRAPES
+            for place, (request, since) in enumerate([*self._open.items()]):
+                if place < surplus or since < late:
+                    del self._open[request]
+                    with suppress(OSError):  # the client has left
+                        request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a scraper left, or was late."""

@@ -93,8 +93,8 @@ def _renderer(
 ) -> Callable[[float, str, Members], str]:
     """Return what makes a line of a time, a message and members.
 
-    What lines with the same names have in common is made once, and their values filled in: JSON's encoder would take
-    four times as long.
+    What lines with the same names of members have in common is made once, and their values are filled in: JSON's
+    encoder would take four times as long.
     """
     template = _TEMPLATES[log_format]
     first = 2 if log_format == "json" else 3  # a text's message is not encoded
@@ -111,7 +111,7 @@ def _renderer(
         values: list[Any] = [_second(int(seconds)), seconds % 1 * 1000, message, *members.values()]
         for at in encoded:
             value = values[at]
-            # At once what the encoder does with text.
+            # What the encoder does with text, called directly.
             values[at] = _encode_text(value) if type(value) is str else _encode(value)
         return line % tuple(values)
 

@@ -16,7 +16,7 @@ _UNSEEN: Final = {CLIENT_LEFT: "499", SHUT_DOWN: "503"}  # status that no client
 
 
 class Request:
-    """One request as it is observed: it stands between app and server, and tells at its end what became of it.
+    """Stands between app and server for one request, and tells at its end what became of it.
 
     `outcome` is the refusal's code, or `passed`; `seconds` is how long it took.
     """
@@ -93,5 +93,5 @@ def _route(target: Any) -> str:
 
 
 def is_good_probe(environ: Environ, request: Request) -> bool:
-    """Return whether it is a health check that succeeded: they come thousands of times a day."""
+    """Return whether it is a health check that succeeded: these come thousands of times a day."""
     return request.route == "operators" and request.status == 200 and context(environ).target.path in PROBES

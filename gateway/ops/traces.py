@@ -41,7 +41,7 @@ _CARRIED = {"traceparent": "HTTP_TRACEPARENT", "tracestate": "HTTP_TRACESTATE"}
 _OWN_PATHS = own_paths()  # nothing else is a name
 # Those of RFC 9110 and RFC 5789; others are `_OTHER`, or anybody could make names without end.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-# Part of a path that may be a secret: what is as long as 120 random bits, unless it is a UUID.
+# A part of a path that may be a secret: one that is as long as 120 random bits, unless it is a UUID.
 _SECRET = re.compile(
     r"(?<=/)(?!(?i:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})(?:/|$))(?:eyJ[^/]*|[^/]{20,})"
 )

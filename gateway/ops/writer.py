@@ -58,16 +58,13 @@ class LineWriter:
 
     def _wake(self, at_once: bool) -> None:
         """Have the thread see that there are lines; where there can be none, write them here."""
-        if self._thread is None and not self._start():
+        if self._thread is None:
+            self._thread = start_thread(self._run, name="gateway-log")
+        if self._thread is None:  # as when the interpreter ends
             self._write_out(_encode([self._lines.pop()]))
             self._size = 0
         self._hurries |= at_once
         self._changed.notify_all()
-
-    def _start(self) -> bool:
-        """Return whether the thread could be started: not while the interpreter ends."""
-        self._thread = start_thread(self._run, name="gateway-log")
-        return self._thread is not None
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:
         """Wait until all is written, but not longer than so many seconds."""

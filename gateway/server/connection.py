@@ -145,7 +145,8 @@ class Connection:
         if not self.about.is_unread:
             self.state = ANSWER
             return NOTHING
-        response.go_on_unread()
+        self.pause.clear()
+        response.go_on()
         if response.is_over:
             self.state = SEND
             return NOTHING

@@ -75,13 +75,6 @@ class Response:
         if self.is_over:
             self.close()
 
-    def go_on_unread(self) -> None:
-        """Let the application go on with the request's body, although the client does not read the answer."""
-        self._pause.clear()
-        self._advance()
-        if self.is_over:
-            self.close()
-
     def awaited(self, fd: int) -> Awaited:
         """Return what has to happen before it is asked again; `fd` is the client's descriptor."""
         pause, body = self._pause, self.body

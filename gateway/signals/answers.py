@@ -15,7 +15,6 @@ from gateway.http.target import collect
 from gateway.http.wsgi import Environ, StartResponse, context, start_lazily
 
 LARGEST_BODY = 64 * 1024  # bytes
-BAD_REQUEST = "400 Bad Request"
 
 Form = Mapping[str, str | list[str]]
 
@@ -25,7 +24,9 @@ log = logging.getLogger("gateway.signals")
 class Refusal(Exception):
     """A message that is not taken: the document's error code, one sentence that holds no claim's value, the status."""
 
-    def __init__(self, error: str, why: str, status: str = BAD_REQUEST, fields: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, error: str, why: str, status: str = "400 Bad Request", fields: Iterable[tuple[str, str]] = ()
+    ) -> None:
         super().__init__(error)
         self.error, self.why, self.status, self.fields = error, why, status, tuple(fields)
         self.outcome = error  # for the metrics

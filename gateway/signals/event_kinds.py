@@ -36,7 +36,7 @@ def _always(_: Event) -> bool:
 
 
 def _credential(event: Event) -> bool:
-    """A credential that is new ends no token."""
+    """Return whether it is another change than a new credential, which ends no token."""
     _text(event, "credential_type")
     return _text(event, "change_type", "create", "revoke", "update", "delete") != "create"
 

@@ -21,7 +21,7 @@ from gateway.signals.subjects import Subject, find_subjects, read_subject
 TYPE = "secevent+jwt"
 UNTYPED = frozenset(("jwt", ""))
 MEDIA_TYPE = "application/secevent+jwt"
-# An event has no end. Its number is kept for so long, and one that is older is not taken: so none counts twice.
+# An event does not expire. Its `jti` is kept for so long, and an older one is not taken: so none counts twice.
 LONGEST_SECONDS = 90 * 86_400
 # RFC 8935 section 2.4, from the codes of problems.
 ERRORS = {

@@ -1,4 +1,4 @@
-"""What has been signalled is blacklisted, once, in one change of the store: durable before anything is answered."""
+"""Blacklists what a message names, once, in one change of the store: it lasts before anything is answered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ audit = logging.getLogger("gateway.audit")
 class Notice:
     """What one message says: whose tokens it blacklists, by a cut-off where they do not end for good.
 
-    `jti` is the message's number, kept until that time; "" is a message that may come again.
+    `jti` is the message's id, kept until `kept_until`; "" where the message may come again.
     """
 
     kind: str

@@ -40,7 +40,7 @@ class Revocation:
         return Answer("204 No Content")
 
     def _authenticate(self, environ: Environ) -> tuple[Sender, str, float]:
-        """Return who asks, and the number and end of the credential, "" where it may be used again."""
+        """Return who asks, and the credential's `jti` and end; "" where it may be used again."""
         field = str(environ.get("HTTP_AUTHORIZATION", ""))
         if not field:
             raise _unauthorized("A credential is required.", error="")

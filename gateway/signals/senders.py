@@ -30,8 +30,8 @@ class Poll:
 class Sender(Issuer):
     """An issuer of messages: `audience` is what it calls us, `about` names the issuers whose tokens it speaks about.
 
-    `claims` says which claim of those tokens has a user, a session, an email, a device or a tenant; what is not there
-    cannot be matched. `joined` are those that are looked up together, `within` the tenants that all those tokens have.
+    `claims` says which claim of those tokens has a user, a session, an email, a device or a tenant; a part that is not
+    there cannot be matched. `joined` are claims looked up together, `within` the tenants that all those tokens have.
     `takes` are the kinds of message taken from it, `extra_events` the optional events acted on. `by_subject` blacklists
     a session's user as well. `without_exp` is how many seconds a logout token without `exp` is good; 0: none is taken.
     `without_typ` takes events whose header has no `typ`, or `JWT`. `state` is what a verification must say, if set.

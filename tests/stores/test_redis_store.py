@@ -216,6 +216,41 @@ def test_a_page_of_some_entries_ends_before_all_of_a_long_list_has_been_looked_a
         assert found == [entry]
 
 
+def test_a_short_page_does_not_ask_for_each_of_many_entries_that_have_ended(
+    opened: Callable[..., Store], server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "LOOKED_AT", 2)
+    clock = [START]
+    store = opened(server.url, now=lambda: clock[0])
+    oldest = dataclasses.replace(token(1), created_at=0)
+    store.add([oldest, *(token(number, START + 1) for number in range(1000, 1500))])
+    clock[0] += 2
+    server.ask("CONFIG", "RESETSTAT")
+    found, cursor = store.page(1)
+    assert (found, bool(cursor), server.calls()["zrevrangebylex"]) == ([], True, 2)
+    while cursor:
+        page, cursor = store.page(1, cursor)
+        found += page
+    assert found == [oldest]
+
+
+def test_what_an_import_changed_is_quickly_read_by_who_comes_after_it(server: RedisServer, store: Store) -> None:
+    before, _ = store.changes("")
+    store.add([token(number) for number in range(100, 1100)])
+    assert server.ask("MEMORY", "USAGE", TAG + "history", "SAMPLES", 0) < 10_000  # type: ignore[operator]
+    assert store.changes(before)[1] is None
+
+
+def test_a_gateways_clock_that_is_ahead_takes_no_entry_off_the_lists_that_the_server_keeps(
+    server: RedisServer, opened: Callable[..., Store]
+) -> None:
+    store, ahead = opened(server.url), opened(server.url, now=lambda: time.time() + 4 * HOUR)
+    store.add([token(2)])
+    ahead.add([token(3, START + 9 * HOUR)])
+    assert store.count() == 2
+    assert {entry.key for entry in store.page(10)[0]} == {token(2).key, token(3).key}
+
+
 def test_a_cut_off_never_falls_while_eight_processes_raise_it(
     server: RedisServer, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,8 +473,8 @@ def test_tls(tls: list[object], opened: Callable[..., Store]) -> None:
         store = opened(f"rediss://127.0.0.1:{port}/3?ssl_ca_certs={authority}")
         await_added(store, REVOKED)
         await_outcome(store, "found")
-        distrusting = opened(f"rediss://127.0.0.1:{port}/3")
-        assert outcomes(distrusting, 2) == {"refused": 2 * THREADS}
+        for url in (f"rediss://127.0.0.1:{port}/3", f"rediss://localhost:{port}/3?ssl_ca_certs={authority}"):
+            assert outcomes(opened(url), 2) == {"refused": 2 * THREADS}  # no authority of ours; another's certificate
 
 
 def test_sentinels_over_tls_with_passwords_of_their_own(tls: list[object], opened: Callable[..., Store]) -> None:
@@ -511,6 +546,16 @@ def test_what_replicas_do_not_have_is_not_answered_as_done(
     assert store.add([token(3)], once=MESSAGE) is not None
     assert store.add([token(3)], once=MESSAGE) is None
     store.ping()
+
+
+def test_a_full_server_takes_removals_that_replicas_have(
+    server: RedisServer, replica: RedisServer, opened: Callable[..., Store]
+) -> None:
+    store = opened(server.url, replicas=1)
+    await_added(store, REVOKED)
+    server.ask("CONFIG", "SET", "maxmemory", 1)
+    assert store.remove(REVOKED.key)
+    assert not replica.ask("EXISTS", TAG + REVOKED.key)
 
 
 def test_probes_that_come_at_once_are_one_question(server: RedisServer, store: Store) -> None:

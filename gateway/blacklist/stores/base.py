@@ -241,7 +241,7 @@ class Store(Protocol):
     ) -> tuple[list[Entry], str]:
         """Return up to `limit` live entries, newest first, and the cursor of the next page, "" at the end.
 
-        Of some only, a page may have fewer though more follow: nobody is to wait for a walk through all of a long list.
+        A page may have fewer though more follow: nobody is to wait for a walk through all of a long list.
         `issuers`, if there are any, and `claim` (a name) leave only their entries. Raises ValueError for a cursor that
         no page gave.
         """

@@ -32,7 +32,7 @@ from gateway.http.threads import at_fork
 log = logging.getLogger(__name__)
 
 WINDOW = 1024  # marks that are kept
-MOST_KEYS = 100  # a larger change is kept without its keys
+MOST_KEYS = 16  # a larger change is kept without its keys: who comes after an import reads all marks at once
 
 _HEAD = re.compile(r"([0-9a-f]{32})\.([0-9]{1,18})\.([0-9]{1,18})\.([0-9a-f]{32})")
 _TURN = struct.Struct("<Q")  # how often what is known has changed

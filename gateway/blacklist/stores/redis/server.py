@@ -224,8 +224,10 @@ class Server:
 
     def change(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Run commands that change something; with REPLICAS return only when so many replicas have them."""
-        # WAIT speaks for what its own connection wrote: what we find changed already may have come over another.
-        wait = (self._empty_write, ("WAIT", self._replicas, WAIT_MILLISECONDS)) if self._replicas else ()
+        if self._replicas and not commands:
+            # WAIT speaks for what its own connection wrote: what we find changed already may have come over another.
+            commands = (self._empty_write,)
+        wait = (("WAIT", self._replicas, WAIT_MILLISECONDS),) if self._replicas else ()
         answers = self.ask(*commands, *wait, again=False)
         if wait and (count := answers[-1]) < self._replicas:
             raise self.outage.begin(CHANGES, "replicas", f"{count} of {self._replicas} replicas have a change in time")

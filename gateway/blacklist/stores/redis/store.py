@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 CONTEST_SECONDS = 0.3  # to get a change in while others change the same entry
 CHUNK = 100  # entries in one script, 34 µs each: the server does nothing else meanwhile
 
-LOOKED_AT = 100  # such parts of the list, 2.5 ms each, for a page of some issuers or of one claim
+LOOKED_AT = 100  # such parts of the list, 2.5 ms each, for a page: others' entries, or expired ones, may be many
 
 _WHOLE = len("token:") + 64
 _CURSOR = re.compile(r"[0-9]{12}:(token|claim):[0-9a-f]{64}")
@@ -150,7 +150,7 @@ class RedisStore:
         message, ends = (once.key, "+inf" if once.expires_at is None else once.expires_at) if once else ("", "")
         swapped, _ = self._server.change(
             self._server.change_command(texts.keys(), args, message=message, ends=ends),
-            ("EVAL", FORGET, 2, *self._lists, int(self._now()) - GRACE_SECONDS, 100),
+            ("EVAL", FORGET, 2, *self._lists, "", 100, GRACE_SECONDS),
         )
         return bool(swapped)
 
@@ -177,12 +177,10 @@ class RedisStore:
         if cursor and not _CURSOR.fullmatch(cursor):
             raise ValueError("not a cursor")
         entries: list[Entry] = []
-        # Of some only, the next may be far: two at a time would ask half a million times in a million.
-        is_of_all = not issuers and claim is None
-        chunk, parts = (min(limit + 1, CHUNK), -1) if is_of_all else (CHUNK, LOOKED_AT)
-        while len(entries) <= limit and parts:
-            parts -= 1
-            wanted = (f"({cursor}" if cursor else "+", "-", "LIMIT", 0, chunk)
+        for _ in range(LOOKED_AT):
+            if len(entries) > limit:
+                break
+            wanted = (f"({cursor}" if cursor else "+", "-", "LIMIT", 0, CHUNK)
             (names,) = self._server.ask(("ZREVRANGEBYLEX", self._server.keys.created, *wanted))
             if not names:
                 return entries, ""

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pycurl
 
 from gateway.proxy.failures import UpstreamFailed, failure, malformed
-from gateway.proxy.leftover import IS_TOLD, Spare, Unasked
+from gateway.proxy.leftover import CAN_HOLD_BACK, Spare, held_back
 from gateway.proxy.options import IDLE_SECONDS, field_lines, options
 from gateway.proxy.outbound import Outbound, Peer, Take
 
@@ -65,8 +65,8 @@ class Handle:
         self._look = select.poll().poll  # of that socket alone
         self.idle_since = 0.0  # in seconds of time.monotonic
         self.may_connect = True  # whether the request may go out on a new connection, should the kept one be dead
-        self._reads_ahead = IS_TOLD and peer.origin.startswith("https:")
-        self._is_fresh = self.is_held = False
+        self._reads_ahead = CAN_HOLD_BACK and peer.origin.startswith("https:")
+        self._is_fresh = self.is_held = self._holds_back = False
         self._take: Take | None = None
         self._shape = "", "", 0  # method, target and kind of request, as last set
         self._multi = pycurl.CurlMulti()
@@ -113,16 +113,23 @@ class Handle:
             self._easy.setopt(_FIELDS, lines)
         except UnicodeEncodeError:  # pycurl takes texts in ASCII alone
             self._easy.setopt(_FIELDS, [line.encode("latin-1") for line in lines])
-        # What TLS has read ahead does not show at the socket, and libcurl would take it for the answer at once.
-        unasked = Unasked(self._kept) if self._reads_ahead and not is_fresh else None
-        self._multi.add_handle(self._easy)
-        self._act(_TIME_OUT, 0)
-        if unasked and unasked.has_come() and (self.head or self.is_done):
-            self._start_anew(request)
+        if self._reads_ahead and not is_fresh:
+            self._start_held_back(request)
+        else:
+            self._multi.add_handle(self._easy)
+            self._act(_TIME_OUT, 0)
 
-    def _start_anew(self, request: Outbound) -> None:
-        """Send a request again, if that may be, whose answer was there before it was sent."""
-        if request.is_repeatable:
+    def _start_held_back(self, request: Outbound) -> None:
+        """Begin where TLS may have read ahead, which no look at the socket shows: what it read is nobody's answer."""
+        self._holds_back = True
+        with held_back(self._kept):
+            self._multi.add_handle(self._easy)
+            self._act(_TIME_OUT, 0)
+        self._holds_back = False
+        if not (self.head or self.is_done):
+            if self.is_starved:
+                self._feed()
+        elif request.is_repeatable:
             self._multi.remove_handle(self._easy)
             self._kept = -1
             self.start(request)
@@ -236,7 +243,7 @@ class Handle:
     def _read(self, size: int) -> Any:
         self._spare.open(self._kept if self._newest is None else self._newest)
         try:
-            data = self._take(size) if self._take else b""
+            data = None if self._holds_back else self._take(size) if self._take else b""
         except Exception as error:  # noqa: BLE001 - a server may raise anything here; it ends the exchange
             self.error = error
             return pycurl.READFUNC_ABORT

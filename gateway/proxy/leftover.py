@@ -5,48 +5,35 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from contextlib import suppress
-from fcntl import ioctl
-from termios import FIONREAD
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from gateway.http.grammar import read_length
 from gateway.proxy.chunks import Chunks, Length
-from gateway.proxy.failures import UpstreamFailed, connection_failure
+from gateway.proxy.failures import UpstreamFailed
 
 MOST = 65_536  # bytes of such an answer
 
 Lines = list[bytes]
-IS_TOLD: Final = sys.platform == "linux"  # elsewhere nobody knows what TLS has read ahead
+CAN_HOLD_BACK: Final = sys.platform == "linux"
 
 
-class Unasked:
-    """Tells whether what is read from a kept connection had come before the request: TLS reads whole records ahead.
+@contextmanager
+def held_back(descriptor: int) -> Iterator[None]:
+    """Have the kernel keep the end of what is sent meanwhile, so that there can be no answer to it yet."""
+    _cork(descriptor, 1)
+    yield
+    with suppress(OSError):  # it has been closed
+        _cork(descriptor, 0)
 
-    Until `has_come` is asked the end of the request is held back, so that there can be no answer to it yet. Raises
-    `UpstreamFailed` where no descriptor is left.
-    """
 
-    def __init__(self, descriptor: int) -> None:
-        try:  # libcurl may close its own
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, os.dup(descriptor))
-        except OSError as error:
-            raise connection_failure(error, was_connected=False) from error
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        self._before = self._received()
-
-    def has_come(self) -> bool:
-        """Return whether nothing that came since was read: the answer was there before. Let go of the connection."""
-        with self._socket as sock:
-            unread = int.from_bytes(ioctl(sock, FIONREAD, bytes(4)), sys.byteorder)  # first: more may come between
-            was_read = self._received() - self._before - unread
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
-            return not was_read
-
-    def _received(self) -> int:
-        """Return how many bytes have ever come."""
-        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
-        return int.from_bytes(info[128:], sys.byteorder)  # tcpi_bytes_received of Linux's tcp_info
+def _cork(descriptor: int, value: int) -> None:
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, value)
+    finally:
+        connection.detach()  # it stays libcurl's
 
 
 class Spare:

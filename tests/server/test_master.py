@@ -143,7 +143,10 @@ def test_workers_stay_until_the_new_ones_have_threads_to_serve_with(tmp_path: Pa
     full = tmp_path / "full"
     with Bundled(tmp_path, {"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as server:
         assert server.serves_with(1)
-        [worker] = server.workers
+        [first] = server.workers
+        server.signal(SIGHUP)
+        assert until(lambda: server.workers and first not in server.workers)
+        [worker] = server.workers  # has all its threads: the one before left when this one had said that it serves
         full.touch()
         server.signal(SIGHUP)
         assert until(lambda: server.log.count("ended with 1") >= 2)

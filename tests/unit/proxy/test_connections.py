@@ -865,7 +865,7 @@ def test_what_came_before_a_reset_reaches_the_client_of_an_upgrade_although_it_s
                 opened.receive()
 
 
-@pytest.mark.skipif(not leftover.IS_TOLD, reason="the system does not tell what has come")
+@pytest.mark.skipif(not leftover.CAN_HOLD_BACK, reason="the system cannot hold back what is sent")
 @pytest.mark.parametrize("rest", [ok(b"other"), response(b"other", ("Connection", "close")), "\xe4".encode()])
 def test_what_tls_has_read_beyond_an_answer_is_nobodys_answer(certificates: Certificates, rest: bytes) -> None:
     def script(talk: Talk) -> None:

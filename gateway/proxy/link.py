@@ -16,7 +16,7 @@ from gateway.proxy.failures import UpstreamFailed, connection_failure
 from gateway.proxy.outbound import Peer, Wait
 
 PIECE_BYTES = 65536
-_UNDER_WAY = (0, errno.EINPROGRESS, errno.EAGAIN)
+_UNDER_WAY = (errno.EINPROGRESS, errno.EAGAIN)
 
 
 class Link:
@@ -39,13 +39,11 @@ class Link:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # an upstream may vanish while nothing passes
         error = sock.connect_ex(address)
-        if error not in _UNDER_WAY:
-            raise OSError(error, os.strerror(error))
         poll = select.poll()
         poll.register(sock, select.POLLOUT)
-        while error and not poll.poll(0):
+        while error in _UNDER_WAY and not poll.poll(0):
             yield seconds_until(deadline, was_connected=False), {sock.fileno(): select.POLLOUT}
-        if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if error in _UNDER_WAY else error:
             raise OSError(error, os.strerror(error))
 
     def start_tls(self, peer: Peer, deadline: float) -> Generator[Wait, None, None]:

@@ -30,6 +30,7 @@ from helpers import NOW, Clock
 from gateway.blacklist.keys import claim_key
 from gateway.blacklist.stores.base import Entry, StoreOutdated, StoreRefused
 from gateway.blacklist.stores.sqlite import file
+from gateway.blacklist.stores.sqlite import store as sqlite_store
 from gateway.blacklist.stores.sqlite.statements import EARLIER, FORGET, SAME_SECOND, lookup
 from gateway.blacklist.stores.sqlite.store import GRACE_SECONDS, SqliteStore
 from gateway.http.problems import StoreUnavailable
@@ -772,6 +773,23 @@ def test_an_index_finds_what_has_expired_and_what_is_new(store: SqliteStore) -> 
         plan = store.conn.select("EXPLAIN QUERY PLAN " + statement, [1] * values)
         assert any(f"SEARCH unnamed USING INDEX {index}" in row[3] for row in plan), plan
         assert not any("TEMP" in row[3] or "SCAN unnamed" in row[3] for row in plan if "INDEX head" not in row[3]), plan
+
+
+def test_a_page_of_some_entries_ends_before_a_long_list_has_been_looked_at(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten who asked at once for some of a million entries held all others up for ten seconds."""
+    monkeypatch.setattr(sqlite_store, "LOOKED_AT", 30)
+    key = claim_key("other", "sub", "1")
+    older = Entry(key, "other", START - 1, None, ("sub", "1"))
+    store.add([older])
+    for only in ({"claim": "sub"}, {"issuers": ["other"]}):
+        found, cursor, pages = [], "", 0
+        while pages == 0 or cursor:
+            page, cursor = store.page(10, cursor, **only)  # type: ignore[arg-type]
+            found, pages = found + page, pages + 1
+        assert (found, pages) == ([older], 7)
+    assert len(store.page(50, issuers=["issuer"])[0]) == 50
 
 
 # As it grows

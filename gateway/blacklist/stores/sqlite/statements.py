@@ -47,11 +47,13 @@ ADD_MESSAGE = "INSERT OR IGNORE INTO seen VALUES (?, ?)"
 
 MATCHING = """SELECT key, value FROM unnamed WHERE key >= ? AND key < ? || 'g'
     AND (json_extract(value, '$.expires_at') IS NULL OR json_extract(value, '$.expires_at') > ?) LIMIT 2"""
-_PAGE = """SELECT rowid, key, value FROM unnamed INDEXED BY creation WHERE json_extract(value, '$.created_at') {}
-    AND (json_extract(value, '$.expires_at') IS NULL OR json_extract(value, '$.expires_at') > ?)
-    AND (? IS NULL OR json_extract(value, '$.issuer') IN (SELECT value FROM json_each(?)))
+# Of what is listed, in turn; without its value what is of other issuers, or for another claim, than those wanted.
+_PAGE = """SELECT rowid, json_extract(value, '$.created_at'), key, CASE
+    WHEN (? IS NULL OR json_extract(value, '$.issuer') IN (SELECT value FROM json_each(?)))
     AND (? IS NULL OR EXISTS
         (SELECT 1 FROM json_each(unnamed.value, '$.claim') AS member WHERE member.key = json_extract(?, '$')))
+    THEN value END FROM unnamed INDEXED BY creation WHERE json_extract(value, '$.created_at') {}
+    AND (json_extract(value, '$.expires_at') IS NULL OR json_extract(value, '$.expires_at') > ?)
     ORDER BY {} rowid DESC LIMIT ?"""
 SAME_SECOND = _PAGE.format("= ? AND rowid < ?", "")
 EARLIER = _PAGE.format("< ?", "json_extract(value, '$.created_at') DESC,")

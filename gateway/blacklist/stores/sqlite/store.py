@@ -34,6 +34,7 @@ PRUNED_PER_CHANGE = 100
 PURGED_PER_CHANGE = 1000
 REST_SECONDS = 0.005  # another's `begin` tries at least twice in it
 SPARE_PAGES = 1000  # kept for new entries
+LOOKED_AT = 2000  # entries, 5 µs each, for a page of some issuers or of one claim
 
 _ACCEPTED = "accepted"  # stands among changed keys for an operator's decision
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
@@ -205,13 +206,16 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
         found = _CURSOR.fullmatch(cursor or f"{10**18 - 1}.0")
         if not found:
             raise ValueError("not a cursor")
-        second, row, now, wanted = int(found[1]), int(found[2]), self._now(), limit + 1
+        second, row, now = int(found[1]), int(found[2]), self._now()
         only = [json.dumps(each) if each else None for each in (issuers, issuers, claim, claim)]
+        most = max(limit + 1, LOOKED_AT if issuers or claim else 0)
         with self._asking() as conn:
-            rows = conn.execute(sql.SAME_SECOND, (second, row, now, *only, wanted)).fetchall()
-            rows += conn.execute(sql.EARLIER, (second, now, *only, wanted - len(rows))).fetchall()
-            entries = [decode(key, text) for _, key, text in rows[:limit]]
-        return entries, f"{entries[-1].created_at}.{rows[limit - 1][0]}" if len(rows) == wanted else ""
+            rows = conn.execute(sql.SAME_SECOND, (*only, second, row, now, most)).fetchall()
+            rows += conn.execute(sql.EARLIER, (*only, second, now, most - len(rows))).fetchall()
+            wanted = [each for each in rows if each[3] is not None]
+            entries = [decode(key, text) for *_, key, text in wanted[:limit]]
+        last = wanted[limit - 1] if len(wanted) > limit else rows[-1] if len(rows) == most else None
+        return entries, f"{last[1]}.{last[0]}" if last else ""
 
     def changes(self, since: str) -> tuple[str, frozenset[str] | None]:
         """Return the newest mark, and the keys changed since the mark `since`, None if that is not known."""

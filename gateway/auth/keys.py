@@ -20,7 +20,7 @@ from gateway.auth.watched import WatchedKeys
 _BARE_KEY = re.compile(r"M[A-Za-z0-9+/\s]{50,}={0,2}")  # the base64 of DER, as Keycloak's pages show a key
 
 LOOK_SECONDS = 1  # how often a file of keys is looked at
-FILE_WAIT_SECONDS = 0.25  # seconds that a request waits, once per look, for a disk
+FILE_WAIT_SECONDS = 0.25  # how long a request waits for a disk, once per look
 
 
 class StaticKeys:
@@ -113,7 +113,7 @@ def _public_keys(
     load = partial(_load, source)
     is_url = not is_key_text(source) and "://" in source and not source.startswith("file://")
     if is_url or is_metadata(load()):
-        # Before there are requests: from a cold disk it takes longer than one of them waits for keys.
+        # Imported before there are requests: from a cold disk that takes longer than a request waits for keys.
         import requests  # noqa: F401
 
         fetch = (

@@ -28,14 +28,14 @@ class KeysRefused(ValueError):
 
 
 class NoUsableKey(KeysRefused):
-    """A key set that is whole, and has no key to go by: those that it had are withdrawn."""
+    """A key set that is well-formed, and has no usable key: those that it had are withdrawn."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Key:
     """One verification key, bound to its algorithms (RFC 8725 section 3.1).
 
-    Of a set for many tenants, one that is a single tenant's has the name of that `issuer`.
+    In a set for many tenants, a key of one tenant alone has the name of that `issuer`.
     """
 
     kid: str | None
@@ -70,7 +70,7 @@ class KeySet:
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[Key]:
         """Return the keys to try, in order: those of the kid, or all where the token or the set has no kid.
 
-        Secrets have no kid: what a token names beside an HMAC algorithm picks none of them.
+        Secrets have no kid, so that of a token with an HMAC algorithm is ignored.
         """
         return self._candidates.get((kid if self.has_kids and algorithm not in HMAC else None, algorithm), ())
 

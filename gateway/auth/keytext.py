@@ -108,7 +108,7 @@ def _read_all(of: str, sources: list[Source], ignored: list[Ignored]) -> tuple[K
 def _bind_to_tenants(keys: list[Key]) -> list[Key]:
     """Return the keys with an issuer where they are one tenant's alone, as in Entra's set for all tenants.
 
-    There it says `{tenantid}` of the keys that sign for every tenant. In any other set it may mean anything.
+    There a key that signs for every tenant has an issuer with `{tenantid}`. In any other set the member means nothing.
     """
     is_for_all = [TENANT in (key.issuer or "") for key in keys]
     return [

@@ -12,14 +12,14 @@ _OTHERS = re.compile(
     r"|(?:verifiable[ _-]?)?credential)(?:[ _-]?token)?(?:\+(?:sd-)?jwt)?",
     re.IGNORECASE,
 )
-# In a header any kind that has a media type of its own, but that of access tokens (RFC 9068).
+# In a header: any media type of a kind of JWT but that of access tokens (RFC 9068).
 _OTHER_MEDIA_TYPES = re.compile(r"(?!(?:application/)?at\+jwt$).*\+(?:sd-)?jwt", re.IGNORECASE)
 _EVENTS = re.compile(r"https?://schemas\.openid\.net/.*|.*/(?:back|front)channel-logout", re.IGNORECASE)
 
 
 def is_other_type(typ: str) -> bool:
     """Return whether a header's `typ` names another kind of token."""
-    name = typ.partition(";")[0].strip()  # without what a media type may have beside its name
+    name = typ.partition(";")[0].strip()  # without a media type's parameters
     return bool(_OTHER_MEDIA_TYPES.fullmatch(name) or _OTHERS.fullmatch(name))
 
 

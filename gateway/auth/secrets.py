@@ -38,7 +38,7 @@ def secret_bytes(text: str) -> bytes:
 
 def is_same_secret(ours: str, theirs: str) -> bool:
     """Return whether two secrets are the same, in a time that reveals nothing of ours, not even its length."""
-    # Surrogates: what WSGI and forms let through is no reason to fail.
+    # Surrogates, which WSGI and forms let through, must not make this fail.
     digests = [hashlib.sha256(each.encode(errors="surrogatepass")).digest() for each in (ours, theirs)]
     return hmac.compare_digest(*digests)
 

@@ -92,10 +92,10 @@ def read_message(text: str, issuers: Issuers, types: Collection[str]) -> Message
 def refuse_if_stale(problem: Problem, issuer: Issuer | None, came: float) -> None:
     """Raise `Problem` keys-unavailable where no key verifies, and the issuer's were fetched before the message came.
 
-    A message comes once, and a token that is not revoked passes: without a fresh look at the keys nothing is final.
+    It comes once, and what it should have blacklisted would pass: only a look at newer keys makes the refusal final.
     `came` is in seconds of the monotonic clock.
     """
     is_stale = issuer is not None and issuer.keys.age() > time.monotonic() - came
     if is_stale and problem.code in ("unknown-key", "bad-signature"):
-        # Sooner than that nothing has the keys fetched again.
+        # Until then nothing has the keys fetched again.
         raise Problem("keys-unavailable", fields=[("Retry-After", f"{FetchPolicy().cool_down:.0f}")]) from problem

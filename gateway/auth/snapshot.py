@@ -31,7 +31,7 @@ class Snapshot:
 
     def __init__(self, issuer: str, read: Read, limit: float, now: Callable[[], float]) -> None:
         self._issuer, self._read, self._limit, self._now = issuer, read, limit, now
-        # Replaced whole, and looked at once by each who reads it, so that threads see one state.
+        # Replaced as a whole, and read once by each reader, so that no thread sees half a change.
         self._good: tuple[bytes, KeySet, float] | None = None
         self._fault = ""
         self._ignored: list[Ignored] = []
@@ -61,7 +61,7 @@ class Snapshot:
             try:
                 keys, ignored = self._read(text)
             except NoUsableKey:
-                # No failure, but an answer: who empties a key set wants its tokens to end now, not in a day.
+                # An answer, not a failure: whoever empties a key set wants its tokens to end now, not in a day.
                 self._good = None
                 raise
             self._log_ignored(ignored)

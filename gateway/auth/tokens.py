@@ -34,8 +34,8 @@ Claims = dict[str, Any]
 _same_name = bounded_cache(1024, longest=64)(str)
 
 
-# What a request of a known token touches is not in the processor's caches: so it is in as few objects as can be. And
-# those that the garbage collector would have to look at are one for each token.
+# A request with a cached token finds what it needs outside the processor's caches: so it stands in as few objects as
+# possible, and the garbage collector has one to look at for each token.
 @dataclass(slots=True, eq=False, repr=False)  # a trace must not show a token
 class Token:
     """A token whose signature, issuer and claim types are good; its times are checked at each use.
@@ -75,10 +75,10 @@ class Token:
 class Verifier:
     """Verifies tokens of some `issuers`, and keeps up to `cache_size` good ones.
 
-    A cached token is good only under the very key set that verified it, so that a removed
-    key takes its tokens along. Its tokens are for one blacklist, whose findings they keep: of two, in two threads, each
-    would take the other's. `leeway` and `max_age` (by `iat`) are in seconds, `now` returns epoch seconds. With
-    `by_auth_time`, an `auth_time` must not lie ahead: no cut-off of now would cover it.
+    A cached token is good only under the very key set that verified it, so that a removed key takes its tokens along.
+    A verifier is for one blacklist, whose answers its tokens keep: of two, each might take the other's. `leeway` and
+    `max_age` (by `iat`) are in seconds, `now` returns epoch seconds. With `by_auth_time`, an `auth_time` must not lie
+    ahead: no cut-off of now would cover it.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Verifier:
         return token if token is not None and token.key_set is token.issuer.keys.current() else None
 
     def has_cached(self, text: str) -> bool:
-        """Return whether the token is in the cache of those that were verified."""
+        """Return whether the token was verified before, whatever has become of the keys since."""
         return BEARER + text in self._cached
 
     def has_expired(self, token: Token) -> bool:
@@ -210,7 +210,7 @@ class Verifier:
 
 
 def check_signature(issuer: Issuer, kid: str | None, algorithm: str, signing_input: bytes, signature: bytes) -> KeySet:
-    """Return the key set under which the signature verifies: where none does, a newer one is asked for."""
+    """Return the key set under which the signature verifies, if need be a newer one. Raises `Problem`."""
     key_set = issuer.keys.current()
     keys = list(filter(issuer.may_use, key_set.candidates(kid, algorithm)))
     if any(key.verifies(algorithm, signing_input, signature) for key in keys):

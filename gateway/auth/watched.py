@@ -56,9 +56,9 @@ class WatchedKeys:
             return self._snapshot.current()
 
     def renew(self) -> KeySet:
-        """Return the keys in force after the fetch that a token which no key verifies brings about once per cool-down.
+        """Return the keys after a fetch, for a token that none verifies: one may be new, or replaced under its kid.
 
-        A key may be new, or be another one under the kid of an old one.
+        Within the cool-down after one fetch there is no other.
         """
         self.current()
         self._ask()
@@ -69,7 +69,7 @@ class WatchedKeys:
         return self._snapshot.age()
 
     def ask(self) -> KeySet:
-        """Return the keys, asked for now and in this thread. Raises KeysRefused, OSError or ValueError."""
+        """Return the keys, loaded now and in this thread. Raises KeysRefused, OSError or ValueError."""
         return self._snapshot.take(self._load)
 
     def close(self) -> None:
@@ -89,8 +89,8 @@ class WatchedKeys:
         """Have the thread fetch, unless it was asked within the cool-down, and wait for it, but not for long.
 
         With `if_missing`, do neither where keys have come since the caller looked.
-        All who wait share one time limit: however many tokens that nothing verifies are sent while the
-        provider hangs, they hold our threads for one time limit per cool-down.
+        All who wait share one time limit: however many forged tokens come while the provider hangs, they hold our
+        threads for one time limit per cool-down.
         """
         with blocking(), self._changed:
             if if_missing and self.age() <= self._policy.limit:
@@ -113,7 +113,7 @@ class WatchedKeys:
             with self._changed:
                 self._done = number
                 if number == 1 and (renewed or not self._is_awaited):
-                    # No token asked for these: one that needs newer ones right after the start must not wait.
+                    # No token brought this first fetch about: one that needs newer keys need not wait a cool-down.
                     self._asked_at = -math.inf
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._asked > self._done or self._closed, delay or self._policy.refresh)

@@ -40,7 +40,7 @@ def body_members(environ: Environ) -> Generator[bytes, None, Members]:
         )
     members = _json(body) if kind == JSON else _form(body)
     if not members.keys() - {"token_type_hint"}:
-        raise _invalid("The body names nothing.")  # a hint is ignored, and then nothing is left
+        raise _invalid("The body names nothing.")
     return members
 
 

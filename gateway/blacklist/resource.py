@@ -132,7 +132,7 @@ class Resource:
         return self._answer(caller, named, changed)
 
     def _check_whose(self, caller: Caller, target: Target, named: Named) -> None:
-        """Refuse a fingerprint without an issuer, whose entry does not tell for sure that the token is another's."""
+        """Refuse a fingerprint without an issuer if its entry leaves in doubt that the token is another issuer's."""
         is_whole = target.fingerprint == named.fingerprint
         if target.issuer is not None or not is_whole or named.issuer == caller.token.issuer.name:
             return
@@ -213,14 +213,14 @@ class Resource:
     def _answer(self, caller: Caller, named: Named, changed: bool) -> Answer:
         entries = named.entries()
         entry = entries[0] if entries else None
-        ends, about = entry.expires_at if entry else None, named.to_json()
+        ends, members = entry.expires_at if entry else None, named.to_json()
         if named.token is None:
-            about |= {"issuer": named.issuer, "issued_before": entry and entry.issued_before, "until": ends}
+            members |= {"issuer": named.issuer, "issued_before": entry and entry.issued_before, "until": ends}
         else:
-            ends, about = int(min(named.token.expires_at, LATEST)), {"token": named.token.text}
+            ends, members = int(min(named.token.expires_at, LATEST)), {"token": named.token.text}
         return {
             "message": _message(named, entries, changed),
-            **about,
+            **members,
             "blacklisted": entry is not None,
             "changed": changed,
             "expires_at": timestamp(ends),
@@ -255,7 +255,7 @@ def _message(named: Named, entries: Sequence[Entry], changed: bool) -> str:
 
 
 def _if_it_is_of(named: Named, entry: Entry) -> str:
-    """Return of whom a token has to be for the entry to count: of some issuers alone, if digits alone named it."""
+    """Return whose the token must be for the entry to count, where a fingerprint alone named it; else ""."""
     issuers = named.blacklist.issuers
     if named.token or not entry.by_fingerprint or issuers.may_act_in_all(entry.issuer, entry.administers):
         return ""

@@ -24,7 +24,7 @@ MOST_MEMBERS = 64  # of a claim that is a list
 NOW: Final = "now"  # as a cut-off: whatever passes at this moment was issued before it
 
 CutOff = int | Literal["now"] | None
-BY_CLAIM: Final = "by claim"  # as a cut-off that is asked for: the one that CUT_OFF_CLAIMS say
+BY_CLAIM: Final = "by claim"  # as a cut-off that is asked for: the one that the claim gets by CUT_OFF_CLAIMS
 AskedCutOff = CutOff | Literal["by claim"]
 
 
@@ -172,8 +172,8 @@ class Blacklist:
         It ends at `until`, or never: nobody knows when the token does. The entry in force may be of another issuer;
         then nothing has changed, and the token is not blacklisted.
         """
-        about = {"by_fingerprint": True, "administers": self.issuers.administered_by(issuer)}
-        added = self._add_one(self._entry(token_key(fingerprint), issuer, until, actor, **about))
+        members = {"by_fingerprint": True, "administers": self.issuers.administered_by(issuer)}
+        added = self._add_one(self._entry(token_key(fingerprint), issuer, until, actor, **members))
         self.record("add", actor, changed=added.changed, issuer=issuer, fingerprint=fingerprint, until=until)
         return added.changed
 
@@ -197,8 +197,8 @@ class Blacklist:
         added = self.store.add([self._claim_entry(target, actor) for target in targets], once=once)
         for entry, changed in added or ():
             claim = dict([entry.claim or ("", "")])
-            about = {"claim": claim, "issued_before": entry.issued_before, "until": entry.expires_at}
-            self.record("add", actor, changed=changed, issuer=entry.issuer, **about)
+            members = {"claim": claim, "issued_before": entry.issued_before, "until": entry.expires_at}
+            self.record("add", actor, changed=changed, issuer=entry.issuer, **members)
         return added
 
     def remove_fingerprint(self, issuer: str, fingerprint: str, actor: Actor, made_by: str | None = None) -> bool:
@@ -217,9 +217,9 @@ class Blacklist:
             changed = changed or any(lifted)
         return changed
 
-    def record(self, action: str, actor: Actor, **about: object) -> None:
+    def record(self, action: str, actor: Actor, **members: object) -> None:
         """Note in the audit log what somebody did, or was refused."""
-        record = {"action": action, **about, "by": actor.by, "from": actor.address, "reason": actor.reason}
+        record = {"action": action, **members, "by": actor.by, "from": actor.address, "reason": actor.reason}
         record |= {name: text for name, text in (("trace", actor.trace), ("by_issuer", actor.issuer)) if text}
         audit.info("blacklist %s", action, extra={"record": record})
 
@@ -267,14 +267,14 @@ class Blacklist:
         as_of = self._next_second() if cut_off == NOW else None
         issued_before = self.cut_off_now() if cut_off == NOW else cut_off
         ends = self._end(issued_before) if until is None else until
-        about = {"claim": (name, value), "issued_before": issued_before, "as_of": as_of}
-        return self._entry(claim_key(issuer, name, value), issuer, ends, actor, **about)
+        members = {"claim": (name, value), "issued_before": issued_before, "as_of": as_of}
+        return self._entry(claim_key(issuer, name, value), issuer, ends, actor, **members)
 
     def _next_second(self) -> int:
         return math.floor(self._now()) + 1
 
     def _as_here(self, entry: Entry) -> Entry:
-        """Return the entry with the cut-off that it has here: a larger LEEWAY than its writer's lets more pass."""
+        """Return the entry with the cut-off that it has here: with a larger LEEWAY than its writer's, a later one."""
         if entry.as_of is None or entry.issued_before is None:
             return entry
         here = entry.as_of + math.ceil(self._rules.leeway)
@@ -283,7 +283,7 @@ class Blacklist:
     def _end(self, cut_off: int | None) -> int | None:
         """Return when an entry with this cut-off may be forgotten: when all that it refuses is too old anyway.
 
-        What has no cut-off is never forgotten: a session may go on for longer than any token of it. Nor is one that
+        One without a cut-off is never forgotten: a session may go on for longer than any of its tokens. Nor is one that
         counts for the sign-in, from which tokens are refreshed for as long.
         """
         if self._rules.max_token_age is None or cut_off is None or self._rules.by_auth_time:

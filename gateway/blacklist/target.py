@@ -17,7 +17,7 @@ LONGEST_REASON = 1000  # characters
 # Members beside a token or a claim: no claim that can be blacklisted may have one of these names.
 BESIDE = ("fingerprint", "issuer", "issued_before", "until", "reason")
 
-# What stands for bytes that are no UTF-8: in a query U+FFFD, on a command line a lone surrogate.
+# What bytes that are no UTF-8 were turned into: in a query U+FFFD, on a command line lone surrogates.
 _UNREADABLE = re.compile("[\ufffd\ud800-\udfff]")
 _FINGERPRINT = re.compile(r"[0-9a-f]{12,64}", re.ASCII)
 
@@ -106,7 +106,7 @@ def read_values(name: str, value: object) -> tuple[str, ...]:
     if text is None:
         raise _invalid("A claim's value must be a string that is not empty, or a number.")
     if isinstance(value, Typed) and _UNREADABLE.search(text):
-        # What stands for any bytes that are no UTF-8 would name nobody, or somebody else.
+        # It would name nobody, or somebody else.
         raise _invalid("The claim's value is not UTF-8: in JSON every text can be named.")
     if JOIN in name:
         return (_join_values(name, text),)

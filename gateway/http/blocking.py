@@ -63,8 +63,8 @@ class Watchdog:
         for thread in threads:
             frame = frames.get(thread)
             if frame and not self._is_own(frame) and self._is_new(frame):
-                about = {"stack": "".join(traceback.format_stack(frame))}  # code alone, without values
-                log.warning("a thread waits outside `blocking()`, and holds up all others", extra={"record": about})
+                record = {"stack": "".join(traceback.format_stack(frame))}  # code alone, without values
+                log.warning("a thread waits outside `blocking()`, and holds up all others", extra={"record": record})
 
     def _is_own(self, frame: FrameType) -> bool:
         name: str = frame.f_globals.get("__name__", "")

@@ -56,7 +56,7 @@ class Answer:
         handle = self._handle
         assert handle  # noqa: S101 - it is asked for once
         if self.is_awaited:
-            self._turn(handle)
+            self._work(handle)
         lines = final_head(handle.head, self._about) if handle.head else []
         if not lines:
             if handle.body or handle.is_done:
@@ -81,7 +81,7 @@ class Answer:
         if handle.is_held != about.is_unread:
             handle.hold(about.is_unread)
         if self.is_awaited:
-            self._turn(handle)
+            self._work(handle)
         if handle.is_held and not handle.error:
             about.is_duplex = handle.is_sending()
             return None
@@ -118,7 +118,7 @@ class Answer:
         if timeout > 0:
             seconds = min(seconds, timeout)
         with blocking():
-            self._turn(handle, seconds)
+            self._work(handle, seconds)
         return False
 
     def close(self) -> None:
@@ -135,11 +135,11 @@ class Answer:
         else:
             handle.close()
 
-    def _turn(self, handle: Handle, seconds: float = 0) -> None:
+    def _work(self, handle: Handle, seconds: float = 0) -> None:
         """Take in what has come, after waiting at most so long; raise if nobody waits for the answer any more."""
         self.is_awaited = False
         # The client's silence is not the upstream's.
-        if handle.turn(seconds) or handle.is_starved or self._about.is_unread:
+        if handle.work(seconds) or handle.is_starved or self._about.is_unread:
             self._since = 0.0
             return
         silent = monotonic() - self._since

@@ -44,7 +44,7 @@ _TO_CURL: Final = [  # by poll's events
 class Handle:
     """A libcurl handle with one kept connection to a peer.
 
-    `head` and `body` fill up as `turn` is called: lines of all heads and trailers, and undecoded bytes
+    `head` and `body` fill up as `work` is called: lines of all heads and trailers, and undecoded bytes
     (360 KB at a time, at most 720 KB, as measured; what is not asked for stays with the upstream).
     """
 
@@ -161,7 +161,7 @@ class Handle:
         milliseconds: int = timeout()  # asking costs less than a callback
         return milliseconds / 1000
 
-    def turn(self, seconds: float = 0) -> bool:
+    def work(self, seconds: float = 0) -> bool:
         """Let libcurl do what it can, after waiting at most so long for it; return whether anything has happened."""
         if self.is_starved and not self.is_done:
             self._feed()

@@ -33,8 +33,7 @@ from gateway.server.wire import seconds_since_data
 
 log = logging.getLogger("gateway.server")
 
-# How many steps one connection may take before others have their turn: two parts of a long answer take a millisecond.
-STEPS: Final = 2
+STEPS: Final = 2  # of one connection, before the others are served: two parts of a long answer take a millisecond
 LEFT: Final = getattr(select, "POLLRDHUP", select.POLLIN)  # the event of a client that leaves
 
 

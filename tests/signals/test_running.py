@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 
 import pytest
 from helpers import ISSUER, mint, sign
-from recorder import Client, Recorder, Talk, ok, request, response, until
 from provider import Provider, signer
+from recorder import Client, Recorder, Talk, ok, request, response, until
 from redis_servers import RedisServer
 from running import Answer, Running, ask
 

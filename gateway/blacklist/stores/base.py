@@ -216,7 +216,7 @@ class Store(Protocol):
     def find_again(self, keys: Sequence[str], last: Any) -> tuple[Any, Sequence[Entry]]:
         """Return what `find` does, and before that what is to be given as `last` when these keys are asked for again.
 
-        By that a store may know that nothing has been committed since. At first it is None.
+        From it a store may see that nothing has been committed since. At first it is None.
         """
 
     def matching(self, prefix: str) -> list[Entry]:

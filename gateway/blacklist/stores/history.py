@@ -5,8 +5,8 @@ Each change leaves a random mark, which no other change will have. The newest is
 while its marks contain the newest one that is known: a copy that lacks a change has another mark at its place,
 or none, and that stays so when its number of changes is level again.
 
-What one process knows, all know that were forked from the same one, before or later: it lies in memory that they
-share. A machine that has just started knows nothing, and takes the store as it finds it.
+What one process knows, all processes know that were forked from the same one: it lies in memory that they share. A
+machine that has just started knows nothing, and takes the store as it finds it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ WINDOW = 1024  # marks that are kept
 MOST_KEYS = 16  # a larger change is kept without its keys: who comes after an import reads all marks at once
 
 _HEAD = re.compile(r"([0-9a-f]{32})\.([0-9]{1,18})\.([0-9]{1,18})\.([0-9a-f]{32})")
-_TURN = struct.Struct("<Q")  # how often what is known has changed
+_VERSION = struct.Struct("<Q")  # how often what is known has changed
 _TEXT = struct.Struct("<H126s")  # the newest head's length and text
 _MARK_BYTES = 16
-_MARKS = _TURN.size + _TEXT.size
+_MARKS = _VERSION.size + _TEXT.size
 
 
 class HistoryLost(Exception):
@@ -120,7 +120,7 @@ class Known:
         self._memory = mmap.mmap(-1, _MARKS + WINDOW * _MARK_BYTES)
         self._file = _open_nameless_file()  # for its lock, which ends with its holder
         weakref.finalize(self, os.close, self._file)
-        self._read = bytes(_TURN.size), ""
+        self._read = bytes(_VERSION.size), ""
         self._free_lock()
         at_fork(after_in_child=self._free_lock)
 
@@ -129,8 +129,8 @@ class Known:
 
     def newest(self) -> str:
         """Return the newest head that is known, "" for none. Take it before you ask: the answer must know this much."""
-        turn, text = self._read
-        if self._memory[: _TURN.size] != turn:
+        version, text = self._read
+        if self._memory[: _VERSION.size] != version:
             with self._locked():
                 text = self._newest()
         return text
@@ -159,7 +159,7 @@ class Known:
             self._learn(head, marks)
 
     def _contradiction(self, head: Head, newest: Head, marks: Mapping[int, str]) -> str:
-        """Return what speaks against the store from what others learned while it was asked, "" for nothing."""
+        """Return what is wrong by what others learned while the store was asked; "" for nothing."""
         if head.accepted > newest.accepted:
             return ""
         if head[:2] != newest[:2]:
@@ -189,15 +189,15 @@ class Known:
         self._memory[at : at + _MARK_BYTES] = bytes.fromhex(mark) or bytes(_MARK_BYTES)
 
     def _newest(self) -> str:
-        length, text = _TEXT.unpack_from(self._memory, _TURN.size)
+        length, text = _TEXT.unpack_from(self._memory, _VERSION.size)
         newest: str = text[:length].decode()
-        self._read = self._memory[: _TURN.size], newest
+        self._read = self._memory[: _VERSION.size], newest
         return newest
 
     def _write(self, text: str) -> None:
-        _TEXT.pack_into(self._memory, _TURN.size, len(text), text.encode())
-        (turn,) = _TURN.unpack_from(self._memory)
-        _TURN.pack_into(self._memory, 0, turn + 1)
+        _TEXT.pack_into(self._memory, _VERSION.size, len(text), text.encode())
+        (version,) = _VERSION.unpack_from(self._memory)
+        _VERSION.pack_into(self._memory, 0, version + 1)
 
     def _forget(self) -> None:
         self._memory[_MARKS:] = bytes(WINDOW * _MARK_BYTES)
@@ -218,13 +218,13 @@ _OTHER = "another blacklist is in its place"
 
 
 def _lost(head: Head, since: Head, marks: Mapping[int, str]) -> str:
-    """Return what speaks against a store with this head and marks where `since` is known, "" for nothing."""
+    """Return what is wrong with a store that has this head and these marks where `since` is known; "" for nothing."""
     if head.accepted > since.accepted:
         return ""
     if head.blacklist != since.blacklist:
         return _OTHER
     mark = marks.get(since.number, "")
-    # Marks without the head's own are another server's. What was known may be further back than marks are kept.
+    # Marks that lack the head's own come from another server. The known one may be older than all that are kept.
     is_strange = head[:2] != since[:2] or marks.get(head.number) != head.mark
     if is_strange or (mark != since.mark and (mark or head.number - since.number < WINDOW)):
         return _lacking(since, head)

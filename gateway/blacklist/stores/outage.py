@@ -40,13 +40,13 @@ class Outage:
 
     def __init__(self) -> None:
         self.causes: dict[str, str] = {}
-        self.turns = 0  # how often the state has changed
+        self.version = 0  # how often the state has changed
 
     def begin(self, what: str, cause: str, error: object) -> StoreUnavailable:
         """Note that `what` (look-ups, changes) fails; return what to raise. The log has each change of the cause."""
         if self.causes.get(what) != cause:
             self.causes[what] = cause
-            self.turns += 1
+            self.version += 1
             log.warning(
                 "the blacklist store is unavailable for %s (%s): %s. What to do: %s",
                 what,
@@ -60,15 +60,15 @@ class Outage:
     def end(self, what: str) -> None:
         """Note that `what` works."""
         if self.causes and self.causes.pop(what, ""):
-            self.turns += 1
+            self.version += 1
             log.warning("the blacklist store is available again for %s", what)
 
 
 class Probe:
     """Asks once for all callers that ask at about the same time.
 
-    A good outcome holds for `PROBE_SECONDS`, unless others find the store's state changed; a bad one for those who ask
-    while another does.
+    A good outcome holds for `PROBE_SECONDS`, unless the store's state has changed since; a bad one only for those who
+    ask while another asks anew.
     """
 
     def __init__(self, ask: Callable[[], object], outage: Outage) -> None:
@@ -84,7 +84,7 @@ class Probe:
     def __call__(self) -> None:
         """Return if the last outcome was good. Raises what `ask` raised."""
         if not self._is_fresh():
-            # While another thread asks, the outcome before counts: nobody waits for it but whoever is first.
+            # While another thread asks, the last outcome counts; only where there is none yet does anybody wait.
             with blocking():
                 is_first = self._lock.acquire(timeout=0 if self._outcome else WAIT_SECONDS)
             if is_first:
@@ -102,8 +102,8 @@ class Probe:
     def _is_fresh(self) -> bool:
         if self._outcome is None:
             return False
-        when, turns, error = self._outcome
-        return not error and turns == self._outage.turns and time.monotonic() - when < PROBE_SECONDS
+        when, version, error = self._outcome
+        return not error and version == self._outage.version and time.monotonic() - when < PROBE_SECONDS
 
     def _new_outcome(self) -> tuple[float, int, Exception | None]:
         found: Exception | None = None
@@ -112,4 +112,4 @@ class Probe:
         except Exception as error:  # noqa: BLE001 - whatever it is, all who ask get it
             found = error
         self._outage.end(PROBES)
-        return time.monotonic(), self._outage.turns, found
+        return time.monotonic(), self._outage.version, found

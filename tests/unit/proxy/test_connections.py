@@ -531,7 +531,7 @@ def test_an_upload_holds_no_other_connection_where_a_slower_address_is_given_up(
         handle = stack.enter_context(closing(curl.Handle(peer, 5.0)))
         handle.start(request)
         threading.Timer(0.4, hang_up_on).start()
-        assert until(lambda: handle.turn(0.1) and handle.is_starved)
+        assert until(lambda: handle.work(0.1) and handle.is_starved)
         sockets = [os.fstat(each.fileno()).st_ino for each in taken]
         assert [inodes().count(each) for each in sockets] == [1] * 6
 

@@ -1,6 +1,6 @@
 """Questions to Redis over a pool of connections, each with one deadline for all of its answer.
 
-What `begin` asks waits for nothing: who begins has the connection's descriptor watched, and receives the answers then.
+`begin` waits for nothing: the caller has the connection's descriptor watched, and then receives the answers.
 
 redis-py opens the connections. Its own way of asking takes four times as long
 (`python -m benchmarks.studies.redis_lookup`), and its time-out starts again with every part of an answer.
@@ -91,30 +91,20 @@ class RedisConnection:
         """Return so many answers to packed commands, within `SECONDS`. Raises what `FAILURES` names."""
         deadline = time.monotonic() + SECONDS
         self._socket.sendall(request)
-        found = self._received()
+        found = self._read(self._socket.recv(_SIZE))
         if len(found) < answers:
-            found += self._rest(answers - len(found), deadline)
+            while len(found) < answers:  # the socket's time-out is for each part
+                if (left := deadline - time.monotonic()) <= 0:
+                    raise TimeoutError("the answer is slow to come")
+                self._socket.settimeout(left)
+                found += self._read(self._socket.recv(_SIZE))
+            self._socket.settimeout(SECONDS)
         if len(found) > answers:
             raise HiredisError("more answers than requests")
         for answer in found:
             if isinstance(answer, ReplyError):
                 raise answer
         return found
-
-    def _rest(self, answers: int, deadline: float) -> list[Any]:
-        """Return the answers still to come. All share one deadline; the socket's time-out is for each part."""
-        found: list[Any] = []
-        while len(found) < answers:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("the answer is slow to come")
-            self._socket.settimeout(left)
-            found += self._received()
-        self._socket.settimeout(SECONDS)
-        return found
-
-    def _received(self) -> list[Any]:
-        return self._read(self._socket.recv(_SIZE))
 
     def _read(self, data: bytes) -> list[Any]:
         if not data:
@@ -154,7 +144,7 @@ class Connections:
         self._all: weakref.WeakSet[RedisConnection] = weakref.WeakSet()  # idle or not
         self._idle: deque[RedisConnection] = deque()
         self._opening: list[threading.Thread] = []
-        # Last: another thread that finds it right takes a connection, and a parent's would mix up their answers.
+        # Last: a thread that finds it right takes an idle connection, and must not get a parent's, with its answers.
         self._pid = os.getpid()
 
     def ask(self, request: bytes, answers: int, *, again: bool) -> list[Any]:
@@ -211,7 +201,7 @@ class Connections:
         try:
             return self._open(deadline)
         except FAILURES as error:
-            # What leads to the server may fail alone, a name server or the sentinels. Those that are open go on.
+            # A name server or the sentinels may fail alone, and connections that are open go on: one may be idle soon.
             until = time.monotonic() + SECONDS / 2
             while any(connection.is_open() for connection in list(self._all)) and time.monotonic() < until:
                 with suppress(IndexError):

@@ -51,7 +51,7 @@ class LookUps:
         self._server = server
         self._starting = Lock()
         self._pid = 0
-        self._is_watching = False  # whether the thread looks if an answer is late
+        self._is_watching = False  # whether the thread looks whether an answer is late
 
     def find(self, keys: Sequence[str], about: Context) -> Generator[bytes, None, list[Any]]:
         """Return the texts of entries; yield b"" in pauses of the request. Raises `StoreUnavailable`."""
@@ -83,7 +83,7 @@ class LookUps:
         return found
 
     def _ask(self, asker: LookUp, about: Context, pause: Pause) -> Generator[bytes, None, None]:
-        """Ask for all that wait, in pauses of one of them; the thread asks anew for what could not be found so."""
+        """Ask for all that wait, in pauses of one of them; where that fails, the thread asks anew."""
         look_ups: list[LookUp] = []
         question: Question | None = None
         found: list[Any] | StoreUnavailable | None = None
@@ -141,7 +141,7 @@ class LookUps:
         self._waiting: deque[LookUp] = deque()
         self._asking = Lock()  # held while a question is under way, whoever asks it
         self._questions: SimpleQueue[list[LookUp] | None] = SimpleQueue()  # the thread's; None wakes it
-        self._late_at = math.inf  # when the thread calls who asks: the server's own clock is coarser
+        self._late_at = math.inf  # when the thread resumes who asks: the server's own clock is coarser
         self._is_watching = False
         if start_thread(self._serve, self._questions, name="gateway-look-ups") is None:
             raise self._server.outage.begin(LOOKUPS, "unreachable", "no thread is left to ask")

@@ -22,8 +22,8 @@ _FORBIDDEN = re.compile(r"(NOPERM|ERR unknown command).*['`](config|info)\b", re
 FORBIDDEN_SECONDS = 60.0  # to the next try: each costs a connection
 _SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
 _FIGURES = re.compile(rb"^(evicted_keys|run_id|role|uptime_in_seconds):(-?\w+)", re.MULTILINE)
-_GONE = struct.Struct("<qq")  # when an operator last took the store; entries that end by then may be gone since
-_ANY = LATEST + 1  # of those: whenever they end
+_GONE = struct.Struct("<qq")  # when an operator last took the store; up to which end entries may be gone since
+_ANY = LATEST + 1  # as such an end: whenever they end
 _UNCHECKED = {
     "CONFIG": "Redis does not tell its configuration: eviction and persistence are unchecked",
     "INFO": "Redis does not tell (INFO) its role, nor how many keys it has evicted",
@@ -121,7 +121,7 @@ class Lossy:
             self._evicted = {run: evicted}
         if evicted > self._evicted.get(run, 0):
             self._note_gone(accepted, _ANY)
-        # A server that has run for less than no time was started by a clock that was ahead.
+        # A server whose uptime is below zero was started by a clock that was ahead.
         ahead = -int(figures.get(b"uptime_in_seconds", 0))
         if ahead >= GRACE_SECONDS and run not in self._evicted:
             self._note_gone(accepted, int(self._now()) + ahead - GRACE_SECONDS)

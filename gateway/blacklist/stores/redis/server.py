@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.2  # after a failure nobody asks for so long: no storm of retries, no queue of waiting threads
 WAIT_MILLISECONDS = 70  # for replicas; up to 100 more, for a server looks ten times a second whether it is over
-CHECK_SECONDS, LATEST_CHECK_SECONDS = 0.8, 0.9  # between looks at the server's configuration; the others wait then
+CHECK_SECONDS, LATEST_CHECK_SECONDS = 0.8, 0.9  # age of the last look at its settings: one thread looks; all wait
 
 
 class NoBlacklist(RedisError):
@@ -71,9 +71,8 @@ class Server:
         self._create = create
         self.known = Known(accept_lossy=accept_lossy)
         self.outage = Outage()
-        # A write that changes nothing: a primary that was demoted refuses it, and so does one that has lost the
-        # replicas it must have (min-replicas-to-write). Neither may answer from the past. It is asked last: what
-        # was wiped meanwhile is noticed, and who makes a change knows of it.
+        # To Redis GETEX is a write: a primary that was demoted, or lacks replicas (min-replicas-to-write), refuses it,
+        # and may not answer from the past. Asked last, it tells of what was wiped meanwhile, and of the change itself.
         self._ask_head = pack(("GETEX", self.keys.head))
         self._pack_keys = packing(self.keys.tag)
         self._end_of_lookup = pack(("MGET", self.keys.generation)).partition(b"MGET\r\n")[2] + self._ask_head
@@ -108,7 +107,7 @@ class Server:
         """Look at what makes the server forget, unless another thread does so just in time."""
         age, looking = self._lossy.age(), self._looking[os.getpid()]
         if age > LATEST_CHECK_SECONDS or (age > CHECK_SECONDS and not looking.locked()):
-            # By `with`: whatever a signal raises here, in a server that ends what takes long, leaves no lock behind.
+            # By `with`: what a signal raises here, as servers do to end what takes long, leaves no lock behind.
             with blocking(), looking:
                 if self._lossy.age() > CHECK_SECONDS:
                     self._look()
@@ -259,7 +258,7 @@ class Server:
         if not blacklist or not changes.isdigit() or (since and not head):
             raise HistoryLost("the blacklist was emptied, or something else is in its place")
         if not head or read_head(read_text(head)).number < int(changes):
-            # Gateways of older versions have made changes, or nobody of ours was there yet.
+            # Gateways of older versions have made changes, or none of ours was there yet.
             adopt = pack(self.change_command([], [], accepted="adopt"))
             _, head = self._connections.ask(adopt + self._ask_head, 2, again=False)
         found = read_head(read_text(head))
@@ -281,7 +280,7 @@ class Server:
         if is_forbidden(error):
             return StoreUnavailable("refused")  # `Lossy` says what follows from it
         if isinstance(error, NoBlacklist):
-            return StoreUnavailable("history")  # who asked says so
+            return StoreUnavailable("history")  # whoever asked reports it
         what = LOOKUPS if lookup or not isinstance(error, ReplyError) else CHANGES
         if what == LOOKUPS:
             if not isinstance(error, NotOpened):

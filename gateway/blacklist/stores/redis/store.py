@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 CONTEST_SECONDS = 0.3  # to get a change in while others change the same entry
 CHUNK = 100  # entries in one script, 34 µs each: the server does nothing else meanwhile
 
-LOOKED_AT = 100  # such parts of the list, 2.5 ms each, for a page: others' entries, or expired ones, may be many
+LOOKED_AT = 100  # parts of the list that are read, 2.5 ms each, for a page: others' or expired entries may be many
 
 _WHOLE = len("token:") + 64
 _CURSOR = re.compile(r"[0-9]{12}:(token|claim):[0-9a-f]{64}")
@@ -125,11 +125,11 @@ class RedisStore:
         found = any(issuer in (None, entry.issuer) for entry in self._live(texts))
         return found if self._swap(texts if found else {}, {}) else None
 
-    def _contest(self, change: Callable[[A], T | None], about: A) -> T:
+    def _contest(self, change: Callable[[A], T | None], argument: A) -> T:
         """Return what `change` does once no other node comes between its look and its change."""
         deadline = time.monotonic() + CONTEST_SECONDS
         while time.monotonic() < deadline:
-            outcome = change(about)
+            outcome = change(argument)
             if outcome is not None:
                 return outcome
         log.warning("a change is refused: other nodes kept changing the same entry. What to do: ask again")

@@ -1,8 +1,8 @@
 """Whether an SQLite file is the one that its log (`-wal`) continues, read from their bytes.
 
-What stands in the log hides what stands in the file. An older copy put beneath a log looks new, for the newest mark is
-in the log; and it lacks whatever was folded in before. So each change writes its number into the file's first page
-too, as `application_id`: the file's own number must be one that the log has, or the one before the log's first.
+What stands in the log hides what stands in the file. An older copy of the file that is put beneath a log looks new, as
+the newest mark is in the log; and it lacks what was folded in before. So each change also writes its number into the
+first page, as `application_id`: the file's own number must be one that the log has, or the one before the log's first.
 A copy by VACUUM INTO has the same numbers on other pages: it raises the schema's number beyond what the log knows.
 (https://www.sqlite.org/fileformat2.html, sections 1.3 and 4.1)
 """

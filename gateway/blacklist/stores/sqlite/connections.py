@@ -22,9 +22,9 @@ from gateway.blacklist.stores.sqlite.statements import GATEWAY
 from gateway.http.blocking import blocking
 from gateway.http.threads import at_fork
 
-# Who makes the log longer than this folds it into the file, while others change on.
+# The change that makes the log longer than this folds it into the file, while others go on to change it.
 FOLD_FRAMES = 1000
-# Beyond this the others wait: readers in turn would keep it growing for ever.
+# Beyond this the others have to wait: else overlapping readers could keep it growing for ever.
 LOG_FRAMES, FOLD_SECONDS = 4000, 0.2
 
 _CAUSES = {
@@ -97,7 +97,7 @@ class Connections:
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
         self._file = str(path)
-        self._name = name  # as the user gave it: it may come to lead to another file
+        self._name = name  # as the user gave it: maybe a link, which may come to lead to another file
         self._identity = state_of(self._file)[:2]
         self.outage = Outage()
         self.index = Index()  # of the connections there are now
@@ -110,8 +110,8 @@ class Connections:
         # hold, and whoever closes the file last elsewhere would remove the log beneath it. So what is idle is
         # closed before, and a child that inherits a connection all the same, from another thread's work, refuses.
         at_fork(before=self.close, after_in_child=self._forget)
-        # For who forgets to close: Python warns of connections that it has to close itself. Not at exit, for by then
-        # the files may have been replaced (`_discard`).
+        # For callers that forget to close: Python warns of connections that it closes itself. Not at exit: the files
+        # may have been replaced by then (`_close`).
         weakref.finalize(self, _close_all, self._idle).atexit = False
 
     @contextlib.contextmanager
@@ -148,7 +148,7 @@ class Connections:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(conn))
         else:
             conn.close()
-            self._opened.discard(conn)  # a traceback may refer to it for long, and a child would take it for one in use
+            self._opened.discard(conn)  # a traceback may keep it alive, and a child would take it for one in use
 
     def _take(self) -> Connection:
         if self._replaced:
@@ -228,7 +228,7 @@ class Connections:
     def fold(self, conn: Connection) -> None:
         """Fold the log into the file if it is long. Where there is no room for that, only the log says so.
 
-        The change that made it longer lasts: a message that it took would be refused when it comes again.
+        It raises nothing: the change that made the log longer lasts, and must be answered as done.
         """
         if self.index.frames() <= FOLD_FRAMES:
             return
@@ -272,7 +272,7 @@ class Connections:
         """Close what is idle, so that the log is folded into the file if nobody else uses it."""
         with contextlib.suppress(*FAILURES):
             if not self._idle and os.stat(self._file + "-wal").st_size:
-                self._idle.append(self._open())  # of a worker that was killed: whoever closes last folds in
+                self._idle.append(self._open())  # the log of a worker that was killed: whoever closes last folds it in
         self.close()
 
     def _forget(self) -> None:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 2.0  # to wait for the changes of others
 START_SECONDS = 30.0  # to wait for another process that brings the file up to date
-NAMES_SECONDS = 1.5  # file systems in user space (FUSE) tell for a second how many names there were before
+NAMES_SECONDS = 1.5  # file systems in user space (FUSE) may tell a number of names that is a second old
 CHECKED_BYTES = 8 << 20  # a check takes 44 ms for each MB; what is larger is checked as it is read
 # What SQLite says of a damaged schema quotes it, and Python's sqlite3 takes that for UTF-8.
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
@@ -43,7 +43,7 @@ def run_alone(conn: sqlite3.Connection, statement: str, seconds: float) -> None:
     """
     last_try = time.monotonic() + seconds
     conn.execute("PRAGMA busy_timeout=0")
-    with blocking():  # for others; and for the disk, as this thread's turn is over until the change is made
+    with blocking():  # others are waited for; and until the change is made, the disk
         while True:
             try:
                 conn.execute(statement)

@@ -22,8 +22,8 @@ Identity = tuple[int, int]  # device and inode of the database
 State = tuple[int, int]  # a file's size, and nanoseconds of its last change
 Stamp = tuple[bytes, State]  # the index's header, and the database's state
 
-# A look at the file gives up the interpreter's lock: 13 µs of a busy worker's 190. So the file is looked at
-# every five milliseconds, which may be saved up for a second; who asks less often has it looked at each time.
+# A look at the file gives up the interpreter's lock: 13 µs of a busy worker's 190. So there is one every five
+# milliseconds, and looks not taken are saved up for a second: who asks seldom has the file looked at each time.
 LOOK_SECONDS, SAVED_SECONDS = 0.005, 1.0
 
 
@@ -99,8 +99,8 @@ class Index:
     def check(self) -> None:
         """Raise `Replaced` if index or log are not the files they were when the first connection was opened.
 
-        Who opens the database afterwards shares neither with us: we would not see what they change. And what is
-        appended to a log that was cut is behind a gap: whoever opens it next would stop there.
+        Whoever opens the database afterwards has other ones: we would not see what they change. And what is appended to
+        a log that was cut stands behind a gap, where whoever opens it next stops.
         """
         length = 0
         for name, identity in self._files:
@@ -113,7 +113,7 @@ class Index:
                 raise Replaced(f"{name} was removed or replaced while it was in use")
         header = self._header()
         if length < log_bytes(*_log_of(header)):
-            # Read, then measured: unless it was started again in between, which comes first, it was cut.
+            # Measured after the header was read: unless that has changed, the log was cut, and not started again.
             length = os.stat(self._files[1][0]).st_size
             if self._header() == header and length < log_bytes(*_log_of(header)):
                 raise Replaced(f"{self._files[1][0]} was cut while it was in use")

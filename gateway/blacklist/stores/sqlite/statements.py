@@ -17,7 +17,7 @@ ADD_MARK = "INSERT INTO history VALUES (?, ?, ?)"
 FORGET_MARKS = f"DELETE FROM history WHERE number <= ? - {WINDOW}"  # noqa: S608 - a number
 MARKS = "SELECT number, head FROM history WHERE number >= ?"
 CHANGED_KEYS = "SELECT number, head, keys FROM history WHERE number >= ?"
-# Rows that are changed by hand give the newest change another mark: for all who know of it that is another history.
+# A change by hand gives the newest change another mark: for all gateways that know that change, another history.
 # Gateways are known by SQLite's function `sqlite_source_id`: they replace it by one that answers `GATEWAY`.
 GATEWAY = "gateway"
 _BY_HAND = f"""CREATE TRIGGER IF NOT EXISTS {{0}}_by_hand AFTER {{0}} ON unnamed
@@ -35,7 +35,7 @@ _EXPIRED = """(SELECT rowid, json_extract(value, '$.expires_at') AS expires_at F
     WHERE json_extract(value, '$.expires_at') <= ? ORDER BY json_extract(value, '$.expires_at') LIMIT ?)"""
 LATEST_EXPIRED = f"SELECT max(expires_at) FROM {_EXPIRED}"  # noqa: S608 - a text of ours
 FORGET = f"DELETE FROM unnamed WHERE rowid IN (SELECT rowid FROM {_EXPIRED})"  # noqa: S608
-# Beside the messages, whose keys begin with `seen:`.
+# Until when entries were forgotten; it stands among the messages, whose own keys begin with `seen:`.
 SET_FORGOTTEN = """INSERT INTO seen VALUES ('forgotten', ?)
     ON CONFLICT (key) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)"""
 FORGOTTEN = "SELECT expires_at FROM seen WHERE key = 'forgotten'"

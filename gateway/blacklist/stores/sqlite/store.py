@@ -32,7 +32,7 @@ from gateway.http.problems import StoreUnavailable
 GRACE_SECONDS = 3600  # expired entries stay this long, should the clock be set back
 PRUNED_PER_CHANGE = 100
 PURGED_PER_CHANGE = 1000
-REST_SECONDS = 0.005  # another's `begin` tries at least twice in it
+REST_SECONDS = 0.005  # in it, whoever waits in `begin` tries at least twice
 SPARE_PAGES = 1000  # kept for new entries
 LOOKED_AT = 2000  # entries, 5 µs each, for a page of some issuers or of one claim
 

@@ -92,7 +92,9 @@ _in_plain_origin_form = bounded_cache(1024, longest=256)(_in_origin_form)
 def _in_another_form(environ: Environ, raw: str) -> Target:
     if raw == "*" and environ["REQUEST_METHOD"] == "OPTIONS":
         return Target(raw)
-    absolute = _ABSOLUTE_FORM.fullmatch(raw)
+    # Some servers (wsgiref) hand such a target on as the path, of which the app, or what mounts it, sees another one.
+    is_read = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}/".startswith("/")
+    absolute = _ABSOLUTE_FORM.fullmatch(raw) if is_read else None
     if absolute and _names_host(absolute[1].lower(), absolute[2].lower(), environ.get("HTTP_HOST")):
         if not absolute[3] and environ["REQUEST_METHOD"] == "OPTIONS":
             return Target("*")  # RFC 9112 section 3.2.4

@@ -99,6 +99,17 @@ def test_an_absolute_uri_of_the_host_itself_is_read_as_its_path(raw: str, origin
     assert request_target(environ(raw)).raw == origin
 
 
+@pytest.mark.parametrize("raw", ["http://api.test/open", None])
+@pytest.mark.parametrize("script", ["", "http:"])
+def test_an_absolute_uri_that_the_server_did_not_read_is_refused(raw: str | None, script: str) -> None:
+    """wsgiref gives it as the path, and what mounts an app has it see `//api.test/open`."""
+    parts = {"SCRIPT_NAME": script, "PATH_INFO": "http://api.test/open".removeprefix(script)}
+    with pytest.raises(Problem) as refused:
+        request_target(environ(raw, **parts))
+    assert refused.value.code == "bad-request-target"
+    assert request_target(environ("http://api.test/open", PATH_INFO="/open")).raw == "/open"
+
+
 def test_options_for_a_whole_host_is_a_star() -> None:
     """RFC 9112 section 3.2.4."""
     assert request_target({**environ("http://api.test"), "REQUEST_METHOD": "OPTIONS"}).raw == "*"

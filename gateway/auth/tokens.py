@@ -27,6 +27,7 @@ GRAMMAR = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re
 UNSUPPORTED_HEADERS = ("crit", "b64", "zip")
 _FIELD_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 SOON = 30.0  # seconds before a token's end
+LONG = 2048  # characters: a token takes one more place in the cache for each of these
 
 Claims = dict[str, Any]
 
@@ -157,7 +158,7 @@ class Verifier:
 
     def _cache(self, token: Token) -> None:
         self._cached[token.credentials] = token
-        self._order.append(token)
+        self._order.extend([token] * (1 + len(token.credentials) // LONG))
         while len(self._order) > self._limit:
             try:
                 oldest = self._order.popleft()

@@ -141,11 +141,8 @@ class Gate:
             return self._answer_own(environ, start_response, token, refusal is not None)
         self._identity.set(environ, token, about)
         body = self.app(environ, start_response)
-        return body if about.cut else self._end_with_token(body, token)
-
-    def _end_with_token(self, body: Iterable[bytes], token: Token | None) -> Iterable[bytes]:
-        """Return a body that ends with its token: for servers that cannot cut a stream off."""
-        if token is None or self.streams is None or isinstance(body, (list, tuple)):
+        # `watch` is for servers that cannot cut a stream off.
+        if about.cut or token is None or self.streams is None or isinstance(body, (list, tuple)):
             return body
         return self.streams.watch(body, token)
 

@@ -63,9 +63,4 @@ class Identity:
         return fields
 
     def _spellings(self, keys: tuple[str, ...]) -> list[str]:
-        return [key for key in keys if _fold(key) in self._removed]
-
-
-@bounded_cache(1024)
-def _fold(key: str) -> str:
-    return _PUNCTUATION.sub("_", key.upper()) if key.startswith("HTTP_") else ""
+        return [key for key in keys if key.startswith("HTTP_") and _PUNCTUATION.sub("_", key.upper()) in self._removed]

@@ -501,6 +501,16 @@ def test_no_more_tokens_are_cached_than_the_limit(clock: Clock) -> None:
     assert verifier.verify(mint(sub=0)) is not first
 
 
+def test_long_tokens_take_the_room_of_several(clock: Clock) -> None:
+    """16,384 tokens with a hundred groups each would take half a gigabyte of each worker."""
+    verifier = hmac_verifier(clock, cache_size=16)
+    texts = [mint(sub=number, groups="x" * 5000) for number in range(16)]
+    for text in texts:
+        verifier.verify(text)
+    assert 3 <= sum(map(verifier.has_cached, texts)) <= 16 * 2048 / len(texts[0])
+    assert verifier.has_cached(texts[-1])
+
+
 def test_a_refused_token_is_not_cached(verifier: Verifier) -> None:
     assert refusal(verifier, mint("wrong")) == "bad-signature"
     assert not verifier._cached

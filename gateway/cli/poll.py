@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import click
 
@@ -46,7 +45,7 @@ def poll_events(settings: Settings, once: bool) -> None:
         return
     # The first process of a container takes no notice of it otherwise.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    threads = [threading.Thread(target=_follow, args=(poller, time.sleep), daemon=True) for poller in pollers]
+    threads = [threading.Thread(target=_follow, args=(poller,), daemon=True) for poller in pollers]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -61,7 +60,7 @@ def _drain(poller: Poller) -> None:
         raise Fault(printable(f"{poller.place}: {failure}")) from failure
 
 
-def _follow(poller: Poller, sleep: Callable[[float], None]) -> None:
+def _follow(poller: Poller) -> None:
     """Fetch for ever; what fails is tried again, at longer and longer intervals, and logged when it changes."""
     pause, fault = SHORTEST_RETRY, ""
     while True:
@@ -79,4 +78,4 @@ def _follow(poller: Poller, sleep: Callable[[float], None]) -> None:
             log.warning("events of %s: %s", poller.place, fault or "they come again")
         pause = min(pause * 2, LONGEST_RETRY) if fault else SHORTEST_RETRY
         if fault or (not has_more and time.monotonic() - began < IDLE_SECONDS):
-            sleep(pause if fault else IDLE_SECONDS)
+            time.sleep(pause if fault else IDLE_SECONDS)

@@ -13,7 +13,7 @@ from gateway.http.wsgi import Environ, context
 from gateway.signals.answers import Answer, Refusal
 from gateway.signals.record import Notice, Recorder
 from gateway.signals.senders import REVOCATION, Sender
-from gateway.signals.subjects import NotAbout, Subject, Unmatched, find_subjects
+from gateway.signals.subjects import NotAbout, Subject, Unmatched, find_subjects, read_subject
 
 PATH = "/-/global-token-revocation"
 TYPES = frozenset(("global-token-revocation+jwt",))
@@ -78,7 +78,7 @@ class Revocation:
         except ValueError as error:
             raise Refusal("invalid_request", "The body is not one JSON object with unique members.") from error
         try:
-            return find_subjects(members.get("sub_id"), sender, self._issuers)
+            return find_subjects(read_subject(members.get("sub_id")), sender, self._issuers)
         except NotAbout as reason:
             raise Refusal("access_denied", reason.why, FORBIDDEN) from reason
         except Unmatched as reason:

@@ -48,13 +48,12 @@ class NotAbout(Unmatched):
     """The subject is one of an issuer that the sender does not speak about."""
 
 
-def find_subjects(subject: object, sender: Sender, issuers: Issuers, opaque: str = "user") -> list[Subject]:
+def find_subjects(members: Members, sender: Sender, issuers: Issuers, opaque: str = "user") -> list[Subject]:
     """Return what a subject identifier names; `opaque` is what one of that format stands for.
 
     For a session it alone stands; other formats name a user then. Raises `Unmatched`, and `Refusal`
     invalid_request for what is no subject identifier.
     """
-    members = read_subject(subject)
     if members["format"] == "complex":
         return check_user(_find_complex(members, sender, issuers), sender)
     return check_user(_find_part(members, sender, issuers, "user" if opaque == "session" else opaque, opaque), sender)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# What makers write into `typ` (Keycloak), `type` (flask-jwt-extended), `token_type` (simplejwt), or a token type's URN.
+# Claims in which makers say a token's kind, by its name or a URN: Keycloak, flask-jwt-extended, simplejwt.
 _NAMES = ("typ", "type", "token_type")
 _OTHERS = re.compile(
     r"(?:.*[:/])?(?:refresh|offline|(?:(?:back|front)[ _-]?channel[ _-]?)?logout|(?:sec(?:urity)?[ _-]?)?event"

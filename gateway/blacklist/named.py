@@ -1,4 +1,4 @@
-"""What is blacklisted, lifted or shown, once it is known whose it is: a token, a claim or a fingerprint."""
+"""A token, claim or fingerprint to be blacklisted, lifted or shown, once it is known whose it is."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ class Resource:
         except Problem as problem:
             if problem.code == "keys-unavailable":
                 raise
-            # Of the caller's own it would be said by a 401.
+            # Not a 401, which would speak of the caller's own token.
             raise Problem("invalid-request", f"The token in the request does not verify: {problem.code}.") from problem
         return token
 

@@ -1,4 +1,4 @@
-"""What a request to /blacklist names, as one target."""
+"""The one target that a request to /blacklist names."""
 
 from __future__ import annotations
 

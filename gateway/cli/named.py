@@ -1,4 +1,4 @@
-"""What a command line names: one token, claim or fingerprint, of one issuer."""
+"""The target of a command: one token, claim or fingerprint, of one issuer."""
 
 from __future__ import annotations
 

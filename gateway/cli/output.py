@@ -1,4 +1,4 @@
-"""What the commands print: escaped, since a token's holder chooses subjects and reasons, and a terminal obeys them."""
+"""Printing for the commands, escaped: a token's holder chooses subjects and reasons, and a terminal obeys them."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _replacing(file: str) -> Iterator[IO[str]]:
 def _export(store: Store, file: IO[str]) -> None:
     mark, _ = store.changes("")
     _write_all(store, file)
-    # What has changed since may stand on a page that was read before. An import takes an entry twice as once.
+    # What has changed since may stand on a page that was read before. To an import it is one entry.
     _, changed = store.changes(mark)
     if changed is None:
         _write_all(store, file)
@@ -188,7 +188,7 @@ def _entry(line: bytes) -> Entry:
     times = [entry.created_at]
     times += [time for time in (entry.expires_at, entry.issued_before, entry.as_of) if time is not None]
     texts = (entry.issuer, entry.by, entry.reason)
-    # What a store cannot read it takes for damage, and nothing passes any more.
+    # A store takes an entry that it cannot read for damage, and then nothing passes any more.
     if (
         not _KEY.fullmatch(entry.key)
         or not entry.issuer

@@ -103,7 +103,7 @@ def in_force(settings: Settings) -> dict[str, str]:
     if settings.issuers:
         dumped = [_hide(issuer.model_dump(mode="json")).items() for issuer in issuers]
         members = [{name: value for name, value in each if value not in (None, [])} for each in dumped]
-        # Of the settings of one issuer none is in force.
+        # The settings of a single issuer are not in force then.
         return {**shown, **dict.fromkeys(OF_ONE_ISSUER, ""), "issuers": json.dumps(members)}
     secrets = ",".join(MASK for _ in issuers[0].secret)
     return {**shown, "secret": secrets, "algorithms": ",".join(issuers[0].algorithms)}

@@ -1,4 +1,4 @@
-"""What is wrong with settings, in sentences: by the setting's name, and never with its value."""
+"""Faults of settings as sentences: by the setting's name, and never with its value."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from gateway.config.values import IssuerSettings, Part
 def refuse_public_secret(settings: Settings, *, in_process: bool = False) -> None:
     """Raise KeysRefused where nobody set a secret, and the public one would be in force for an issuer of one's own.
 
-    In process that is so for every issuer: no demonstration runs there. Nor does one where ISSUERS is an empty list.
+    In process that goes for every issuer, as no demonstration runs there; and so it does where ISSUERS is an empty
+    list.
     """
     uses_default = not (settings.issuers or settings.public_key or settings.jwks_url)
     has_issuer = settings.issuer != Settings.model_fields["issuer"].default or "issuers" in settings.model_fields_set

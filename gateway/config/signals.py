@@ -23,7 +23,7 @@ from gateway.auth.keyset import TENANT, KeysRefused
 from gateway.config.values import IssuerSettings, Members, check_claim_name, check_secrets, json_list, split_list
 from gateway.http.values import JOIN
 
-# What an issuer of access tokens has, and a sender of signals has not.
+# Members of ISSUERS that a sender of signals has not.
 _OF_TOKENS = ("administers", "required_claims", "client_ids")
 _NEED_AUDIENCE = frozenset({"logout", "events"})
 

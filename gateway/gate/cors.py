@@ -1,4 +1,4 @@
-"""What pages of other origins may read: the gateway's own answers, for those origins that are set (Fetch, CORS)."""
+"""CORS (Fetch): which pages of other origins may read the gateway's own answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an application in the same process may call: the blacklist without a request, and which apps can be wrapped."""
+"""The blacklist for an application in the same process, without a request; and which apps can be wrapped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is raised when the client has gone."""
+"""The exception that is raised when the client has gone."""
 
 from __future__ import annotations
 

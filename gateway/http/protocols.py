@@ -1,4 +1,4 @@
-"""What the server and the gate put into a request's context, as far as the other rooms know it."""
+"""Protocols of what the server and the gate put into a request's context."""
 
 from __future__ import annotations
 

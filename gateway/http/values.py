@@ -1,4 +1,4 @@
-"""What a claim's value is, and which values a token has of a claim.
+"""Values of claims: the text that each is compared by, and which ones a token has.
 
 A number with a whole value and its decimal text are one value: `7001`, `7001.0`, `7.001e3` and `"7001"` name the same
 subject. All digits count, however many there are. Other text is compared as it is.

@@ -1,4 +1,4 @@
-"""What the gateway says of the client, and of the proxies before it, in `Forwarded` as well as in `X-Forwarded-*`."""
+"""`Forwarded` and `X-Forwarded-*`: what the gateway says of the client, and of the proxies before it."""
 
 from __future__ import annotations
 

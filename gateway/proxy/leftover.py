@@ -1,4 +1,4 @@
-"""What came before it was asked for: an answer before the end of its upload, or before its request."""
+"""Answers that come early: before the end of their upload, or before their request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What libcurl is told of every exchange with a peer."""
+"""libcurl's options for connections to a peer, and its list of a request's fields."""
 
 from __future__ import annotations
 

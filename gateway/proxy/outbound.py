@@ -1,4 +1,4 @@
-"""What goes out, and to whom."""
+"""The request that goes out, and the peer that it goes to."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class Tunnel:
         # Any of the lengths: `response_fields` saw that all are alike.
         length = ",".join(_values(fields, "content-length")).partition(",")[0]
         framing: Chunks | Length = Chunks() if codings else Length(read_length(length.strip(" \t")))
-        deadline = 0.0  # none but while the upstream is waited for
+        deadline = 0.0  # 0: the upstream is not waited for
         while True:
             if piece := framing.feed(self._take_received()):
                 yield piece

@@ -44,7 +44,7 @@ class Body:
         self._framing = Raw()
 
     def can_be_skipped(self) -> bool:
-        """Return whether the connection may go on after what is left. Who expects a 100 may send it, or may not."""
+        """Return whether the connection may go on after what is left. A client that expects 100 may send it or not."""
         framing = self._framing
         if framing is None or framing.ended:
             return True

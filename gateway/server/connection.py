@@ -251,7 +251,7 @@ class Connection:
         end = self.wire.deadlines.end(self.state, awaits_body=self.pause.body, draining=is_draining())
         if now <= end or (self.state is HEAD and self.wire.received):
             return False
-        # What has come and found every thread busy is not the client's delay.
+        # Where something has come that no thread had time for, the delay is not the client's.
         return not self.wire.poll(select.POLLOUT if self.state in (SEND, UNREAD) else select.POLLIN)
 
     def look_at(self, now: float) -> float:

@@ -109,7 +109,7 @@ class Master:
         for pulse in hearts:
             poller.register(pulse, select.POLLIN)
         ready = [descriptor for descriptor, _ in poller.poll(seconds * 1000)]
-        # Not more than so long at once: if this process was stopped, the workers were, too.
+        # Nothing longer counts: if this process was stopped meanwhile, so were the workers.
         self._kill_the_silent(min(time.monotonic() - began, 2 * seconds))
         for pulse in hearts.keys() & ready:
             _hear(hearts[pulse])

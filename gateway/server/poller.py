@@ -16,7 +16,7 @@ EVENTS = 32  # taken at once
 
 
 class EpollPoller:
-    """Linux's: a descriptor that is armed anew is waited for at once, also by who waits already.
+    """For Linux: a descriptor that is armed counts at once, also for a thread that waits already.
 
     `wake_up` is what `wait` returns beside descriptors once `wake` was called.
     """
@@ -57,7 +57,7 @@ class EpollPoller:
 
 
 class PollPoller:
-    """Every other system's. Who waits begins anew when something is armed; each wait costs time for each descriptor."""
+    """For every other system. A wait starts again whenever something is armed, and takes time for each descriptor."""
 
     def __init__(self) -> None:
         self._lock = Lock()

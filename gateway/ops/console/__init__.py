@@ -31,7 +31,7 @@ def console_pages(
     `claims` can be blacklisted, by default with a cut-off those of `cut_off_claims`; in `admin_claims` stand scopes;
     `leeway` is in seconds.
     """
-    # What a person is logged out by comes first.
+    # Claims by which a person is logged out come first.
     ordered = sorted(claims, key=lambda name: name not in cut_off_claims)
     filled = {
         "<!-- claims -->": "".join(

@@ -62,7 +62,7 @@ def as_answered(newest: str) -> tuple[bytes, bytes]:
 
 @bounded_cache(256)
 def as_not_found(asked: tuple[str, int]) -> bytes:
-    """Return what such a server sends, in RESP 2, to whom it has none of so many entries."""
+    """Return what such a server answers, in RESP 2, when it has none of so many entries."""
     newest, entries = asked
     generation, head = as_answered(newest)
     texts = b"$-1\r\n" * entries + b"$%d\r\n%b\r\n" % (len(generation), generation)

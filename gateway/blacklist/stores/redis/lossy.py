@@ -94,7 +94,7 @@ class Lossy:
             yield "its clock was far ahead, and entries may be gone that have not ended"
 
     def _of_settings(self) -> Iterator[str]:
-        # What it told before it ceased to tell still counts.
+        # What the server told earlier still counts where it does not tell any more.
         for answer in self._told("CONFIG", ("GET", "maxmemory*"), ("GET", "*append*")):
             texts = [text.decode() for text in answer]
             self._config.update(zip(texts[::2], texts[1::2], strict=True))

@@ -1,4 +1,4 @@
-"""What SqliteDict takes for its connection: plain connections, one for each thread at work, reused."""
+"""A pool of plain SQLite connections, one for each thread at work, which SqliteDict takes for its connection."""
 
 from __future__ import annotations
 

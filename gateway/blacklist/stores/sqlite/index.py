@@ -91,7 +91,7 @@ class Index:
             found = os.fstat(descriptor)
             if _identity(found) == _identity(os.stat(self._name)):
                 new = header, (found.st_size, found.st_ctime_ns)
-        except (OSError, Replaced):  # the one: closed at this very moment, or gone
+        except (OSError, Replaced):  # a descriptor was closed at this very moment, or a file is gone
             pass
         self._stamp = stamp = stamp if stamp == new else new
         return stamp

@@ -87,7 +87,7 @@ def fault_of_rights(path: Path) -> str:
 def check_locks(path: Path) -> None:
     """Raise `StoreRefused` where those who lock a file do not exclude each other, as on some file systems."""
     if not hasattr(fcntl, "F_OFD_SETLK"):
-        return  # Linux's: with it alone one process can try
+        return  # only Linux has this kind of lock, by which a single process can try
     with tempfile.TemporaryFile(dir=path.parent) as one, open(f"/proc/self/fd/{one.fileno()}", "r+b") as other:
         why = "two would change it at once"
         try:

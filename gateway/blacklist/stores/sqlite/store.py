@@ -278,5 +278,5 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
             keys.add(_ACCEPTED)
 
     def close(self, do_log: bool = True, force: bool = False) -> None:
-        """Let go of connections; a later look-up opens new ones. Who is the last folds the log into the file."""
+        """Let go of connections; a later look-up opens new ones. The last one of all folds the log into the file."""
         self.conn.finish()

@@ -27,7 +27,7 @@ _QUESTION_MARK: Final = ord("?")
 _FIELD_NAME: Final = re.compile(rf"[{TOKEN_CHARS}]{{1,256}}")
 _HOST: Final = re.compile(r"[^\s/?#@\\,<>\"]*")
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
-_UNLIKE: Final = frozenset(("HTTP_COOKIE", "HTTP_X_REQUEST_ID", "HTTP_TRACEPARENT"))
+_CHANGING: Final = frozenset(("HTTP_COOKIE", "HTTP_X_REQUEST_ID", "HTTP_TRACEPARENT"))
 LONGEST_BLOCK: Final = 512  # bytes of fields that are kept as a whole
 _ONCE = frozenset(("HTTP_HOST", "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"))
 
@@ -170,7 +170,7 @@ def _join_repeated(lines: list[str]) -> dict[str, str]:
 
 
 # Lines that differ in nearly every request are not kept: they would use up the processor's caches.
-@bounded_cache(1024, longest=128, keeps=lambda field: field[0] not in _UNLIKE)
+@bounded_cache(1024, longest=128, keeps=lambda field: field[0] not in _CHANGING)
 def read_field(line: str) -> tuple[str, str]:
     """Return a field's key in the environ, "" for one to be ignored, and its value. Raises `Problem`."""
     name, colon, value = line.partition(":")

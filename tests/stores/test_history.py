@@ -122,6 +122,7 @@ def test_an_operator_takes_a_copy_as_it_is_for_all_who_refuse_it(store: SqliteSt
 BY_HAND = [
     "DELETE FROM unnamed WHERE key LIKE 'token:%'",
     "UPDATE unnamed SET value = json_set(value, '$.expires_at', 1) WHERE key LIKE 'token:%'",
+    "REPLACE INTO unnamed SELECT key, json_set(value, '$.expires_at', 1) FROM unnamed WHERE key LIKE 'token:%'",
 ]
 
 
@@ -154,8 +155,8 @@ def test_a_file_that_was_made_without_them_gets_the_triggers_that_notice_hands(p
     for drop in (True, False):
         SqliteStore(str(path), clock).close()
         with closing(sqlite3.connect(path)) as db:
-            assert db.execute(triggers).fetchone() == (2,)
-            for change in ("delete", "update") if drop else ():
+            assert db.execute(triggers).fetchone() == (3,)
+            for change in ("delete", "update", "replace") if drop else ():
                 db.execute(f"DROP TRIGGER {change}_by_hand")
 
 

@@ -20,15 +20,20 @@ CHANGED_KEYS = "SELECT number, head, keys FROM history WHERE number >= ?"
 # A change by hand gives the newest change another mark: for all gateways that know that change, another history.
 # Gateways are known by SQLite's function `sqlite_source_id`: they replace it by one that answers `GATEWAY`.
 GATEWAY = "gateway"
-_BY_HAND = f"""CREATE TRIGGER IF NOT EXISTS {{0}}_by_hand AFTER {{0}} ON unnamed
-    WHEN old.key <> 'head' AND sqlite_source_id() <> '{GATEWAY}'
+_BY_HAND = f"""CREATE TRIGGER IF NOT EXISTS {{}}_by_hand {{}} ON unnamed
+    WHEN {{}}.key <> 'head' AND sqlite_source_id() <> '{GATEWAY}' {{}}
 BEGIN
     UPDATE history SET head = substr(head, 1, length(head) - 32) || lower(hex(randomblob(16)))
         WHERE number = (SELECT max(number) FROM history);
     UPDATE unnamed SET value = (SELECT '"' || head || '"' FROM history ORDER BY number DESC LIMIT 1)
         WHERE key = 'head';
 END"""  # noqa: S608 - a text of ours
-NOTICE_HANDS = tuple(_BY_HAND.format(change) for change in ("DELETE", "UPDATE"))
+NOTICE_HANDS = (
+    _BY_HAND.format("delete", "AFTER DELETE", "old", ""),
+    _BY_HAND.format("update", "AFTER UPDATE", "old", ""),
+    # What is replaced so is deleted without a trigger.
+    _BY_HAND.format("replace", "BEFORE INSERT", "new", "AND EXISTS (SELECT 1 FROM unnamed WHERE key = new.key)"),
+)
 WRITE = "UPDATE unnamed SET value = value WHERE key = 'head'"  # and changes nothing
 
 _EXPIRED = """(SELECT rowid, json_extract(value, '$.expires_at') AS expires_at FROM unnamed

@@ -17,9 +17,8 @@ _PLAIN = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_.~!$&'()*+,=:@-]+)*/?", re.AS
 
 # Servers join two Authorization fields with a comma, and an upstream may look at either. Some look for `Bearer` in the
 # middle (Laravel), end it at blanks that HTTP does not know (U+00A0: Flask, Express), or do without.
-_TOKEN = re.compile(
-    r"(?:^|,)[^!-~]*(?:bearer|[\w-]+\.[\w-]+\.[\w-]+)[^!-~]*(?:,|$)|bearer[^!-~]", re.IGNORECASE | re.ASCII
-)
+_BEARER = re.compile(r"bearer[^!-~]", re.IGNORECASE)
+_ALONE = re.compile(r"(?:^|,)[^!-~]*(?:bearer|[\w-]+\.[\w-]+\.[\w-]+)[^!-~]*(?:,|$)", re.IGNORECASE | re.ASCII)
 
 # Nobody is authorized for another path than this one: an upstream must not take one from a field (CVE-2018-14773), in
 # whose name some fold any punctuation; nor do these methods of WebDAV, whose second path is in `Destination`.
@@ -58,7 +57,7 @@ class Public:
         if not self._is_any:
             return False
         credentials = environ.get("HTTP_AUTHORIZATION")
-        if credentials == "" or (credentials and _TOKEN.search(credentials)):
+        if credentials is not None and (not credentials or _BEARER.search(credentials) or _ALONE.search(credentials)):
             return False
         method = environ["REQUEST_METHOD"]
         is_asked = is_decision(path)

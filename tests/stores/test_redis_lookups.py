@@ -1,8 +1,6 @@
 """Look-ups in Redis hold no thread of the server's, and those that come at once are one question."""
 
-import os
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -23,8 +21,8 @@ from running import Running
 from gateway import Gateway
 from gateway.blacklist.stores import Entry
 from gateway.blacklist.stores.outage import Outage
-from gateway.blacklist.stores.redis import client, lookups
-from gateway.blacklist.stores.redis.client import SECONDS, Connections, RedisConnection
+from gateway.blacklist.stores.redis import lookups
+from gateway.blacklist.stores.redis.client import SECONDS, RedisConnection
 from gateway.blacklist.stores.redis.keys import as_answered
 from gateway.blacklist.stores.redis.lookups import LookUps
 from gateway.blacklist.stores.redis.server import Server
@@ -270,20 +268,3 @@ def test_threads_that_come_first_at_once_start_one_thread_for_the_answers(monkey
     ask()
     assert len(started) == 1
     started[0].join()
-
-
-def test_while_a_child_leaves_its_parents_connections_no_thread_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    connections, seen = Connections(no_connection), list[int]()
-
-    def make() -> deque[RedisConnection]:
-        seen.append(connections._pid)  # as another thread finds it
-        return deque()
-
-    connections._pid = 0
-    monkeypatch.setattr(client, "deque", make)
-    connections._leave_parents()
-    assert (seen, connections._pid) == ([0], os.getpid())
-
-
-def no_connection() -> RedisConnection:
-    raise ConnectionError

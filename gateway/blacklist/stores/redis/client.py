@@ -26,6 +26,8 @@ from hiredis import HiredisError, ReplyError
 from redis.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from gateway.http.threads import at_fork
+
 SECONDS = 0.2  # for an answer; and to connect. redis-py's own defaults stalled a look-up for 6 s
 OPENINGS = 16  # connections being opened at once
 _SIZE = 4096  # bytes read at once: most answers are shorter
@@ -138,21 +140,19 @@ class Connections:
 
     def __init__(self, dial: Callable[[], RedisConnection]) -> None:
         self._dial = dial
-        self._forget()
+        self._begin_anew()
+        at_fork(after_in_child=self._begin_anew)  # a parent's connections would mix up their answers
 
-    def _forget(self) -> None:
+    def _begin_anew(self) -> None:
         self._all: weakref.WeakSet[RedisConnection] = weakref.WeakSet()  # idle or not
         self._idle: deque[RedisConnection] = deque()
         self._opening: list[threading.Thread] = []
-        # Last: a thread that finds it right takes an idle connection, and must not get a parent's, with its answers.
-        self._pid = os.getpid()
 
     def ask(self, request: bytes, answers: int, *, again: bool) -> list[Any]:
         """Return the answers to packed commands, within two and a half times `SECONDS`.
 
         `again`: ask once more over a new connection if the server had closed it. Raises what `FAILURES` names.
         """
-        self._leave_parents()
         deadline = time.monotonic() + SECONDS
         try:
             return self._ask(self._take(deadline), request, answers)
@@ -166,7 +166,6 @@ class Connections:
 
         It is the caller's, to close, or to give back once all answers have come.
         """
-        self._leave_parents()
         if not self._idle or self._idle[-1].fd < 0:
             return None
         connection = self._idle.pop()
@@ -181,10 +180,6 @@ class Connections:
         """Have a connection serve others."""
         connection.is_awaited = False
         self._idle.append(connection)
-
-    def _leave_parents(self) -> None:
-        if self._pid != os.getpid():  # no connection crosses a fork
-            self._forget()
 
     def _ask(self, connection: RedisConnection, request: bytes, answers: int) -> list[Any]:
         try:

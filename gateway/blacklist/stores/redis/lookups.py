@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import select
 import time
 from collections import deque
@@ -45,22 +44,26 @@ class LookUp:
 
 
 class LookUps:
-    """The look-ups of one process."""
+    """The look-ups of one process; a child makes others, for no thread crosses a fork."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._starting = Lock()
-        self._pid = 0
-        self._is_watching = False  # whether the thread looks whether an answer is late
+        self._is_started = False  # whether there is the thread
+        self._is_watching = False  # whether it looks whether an answer is late
+        self._waiting: deque[LookUp] = deque()
+        self._asking = Lock()  # held while a question is under way, whoever asks it
+        self._questions: SimpleQueue[list[LookUp] | None] = SimpleQueue()  # the thread's; None wakes it
+        self._late_at = math.inf  # when the thread resumes who asks: the server's own clock is coarser
 
     def find(self, keys: Sequence[str], about: Context) -> Generator[bytes, None, list[Any]]:
         """Return the texts of entries; yield b"" in pauses of the request. Raises `StoreUnavailable`."""
         pause, resume = about.pause, about.resume
         if pause is None or resume is None:  # the server cannot
             return self._server.find(keys)
-        if self._pid != os.getpid():  # no thread crosses a fork
+        if not self._is_started:
             with self._starting:  # once, whichever of the process's threads are first
-                if self._pid != os.getpid():
+                if not self._is_started:
                     self._start()
         look_up = LookUp(keys, resume)
         until = time.monotonic() + LONGEST_SECONDS
@@ -138,19 +141,14 @@ class LookUps:
             look_up.resume()
 
     def _start(self) -> None:
-        self._waiting: deque[LookUp] = deque()
-        self._asking = Lock()  # held while a question is under way, whoever asks it
-        self._questions: SimpleQueue[list[LookUp] | None] = SimpleQueue()  # the thread's; None wakes it
-        self._late_at = math.inf  # when the thread resumes who asks: the server's own clock is coarser
-        self._is_watching = False
-        if start_thread(self._serve, self._questions, name="gateway-look-ups") is None:
+        if start_thread(self._serve, name="gateway-look-ups") is None:
             raise self._server.outage.begin(LOOKUPS, "unreachable", "no thread is left to ask")
-        self._pid = os.getpid()
+        self._is_started = True
 
-    def _serve(self, questions: SimpleQueue[list[LookUp] | None]) -> None:
+    def _serve(self) -> None:
         while True:
             try:
-                look_ups = questions.get(timeout=WATCH_SECONDS if self._is_watching else None)
+                look_ups = self._questions.get(timeout=WATCH_SECONDS if self._is_watching else None)
             except Empty:
                 if time.monotonic() > self._late_at:
                     self._asker.resume()

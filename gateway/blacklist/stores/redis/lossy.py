@@ -10,11 +10,13 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import Any
 
 from gateway.blacklist.stores.base import LATEST
 from gateway.blacklist.stores.redis.keys import GRACE_SECONDS
 from gateway.http.problems import StoreUnavailable
+from gateway.http.threads import at_fork
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,11 @@ class Lossy:
         self._accepted = -1  # when an operator last took the store as it is
         self._evicted: dict[bytes, int] = {}  # by the server's run, how many keys it had evicted when it was taken
         self._gone = mmap.mmap(-1, _GONE.size)
+        self._begin_anew()
+        at_fork(after_in_child=self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        self.looking = Lock()  # held by whoever looks
 
     def __str__(self) -> str:
         return ", ".join(self.faults)

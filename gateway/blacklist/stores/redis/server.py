@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -79,8 +76,6 @@ class Server:
         self._empty_write = ("SET", self.keys.tag + "mark", "")  # a write, and no change
         self._failed_until = 0.0
         self._lossy = Lossy(self._ask, now)
-        # By process: a parent's may be held by a thread that is not here.
-        self._looking: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         try:
             self._ask()  # what is known of its history, first
             self._refuse_lossy()
@@ -105,7 +100,7 @@ class Server:
 
     def _check_settings(self) -> None:
         """Look at what makes the server forget, unless another thread does so just in time."""
-        age, looking = self._lossy.age(), self._looking[os.getpid()]
+        age, looking = self._lossy.age(), self._lossy.looking
         if age > LATEST_CHECK_SECONDS or (age > CHECK_SECONDS and not looking.locked()):
             # By `with`: what a signal raises here, as servers do to end what takes long, leaves no lock behind.
             with blocking(), looking:

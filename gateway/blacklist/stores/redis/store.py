@@ -23,6 +23,7 @@ from gateway.blacklist.stores.redis.lookups import LookUps
 from gateway.blacklist.stores.redis.older import from_stored, is_twin, to_stored, with_twins
 from gateway.blacklist.stores.redis.server import Server
 from gateway.http.problems import StoreUnavailable
+from gateway.http.threads import at_fork
 from gateway.http.wsgi import Context
 
 A = TypeVar("A")
@@ -59,9 +60,13 @@ class RedisStore:
     ) -> None:
         self._now = now
         self._server = Server(url, now, replicas=replicas, accept_lossy=accept_lossy, create=create)
-        self._look_ups = LookUps(self._server)
+        self._begin_anew()
+        at_fork(after_in_child=self._begin_anew)
         self._takes_changes = Probe(self._server.write, self._server.outage)
         self._lists = self._server.keys.created, self._server.keys.expires
+
+    def _begin_anew(self) -> None:
+        self._look_ups = LookUps(self._server)
 
     def find(self, keys: Sequence[str]) -> list[Entry]:
         """Return the live entries among `keys`: one round trip."""

@@ -27,7 +27,6 @@ from gateway.gate.gate import Gate
 from gateway.gate.identity import NONE, Identity
 from gateway.gate.public import Public
 from gateway.gate.streams import Streams
-from gateway.http.draining import is_draining
 from gateway.http.problems import Problem
 from gateway.http.wsgi import App, Environ, StartResponse, context
 from gateway.ops.console import console_pages
@@ -190,7 +189,7 @@ def _operators_pages(settings: Settings, blacklist: Blacklist, issuers: Sequence
     names = [issuer.name for issuer in issuers]
     return {
         "/-/live": live,
-        "/-/ready": readiness(_not_draining, blacklist.store.ping, partial(_have_keys, issuers)),
+        "/-/ready": readiness(blacklist.store.ping, partial(_have_keys, issuers)),
         "/-/openapi.json": description(),
         **(
             console_pages(claims_of(settings), settings.cut_off_claims, settings.admin_claims, settings.leeway)
@@ -293,8 +292,3 @@ def claims_of(settings: Settings) -> tuple[str, ...]:
     """Return the claims that can be blacklisted, those that signals name included."""
     named = [claim for sender in settings.signals for claim in (*sender.claims.values(), *sender.joined, "jti")]
     return tuple(dict.fromkeys((*settings.blacklist_claims, *named)))
-
-
-def _not_draining() -> None:
-    if is_draining():
-        raise RuntimeError("draining")

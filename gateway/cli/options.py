@@ -162,18 +162,10 @@ def _flag(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _secret_flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("--secret", metavar="-", callback=_read_secrets, help="`-`: the same, from standard input"),
-        click.option(
-            "--secret-file",
-            metavar="PATH",
-            expose_value=False,
-            callback=_name_secret_file,
-            help="file of shared HMAC secrets, newest first, one a line",
-        ),
-    ):
-        command = option(command)
-    return command
+    flag = click.option("--secret", metavar="-", callback=_read_secrets, help="`-`: the same, from standard input")
+    told = "file of shared HMAC secrets, newest first, one a line"
+    file = click.option("--secret-file", metavar="PATH", expose_value=False, callback=_name_secret_file, help=told)
+    return file(flag(command))
 
 
 def _name_secret_file(context: click.Context, option: click.Parameter, value: str | None) -> None:

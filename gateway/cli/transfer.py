@@ -51,13 +51,10 @@ _KEY = re.compile(r"(token|claim):[0-9a-f]{64}")
 def export(settings: Settings, file: str) -> None:
     """Write the live entries as JSON lines. A new file is for its owner alone: it names subjects and reasons."""
     store = open_blacklist(settings).store
-    with _replacing(file) if file != "-" and _is_plain(file) else _writing_at_once(file) as out:
+    is_file = file != "-" and (not os.path.exists(file) or os.path.isfile(file))
+    with _replacing(file) if is_file else _writing_at_once(file) as out:
         _export(store, out)
     echo(f"in {store_name(settings)}", err=True)
-
-
-def _is_plain(file: str) -> bool:
-    return not os.path.exists(file) or os.path.isfile(file)
 
 
 @contextmanager

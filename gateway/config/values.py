@@ -60,10 +60,6 @@ def split_list(value: object) -> object:
     return found
 
 
-def _split_upgrades(value: object) -> object:
-    return () if value == "" else split_list(value)
-
-
 def json_list(value: object) -> object:
     """Read a JSON list of objects; null is an empty one."""
     if isinstance(value, str) and value.strip():
@@ -180,7 +176,9 @@ Origins = Annotated[
 Requirements = Annotated[Listed, AfterValidator(_check_requirements)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(check_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Upgrades = Annotated[tuple[NotEmpty, ...], NoDecode, BeforeValidator(_split_upgrades)]
+Upgrades = Annotated[
+    tuple[NotEmpty, ...], NoDecode, BeforeValidator(lambda value: () if value == "" else split_list(value))
+]
 Members = Annotated[tuple[NotEmpty, ...], BeforeValidator(split_list)]
 
 

@@ -141,14 +141,12 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._lock = threading.Lock()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread of its own."""
         with self._lock:
             self._open[request] = time.monotonic()
         self.end_late()
         super().process_request(request, client_address)
 
     def close_request(self, request: Any) -> None:
-        """Close a connection whose thread has finished."""
         with self._lock:
             self._open.pop(request, None)
         super().close_request(request)

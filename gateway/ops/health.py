@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from gateway.http.answers import page
+from gateway.http.draining import is_draining
 from gateway.http.wsgi import App, Environ, StartResponse, context
 
 live = page(b"live\n", "text/plain")  # the process serves
@@ -13,10 +14,12 @@ _not_ready = page(b"not ready\n", "text/plain", status="503 Service Unavailable"
 
 
 def readiness(*checks: Callable[[], object]) -> App:
-    """Return a resource that answers 200 if no check raises, else 503 without saying why: anyone may ask."""
+    """Return a resource that answers 200 if no check raises, else 503 without saying why; in a drain, 503."""
 
     def ready(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         try:
+            if is_draining():
+                raise RuntimeError("draining")
             for check in checks:
                 check()
         except Exception as error:  # noqa: BLE001 - whatever the reason, the answer is "not ready"

@@ -66,7 +66,8 @@ class Traces:
         self._tracer = self._provider.get_tracer("gateway", VERSION)
         parts = urlsplit(upstream)
         self._upstream = parts.geturl().rstrip("/")
-        self._peer = {"server.address": parts.hostname or "", "server.port": parts.port or _port(parts.scheme)}
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._peer = {"server.address": parts.hostname or "", "server.port": port}
         self._is_closed = False
         atexit.register(self.close)  # on servers that do not close their application
 
@@ -203,10 +204,6 @@ def _method(environ: Environ) -> str:
 
 def _span_name(method: str) -> str:
     return "HTTP" if method == "_OTHER" else method
-
-
-def _port(scheme: str) -> int:
-    return 443 if scheme == "https" else 80
 
 
 def _path(about: Context) -> str:

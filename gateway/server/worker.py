@@ -77,26 +77,22 @@ class Worker:
         )
         watch_streams(self._application, listener.contexts)
         while not self._ending and os.getppid() == self._parent:
-            self._watch(listener, 1.0)
+            self._watch(1.0)
         begin_drain()
         listener.close()
         began = time.monotonic()
         while listener.is_busy() and time.monotonic() - began < self._drain_seconds:
-            self._watch(listener, 0.1)
+            self._watch(0.1)
         listener.reset_remaining()
         if close := getattr(self._application, "close", None):
             close()
 
-    def _watch(self, listener: Listener, seconds: float) -> None:
-        beat(self._pulse)
+    def _watch(self, seconds: float) -> None:
+        """Tell the master that this process lives, else it kills it; then wait so long, or for a signal."""
+        with suppress(BlockingIOError, BrokenPipeError):  # it has not read for hours, or it has gone
+            os.write(self._pulse, b".")
         if self._poller.poll(seconds * 1000):
             os.read(self._woken, 4096)
-
-
-def beat(pulse: int) -> None:
-    """Tell the master that this process lives: it kills a worker that says nothing for too long."""
-    with suppress(BlockingIOError, BrokenPipeError):  # it has not read for hours, or it has gone
-        os.write(pulse, b".")
 
 
 def _open_files() -> int:

@@ -31,7 +31,7 @@ def open_store(
     if scheme == "sqlite" and rest.startswith("/") and rest != "/":
         from gateway.blacklist.stores.sqlite.store import SqliteStore
 
-        path = _path(rest)
+        path = unquote(rest[1:])
         if "\0" in path:
             raise StoreRefused("STORE has a NUL in its path.")
         return SqliteStore(path, now, create=create)
@@ -51,13 +51,9 @@ def store_warnings(url: str) -> list[str]:
         return []
     from gateway.blacklist.stores.sqlite.place import how_it_ends
 
-    path = Path(os.path.realpath(_path(rest)))
+    path = Path(os.path.realpath(unquote(rest[1:])))
     how = how_it_ends(path)
     return [f"the blacklist {how}, and what was blacklisted passes again. Keep {path} in a volume"] if how else []
-
-
-def _path(rest: str) -> str:
-    return unquote(rest[1:])
 
 
 def _no_store(url: str) -> str:

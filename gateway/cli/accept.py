@@ -78,7 +78,7 @@ def _find_missing(store: Store, added: dict[str, dict[str, Any]]) -> Iterator[di
 
 
 def _covers(entry: Entry, record: dict[str, Any]) -> bool:
-    """Return whether an entry blacklists all that a record says; the record of a token says no end."""
+    """Return whether an entry blacklists all that a record says; a token's record names no end."""
     cut_off, end = record.get("issued_before"), record.get("until", entry.expires_at)
     return entry.covers(dataclasses.replace(entry, issued_before=cut_off, expires_at=end, as_of=None))
 

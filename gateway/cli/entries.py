@@ -160,7 +160,7 @@ def _print_state(settings: Settings, target: Named, changed: bool | None, as_jso
     sentence += ": the token has expired" if target.has_expired else ""
     echo(sentence + ("" if changed is None else " (changed)" if changed else " (nothing to change)"))
     what = f"{target.claim[0]} {target.claim[1][0]}" if target.claim else f"token {target.fingerprint}"
-    # Where the gateway's own was given by a flag, this is about nobody's tokens.
+    # If the gateway was given its issuer by a flag, the default is not the issuer of its tokens.
     is_default = target.token is None and not settings.issuers and "issuer" not in settings.model_fields_set
     whose = target.issuer + (" (the default: GATEWAY_ISSUER is not set)" if is_default else "")
     echo_details([("target", what), ("issuer", whose), ("store", store)])

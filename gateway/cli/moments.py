@@ -27,7 +27,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # not generic before c
         self._direction = direction
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["now"]:
-        """Return epoch seconds, rounded up; of a cut-off `NOW` as it is, which each gateway reads for itself."""
+        """Return epoch seconds, rounded up; a cut-off `NOW` stays as it is, for each gateway to read for itself."""
         if value == NOW and self._direction < 0:
             return NOW
         try:

@@ -46,7 +46,7 @@ class Fault(click.ClickException):
 def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that gives a command flags for the named settings, and a `Settings` first.
 
-    Without names, those are all settings, and everything they need is check_settings.
+    Without names the flags are those of all settings, and `check_settings` tries whatever these name.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,7 +86,7 @@ def _read_settings(given: dict[str, Any]) -> tuple[Settings, list[str]]:
         except ValidationError as error:
             wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
             found = found or list(faults(error))
-            # A default is what does not go with the rest; or it is the env file, without which nothing else is known.
+            # The defaults do not go with the rest either; or the env file cannot be read, and nothing else is known.
             if wrong <= reset:
                 raise ValueError("\n".join(found)) from error
             reset |= wrong

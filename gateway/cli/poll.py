@@ -43,7 +43,7 @@ def poll_events(settings: Settings, once: bool) -> None:
         for poller in pollers:
             _drain(poller)
         return
-    # The first process of a container takes no notice of it otherwise.
+    # Without a handler, the first process of a container ignores it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threads = [threading.Thread(target=_follow, args=(poller,), daemon=True) for poller in pollers]
     for thread in threads:

@@ -176,7 +176,7 @@ class Settings(BaseSettings):
     def _refuse_settings_beside(
         cls, value: tuple[IssuerSettings, ...], info: ValidationInfo
     ) -> tuple[IssuerSettings, ...]:
-        """Refuse what a list of issuers would silently take no notice of, an audience above all."""
+        """Refuse settings that a list of issuers would silently ignore, an audience above all."""
         beside = [name for name in OF_ONE_ISSUER if info.data.get(name) not in (None, cls.model_fields[name].default)]
         if value and beside:
             names = ", ".join(PREFIX + name.upper() for name in beside)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from gateway.http.threads import at_fork, start_thread
 
 LIMIT = 4 << 20  # characters of lines that wait; what comes when there are so many is dropped, and counted
-# Requests come before the log: while they come, lines are collected, so that the thread does not take the
-# interpreter's lock for each of them.
+# Requests are more urgent than the log: while they come, lines are collected, so that the thread does not take the
+# interpreter's lock for each line.
 GATHER_SECONDS = 0.02
 IDLE_SECONDS = 5.0  # after which the thread ends, until there is another line
 FLUSH_SECONDS = 1.0  # what the process waits for at its exit

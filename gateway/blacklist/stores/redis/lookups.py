@@ -1,7 +1,7 @@
-"""Look-ups that hold no thread: who comes first asks for all, and its request pauses until the answer has come.
+"""Look-ups that hold no thread: the first asks for all that wait, and its request pauses until the answer has come.
 
-Those that come while a question is under way go out together, as the next one. What takes more than one question over
-an open connection is a thread's.
+Those that come meanwhile go out together, as the next question. Whatever takes more than one question over an open
+connection is left to a thread.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class LookUps:
         finally:
             if look_up.found is None:
                 look_up.is_left = True
-                self._call_next()  # it may just have been called itself
+                self._call_next()  # it may just have been resumed to ask for the others
         if isinstance(found, StoreUnavailable):
             raise found
         return found
@@ -123,7 +123,7 @@ class LookUps:
         return [waiting.popleft() for _ in range(min(len(waiting), MOST))]
 
     def _end(self, look_ups: list[LookUp], found: list[Any] | StoreUnavailable, asker: LookUp | None = None) -> None:
-        """Tell all what came of their look-ups, the asker without calling it; the next question may follow."""
+        """Tell all what came of their look-ups, the asker without resuming it; the next question may follow."""
         start = 0
         for look_up in look_ups:
             end = start + len(look_up.keys)

@@ -92,7 +92,7 @@ def _sentinel(addresses: Sequence[tuple[str, int]], options: dict[str, Any]) -> 
 def _owner(key: str, addresses: list[tuple[str, int]], options: dict[str, Any]) -> RedisConnection:
     """Return a connection to the node of a cluster that holds the key, by asking the first that answers.
 
-    One that does not is asked last from now on: each time it would take all the time that there is.
+    One that does not answer is asked last from now on: else it would use up the time limit each time.
     """
     for host, port in list(addresses):
         try:

@@ -88,7 +88,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
                     self._forgotten = (conn.execute(sql.FORGOTTEN).fetchone() or (0,))[0]
                     nothing = self._nothing = stamp, ()
                 entries = self._entries(conn, keys)
-            # All tokens that nothing is known of share one answer.
+            # All tokens without entries share one answer.
             last = (stamp, entries) if entries else nothing
             if stamp is None or not is_sound(stamp):
                 return None, self._live(entries)

@@ -90,7 +90,7 @@ class Issuers:
         return tuple(sorted(issuer.administers)) if issuer else ()
 
     def may_act(self, spelling: str, name: str, also: Collection[str] = ()) -> bool:
-        """Return whether admins of the issuer spelled so may act within the issuer of that name, or one of `also`.
+        """Return whether admins of the issuer spelled so may act within that of the name; `also`: in these they may.
 
         An issuer that is not set any more may have administered any.
         """
@@ -103,7 +103,7 @@ class Issuers:
         )
 
     def may_act_in_all(self, spelling: str, also: Collection[str] = ()) -> bool:
-        """Return whether admins of the issuer spelled so may act within every issuer there is, with those of `also`."""
+        """Return whether admins of the issuer spelled so may act within every issuer; `also`: in these they may."""
         return not self._of_tenants and all(self.may_act(spelling, each.name, also) for each in self._whole.values())
 
     def _find(self, spelling: str) -> tuple[Issuer | None, str | None]:

@@ -9,6 +9,7 @@ import socket
 import struct
 from contextlib import suppress
 from fcntl import ioctl
+from io import BytesIO
 from termios import TIOCOUTQ
 from time import monotonic
 from typing import Any, Final
@@ -16,7 +17,7 @@ from typing import Any, Final
 import pycurl
 
 from gateway.proxy.failures import UpstreamFailed, failure, malformed
-from gateway.proxy.leftover import CAN_HOLD_BACK, Spare, held_back
+from gateway.proxy.leftover import AT_ONCE, CAN_HOLD_BACK, Spare, held_back
 from gateway.proxy.options import IDLE_SECONDS, field_lines, options
 from gateway.proxy.outbound import Outbound, Peer, Take
 
@@ -107,13 +108,14 @@ class Handle:
         self.body.clear()
         self.is_done = self.is_starved = False
         self.error = self._newest = None
+        self._holds_back = self._reads_ahead and not is_fresh
         self._set_request(request)
         lines = field_lines(request)
         try:
             self._easy.setopt(_FIELDS, lines)
         except UnicodeEncodeError:  # pycurl takes texts in ASCII alone
             self._easy.setopt(_FIELDS, [line.encode("latin-1") for line in lines])
-        if self._reads_ahead and not is_fresh:
+        if self._holds_back:
             self._start_held_back(request)
         else:
             self._multi.add_handle(self._easy)
@@ -121,7 +123,6 @@ class Handle:
 
     def _start_held_back(self, request: Outbound) -> None:
         """Begin where TLS may have read ahead, which no look at the socket shows: what it read is nobody's answer."""
-        self._holds_back = True
         with held_back(self._kept):
             self._multi.add_handle(self._easy)
             self._act(_TIME_OUT, 0)
@@ -138,7 +139,9 @@ class Handle:
             self.error, self.is_done = malformed("it came unasked"), True
 
     def _set_request(self, request: Outbound) -> None:
-        easy, body = self._easy, request.body
+        easy, body, length = self._easy, request.body, request.length
+        if self._holds_back and isinstance(body, bytes) and len(body) > AT_ONCE:
+            length, body = len(body), BytesIO(body).read
         if body is None:
             kind = _GET
         elif isinstance(body, bytes):
@@ -147,7 +150,7 @@ class Handle:
         else:
             kind, self._take = pycurl.UPLOAD, body
             easy.setopt(pycurl.WRITEFUNCTION, self._write)
-            easy.setopt(pycurl.INFILESIZE_LARGE, -1 if request.length is None else request.length)
+            easy.setopt(pycurl.INFILESIZE_LARGE, -1 if length is None else length)
             easy.setopt(pycurl.READFUNCTION, self._read)
         if self._shape != (shape := (request.method, request.target, kind)):  # what was set before stays set
             self._shape = shape

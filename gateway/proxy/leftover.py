@@ -17,6 +17,7 @@ MOST = 65_536  # bytes of such an answer
 
 Lines = list[bytes]
 CAN_HOLD_BACK: Final = sys.platform == "linux"
+AT_ONCE: Final = 16_384  # bytes of a body that are held back with its head: while more is sent, an answer may come
 
 
 @contextmanager

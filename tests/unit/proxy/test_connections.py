@@ -882,6 +882,22 @@ def test_what_tls_has_read_beyond_an_answer_is_nobodys_answer(certificates: Cert
         assert ask(app, "POST", **of("erin")).body == b"good"
 
 
+def test_an_answer_that_comes_before_the_end_of_its_request_is_not_taken_for_what_tls_has_read_before(
+    certificates: Certificates,
+) -> None:
+    def script(talk: Talk) -> None:
+        talk.send(ok(status="200 OK" if talk.request.method == "GET" else "403 No"))
+        talk.read_body(talk.request)
+
+    with (
+        Recorder(script, tls=certificates.server(), read_bodies=False) as upstream,
+        closing(Upstream(upstream.url, ca_file=certificates.ca)) as app,
+    ):
+        for _ in range(100):  # it has to come while the request is sent
+            assert ask(app, **of("alice")).status == 200
+            assert ask(app, "POST", body=bytes(250_000), **of("alice")).status == 403
+
+
 def test_a_client_certificate_is_shown(certificates: Certificates) -> None:
     with Recorder(tls=certificates.server(ssl.CERT_REQUIRED)) as upstream:
         with closing(Upstream(upstream.url, ca_file=certificates.ca, cert=certificates.client)) as app:

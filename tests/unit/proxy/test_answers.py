@@ -285,7 +285,7 @@ class BusyHandle:
     def timeout(self) -> float:
         return 0
 
-    def turn(self, seconds: float = 0) -> bool:
+    def work(self, seconds: float = 0) -> bool:
         return False
 
     def is_connected(self) -> bool:

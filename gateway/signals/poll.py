@@ -89,7 +89,7 @@ class Poller:
         self._faults[jti] = {"err": error, "description": why}
 
     def _ask(self, members: dict[str, Any]) -> dict[str, Any]:
-        fields = {"Accept": "application/json"}
+        fields = {"Accept": "application/json", "Content-Language": "en"}  # of faults: RFC 8936 section 2.6
         if self.poll.authorization:
             fields["Authorization"] = self.poll.authorization
         url, proxy, trusted = self.poll.url, self.poll.proxy, self.poll.ca_file or True

@@ -113,6 +113,7 @@ def test_every_event_is_taken_and_then_acknowledged_and_a_bad_one_is_reported(tm
     errors = {jti: fault["err"] for jti, fault in transmitter.faults.items()}
     assert errors == {"audience": "invalid_audience", "signature": "authentication_failed", "number": "invalid_request"}
     assert all(fault["description"] for fault in transmitter.faults.values())
+    assert all(fields["Content-Language"] == "en" for _, fields in transmitter.asked)
 
 
 ANSWERS: dict[str, Callable[[bytes], bytes]] = {

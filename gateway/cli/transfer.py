@@ -21,8 +21,8 @@ import click
 from gateway.app import build_blacklist
 from gateway.blacklist.entries import fingerprint_of
 from gateway.blacklist.keys import claim_key, legacy_claim_keys
-from gateway.blacklist.stores.base import LATEST, Added, Entry, Store, in_parts
-from gateway.cli.entries import as_json
+from gateway.blacklist.stores.base import LATEST, Added, Entry, Store
+from gateway.cli.entries import actor, as_json, audit_here
 from gateway.cli.options import Fault, open_blacklist, with_settings
 from gateway.cli.output import echo, echo_json, store_name
 from gateway.config.settings import Settings
@@ -30,8 +30,8 @@ from gateway.http.problems import StoreUnavailable
 from gateway.http.strict_json import json_object
 from gateway.parties import name_issuers
 
-BATCH = 1000  # entries read at once
-# Entries in one change, and a rest after it: no other change to the store waits for more than that.
+BATCH = 1000  # entries of an export that are read at once
+# Entries of an import in one change, and a rest before it: no other change to the store waits for more than that.
 AT_ONCE, REST_SECONDS = 125, 0.005
 
 TRIES, PAUSE_SECONDS = 10, 1.0
@@ -120,15 +120,20 @@ def _write(entries: Sequence[Entry], file: IO[str]) -> None:
 def import_entries(settings: Settings, file: IO[bytes], as_json: bool) -> None:
     """Add entries that `export` wrote. Nothing is lowered or lifted; a bad line stops it, by number."""
     blacklist = build_blacklist(settings)
+    audit_here(settings)
     count, over, kept, unknown, issuers = 0, 0, list[Entry](), set[str](), set[str]()
-    with click.progressbar(_batches(file), label="importing", file=sys.stderr) as batches:
-        for batch in batches:
-            added = _add(blacklist.store, batch)
-            live = [each for each in zip(batch, added, strict=True) if each[0].is_live(time.time())]
-            kept += [entry for entry, (found, _) in live if not blacklist.is_in_force(entry, found)]
-            count, over = count + len(live), over + len(batch) - len(live)
-            unknown |= {entry.claim[0] for entry in batch if entry.claim} - set(blacklist.claims)
-            issuers |= {entry.issuer for entry in batch if entry.claim}
+    try:
+        with click.progressbar(_batches(file), label="importing", file=sys.stderr) as batches:
+            for batch in batches:
+                added = _add(blacklist.store, batch)
+                live = [each for each in zip(batch, added, strict=True) if each[0].is_live(time.time())]
+                kept += [entry for entry, (found, _) in live if not blacklist.is_in_force(entry, found)]
+                count, over = count + len(live), over + len(batch) - len(live)
+                unknown |= {entry.claim[0] for entry in batch if entry.claim} - set(blacklist.claims)
+                issuers |= {entry.issuer for entry in batch if entry.claim}
+    finally:
+        if count:
+            blacklist.record("import", actor(), imported=count - len(kept))
     if unknown:
         names = ", ".join(sorted(unknown))
         echo(f"BLACKLIST_CLAIMS does not name {names}: these entries blacklist nothing", err=True)
@@ -147,21 +152,14 @@ def import_entries(settings: Settings, file: IO[bytes], as_json: bool) -> None:
         )
 
 
-def _add(store: Store, batch: list[Entry]) -> list[Added]:
+def _add(store: Store, batch: Sequence[Entry]) -> list[Added]:
     """Add a batch, and try again while the store is too busy: what is there already does no harm."""
-    added: list[Added] = []
-    for part in in_parts(batch, AT_ONCE):
-        added += _add_part(store, part)
-        time.sleep(REST_SECONDS)
-    return added
-
-
-def _add_part(store: Store, part: Sequence[Entry]) -> list[Added]:
+    time.sleep(REST_SECONDS)
     for _ in range(TRIES - 1):
         with suppress(StoreUnavailable):
-            return store.add(part) or []
+            return store.add(batch) or []
         time.sleep(PAUSE_SECONDS)
-    return store.add(part) or []
+    return store.add(batch) or []
 
 
 def _batches(file: IO[bytes]) -> Iterator[list[Entry]]:
@@ -172,7 +170,7 @@ def _batches(file: IO[bytes]) -> Iterator[list[Entry]]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             why = f": {error}" if isinstance(error, _Refused) else ""
             raise Fault(f"line {number} is not an entry{why}; the lines before it may be imported") from error
-        if len(batch) == BATCH:
+        if len(batch) == AT_ONCE:
             yield batch
             batch = []
     if batch:

@@ -756,6 +756,22 @@ def test_a_line_that_is_no_entry_stops_the_import_by_its_number(command: Command
     assert command("list").code == DONE
 
 
+def test_an_import_is_in_the_audit_log_also_where_a_line_stops_it(
+    command: Command, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "gateway.audit")
+    monkeypatch.setattr("gateway.cli.transfer.AT_ONCE", 1)
+    monkeypatch.setenv("USER", "operator")
+    assert command("import", stdin=f"{json.dumps(GOOD)}\ngarbage\n").code == USAGE
+    assert [(record["action"], record["imported"], record["by"]) for record in map(audited, caplog.records)] == [
+        ("import", 1, "cli:operator")
+    ]
+
+
+def audited(record: Any) -> Any:
+    return record.record
+
+
 def test_an_import_names_the_line_that_is_no_text_and_the_claims_that_nothing_asks_for(
     command: Command, tmp_path: Path
 ) -> None:

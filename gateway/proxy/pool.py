@@ -37,8 +37,8 @@ class Pool:
         # The one used last is taken first: it is the least likely to be stale. Lists need no lock to append and pop.
         self._shared: list[Handle] = []
         self._lock = Lock()  # of those that serve a single user
-        self._own: dict[str, list[Handle]] = {}
-        self._since: dict[Handle, float] = {}  # since when each of these is idle, the longest first
+        self._by_user: dict[str, list[Handle]] = {}
+        self._oldest_first: dict[Handle, None] = {}  # all of these
 
     def peer(self) -> Peer | None:
         """Return whom to connect to; None while the name is being looked up, and `wait` helps."""
@@ -90,8 +90,8 @@ class Pool:
             surplus = [self._shared.pop(0)] if len(self._shared) > KEPT else []
         else:
             with self._lock:
-                self._own.setdefault(user, []).append(handle)
-                self._since[handle] = handle.idle_since
+                self._by_user.setdefault(user, []).append(handle)
+                self._oldest_first[handle] = None
                 surplus = self._surplus(handle.idle_since)
         for idle in surplus:
             idle.drop()
@@ -102,25 +102,25 @@ class Pool:
         Those that are idle now get no request that may not be sent twice, until another one has been answered there.
         """
         with self._lock:
-            for handle in (*self._shared, *self._since):
+            for handle in (*self._shared, *self._oldest_first):
                 handle.is_doubtful = True
 
     def close(self) -> None:
         """Close the idle connections."""
         with self._lock:
-            idle = [*self._shared, *self._since]
+            idle = [*self._shared, *self._oldest_first]
             self._shared.clear()
-            self._since.clear()
-            self._own.clear()
+            self._oldest_first.clear()
+            self._by_user.clear()
         for handle in idle:
             handle.close()
 
     def _pop(self, user: str | None) -> Handle | None:
-        if self._own and user in self._own:
+        if self._by_user and user in self._by_user:
             with self._lock:
-                if own := self._own.get(user):
+                if own := self._by_user.get(user):
                     handle = own.pop()
-                    is_old = monotonic() - self._since[handle] > OWN_SECONDS  # its client's port may be another's now
+                    is_old = monotonic() - handle.idle_since > OWN_SECONDS  # its client's port may be another's now
                     self._forget(handle)
                     if not is_old:
                         return handle
@@ -133,20 +133,20 @@ class Pool:
     def _surplus(self, now: float) -> list[Handle]:
         """Take out those of single users that are too many, or were idle for too long."""
         found = []
-        while self._since:
-            handle = next(iter(self._since))  # a list of all would cost 4 % of a request
-            if len(self._since) <= KEPT and now - self._since[handle] <= OWN_SECONDS:
+        while self._oldest_first:
+            handle = next(iter(self._oldest_first))  # a list of all would cost 4 % of a request
+            if len(self._oldest_first) <= KEPT and now - handle.idle_since <= OWN_SECONDS:
                 break
-            self._own[handle.user or ""].remove(handle)
+            self._by_user[handle.user or ""].remove(handle)
             self._forget(handle)
             found.append(handle)
         return found
 
     def _forget(self, handle: Handle) -> None:
         """Forget one that is idle no more, and its user with the last one."""
-        del self._since[handle]
-        if handle.user and not self._own[handle.user]:
-            del self._own[handle.user]
+        del self._oldest_first[handle]
+        if handle.user and not self._by_user[handle.user]:
+            del self._by_user[handle.user]
 
     def _fits(self, handle: Handle, peer: Peer) -> bool:
         """Return whether a handle that was made for another peer is as good for this one."""

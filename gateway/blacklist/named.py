@@ -41,7 +41,7 @@ class Named(NamedTuple):
             return self.blacklist.add_token(self.token, actor)
         if until is None and any(not entry.by_fingerprint for entry in self.entries()):
             return False  # it ends after the token, or never
-        # An entry of a former name, an alias by now, takes a later end under that name alone.
+        # An entry that was made under a former name, now an alias, takes a later end under that name alone.
         return self.blacklist.add_fingerprint(self.made_by or self.issuer, self.fingerprint, actor, until)
 
     def remove(self, actor: Actor) -> bool:

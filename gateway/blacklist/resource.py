@@ -102,7 +102,7 @@ class Resource:
         if caller.blacklisted and not target.is_token(caller.token.text):
             raise Problem("token-blacklisted")
         restated = {name: restate(value) for name, value in {**params, **members}.items()}
-        # Nobody reads it of a HEAD request, whose answer has the length of GET's (RFC 9110 section 8.6).
+        # A HEAD request is restated as GET, whose answer has the same length (RFC 9110 section 8.6).
         method = environ["REQUEST_METHOD"].replace("HEAD", "GET")
         request = {"method": method, "path": query.path, "params": restated}
         return {"request": request, **act(caller, target)}

@@ -39,7 +39,7 @@ def run_alone(conn: sqlite3.Connection, statement: str, seconds: float) -> None:
     """Run a statement that nobody else's lock allows beside it, as soon as there is none. Raises sqlite3.Error.
 
     SQLite waits in steps that grow to 100 ms: of 32 writers some had no turn in 2 s. In steps
-    this small all had, and made twice as many changes. For the lock of `journal_mode` it waits not at all.
+    this small all had, and made twice as many changes. For the lock of `journal_mode` it does not wait at all.
     """
     last_try = time.monotonic() + seconds
     conn.execute("PRAGMA busy_timeout=0")
@@ -151,7 +151,7 @@ def _check_names(path: Path) -> None:
 def _check_log(path: Path, log_file: Path) -> None:
     """Raise `StoreRefused` if the file is not the one that its log continues; SQLite would fold the log into it."""
     if not log_file.exists() or is_open(path):
-        return  # if open: to close another descriptor would give up this process's locks, and who has it open checks it
+        return  # if open: to close another descriptor would give up this process's locks; and it was checked before
     for is_last in (False, False, True):
         try:
             with path.open("rb") as file, log_file.open("rb") as log_bytes:

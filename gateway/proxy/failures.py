@@ -86,7 +86,8 @@ def _missing_descriptor() -> int:
 def connection_failure(error: OSError, *, was_connected: bool = True) -> UpstreamFailed:
     """Return what it means that a connection of our own failed, in the same words."""
     if isinstance(error, ssl.SSLError):
-        cause = f"TLS fault: {getattr(error, 'verify_message', '') or error.reason or error}"
+        # The reason may be None, which its type denies: compiled code would raise TypeError.
+        cause = f"TLS fault: {getattr(error, 'verify_message', '') or getattr(error, 'reason', '') or error}"
     else:
         cause = _cause(0, str(error), error.errno or 0)
     code = "overloaded" if error.errno in NO_DESCRIPTOR else "upstream-unreachable"

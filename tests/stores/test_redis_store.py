@@ -384,6 +384,12 @@ def test_a_user_needs_no_more_than_the_documented_rights(
 ) -> None:
     assert RIGHTS in (Path(__file__).parents[2] / "docs/redis.md").read_text()
     server.ask("ACL", "SETUSER", "gateway", "on", ">s/cr@t", *RIGHTS.split())
+    with caplog.at_level("CRITICAL"):
+        in_another = opened(f"redis://gateway:s%2Fcr%40t@127.0.0.1:{server.port}/1")
+        assert outcome(in_another) == "refused"
+        server.ask("ACL", "SETUSER", "gateway", "+select")
+        await_added(in_another, token(1))
+        server.ask("ACL", "SETUSER", "gateway", "-select")
     store = opened(f"redis://gateway:s%2Fcr%40t@127.0.0.1:{server.port}/0")
     assert [added.changed for added in store.add([token(1), cut_off(1, 1)])] == [True, True]
     assert len(store.find([token(1).key, cut_off(1, 0).key])) == len(store.page(10)[0]) == store.count() == 2
@@ -716,6 +722,29 @@ def test_a_cluster_keeps_the_blacklist_on_one_shard(opened: Callable[..., Store]
             assert len(store.page(10)[0]) == store.count() == 2
         assert stores[1].remove(REVOKED.key)
         assert sorted(int(str(node.ask("DBSIZE"))) for node in (one, two)) == [0, 6]
+
+
+def test_a_user_of_a_cluster_needs_no_more_than_the_documented_rights(opened: Callable[..., Store]) -> None:
+    with RedisServer(*CLUSTER) as one, RedisServer(*CLUSTER) as two:
+        join(one, two)
+        for node in (one, two):
+            node.ask("ACL", "SETUSER", "gateway", "on", ">pw", *RIGHTS.split())
+        for node in (one, two):  # of which one sends on to the other
+            store = opened(f"redis+cluster://gateway:pw@127.0.0.1:{node.port}")
+            await_added(store, REVOKED)
+            await_outcome(store, "found")
+
+
+def test_the_log_says_why_no_node_of_a_cluster_can_be_asked(
+    opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer(*CLUSTER) as node:
+        join(node)
+        node.ask("ACL", "SETUSER", "gateway", "on", ">pw", *RIGHTS.split(), "-get")
+        assert outcome(opened(f"redis+cluster://gateway:pw@127.0.0.1:{node.port}")) == "refused"
+        assert outcome(opened(f"redis+cluster://gateway:wrong@127.0.0.1:{node.port}")) == "refused"
+    assert "unavailable for look-ups (refused): NOPERM" in caplog.text
+    assert "unavailable for look-ups (refused): invalid username-password pair" in caplog.text
 
 
 def test_look_ups_follow_the_blacklist_while_its_slot_migrates(

@@ -94,10 +94,11 @@ def _owner(key: str, addresses: list[tuple[str, int]], options: dict[str, Any]) 
 
     One that does not answer is asked last from now on: else it would use up the time limit each time.
     """
+    fault: Exception = ConnectionError("no node of the cluster answers")
     for host, port in list(addresses):
         try:
             connection = _connect(options, host, port)
-            connection.ask(pack(("EXISTS", key)), 1)
+            connection.ask(pack(("GET", key)), 1)
             return connection
         except ReplyError as error:
             word, *_, place = str(error).split()  # MOVED 3999 127.0.0.1:6381
@@ -106,9 +107,11 @@ def _owner(key: str, addresses: list[tuple[str, int]], options: dict[str, Any]) 
             if word == "MOVED":
                 owner, _, owners_port = place.rpartition(":")
                 return _connect(options, owner or host, int(owners_port))
-        except FAILURES:
+            fault = error
+        except FAILURES as error:
+            fault = error
             addresses[:] = sorted(addresses, key=(host, port).__eq__)
-    raise ConnectionError("no node of the cluster answers")
+    raise fault
 
 
 def _address(node: str, port: int) -> tuple[str, int]:

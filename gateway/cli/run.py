@@ -24,7 +24,7 @@ from gateway.cli.tokens import mint
 from gateway.config.announce import announce, warnings
 from gateway.config.files import env_file, env_file_values
 from gateway.config.settings import PREFIX, Settings, issuer_settings
-from gateway.ops.exposition import Figure, serve_figures
+from gateway.ops.exposition import Figure, collect_figures
 from gateway.ops.logs import configure_logging
 from gateway.parties import build_issuers
 from gateway.server import listening
@@ -133,7 +133,10 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
         Figure("gateway_entries", "Live entries", store.count),
         Figure("gateway_entries_lasting", "Live entries that last ten minutes more", lambda: store.count(LASTING)),
     ]
-    with contextlib.closing(store), serve_figures(settings.metrics_host, settings.metrics_port, entries, not_ours=sock):
+    with (
+        contextlib.closing(store),
+        collect_figures(settings.metrics_host, settings.metrics_port, entries) as serve_figures,
+    ):
         serve_app(
             partial(load, settings),
             sock=sock,
@@ -143,6 +146,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
             drain_timeout=settings.drain_timeout,
             keep_alive=settings.keep_alive,
             renew=renew,
+            beside=serve_figures,
         )
 
 
@@ -151,9 +155,10 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
     """Listen while the block runs. Raises `Fault` where that, or listening for scrapes, is not possible."""
     # Until the server serves: a container's first process would not get it, and demo's upstream would stay.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until there is something to renew
     # First, as what systemd passes goes to whoever listens first.
     with _listening_on(settings.host, settings.port, "--host, --port") as sock:
-        if settings.metrics_port:
+        if settings.metrics_port is not None:
             _must_be_free(settings.metrics_host, settings.metrics_port, "--metrics-host, --metrics-port")
         yield sock
 
@@ -168,9 +173,9 @@ def _listening_on(host: str, port: int, flags: str) -> Iterator[socket.socket]:
     with contextlib.ExitStack() as stack:
         try:
             sock = stack.enter_context(listening(host, port))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # no name of a host, as IDNA sees it
             place = host if host.startswith("unix:") else f"{host}:{port}"
-            raise Fault(f"cannot listen on {place} ({flags}): {error.strerror or error}") from error
+            raise Fault(f"cannot listen on {place} ({flags}): {getattr(error, 'strerror', '') or error}") from error
         yield sock
 
 

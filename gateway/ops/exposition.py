@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from gateway.http.build import BUILD, VERSION
@@ -23,7 +23,7 @@ from gateway.ops.metrics import DIRECTORY, add_up
 
 log = logging.getLogger("gateway.metrics")
 
-PARENT_SECONDS = 1  # how often the process looks whether its parent is still there
+PARENT_SECONDS = 0.25  # how often the process looks whether its parent is still there
 SCRAPE_SECONDS = 10  # the longest that a scrape may take, from its connection to its end
 _MEMORY = "/dev/shm"  # noqa: S108 - `mkdtemp` makes a folder there that is ours alone
 SCRAPES = 16  # at once; for another one, the oldest is ended
@@ -38,34 +38,20 @@ class Figure(NamedTuple):
 
 
 @contextmanager
-def serve_figures(host: str, port: int | None, gauges: Iterable[Figure], *, not_ours: socket.socket) -> Iterator[None]:
-    """Collect the figures of worker processes and serve them on the port (0: a free one) while the block runs.
+def collect_figures(host: str, port: int | None, gauges: Iterable[Figure]) -> Iterator[Callable[[], None] | None]:
+    """Collect the figures of worker processes while the block runs; yield what serves them on the port (0: a free one).
 
-    Without a port, do nothing. They are served by a process of its own, which no worker's load can starve and which
-    ends with this one. It closes `not_ours`, which it inherits: else clients could connect when nobody accepts any
-    more. Raises OSError where nothing can listen there.
+    That is for a process of its own, which no worker's load can starve, and ends with this one. Without a port, None.
     """
     if port is None:
-        yield
+        yield None
         return
     directory = os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="gateway-metrics-", dir=_folder())
     parent = os.getpid()
-    host = host.removeprefix("[").removesuffix("]")  # as URLs write it
-    server_class = _Server6 if ":" in host else _Server
-    with make_server(host, port, _app(directory, gauges), server_class, _Handler) as server:
-        server.timeout = PARENT_SECONDS
-        child = os.fork()
-        if child == 0:
-            not_ours.close()
-            _serve_while(parent, server, directory)
-        log.info("metrics at http://%s:%d", f"[{host}]" if ":" in host else host, server.server_port)
     try:
-        yield
+        yield partial(_serve, parent, host.removeprefix("[").removesuffix("]"), port, directory, gauges)
     finally:
         if os.getpid() == parent:  # a forked worker leaves through here too
-            with suppress(ProcessLookupError, ChildProcessError):  # it was killed, and the master has waited for it
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
             shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -77,17 +63,16 @@ def _folder() -> str | None:
     return _MEMORY if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) else None
 
 
-def _serve_while(parent: int, server: _Server, directory: str) -> NoReturn:
-    # A terminal and systemd may reach every process: the parent ends this one, after its drain.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    try:
+def _serve(parent: int, host: str, port: int, directory: str, gauges: Iterable[Figure]) -> None:
+    """Serve the figures until the parent has gone. Raises OSError where nothing can listen there."""
+    server_class = _Server6 if ":" in host else _Server
+    with make_server(host, port, _app(directory, gauges), server_class, _Handler) as server:
+        log.info("metrics at http://%s:%d", f"[{host}]" if ":" in host else host, server.server_port)
+        server.timeout = PARENT_SECONDS
         while os.getppid() == parent:
             server.handle_request()
             server.end_late()
-        shutil.rmtree(directory, ignore_errors=True)  # the parent was killed
-    finally:
-        os._exit(0)
+    shutil.rmtree(directory, ignore_errors=True)  # the parent was killed
 
 
 def _app(directory: str, gauges: Iterable[Figure]) -> Any:

@@ -22,6 +22,7 @@ def serve(  # noqa: PLR0913 - each is a setting of its own
     drain_timeout: float = 30.0,
     keep_alive: float = 75.0,
     renew: Callable[[], Callable[[], App]],
+    beside: Callable[[], None] | None = None,
 ) -> None:
     """Serve the WSGI app that `load` returns to whoever connects to `sock`, until SIGTERM or SIGINT; raise SystemExit.
 
@@ -30,10 +31,11 @@ def serve(  # noqa: PLR0913 - each is a setting of its own
     all stays as it is. A request that has waited `queue_timeout` seconds for a thread comes with
     `Context.overloaded` true. `drain_timeout`, in seconds, is what requests in flight have at the end, `keep_alive` how
     long a connection may be idle. If the app has a method `close`, each worker calls it after the drain; it should take
-    a second at most. What an attribute `streams` of the app is for, the module `streams` says.
+    a second at most. What an attribute `streams` of the app is for, the module `streams` says. `beside` is called in a
+    process of its own, which is started anew when it ends, and ended after the workers.
     """
     from gateway.server.master import Master
     from gateway.server.worker import Options
 
     options = Options(threads, queue_timeout, drain_timeout, keep_alive)
-    sys.exit(Master(load, sock, options, workers, renew).run())
+    sys.exit(Master(load, sock, options, workers, renew, beside).run())

@@ -47,7 +47,10 @@ class _Process:
 
 
 class Master:
-    """Keeps `count` workers, which serve what `load` returns to whoever connects to `sock`."""
+    """Keeps `count` workers, which serve what `load` returns to whoever connects to `sock`.
+
+    It keeps a process that does what `beside` does, too, to the workers' end.
+    """
 
     def __init__(
         self,
@@ -56,8 +59,10 @@ class Master:
         options: Options,
         count: int,
         renew: Callable[[], Callable[[], App]],
+        beside: Callable[[], None] | None = None,
     ) -> None:
         self._load, self._socket, self._options, self._count, self._renew = load, sock, options, count, renew
+        self._beside, self._beside_pid = beside, 0
         self._workers: dict[int, _Process] = {}
         self._generation = 0
         self._trial = 0  # the process that tries to load new settings
@@ -74,6 +79,7 @@ class Master:
         signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
         for handled in HANDLED:
             signal.signal(handled, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         for ignored in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(ignored, signal.SIG_IGN)
         log.info("listening at %s", describe(self._socket))
@@ -96,6 +102,8 @@ class Master:
         if time.monotonic() >= self._spawn_after:
             for _ in range(self._count - len(newest)):
                 self._spawn()
+            if self._beside and not self._beside_pid:
+                self._beside_pid = self._start(self._beside, "the process beside the workers fails")
             self._may_fail |= not self._lacks_processes
         if sum(worker.is_ready for worker in newest) >= self._count:
             self._signal(signal.SIGTERM, lambda worker: worker.generation < self._generation)
@@ -132,11 +140,10 @@ class Master:
             return
         for end in (pulse, beats):
             os.set_blocking(end, False)
-        parent = os.getpid()  # not asked of the child: this process may be gone by then
         pid = self._fork()
         if pid == 0:
             os.close(pulse)
-            self._work(beats, parent)
+            self._work(beats)
         os.close(beats)
         if pid is None:
             os.close(pulse)
@@ -144,33 +151,42 @@ class Master:
         else:
             self._workers[pid] = _Process(pulse, self._generation, must_load=not self._may_fail)
 
-    def _work(self, pulse: int, parent: int) -> NoReturn:
+    def _work(self, pulse: int) -> NoReturn:
         """Be a worker."""
         try:
             application = self._load()
         except (Exception, SystemExit) as error:  # noqa: BLE001
             _report("the app does not load", error)
             sys.exit(LOAD_FAILED)
-        Worker(application, self._socket, self._options, pulse, parent).run()
+        Worker(application, self._socket, self._options, pulse).run()
         sys.exit(0)
 
     def _try_to_load(self) -> None:
         """Try in a process of its own whether the application loads; `_reap` hears of it."""
         if self._trial:
             os.kill(self._trial, signal.SIGKILL)  # it may have read what is old by now
-        pid = self._fork()
-        self._trial = pid or 0
-        if pid is None:
+        self._trial = self._start(self._try, KEPT)
+        if not self._trial:
             log.error("the app is not loaded anew, and the running workers stay: no process can be started")
-        if pid != 0:
-            return
-        self._socket.close()  # it would let clients connect, should this process be the last that has it
+
+    def _try(self) -> None:
         logging.disable(logging.WARNING)  # whoever takes over says the same
+        self._renew()()
+
+    def _start(self, run: Callable[[], None], fault: str) -> int:
+        """Start a process that runs something and serves no client; return its id, 0 where there can be none.
+
+        It tells what goes wrong, after `fault`. No signal but SIGKILL ends it.
+        """
+        pid = self._fork()
+        if pid != 0:
+            return pid or 0
+        self._socket.close()  # it would let clients connect, should this process be the last that has it
         status = 0
         try:
-            self._renew()()
+            run()
         except BaseException as error:  # noqa: BLE001
-            _report(KEPT, error)
+            _report(fault, error)
             status = LOAD_FAILED
         logging.shutdown()  # it writes what is left
         os._exit(status)
@@ -211,6 +227,9 @@ class Master:
                     self._trial = 0
                     if status == 0:
                         self._bring_in()
+                elif pid == self._beside_pid:
+                    log.error("the process beside the workers has ended, and is started anew")
+                    self._beside_pid, self._spawn_after = 0, time.monotonic() + RESPAWN_PAUSE
                 elif worker := self._workers.pop(pid, None):
                     self._note_end(pid, worker, status)
 
@@ -259,6 +278,9 @@ class Master:
         for pid in self._workers:
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+        if self._beside_pid:
+            os.kill(self._beside_pid, signal.SIGKILL)
+            os.waitpid(self._beside_pid, 0)
 
 
 def _hear(worker: _Process) -> None:

@@ -39,9 +39,8 @@ class Worker:
     `pulse` is the pipe's end into which it writes a byte a second.
     """
 
-    def __init__(self, application: App, sock: socket.socket, options: Options, pulse: int, parent: int):
-        self._application, self._socket, self._options = application, sock, options
-        self._pulse, self._parent = pulse, parent
+    def __init__(self, application: App, sock: socket.socket, options: Options, pulse: int):
+        self._application, self._socket, self._options, self._pulse = application, sock, options, pulse
         self._ending = False
         self._drain_seconds = options.drain_timeout
         self._woken, wakes = os.pipe()
@@ -49,6 +48,7 @@ class Worker:
             os.set_blocking(end, False)
         self._poller = select.poll()
         self._poller.register(self._woken, select.POLLIN)
+        self._poller.register(pulse, 0)  # an error is told of: that nobody has the other end any more
         signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)  # every signal writes to it
         for number in ENDING:
             signal.signal(number, self._end)
@@ -76,7 +76,7 @@ class Worker:
             keep_alive=self._options.keep_alive,
         )
         watch_streams(self._application, listener.contexts)
-        while not self._ending and os.getppid() == self._parent:
+        while not self._ending:
             self._watch(1.0)
         begin_drain()
         listener.close()
@@ -88,11 +88,15 @@ class Worker:
             close()
 
     def _watch(self, seconds: float) -> None:
-        """Tell the master that this process lives, else it kills it; then wait so long, or for a signal."""
+        """Tell the master that this process lives, else it kills it; wait for a signal or its end, at most so long."""
         with suppress(BlockingIOError, BrokenPipeError):  # it has not read for hours, or it has gone
             os.write(self._pulse, b".")
-        if self._poller.poll(seconds * 1000):
-            os.read(self._woken, 4096)
+        for descriptor, _ in self._poller.poll(seconds * 1000):
+            if descriptor == self._woken:
+                os.read(descriptor, 4096)
+            else:
+                self._poller.unregister(descriptor)
+                self._ending = True
 
 
 def _open_files() -> int:

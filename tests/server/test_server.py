@@ -48,11 +48,14 @@ def test_a_killed_worker_is_replaced(start: Callable[..., Bundled]) -> None:
     assert server.serves_with(2)
 
 
-def test_a_worker_without_its_master_ends(start: Callable[..., Bundled]) -> None:
-    server = start(workers=1)
+def test_workers_without_their_master_end_and_leave_the_address_to_another(
+    start: Callable[..., Bundled], tmp_path: Path
+) -> None:
+    server = start(workers=3)
     server.signal(SIGKILL)
     server.wait()
-    assert until(server.refuses_connections)
+    with Bundled(tmp_path, port=server.port, workers=1):
+        pass
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])

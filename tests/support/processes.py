@@ -57,10 +57,10 @@ class ServerProcess:
 
     @property
     def metrics_port(self) -> int:
-        """The port that figures are served on, with METRICS_PORT 0."""
-        found = re.search(r"metrics at \S+:(\d+)", self.log)
-        assert found, self.log
-        return int(found[1])
+        """The port that figures are served on, with METRICS_PORT 0, by the latest process that does so."""
+        found: list[str] = []
+        assert until(lambda: found.extend(re.findall(r"metrics at \S+:(\d+)", self.log)) or found), self.log
+        return int(found[-1])
 
     @property
     def workers(self) -> list[int]:

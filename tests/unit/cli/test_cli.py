@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from signal import SIGHUP
 from typing import Any, NamedTuple
 
 import jwt
@@ -21,6 +22,7 @@ from processes import free_port, listens
 from provider import Provider, content, pem, private_key, private_pem, signer, status
 from recorder import until
 from redis_servers import RedisServer
+from running import Running
 
 from gateway import Gateway, Settings
 from gateway.app import build_blacklist
@@ -1129,6 +1131,19 @@ def test_a_default_that_does_not_go_with_what_is_set_is_a_fault(
         assert told in checked.err
 
 
+def test_a_fault_of_issuers_is_not_followed_by_those_of_issuers_that_nobody_meant(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_ISSUERS", '[{"issuer": "a", "secrt": "x"}]')
+    monkeypatch.setenv("GATEWAY_PORT", "x")
+    checked = command("check-config")
+    assert checked.code == USAGE
+    assert checked.err.splitlines()[1:] == [
+        "  - GATEWAY_PORT: must be a whole number",
+        "  - GATEWAY_ISSUERS, number 1, secrt: there is no such member; did you mean secret?",
+    ]
+
+
 def test_faults_of_files_keys_and_the_store_are_told_with_those_of_settings(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -1248,6 +1263,23 @@ def test_a_port_that_is_taken_is_told_at_once(command: Command, name: str) -> No
         if name == "demo":
             ended = command(name, "--host", "127.0.0.1", "--port", 0, "--upstream", f"http://127.0.0.1:{port}")
             assert (ended.code, ended.out) == (USAGE, "")
+
+
+@pytest.mark.parametrize("flag", ["--host", "--metrics-host"])
+def test_what_is_no_hosts_name_is_told_with_its_flag(command: Command, flag: str) -> None:
+    ended = command("serve", "--host", "127.0.0.1", "--port", 0, "--metrics-port", 0, flag, "a..b")
+    assert ended.code == USAGE
+    assert ended.err.startswith(f"Error: cannot listen on a..b:0 ({flag}, ")
+
+
+@pytest.mark.slow
+def test_a_signal_to_renew_that_comes_while_it_starts_is_kept_until_it_serves(tmp_path: Path) -> None:
+    port = free_port()
+    gateway = Running(tmp_path, "http://127.0.0.1:1", "--port", str(port), "--workers", "1")
+    assert until(lambda: listens(port))
+    gateway.signal(SIGHUP)
+    with gateway:
+        assert until(lambda: "the app is loaded anew" in gateway.log)
 
 
 def test_the_first_sentence_of_every_command_fits_into_the_list_of_commands(command: Command) -> None:

@@ -23,7 +23,7 @@ from running import Running, ask
 
 from gateway.blacklist.stores.outage import WHAT_TO_DO
 from gateway.http.problems import KINDS
-from gateway.ops.exposition import _Handler, _is_running, _Server, serve_figures
+from gateway.ops.exposition import _Handler, _is_running, _Server, collect_figures
 from gateway.ops.metrics import Metrics, add_up
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -154,6 +154,19 @@ def is_refused(port: int) -> bool:
 
 
 @pytest.mark.slow
+def test_whoever_kills_the_process_that_serves_figures_ends_nothing_else(tmp_path: Path) -> None:
+    with measured(tmp_path) as (gateway, _):
+        before = gateway.figure("gateway_requests_total")
+        [serving] = set(children(gateway.pid)) - gateway.counting
+        os.kill(serving, SIGKILL)
+        assert until(lambda: gateway.log.count("metrics at") == 2)
+        assert gateway.figure("gateway_requests_total") == before
+        gateway.signal(SIGTERM)
+        assert gateway.wait() == 0
+        assert is_refused(gateway.metrics_port)
+
+
+@pytest.mark.slow
 def test_nothing_is_left_of_a_gateway_that_was_killed(tmp_path: Path) -> None:
     with measured(tmp_path) as (gateway, _):
         port = gateway.metrics_port
@@ -231,10 +244,14 @@ def test_who_connects_during_the_drain_is_refused_though_figures_can_still_be_ha
 
 
 @pytest.mark.parametrize("host", ["[::1]", "::1"])
-def test_the_address_may_have_the_brackets_that_it_has_in_a_url(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_may_have_the_brackets_that_it_has_in_a_url(
+    host: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # to be as it was
-    with socket.socket() as sock, serve_figures(host, 0, [], not_ours=sock):
-        pass
+    with caplog.at_level("INFO"), collect_figures(host, 0, []) as serve:
+        assert serve
+        serve()  # it ends at once, as this process is not its parent
+    assert "metrics at http://[::1]:" in caplog.text
 
 
 def test_a_scrape_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ class Resolver:
         age = monotonic() - self._since
         if STALE_SECONDS < age <= MAX_AGE:
             self._start()
-        return age <= MAX_AGE and bool(self.addresses)  # a look-up that failed is no reason to wait with the next
+        return age <= MAX_AGE and bool(self.addresses)  # where it failed, the next may follow at once
 
     def wait(self) -> Generator[Wait, None, None]:
         """Look the name up, and yield what to wait for until that is done.

@@ -43,7 +43,7 @@ class _Process:
     must_load: bool  # it is one of the first: if it cannot load the application, there is no use in going on
     is_ready: bool = False
     is_ending: bool = False
-    silent: float = 0.0  # seconds
+    silent: float = 0.0  # seconds since the last heartbeat
 
 
 class Master:

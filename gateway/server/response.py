@@ -41,7 +41,7 @@ class Response:
         self.cut_code = ""  # why it must not go on, if so
         self.has_begun = False  # whether its head is given to send
         self.is_over = False
-        self.is_framed = True  # whether its end shows otherwise than by the close
+        self.is_framed = True  # whether its end shows without the connection's
         self.closes = request.closes
         self.request = request
         self.body = body

@@ -163,6 +163,6 @@ class LookUps:
         except StoreUnavailable as unavailable:
             return unavailable
         except Exception as error:
-            # Whatever it is: were the thread to end, all would wait for it.
+            # Whatever it is, the thread must go on: all wait for it.
             log.exception("look-ups failed")
             return self._server.outage.begin(LOOKUPS, "damaged", error)

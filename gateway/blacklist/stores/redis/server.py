@@ -219,7 +219,7 @@ class Server:
     def change(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Run commands that change something; with REPLICAS return only when so many replicas have them."""
         if self._replicas and not commands:
-            # WAIT speaks for what its own connection wrote: what we find changed already may have come over another.
+            # WAIT speaks only for what its own connection wrote; what was changed before may have come over another.
             commands = (self._empty_write,)
         wait = (("WAIT", self._replicas, WAIT_MILLISECONDS),) if self._replicas else ()
         answers = self.ask(*commands, *wait, again=False)

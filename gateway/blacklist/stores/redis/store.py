@@ -115,7 +115,7 @@ class RedisStore:
         try:
             added = self._add(entries, once)
         except StoreUnavailable:
-            # Nobody is told that it was taken: when it comes again, it is to be.
+            # Its sender is not told that it was taken, so it must be taken when it comes again.
             with suppress(StoreUnavailable):
                 self._server.ask(("DEL", self._server.keys.tag + once.key), again=False)
             raise

@@ -43,7 +43,7 @@ def run_alone(conn: sqlite3.Connection, statement: str, seconds: float) -> None:
     """
     last_try = time.monotonic() + seconds
     conn.execute("PRAGMA busy_timeout=0")
-    with blocking():  # others are waited for; and until the change is made, the disk
+    with blocking():  # for the wait here; and for the disk, as the turn is not taken again before the change is made
         while True:
             try:
                 conn.execute(statement)

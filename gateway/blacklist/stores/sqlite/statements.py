@@ -31,7 +31,7 @@ END"""  # noqa: S608 - a text of ours
 NOTICE_HANDS = (
     _BY_HAND.format("delete", "AFTER DELETE", "old", ""),
     _BY_HAND.format("update", "AFTER UPDATE", "old", ""),
-    # What is replaced so is deleted without a trigger.
+    # REPLACE deletes the old row without the trigger for that.
     _BY_HAND.format("replace", "BEFORE INSERT", "new", "AND EXISTS (SELECT 1 FROM unnamed WHERE key = new.key)"),
 )
 WRITE = "UPDATE unnamed SET value = value WHERE key = 'head'"  # and changes nothing

@@ -33,7 +33,7 @@ _INDEXES = (
     "CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, expires_at INTEGER) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS seen_until ON seen (expires_at)",
 )
-# Milliseconds, for example: no token is issued later than the latest there is.
+# A cut-off beyond the latest time, in milliseconds for example, spares no token: it is none.
 _FORGET_FAR_CUT_OFFS = """UPDATE unnamed SET value = json_remove(value, '$.issued_before')
     WHERE json_extract(value, '$.issued_before') > ?"""
 _NUMBERS = """SELECT unnamed.key, unnamed.value FROM unnamed, json_each(unnamed.value, '$.claim') AS member

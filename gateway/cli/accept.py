@@ -11,7 +11,7 @@ from typing import IO, Any
 import click
 
 from gateway.blacklist.keys import claim_key, token_key
-from gateway.blacklist.stores import Store
+from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores.base import Entry
 from gateway.cli.entries import actor, audit_here
 from gateway.cli.options import open_blacklist, with_settings
@@ -41,7 +41,7 @@ def accept_store(settings: Settings, audit: IO[str] | None, yes: bool, reason: s
     missing: int | None = None
     if audit:
         added = _read_added(audit)
-        records = list(_find_missing(store, added))
+        records = list(_find_missing(blacklist, added))
         for record in records:
             echo_json(record)
         missing = len(records) if added else None
@@ -69,18 +69,20 @@ def _read_added(log: IO[str]) -> dict[str, dict[str, Any]]:
     return added
 
 
-def _find_missing(store: Store, added: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the records of entries that the store has not, or only with an earlier cut-off or end."""
+def _find_missing(blacklist: Blacklist, added: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the records of entries that the store has not, or only with an earlier cut-off or end, or for others."""
     for key, record in added.items():
         # `find` answers nothing while this clock is behind what was forgotten.
-        if not any(_covers(entry, record) for entry in store.matching(key)):
+        found = blacklist.store.matching(key)
+        if not any(blacklist.is_in_force(_as_logged(entry, record), entry) for entry in found):
             yield record
 
 
-def _covers(entry: Entry, record: dict[str, Any]) -> bool:
-    """Return whether an entry blacklists all that a record says; a token's record names no end."""
+def _as_logged(entry: Entry, record: dict[str, Any]) -> Entry:
+    """Return the entry as a record says it was; the record of a token says no end."""
     cut_off, end = record.get("issued_before"), record.get("until", entry.expires_at)
-    return entry.covers(dataclasses.replace(entry, issued_before=cut_off, expires_at=end, as_of=None))
+    issuer = str(record.get("issuer", entry.issuer))
+    return dataclasses.replace(entry, issuer=issuer, issued_before=cut_off, expires_at=end, as_of=None)
 
 
 def _read_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:

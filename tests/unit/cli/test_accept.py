@@ -71,3 +71,21 @@ def test_an_entry_that_the_copy_has_as_it_was_before_is_told_of(
     assert done.exit_code == 0, done.output
     assert ("is the log in JSON" in done.output) is ("x" in changed.values())
     assert f"It lacks {int(is_missing)} of the log's {int('x' not in changed.values())} entries" in done.output
+
+
+def test_another_issuers_entry_for_a_fingerprint_does_not_stand_for_that_of_the_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cli.entries.configure_logging", lambda *_: None)
+    issuers = [{"issuer": name, "secret": name * 32} for name in "ab"]
+    monkeypatch.setenv("GATEWAY_ISSUERS", json.dumps(issuers))
+    url = f"sqlite:///{tmp_path}/blacklist.sqlite3"
+    with closing(open_store(url)) as store:
+        store.add([Entry(token_key(digit * 64), "a", 0, None, by_fingerprint=True) for digit in "01"])
+    about = [{"fingerprint": "0" * 64, "issuer": "a"}, {"fingerprint": "1" * 64, "issuer": "b"}]
+    lines = [json.dumps({"logger": "gateway.audit", "action": "add", **each}) for each in about]
+    (tmp_path / "log").write_text("\n".join(lines))
+    done = CliRunner().invoke(accept_store, ["--store", url, "--audit", str(tmp_path / "log"), "--yes"])
+    assert done.exit_code == 0, done.output
+    assert lines[1] in done.output
+    assert "It lacks 1 of the log's 2 entries" in done.output

@@ -117,7 +117,9 @@ def _get(url: str, policy: FetchPolicy) -> bytes:
     try:
         with ask("GET", url, policy.proxy, headers=_ACCEPT, timeout=times, verify=trusted) as response:
             if response.status_code != HTTPStatus.OK:
-                raise KeysRefused(f"{loggable(url)} answered {_status(response)}")
+                place = response.headers.get("Location", "")
+                hint = f", a redirect to {loggable(place)}, which is not followed: set that address" if place else ""
+                raise KeysRefused(f"{loggable(url)} answered {response.status_code}{hint}")
             return read_body(response, MAX_BYTES, policy.total)
     except KeysRefused:
         raise
@@ -136,12 +138,6 @@ def ask(method: str, url: str, proxy: str | None, **options: Any) -> Iterator[re
         session.proxies = {"http": proxy, "https": proxy} if proxy else {}
         with session.request(method, url, allow_redirects=False, stream=True, **options) as response:
             yield response
-
-
-def _status(response: requests.Response) -> str:
-    place = response.headers.get("Location", "")
-    redirect = f", a redirect to {loggable(place)}, which is not followed: set that address" if place else ""
-    return f"{response.status_code}{redirect}"
 
 
 def read_body(response: requests.Response, limit: int, seconds: float) -> bytes:

@@ -959,6 +959,21 @@ def test_entries_may_be_gone_after_the_servers_clock_was_ahead_until_they_have_e
     assert lossy.faults == []
 
 
+def test_a_gateway_that_starts_after_an_eviction_says_that_entries_may_be_gone(
+    server: RedisServer, store: Store, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    await_added(store, REVOKED)
+    server.ask("CONFIG", "SET", "maxmemory-policy", "volatile-ttl", "maxmemory", "1")
+    with server.client() as client:
+        while not client.info("stats")["evicted_keys"]:
+            pass
+    server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "0")
+    opened(server.url)
+    assert re.search(
+        "Redis has evicted [0-9]+ keys since it was started: entries among them count no more", caplog.text
+    )
+
+
 def test_a_server_that_was_started_by_a_clock_that_was_ahead_may_have_forgotten_entries() -> None:
     run, uptime, ours = "first", 100, START
 

@@ -126,6 +126,8 @@ class Lossy:
         run, evicted = figures.get(b"run_id", b""), int(figures.get(b"evicted_keys", 0))
         if accepted != self._accepted:
             self._evicted = {run: evicted}
+            if evicted:
+                self.say(f"Redis has evicted {evicted} keys since it was started: entries among them count no more")
         if evicted > self._evicted.get(run, 0):
             self._note_gone(accepted, _ANY)
         # A server whose uptime is below zero was started by a clock that was ahead.

@@ -70,9 +70,6 @@ class RedisStore:
 
     def find(self, keys: Sequence[str]) -> list[Entry]:
         """Return the live entries among `keys`: one round trip."""
-        if not keys:
-            self._server.ask()
-            return []
         return self._live(self._texts(keys))
 
     def find_again(self, keys: Sequence[str], last: None) -> tuple[None, list[Entry]]:
@@ -141,7 +138,7 @@ class RedisStore:
         raise StoreUnavailable("busy")
 
     def _texts(self, keys: Collection[str]) -> dict[str, bytes | None]:
-        return dict(zip(keys, self._server.find(keys), strict=True)) if keys else {}
+        return dict(zip(keys, self._server.find(keys), strict=True))
 
     def _swap(self, texts: dict[str, bytes | None], entries: dict[str, Entry], once: Entry | None = None) -> bool:
         """Replace each text by the entry of its key, or by nothing; return whether all were still there."""

@@ -198,7 +198,7 @@ def _entry(line: bytes) -> Entry:
 
 
 def _with_key(entry: Entry, name: str, value: str) -> Entry:
-    """Return a claim's entry under the key that it has today: an older gateway's was another for a number."""
+    """Return a claim's entry under the key that it has today: older gateways had another one for a number."""
     key = claim_key(entry.issuer, name, value)
     if entry.key not in (key, *legacy_claim_keys(entry.issuer, name, value)):
         # It would be listed, and blacklist nothing, or another claim's tokens.

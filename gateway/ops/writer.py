@@ -113,7 +113,7 @@ class LineWriter:
             return lines
 
     def _is_file(self) -> bool:
-        """Return whether it is a file, which takes one write after the other, however long they are."""
+        """Return whether it is a file, where writes of several processes stay apart, however long they are."""
         try:
             return stat.S_ISREG(os.fstat(self._descriptor).st_mode)
         except OSError:  # it is closed, which to write will tell

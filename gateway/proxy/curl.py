@@ -274,7 +274,7 @@ class Handle:
             _, _, failed = self._multi.info_read()
             self.is_done = True
             if failed and not self.error:
-                # An answer that came before the upstream reset the connection under an upload libcurl reads no more.
+                # libcurl does not read an answer that came before the upstream reset the connection under an upload.
                 if not self.head and (left := self._spare.answer()):
                     self.head += left[0]
                     self.body += left[1]

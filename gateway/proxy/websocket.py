@@ -49,6 +49,6 @@ def _frame_size(head: bytes) -> int:
 
 
 def close_frame(reason: str) -> bytes:
-    """Return a server's close frame for a breach of policy; of the reason 123 bytes have room."""
+    """Return a server's close frame for a breach of policy; there is room for 123 bytes of the reason."""
     content = struct.pack(">H", POLICY_VIOLATION) + reason.encode()[:123]
     return bytes([0x88, len(content)]) + content

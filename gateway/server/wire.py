@@ -12,7 +12,7 @@ from typing import Final
 from gateway.http.disconnected import ClientDisconnected
 from gateway.server.states import Deadlines
 
-# At a time: no more of what a client sends is ever held for one connection, but for a head.
+# How much is received at a time: except for a head, no more is ever held for one connection.
 RECEIVE_BYTES: Final = 65536
 RECEIVES: Final = 4  # how often a connection may take of a body in one step, before others have their turn
 

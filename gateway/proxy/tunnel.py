@@ -32,8 +32,10 @@ def wanted_upgrade(environ: Environ, allowed: frozenset[str]) -> str:
     """
     if environ["REQUEST_METHOD"] == "CONNECT":
         raise Problem("upgrade-unsupported")
-    if "HTTP_UPGRADE" not in environ or not _is_upgrade_meant(environ):
+    if "HTTP_UPGRADE" not in environ or environ["SERVER_PROTOCOL"] == "HTTP/1.0":
         return ""
+    if "upgrade" not in elements(environ.get("HTTP_CONNECTION", "").lower()):
+        return ""  # it is not said to this server (RFC 9110 sections 7.6.1 and 7.8)
     wanted = elements(environ["HTTP_UPGRADE"].lower())
     for name in wanted:
         # Only where the server gives the connection out of its hands.
@@ -44,12 +46,6 @@ def wanted_upgrade(environ: Environ, allowed: frozenset[str]) -> str:
     if wanted and not any(name.startswith(_IGNORED) for name in wanted):
         raise Problem("upgrade-unsupported")
     return ""
-
-
-def _is_upgrade_meant(environ: Environ) -> bool:
-    """Return whether Upgrade is said to this server: else it is to be ignored (RFC 9110 sections 7.6.1 and 7.8)."""
-    named = elements(environ.get("HTTP_CONNECTION", "").lower())
-    return environ["SERVER_PROTOCOL"] != "HTTP/1.0" and "upgrade" in named
 
 
 class Tunnel:

@@ -6,18 +6,18 @@ RUN python -m venv --without-pip /venv \
     && pip --python /venv/bin/python install --require-hashes -r /build/requirements.txt
 
 FROM python:3.13-slim AS build-gateway
-# What compiles is left behind, with setuptools and mypy. Debian's own Python, as a base image, has its headers apart.
-RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
-    && { [ -e "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] \
-        || apt-get install --yes --no-install-recommends libpython3-dev; }
 COPY requirements /build/requirements/
+# What compiles is left behind, with setuptools and mypy. Debian's own Python, as a base image, has its headers apart.
 # The locks hold every package by hash, setuptools included: it builds what is published as source only.
-RUN python -m venv --without-pip /compile \
-    && pip --python /compile/bin/python install --require-hashes -r /build/requirements/compile.lock
 RUN python -m venv --without-pip /venv \
     && pip --python /venv/bin/python install --require-hashes -r /build/requirements/build.lock \
     && pip --python /venv/bin/python install --require-hashes --no-build-isolation -r /build/requirements/runtime.lock \
-    && pip --python /venv/bin/python uninstall --yes setuptools
+    && pip --python /venv/bin/python uninstall --yes setuptools \
+    && python -m venv --without-pip /compile \
+    && pip --python /compile/bin/python install --require-hashes -r /build/requirements/compile.lock \
+    && apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && { [ -e "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] \
+        || apt-get install --yes --no-install-recommends libpython3-dev; }
 COPY . /build/
 RUN cd /build && GATEWAY_COMPILE=1 /compile/bin/python setup.py --quiet bdist_wheel --dist-dir /wheel \
     && pip --python /venv/bin/python install --no-deps /wheel/*.whl

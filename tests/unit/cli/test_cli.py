@@ -1243,8 +1243,10 @@ def test_who_ends_the_demo_while_it_starts_ends_its_upstream_too(tmp_path: Path)
     upstream, flags = free_port(), ["--port", "0", "--store", f"sqlite:///{tmp_path}/blacklist.sqlite3"]
     command = [sys.executable, "-m", "gateway", "demo", *flags, "--upstream", f"http://127.0.0.1:{upstream}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        assert until(lambda: listens(upstream))
-        process.terminate()
+        try:
+            assert until(lambda: listens(upstream))
+        finally:
+            process.terminate()
     assert process.returncode == 0
     assert not listens(upstream)
 

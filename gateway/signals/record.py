@@ -49,8 +49,8 @@ class Recorder:
         return self.now() + max(self.leeway, self.AHEAD_SECONDS)
 
     def cut_off_since(self, issued: float) -> CutOff:
-        """Return the cut-off of whatever passes at this moment, and of what was issued by the second of a message."""
-        latest = math.floor(issued) + 1
+        """Return the cut-off of whatever passes at this moment, and of what was issued before a message."""
+        latest = math.ceil(issued)
         return NOW if latest <= self._blacklist.cut_off_now() else latest
 
     def record(self, notice: Notice, about: Context) -> bool:

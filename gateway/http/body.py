@@ -47,19 +47,16 @@ def take_body(environ: Environ, limit: int) -> bytes | None:
         data: bytes | None = stream.take(limit)
         return data
     about = context(environ)
-    left = _unread(environ) if about.body_left is None else about.body_left
+    left = about.body_left
+    if left is None:
+        length = body_length(environ)
+        # A server that undid the chunks need not say that there were any.
+        left = length if length is not None else -1 if environ.get("wsgi.input_terminated") else 0
     data = stream.read(limit if left < 0 else min(left, limit)) if left else b""
     if left > 0 and not data:
         raise Problem("invalid-request", "The body ended early.")  # what is left of `sub=1001` may be `sub=10`
     about.body_left = left - len(data) if left > 0 else left
     return data
-
-
-def _unread(environ: Environ) -> int:
-    length = body_length(environ)
-    if length is None:  # a server that undid the chunks need not say that there were any
-        return -1 if environ.get("wsgi.input_terminated") else 0
-    return length
 
 
 def read_whole(environ: Environ, limit: int) -> Generator[bytes, None, bytes]:

@@ -152,8 +152,7 @@ def _is_json(status: str, fields: Fields) -> bool:
 
 def _fields_for(fields: Fields) -> Fields:
     kept = [(name, value) for name, value in fields if not _STALE(name) and name.lower() != "cache-control"]
-    # A browser keeps what is private, and may be another user's a moment later.
-    return [*kept, ("Cache-Control", _private(_directives(fields))), ("Vary", "Authorization")]
+    return [*kept, ("Cache-Control", _private(_directives(fields)))]
 
 
 def _directives(fields: Fields) -> list[str]:

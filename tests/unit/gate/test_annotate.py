@@ -137,7 +137,7 @@ def test_what_speaks_of_the_old_bytes_is_dropped_and_all_else_stays() -> None:
     ]
     kept = [JSON, ("Set-Cookie", "a"), ("Set-Cookie", "b"), ("Date", "x")]
     headers = ask(App(b"{}", fields=[*kept, ("Content-Length", "2"), *((name, "x") for name in stale)]))[1]
-    assert headers.to_wsgi_list()[:-1] == [*kept, ("Cache-Control", "private"), ("Vary", "Authorization")]
+    assert headers.to_wsgi_list()[:-1] == [*kept, ("Cache-Control", "private")]
     assert headers.to_wsgi_list()[-1][0] == "Content-Length"
 
 
@@ -161,12 +161,6 @@ def test_what_speaks_of_the_old_bytes_is_dropped_and_all_else_stays() -> None:
 def test_an_answer_with_somebodys_claims_is_for_no_shared_cache(said: list[str], expected: str) -> None:
     headers = ask(App(b"{}", fields=[JSON, *(("Cache-Control", value) for value in said)]))[1]
     assert headers.getlist("Cache-Control") == [expected]
-
-
-def test_no_cache_gives_one_tokens_answer_to_another() -> None:
-    for method in ("GET", "HEAD"):
-        headers = ask(App(b"{}", fields=[JSON, ("Vary", "Accept"), ("Cache-Control", "max-age=60")]), method=method)[1]
-        assert headers.getlist("Vary") == ["Accept", "Authorization"]
 
 
 def test_head_has_the_fields_of_get_but_for_the_length() -> None:

@@ -165,18 +165,14 @@ def _print_state(settings: Settings, target: Named, changed: bool | None, as_jso
     whose = target.issuer + (" (the default: GATEWAY_ISSUER is not set)" if is_default else "")
     echo_details([("target", what), ("issuer", whose), ("store", store)])
     for entry in entries:
-        _print_entry(entry)
+        what, _, cut_off, since, until, by, reason = cells(entry)
+        echo_details(
+            [
+                ("entry", what),
+                *([("issued before", cut_off)] if cut_off else []),
+                ("until", until),
+                ("since", f"{since}, by {by}"),
+                *([("reason", reason)] if reason else []),
+            ]
+        )
     return bool(entries)
-
-
-def _print_entry(entry: Entry) -> None:
-    what, _, cut_off, since, until, by, reason = cells(entry)
-    echo_details(
-        [
-            ("entry", what),
-            *([("issued before", cut_off)] if cut_off else []),
-            ("until", until),
-            ("since", f"{since}, by {by}"),
-            *([("reason", reason)] if reason else []),
-        ]
-    )

@@ -174,8 +174,7 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
                 if not conn.execute(sql.ADD_MESSAGE, (once.key, once.expires_at)).rowcount:
                     return None
                 keys.add(once.key)
-            named = [entry.key for entry in entries]
-            live = {entry.key: entry for entry in self._find(conn, named)}
+            live = {known.key: known for known in self._find(conn, [entry.key for entry in entries])}
             added = merge(entries, live, now)
             new = {entry.key: encode(entry) for entry, changed in added if changed}
             conn.executemany(sql.ADD, new.items())

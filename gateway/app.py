@@ -124,7 +124,7 @@ class Gateway(_Pipeline):
         refuse_asgi(app)
         if settings and values:
             raise TypeError("either Settings or single settings")
-        settings = settings or Settings(**values)
+        settings = settings or Settings(**{name: value for name, value in values.items() if value is not None})
         try:
             refuse_public_secret(settings, in_process=True)
         except KeysRefused as fault:

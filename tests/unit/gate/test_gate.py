@@ -232,6 +232,15 @@ def test_settings_may_be_given_by_name(upstream: Any, make_gate: Any) -> None:
     assert_refused(api("GET", "/", TOKEN), "wrong-issuer")
 
 
+def test_a_setting_that_is_none_is_not_given(upstream: Any, monkeypatch: pytest.MonkeyPatch, store_url: str) -> None:
+    """`audience=os.environ.get("API_AUDIENCE")` must not take away the audience that the environment sets."""
+    monkeypatch.setenv("GATEWAY_AUDIENCE", "api")
+    gate = Gateway(upstream, issuer=ISSUER, secret="discogs", store=store_url, audience=None)
+    assert_refused(Api(gate)("GET", "/", mint(exp=9_999_999_999)), "missing-claim")
+    with pytest.raises(KeysRefused, match="no secret is set"):
+        Gateway(upstream, issuer=ISSUER, secret=None, store=store_url)
+
+
 def test_the_store_may_be_given_by_its_url(upstream: Any, store_url: str) -> None:
     beside, api = (
         Api(Gateway(upstream, Settings(store=store_url, secret=SECRET))),

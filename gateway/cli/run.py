@@ -133,10 +133,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
         Figure("gateway_entries", "Live entries", store.count),
         Figure("gateway_entries_lasting", "Live entries that last ten minutes more", lambda: store.count(LASTING)),
     ]
-    with (
-        contextlib.closing(store),
-        collect_figures(settings.metrics_host, settings.metrics_port, entries) as serve_figures,
-    ):
+    with contextlib.closing(store), collect_figures(settings.metrics_host, settings.metrics_port, entries) as beside:
         serve_app(
             partial(load, settings),
             sock=sock,
@@ -146,7 +143,7 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
             drain_timeout=settings.drain_timeout,
             keep_alive=settings.keep_alive,
             renew=renew,
-            beside=serve_figures,
+            beside=beside,
         )
 
 
@@ -159,13 +156,9 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
     # First, as what systemd passes goes to whoever listens first.
     with _listening_on(settings.host, settings.port, "--host, --port") as sock:
         if settings.metrics_port is not None:
-            _must_be_free(settings.metrics_host, settings.metrics_port, "--metrics-host, --metrics-port")
+            with _listening_on(settings.metrics_host, settings.metrics_port, "--metrics-host, --metrics-port"):
+                pass
         yield sock
-
-
-def _must_be_free(host: str, port: int, flags: str) -> None:
-    with _listening_on(host, port, flags):
-        pass
 
 
 @contextlib.contextmanager
@@ -184,7 +177,8 @@ def _sample_upstream(url: str) -> Iterator[None]:
     """Run the sample API at the URL while the block runs."""
     address = urlsplit(url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
-    _must_be_free(host, port, "--upstream")
+    with _listening_on(host, port, "--upstream"):
+        pass
     command = [sys.executable, "-m", "gateway.cli.sample", "--host", host, "--port", str(port)]
     # A session of its own: Ctrl-C reaches the gateway, which ends the upstream after its last request.
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)  # noqa: S603

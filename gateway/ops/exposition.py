@@ -46,41 +46,34 @@ def collect_figures(host: str, port: int | None, gauges: Iterable[Figure]) -> It
     if port is None:
         yield None
         return
-    directory = os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="gateway-metrics-", dir=_folder())
+    # The files are mapped: on a full disk the system kills (SIGBUS) every worker that starts.
+    folder = _MEMORY if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) else None
+    directory = os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="gateway-metrics-", dir=folder)
+    # Here, that is once for all processes, and when it is said where the figures are.
+    from prometheus_client import CollectorRegistry, make_wsgi_app
+
+    registry = CollectorRegistry()
+    registry.register(_Deployment(Path(directory), tuple(gauges)))
     parent = os.getpid()
     try:
-        yield partial(_serve, parent, host.removeprefix("[").removesuffix("]"), port, directory, gauges)
+        yield partial(
+            _serve, parent, host.removeprefix("[").removesuffix("]"), port, directory, make_wsgi_app(registry)
+        )
     finally:
         if os.getpid() == parent:  # a forked worker leaves through here too
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _folder() -> str | None:
-    """Return where the figures lie, None for the usual place of temporary files, and for that of TMPDIR.
-
-    The files are mapped: on a full disk the system kills (SIGBUS) every worker that starts.
-    """
-    return _MEMORY if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) else None
-
-
-def _serve(parent: int, host: str, port: int, directory: str, gauges: Iterable[Figure]) -> None:
+def _serve(parent: int, host: str, port: int, directory: str, app: Any) -> None:
     """Serve the figures until the parent has gone. Raises OSError where nothing can listen there."""
     server_class = _Server6 if ":" in host else _Server
-    with make_server(host, port, _app(directory, gauges), server_class, _Handler) as server:
+    with make_server(host, port, app, server_class, _Handler) as server:
         log.info("metrics at http://%s:%d", f"[{host}]" if ":" in host else host, server.server_port)
         server.timeout = PARENT_SECONDS
         while os.getppid() == parent:
             server.handle_request()
             server.end_late()
     shutil.rmtree(directory, ignore_errors=True)  # the parent was killed
-
-
-def _app(directory: str, gauges: Iterable[Figure]) -> Any:
-    from prometheus_client import CollectorRegistry, make_wsgi_app
-
-    registry = CollectorRegistry()
-    registry.register(_Deployment(Path(directory), tuple(gauges)))
-    return make_wsgi_app(registry)
 
 
 class _Deployment:

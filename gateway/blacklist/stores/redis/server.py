@@ -73,7 +73,7 @@ class Server:
         self._ask_head = pack(("GETEX", self.keys.head))
         self._pack_keys = packing(self.keys.tag)
         self._end_of_lookup = pack(("MGET", self.keys.generation)).partition(b"MGET\r\n")[2] + self._ask_head
-        self._empty_write = ("SET", self.keys.tag + "mark", "")  # a write, and no change
+        self.empty_write = ("SET", self.keys.tag + "mark", "")  # no change, and refused where there is no room
         self._failed_until = 0.0
         self._lossy = Lossy(self._ask, now)
         try:
@@ -220,7 +220,7 @@ class Server:
         """Run commands that change something; with REPLICAS return only when so many replicas have them."""
         if self._replicas and not commands:
             # WAIT speaks only for what its own connection wrote; what was changed before may have come over another.
-            commands = (self._empty_write,)
+            commands = (self.empty_write,)
         wait = (("WAIT", self._replicas, WAIT_MILLISECONDS),) if self._replicas else ()
         answers = self.ask(*commands, *wait, again=False)
         if wait and (count := answers[-1]) < self._replicas:
@@ -239,10 +239,6 @@ class Server:
         changed = json.dumps([*entries, message] if message else list(entries)) if known else "*"
         first = [new_mark(), accepted, changed, GRACE_SECONDS, WINDOW, ends, int(self._now())]
         return ("EVAL", CHANGE, len(names), *names, *first, *args)
-
-    def write(self) -> None:
-        """Return if the server takes changes, and replicas have them."""
-        self.change(self._empty_write)  # fails where there is no room
 
     def _check_history(self, generation: Any, head: Any, since: str) -> None:
         if since and (generation, head) == as_answered(since):

@@ -62,7 +62,7 @@ class RedisStore:
         self._server = Server(url, now, replicas=replicas, accept_lossy=accept_lossy, create=create)
         self._begin_anew()
         at_fork(after_in_child=self._begin_anew)
-        self._takes_changes = Probe(self._server.write, self._server.outage)
+        self._takes_changes = Probe(partial(self._server.change, self._server.empty_write), self._server.outage)
         self._lists = self._server.keys.created, self._server.keys.expires
 
     def _begin_anew(self) -> None:

@@ -157,8 +157,8 @@ def _flag(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     if name == "secret":
         return _secret_flags
     field = Settings.model_fields[name]
-    default = field.default if isinstance(field.default, str | int | float) else None
-    shown = "" if default is None else f"  [default: {default}]"
+    default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    shown = "" if default in (None, "") or field.default_factory else f"  [default: {default}]"
     return click.option("--" + name.replace("_", "-"), name, metavar="VALUE", help=f"{field.description}{shown}")
 
 

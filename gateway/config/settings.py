@@ -72,7 +72,7 @@ class Settings(BaseSettings):
 
     issuer: str = Field("https://www.discogs.com/", min_length=1, description="the iss a token must have")
     secret: Secrets = Field((SecretStr(PUBLIC_SECRET),), description="HMAC secrets, newest first, comma-separated")
-    algorithms: Listed = Field(("HS256",), min_length=1, description="allowed signature algorithms, of one family")
+    algorithms: Listed = Field(("HS256",), min_length=1, description="allowed signature algorithms")
     public_key: str | None = Field(None, description="PEM public keys, or a file with them")
     jwks_url: str | None = Field(None, description="a JWKS or the provider's metadata: URL, file or the JSON itself")
     audience: Listed = Field((), description="accepted aud values; aud is checked only when set")

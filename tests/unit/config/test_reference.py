@@ -41,6 +41,13 @@ def test_the_defaults_are_the_ones_in_force() -> None:
         assert told == [None if field.default_factory else shown(field.default) for field in fields], names
 
 
+def test_the_help_tells_every_default() -> None:
+    told = {option.name: getattr(option, "help", "") for option in commands.commands["serve"].params}
+    for name, field in Settings.model_fields.items():
+        default = None if field.default_factory or name == "secret" else shown(field.default)
+        assert told[name].partition("  [default: ")[2] == ("" if default is None else f"{default}]"), name
+
+
 def test_every_command_is_listed() -> None:
     told = PAGE.partition("## Commands")[2]
     assert [name for name in commands.commands if f"`{name}`" not in told and f"`gateway {name}`" not in told] == []

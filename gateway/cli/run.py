@@ -72,7 +72,7 @@ Ctrl-C ends both.
 @with_settings()
 def serve(settings: Settings) -> None:
     """Run the gateway on the bundled server."""
-    with _listening(settings) as sock:
+    with _listening(settings) as sock, _held_signals():
         _serve(settings, sock)
 
 
@@ -87,7 +87,7 @@ def demo(settings: Settings) -> None:
         raise Fault("demo signs its tokens with a shared secret, and none is set: `gateway serve` needs none")
     if "host" not in settings.model_fields_set:  # its secret is public
         settings = settings.model_copy(update={"host": "127.0.0.1"})
-    with _listening(settings) as sock, _sample_upstream(settings.upstream):
+    with _listening(settings) as sock, _sample_upstream(settings.upstream), _held_signals():
         host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
         token = mint(settings, {"sub": "1001"}, lifetime=3600)
         admin = mint(settings, {"sub": "admin", "scope": settings.admin_scope}, lifetime=3600)
@@ -148,11 +148,20 @@ def _serve(settings: Settings, sock: socket.socket, **forced: Any) -> None:
 
 
 @contextlib.contextmanager
+def _held_signals() -> Iterator[None]:
+    """Have signals wait for the server that takes them: raised just anywhere, SystemExit may be swallowed."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
 def _listening(settings: Settings) -> Iterator[socket.socket]:
     """Listen while the block runs. Raises `Fault` where that, or listening for scrapes, is not possible."""
     # Until the server serves: a container's first process would not get it, and demo's upstream would stay.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until there is something to renew
     # First, as what systemd passes goes to whoever listens first.
     with _listening_on(settings.host, settings.port, "--host, --port") as sock:
         if settings.metrics_port is not None:

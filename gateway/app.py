@@ -109,7 +109,7 @@ class Gateway(_Pipeline):
 
     Raises pydantic's ValidationError for bad settings, TypeError for unknown ones and for an ASGI app, KeysRefused and
     StoreRefused for keys and stores that must not be used: the public secret, where it was not set, is one.
-    `now` returns epoch seconds.
+    `opened`, a store in place of that of the settings, and `now` (epoch seconds) are for tests.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class Gateway(_Pipeline):
         app: App,
         settings: Settings | None = None,
         *,
+        opened: Store | None = None,
         now: Clock = time.time,
         **values: Any,
     ) -> None:
@@ -128,7 +129,7 @@ class Gateway(_Pipeline):
             refuse_public_secret(settings, in_process=True)
         except KeysRefused as fault:
             raise KeysRefused("\n".join([str(fault), *misspelled_names()])) from fault
-        super().__init__(_with_claims_of_its_own(app), settings, None, now)
+        super().__init__(_with_claims_of_its_own(app), settings, opened, now)
         for warning in warnings(settings):
             log.warning(warning)
         only = self._issuers[0].name if len(self._issuers) == 1 and TENANT not in self._issuers[0].name else None

@@ -52,17 +52,17 @@ Attributes = dict[str, Any]
 class Traces:
     """Makes the spans of this process's requests. `upstream` is the URL of what is behind the gateway.
 
-    Raises ValueError for environment variables that the SDK does not take.
+    Raises ValueError for environment variables that the SDK does not take. `exporter` is for tests.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, exporter: SpanExporter | None = None) -> None:
         # Its lines have what it cannot read of OTEL_EXPORTER_OTLP_HEADERS: credentials, mostly.
         logging.getLogger("opentelemetry.util.re").addFilter(_hide_values)
         resource = Resource.create({"service.version": VERSION, "process.pid": os.getpid()})
         if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": NAME}))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(Delivery(OTLPSpanExporter())))
+        self._provider.add_span_processor(BatchSpanProcessor(Delivery(exporter or OTLPSpanExporter())))
         self._tracer = self._provider.get_tracer("gateway", VERSION)
         parts = urlsplit(upstream)
         self._upstream = parts.geturl().rstrip("/")

@@ -225,8 +225,9 @@ def test_the_sample_api_knows_nothing_of_tokens_and_needs_to_know_nothing(wrappe
     assert wrapped("GET", "/info", token).status_code == 200
 
 
-def test_settings_may_be_given_by_name(upstream: Any, store_url: str) -> None:
-    api = Api(Gateway(upstream, store=store_url, issuer="me", secret="another"))
+def test_settings_may_be_given_by_name(upstream: Any, make_gate: Any) -> None:
+    store = make_gate()._blacklist.store
+    api = Api(Gateway(upstream, opened=store, issuer="me", secret="another"))
     assert api("GET", "/", mint("another", iss="me")).status_code == 200
     assert_refused(api("GET", "/", TOKEN), "wrong-issuer")
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
@@ -50,8 +49,7 @@ class Traced:
 
         self.records: list[dict[str, Any]] = []
         self._exporter = InMemorySpanExporter()
-        with patch("gateway.ops.traces.OTLPSpanExporter", return_value=self._exporter):
-            self.traces = Traces("https://api.test/v1/")
+        self.traces = Traces("https://api.test/v1/", self._exporter)
         gate = Gateway(Stage(app, self.traces), settings, now=now)
         observed = Observe(
             gate, lambda _: "192.0.2.7", write=lambda _, members: self.records.append(members), traces=self.traces

@@ -120,7 +120,12 @@ class Master:
         # Nothing longer counts: if this process was stopped meanwhile, so were the workers.
         self._kill_the_silent(min(time.monotonic() - began, 2 * seconds))
         for pulse in hearts.keys() & ready:
-            _hear(hearts[pulse])
+            worker = hearts[pulse]
+            if os.read(pulse, 4096):  # the first one says that it serves
+                worker.is_ready, worker.silent = True, 0.0
+            else:  # it has ended
+                os.close(pulse)
+                worker.pulse = -1
         return os.read(self._woken, 4096) if self._woken in ready else b""
 
     def _kill_the_silent(self, seconds: float) -> None:
@@ -281,15 +286,6 @@ class Master:
         if self._beside_pid:
             os.kill(self._beside_pid, signal.SIGKILL)
             os.waitpid(self._beside_pid, 0)
-
-
-def _hear(worker: _Process) -> None:
-    """Take a worker's heartbeat; the first one says that it serves."""
-    if os.read(worker.pulse, 4096):
-        worker.is_ready, worker.silent = True, 0.0
-    else:  # it has ended
-        os.close(worker.pulse)
-        worker.pulse = -1
 
 
 def _report(what: str, error: BaseException) -> None:

@@ -89,8 +89,12 @@ class Worker:
 
     def _watch(self, seconds: float) -> None:
         """Tell the master that this process lives, else it kills it; wait for a signal or its end, at most so long."""
-        with suppress(BlockingIOError, BrokenPipeError):  # it has not read for hours, or it has gone
+        try:
             os.write(self._pulse, b".")
+        except BlockingIOError:  # it has not read for hours
+            pass
+        except BrokenPipeError:  # it has gone, and the system's poll does not tell
+            self._ending = True
         for descriptor, _ in self._poller.poll(seconds * 1000):
             if descriptor == self._woken:
                 os.read(descriptor, 4096)

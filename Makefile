@@ -27,7 +27,7 @@ test: $(VENV)/dev.stamp  ## run every test that needs no extra server
 	$(PYTEST) -n 4 -m "not slow"
 
 slow: $(VENV)/dev.stamp  ## run the tests that take long or need a server: redis, nginx, haproxy, caddy, newman (npm ci)
-	$(PYTEST) -n 3 -m slow
+	$(PYTEST) -n auto --maxprocesses 4 -m slow
 
 again: $(VENV)/dev.stamp  ## run what failed once more, one test at a time: a busy machine makes some wait too long
 	$(VENV)/bin/python -m pytest -q --last-failed --last-failed-no-failures none

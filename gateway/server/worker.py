@@ -10,7 +10,6 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from gateway.http.draining import begin_drain
 from gateway.http.wsgi import App
@@ -51,16 +50,10 @@ class Worker:
         self._poller.register(pulse, 0)  # an error is told of: that nobody has the other end any more
         signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)  # every signal writes to it
         for number in ENDING:
-            signal.signal(number, self._end)
+            signal.signal(number, lambda *_: None)  # `_watch` reads the number: compiled code may never call a handler
         # A terminal's Ctrl-C and hang-up reach the whole process group. Of SIGHUP the master takes care.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
-
-    def _end(self, number: int, frame: Any) -> None:
-        begin_drain()
-        self._ending = True
-        if number == signal.SIGQUIT:
-            self._drain_seconds = 0.0
 
     def run(self) -> None:
         """Serve; then finish what is in flight, within its time."""
@@ -97,7 +90,10 @@ class Worker:
             self._ending = True
         for descriptor, _ in self._poller.poll(seconds * 1000):
             if descriptor == self._woken:
-                os.read(descriptor, 4096)
+                numbers = os.read(descriptor, 4096)
+                self._ending |= not set(ENDING).isdisjoint(numbers)
+                if signal.SIGQUIT in numbers:
+                    self._drain_seconds = 0.0
             else:
                 self._poller.unregister(descriptor)
                 self._ending = True

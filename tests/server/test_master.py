@@ -52,6 +52,13 @@ def test_who_does_not_want_to_wait_need_not(
             assert not client.read_all().endswith(b"0\r\n\r\n"), "it was cut off, and looks like it"
 
 
+def test_a_signal_ends_a_worker_whichever_of_its_threads_takes_it(start: Callable[..., Bundled]) -> None:
+    server = start()
+    [worker] = server.workers
+    assert exchange(server.port, request("GET /ends")).endswith(str(worker).encode())
+    assert until(lambda: server.workers not in ([worker], []))
+
+
 def test_a_signal_that_comes_while_workers_start_ends_them(tmp_path: Path) -> None:
     with Bundled(tmp_path, workers=4) as server:
         server.signal(SIGTERM)

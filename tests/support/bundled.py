@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -99,6 +100,12 @@ def restate(environ: Environ, start: Start, size: int, digest: str) -> list[byte
 def pid(environ: Environ, start: Start) -> list[bytes]:
     start("200 OK", [])
     return [str(os.getpid()).encode()]
+
+
+def ends(environ: Environ, start: Start) -> list[bytes]:
+    """Have this thread take a signal that ends the worker, as the system may have any."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    return pid(environ, start)
 
 
 def wait(environ: Environ, start: Start) -> list[bytes]:
@@ -192,6 +199,7 @@ PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     page.__name__: page
     for page in (
         pid,
+        ends,
         blocking,
         wait,
         stream,

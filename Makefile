@@ -4,6 +4,8 @@ VENV ?= .venv
 FUZZ_SECONDS ?= 60
 # A lock whose versions replace others for the tests: .ci/versions names requirements/lowest.lock.
 OLDEST ?=
+# Of the slow tests, these paths alone.
+TESTS ?=
 PYTEST := $(VENV)/bin/python -m pytest -q --dist worksteal
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 # Extras stay: pip 23 takes `coverage[toml]` for another package than `coverage`, unpinned.
@@ -27,7 +29,7 @@ test: $(VENV)/dev.stamp  ## run every test that needs no extra server
 	$(PYTEST) -n 4 -m "not slow"
 
 slow: $(VENV)/dev.stamp  ## run the tests that take long or need a server: redis, nginx, haproxy, caddy, newman (npm ci)
-	$(PYTEST) -n auto --maxprocesses 4 -m slow
+	$(PYTEST) -n auto --maxprocesses 4 -m slow $(TESTS)
 
 again: $(VENV)/dev.stamp  ## run what failed once more, one test at a time: a busy machine makes some wait too long
 	$(VENV)/bin/python -m pytest -q --last-failed --last-failed-no-failures none

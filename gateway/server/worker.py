@@ -50,7 +50,7 @@ class Worker:
         self._poller.register(pulse, 0)  # an error is told of: that nobody has the other end any more
         signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)  # every signal writes to it
         for number in ENDING:
-            signal.signal(number, lambda *_: None)  # `_watch` reads the number: compiled code may never call a handler
+            signal.signal(number, _do_nothing)  # `_watch` reads the number: compiled code may never call a handler
         # A terminal's Ctrl-C and hang-up reach the whole process group. Of SIGHUP the master takes care.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
@@ -97,6 +97,10 @@ class Worker:
             else:
                 self._poller.unregister(descriptor)
                 self._ending = True
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    pass
 
 
 def _open_files() -> int:

@@ -889,14 +889,19 @@ def test_the_log_says_once_that_a_full_server_takes_no_changes(
     assert "available again" not in caplog.text
 
 
-def test_what_was_evicted_stays_noticed_when_the_settings_are_right_again(
-    server: RedisServer, store: Store, opened: Callable[..., Store]
-) -> None:
+def add_and_evict(server: RedisServer, store: Store) -> None:
+    """Have the server evict an entry that was added."""
     await_added(store, REVOKED)
     server.ask("CONFIG", "SET", "maxmemory-policy", "volatile-ttl", "maxmemory", "1")
     with server.client() as client:
         while not client.info("stats")["evicted_keys"]:
             pass
+
+
+def test_what_was_evicted_stays_noticed_when_the_settings_are_right_again(
+    server: RedisServer, store: Store, opened: Callable[..., Store]
+) -> None:
+    add_and_evict(server, store)
     time.sleep(1)
     assert in_child(lambda: outcome(store) == "refused")  # one worker alone has seen it
     server.kill()
@@ -962,11 +967,7 @@ def test_entries_may_be_gone_after_the_servers_clock_was_ahead_until_they_have_e
 def test_a_gateway_that_starts_after_an_eviction_says_that_entries_may_be_gone(
     server: RedisServer, store: Store, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
 ) -> None:
-    await_added(store, REVOKED)
-    server.ask("CONFIG", "SET", "maxmemory-policy", "volatile-ttl", "maxmemory", "1")
-    with server.client() as client:
-        while not client.info("stats")["evicted_keys"]:
-            pass
+    add_and_evict(server, store)
     server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "0")
     opened(server.url)
     assert re.search(

@@ -32,27 +32,29 @@ class Revocation:
 
     def __call__(self, environ: Environ, body: bytes) -> Answer:
         """Return 204 once the entries last. Raises `Refusal` or `Problem`."""
-        sender, jti, expires_at = self._authenticate(environ)
-        subjects = self._read(environ, body, sender)
-        notice = Notice(kind=REVOCATION, sender=sender, subjects=subjects, jti=jti, kept_until=expires_at)
+        sender, jti, issued, expires_at = self._authenticate(environ)
+        subjects, cut_off = self._read(environ, body, sender), self._recorder.cut_off_since(issued)
+        notice = Notice(
+            kind=REVOCATION, sender=sender, subjects=subjects, cut_off=cut_off, jti=jti, kept_until=expires_at
+        )
         if not self._recorder.record(notice, context(environ)):
             raise _unauthorized("The credential was used before.")
         return Answer("204 No Content")
 
-    def _authenticate(self, environ: Environ) -> tuple[Sender, str, float]:
-        """Return who asks, and the credential's `jti` and end; "" where it may be used again."""
+    def _authenticate(self, environ: Environ) -> tuple[Sender, str, float, float]:
+        """Return who asks, and the credential's `jti`, beginning and end; "" where it may be used again."""
         field = str(environ.get("HTTP_AUTHORIZATION", ""))
         if not field:
             raise _unauthorized("A credential is required.", error="")
         if sender := self._recorder.senders.by_authorization(field, REVOCATION):
             context(environ).refusal_log = {"sender": sender.name}
-            return sender, "", 0
+            return sender, "", 0, 0
         scheme, _, text = field.partition(" ")
         if scheme.lower() != "bearer":
             raise _unauthorized("The credential is not known.")
         try:
             sender, message = self._recorder.senders.read(text, TYPES, REVOCATION, context(environ))
-            return sender, message.text("jti"), self._check(environ, sender, message)
+            return sender, message.text("jti"), message.time("iat"), self._check(environ, sender, message)
         except Problem as problem:
             if problem.status != 401:
                 raise

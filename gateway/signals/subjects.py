@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
-from gateway.auth.issuers import Issuers
+from gateway.auth.issuers import Issuers, is_named
+from gateway.auth.keyset import TENANT
 from gateway.http.values import JOIN, join_texts
 from gateway.signals.answers import Refusal
 from gateway.signals.senders import Sender
@@ -60,7 +61,9 @@ def find_subjects(members: Members, sender: Sender, issuers: Issuers, opaque: st
 
 
 def check_user(found: list[Subject], sender: Sender) -> list[Subject]:
-    """Return the subjects. Raises `Unmatched` where they are sessions alone, and tokens are said to have none."""
+    """Return the subjects. Raises `Unmatched` for sessions alone where tokens have none, and for nobody's tenant."""
+    if any(TENANT in each.issuer for each in found):  # by its Authorization field a sender is of no tenant
+        raise Unmatched("it does not tell the tenant.")
     if sender.by_subject and all(each.claim == sender.claims["session"] for each in found):
         raise Unmatched("it names a session and no user.")
     return found
@@ -101,7 +104,7 @@ def _issuers_of(iss: str, sender: Sender, issuers: Issuers) -> tuple[str, ...]:
     if iss in (sender.name, *sender.aliases):
         return (sender.name,) if sender.name in about else about
     name = issuers.name_of(iss)
-    if name is None or name not in about:
+    if name is None or not is_named(name, about):
         raise NotAbout("this sender does not speak about its issuer.")
     return (name,)
 

@@ -28,7 +28,9 @@ class Tokens:
         """Return 200 once the entry lasts, or where none is needed. Raises `Refusal` or `Problem`."""
         form = read_form(environ, body)
         client = self._clients.authenticate(environ, form, REVOKE)
-        token = self._genuine(read_one(form, "token"), form.get("token_type_hint") == "refresh_token")
+        # A line feed of the file that it was read from would make it another text, of which 200 says nothing.
+        text = read_one(form, "token").strip()
+        token = self._genuine(text, form.get("token_type_hint") == "refresh_token")
         outcome = "nothing-to-do"
         # Another gateway may tolerate more, or greater ages, than this one does.
         if token and self._verifier.now() < token.expires_at + LARGEST_LEEWAY:

@@ -55,7 +55,7 @@ class TestRevoking:
         assert passes(gate_api, mint(sub="1001", jti="another"))
         assert ask(gate_api, "revoke").status_code == 200
 
-    @pytest.mark.parametrize("spelling", sorted(signature_spellings(TOKEN))[:3])
+    @pytest.mark.parametrize("spelling", [*sorted(signature_spellings(TOKEN))[:3], f"{TOKEN}\n", f" {TOKEN}\r\n"])
     def test_any_spelling_of_it_will_do(self, gate_api: Api, spelling: str) -> None:
         assert ask(gate_api, "revoke", spelling).status_code == 200
         assert not passes(gate_api)

@@ -109,6 +109,43 @@ def test_a_sender_can_be_known_by_its_authorization_field(make_api: Callable[...
     assert_refused(api("POST", "/-/logout", data={"logout_token": "x"}), "missing-credentials")
 
 
+TENANTS, TENANT = "https://login.test/{tenantid}/v2.0", "2f0c6cf5-7b4c-4a34-9d6b-1f6a3b2f0001"
+
+
+@pytest.mark.parametrize(
+    ("subject", "status"),
+    [
+        ({"format": "iss_sub", "iss": TENANTS.replace("{tenantid}", TENANT.upper()), "sub": "1001"}, 204),
+        ({"format": "iss_sub", "iss": TENANTS, "sub": "1001"}, 422),
+        ({"format": "opaque", "id": "1001"}, 422),
+        ({"format": "email", "email": "alice@example.test"}, 422),
+        ({"format": "iss_sub", "iss": ISSUER, "sub": "1001"}, 403),
+    ],
+)
+def test_of_several_tenants_users_that_of_the_tenant_that_is_named_is_revoked_or_none(
+    make_api: Callable[..., Api], subject: Any, status: int
+) -> None:
+    issuer = {"issuer": TENANTS, "secret": "of-all-the-tenants"}
+    sender = {"issuer": TENANTS, "authorization": "Bearer of-the-soc", "email_claim": "email"}
+    api = make_api(issuers=json.dumps([issuer]), signals=json.dumps([sender]))
+
+    def passes_of(tenant: str) -> bool:
+        claims = {"iss": TENANTS.replace("{tenantid}", tenant), "tid": tenant, "email": "alice@example.test"}
+        token = mint(issuer["secret"], sub="1001", iat=int(NOW) - 10, **claims)
+        return bool(api("GET", "/", token).status_code == 200)
+
+    assert ask(api, "of-the-soc", subject=subject).status_code == status
+    assert (passes_of(TENANT), passes_of(TENANT.replace("1", "2"))) == (status != 204, True)
+
+
+def test_a_sender_whose_clock_is_ahead_is_covered(gate_api: Api, clock: Clock) -> None:
+    """As in its logout tokens: its tokens are dated ahead, too."""
+    assert ask(gate_api, credential(iat=int(NOW) + 20)).status_code == 204
+    clock.advance(60)
+    assert not passes(gate_api, iat=int(NOW) + 19)
+    assert passes(gate_api, iat=int(NOW) + 20)
+
+
 BAD_CREDENTIALS = {
     "garbage": "garbage",
     "the field of nobody": "of-the-soc ",

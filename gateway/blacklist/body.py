@@ -40,7 +40,7 @@ def body_members(environ: Environ) -> Generator[bytes, None, Members]:
         )
     members = _json(body) if kind == JSON else _form(body)
     if not members.keys() - {"token_type_hint"}:
-        raise _invalid("The body names nothing.")
+        raise invalid("The body names nothing.")
     return members
 
 
@@ -58,11 +58,11 @@ def _json(body: bytes) -> Members:
     try:
         return json_object(body)
     except json.JSONDecodeError as error:
-        raise _invalid(f"The body is not JSON: {describe_fault(error)}.") from error
+        raise invalid(f"The body is not JSON: {describe_fault(error)}.") from error
     except UnicodeDecodeError as error:
-        raise _invalid("The body is not UTF-8.") from error
+        raise invalid("The body is not UTF-8.") from error
     except ValueError as error:
-        raise _invalid(f"The body is not one JSON object with unique members: {error}.") from error
+        raise invalid(f"The body is not one JSON object with unique members: {error}.") from error
 
 
 def _form(body: bytes) -> Members:
@@ -71,8 +71,9 @@ def _form(body: bytes) -> Members:
         return unique_members([(name, Typed(value)) for name, value in pairs])
     except ValueError as error:
         hint = f" JSON needs Content-Type: {JSON}." if body.lstrip().startswith(b"{") else ""
-        raise _invalid(f"The body is not one form with unique members.{hint}") from error
+        raise invalid(f"The body is not one form with unique members.{hint}") from error
 
 
-def _invalid(detail: str) -> Problem:
+def invalid(detail: str) -> Problem:
+    """Return the refusal of a request whose target is not clear."""
     return Problem("invalid-request", detail)

@@ -6,10 +6,9 @@ import difflib
 import re
 from typing import Any, NamedTuple
 
-from gateway.blacklist.body import Members, Typed
+from gateway.blacklist.body import Members, Typed, invalid
 from gateway.blacklist.rules import BY_CLAIM, AskedCutOff
 from gateway.blacklist.stores.base import LATEST
-from gateway.http.problems import Problem
 from gateway.http.strict_json import json_list
 from gateway.http.values import JOIN, join_texts, number_text, value_text
 
@@ -58,16 +57,16 @@ def with_query(members: Members, params: Members, claims: tuple[str, ...]) -> Me
     A token in a URL would end up in logs. Raises `Problem` invalid-request for one, and for a member named twice.
     """
     if "token" in params:
-        raise _invalid("A token must not stand in a URL, which ends up in logs: send it in the body.")
+        raise invalid("A token must not stand in a URL, which ends up in logs: send it in the body.")
     named = {
         name: Typed(value) if isinstance(value := params[name], str) else value
         for name in (*claims, *BESIDE)
         if name in params
     }
     if repeated := [name for name, value in named.items() if isinstance(value, list)]:
-        raise _invalid(f"{repeated[0]} is there more than once.")
+        raise invalid(f"{repeated[0]} is there more than once.")
     if named.keys() & members.keys():
-        raise _invalid("Only one target can be named, once: in the query or in the body.")
+        raise invalid("Only one target can be named, once: in the query or in the body.")
     return named | members
 
 
@@ -78,14 +77,14 @@ def read_target(members: Members, claims: tuple[str, ...]) -> Target:
         # Its own text may be a token. What is only a little alike (user_id and sid) would mislead.
         nearest = difflib.get_close_matches(unknown[0][:64], known, 1, 0.65)
         hint = "".join(f"; did you mean {name}?" for name in nearest) or "."
-        raise _invalid(f"Only {', '.join(known)} can be named{hint}")
+        raise invalid(f"Only {', '.join(known)} can be named{hint}")
     named = [name for name in ("token", "fingerprint", *claims) if name in members]
     if len(named) > 1:
-        raise _invalid("Only one target can be named.")
+        raise invalid("Only one target can be named.")
     what = named[0] if named else ""
     misplaced = {"issued_before"} if what == "fingerprint" else set(BESIDE[:-1]) if what in ("", "token") else set()
     if found := sorted(misplaced & members.keys()):
-        raise _invalid(f"{found[0]} goes with a claim.")
+        raise invalid(f"{found[0]} goes with a claim.")
     return Target(
         token=read_text(members, "token") if what == "token" else None,
         claim=(what, read_values(what, members[what])) if what in claims else None,
@@ -104,10 +103,10 @@ def read_values(name: str, value: object) -> tuple[str, ...]:
     """
     text = value_text(value)
     if text is None:
-        raise _invalid("A claim's value must be a string that is not empty, or a number.")
+        raise invalid("A claim's value must be a string that is not empty, or a number.")
     if isinstance(value, Typed) and _UNREADABLE.search(text):
         # It would name nobody, or somebody else.
-        raise _invalid("The claim's value is not UTF-8: in JSON every text can be named.")
+        raise invalid("The claim's value is not UTF-8: in JSON every text can be named.")
     if JOIN in name:
         return (_join_values(name, text),)
     number = number_text(text) if isinstance(value, Typed) else None
@@ -122,7 +121,7 @@ def _join_values(name: str, text: str) -> str:
         values = []
     texts = [each for each in values if each is not None]
     if len(texts) != len(values) or len(texts) != len(name.split(JOIN)):
-        raise _invalid("Claims that are joined are named by a JSON list with a value for each.")
+        raise invalid("Claims that are joined are named by a JSON list with a value for each.")
     return join_texts(texts)
 
 
@@ -130,7 +129,7 @@ def read_fingerprint(value: object) -> str:
     """Return a fingerprint, or its beginning, in lower case. Raises `Problem` invalid-request for anything else."""
     text = value.lower() if isinstance(value, str) else ""
     if not _FINGERPRINT.fullmatch(text):
-        raise _invalid("fingerprint must be 64 hexadecimal digits; of an entry that is there, 12 or more will do.")
+        raise invalid("fingerprint must be 64 hexadecimal digits; of an entry that is there, 12 or more will do.")
     return text
 
 
@@ -138,7 +137,7 @@ def read_text(members: Members, name: str) -> str:
     """Return a member that is text. Raises `Problem` invalid-request for anything else."""
     value = members[name]
     if not (isinstance(value, str) and value):
-        raise _invalid(f"{name} must be a string.")
+        raise invalid(f"{name} must be a string.")
     return value
 
 
@@ -147,7 +146,7 @@ def read_seconds(name: str, value: Any) -> int:
     if isinstance(value, Typed) and value.isascii() and value.isdigit() and len(value) <= len(str(LATEST)):
         value = int(value)
     if type(value) is not int or not 0 <= value <= LATEST:
-        raise _invalid(f"{name} must be whole epoch seconds.")
+        raise invalid(f"{name} must be whole epoch seconds.")
     return value
 
 
@@ -158,9 +157,5 @@ def _cut_off(value: Any) -> int | None:
 
 def _reason(value: object) -> str:
     if not isinstance(value, str) or len(value) > LONGEST_REASON:
-        raise _invalid(f"reason must be a string of up to {LONGEST_REASON} characters.")
+        raise invalid(f"reason must be a string of up to {LONGEST_REASON} characters.")
     return value
-
-
-def _invalid(detail: str) -> Problem:
-    return Problem("invalid-request", detail)

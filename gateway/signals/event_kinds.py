@@ -55,11 +55,6 @@ def _assurance(event: Event) -> bool:
     return _text(event, "change_direction", "increase", "decrease") == "decrease"
 
 
-def _compromise(event: Event) -> bool:
-    _text(event, "credential_type")
-    return True
-
-
 def _risk(event: Event) -> bool:
     _text(event, "principal")
     return _text(event, "current_level", "LOW", "MEDIUM", "HIGH") == "HIGH"
@@ -86,7 +81,9 @@ ACTIONS = {
     _CAEP + "device-compliance-change": Action("device-compliance-change", _compliance, "device", is_optional=True),
     _CAEP + "risk-level-change": Action("risk-level-change", _risk, "", is_optional=True),
     **{_RISC + name: Action(name, _always) for name in ("account-disabled", "account-purged", "sessions-revoked")},
-    _RISC + "credential-compromise": Action("credential-compromise", _compromise),
+    _RISC + "credential-compromise": Action(
+        "credential-compromise", lambda event: bool(_text(event, "credential_type"))
+    ),
     **{
         _RISC + name: Action(name, _always, formats=frozenset(("email", "phone_number")))
         for name in ("identifier-changed", "identifier-recycled")

@@ -44,10 +44,7 @@ class Events:
         """Return 202 once the entries last, also for a token that came before. Raises `Refusal` or `Problem`."""
         if media_type(environ) != MEDIA_TYPE:
             raise Refusal("invalid_request", f"The body must be {MEDIA_TYPE}.")
-        try:
-            text = body.decode("ascii").strip()
-        except UnicodeDecodeError as error:
-            raise Refusal("invalid_request", "The body is no Security Event Token.") from error
+        text = body.decode("ascii", "replace").strip()
         self.take(text, context(environ), environ.get("HTTP_AUTHORIZATION", ""))
         return Answer("202 Accepted")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -172,22 +171,6 @@ def in_parts(sequence: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (sequence[start : start + size] for start in range(0, len(sequence), size))
 
 
-MATCHING = re.compile(r"token:[0-9a-f]{12,64}|claim:[0-9a-f]{64}")
-_SEEN = re.compile(r"seen:[0-9a-f]{64}")
-
-
-def check_prefix(prefix: str) -> None:
-    """Raise ValueError for what `Store.matching` does not take."""
-    if not MATCHING.fullmatch(prefix):
-        raise ValueError("not the beginning of a key")
-
-
-def check_once(once: Entry) -> None:
-    """Raise ValueError for what `Store.add` does not take as `once`."""
-    if not _SEEN.fullmatch(once.key):
-        raise ValueError("not the key of a message")
-
-
 class Store(Protocol):
     """Where entries live. Absent is not broken: every method answers truly or raises `StoreUnavailable`.
 
@@ -220,10 +203,7 @@ class Store(Protocol):
         """
 
     def matching(self, prefix: str) -> list[Entry]:
-        """Return up to two live entries whose key begins so: `token:` and 12 digits or more, or a whole claim's key.
-
-        Raises ValueError for any other prefix.
-        """
+        """Return up to two live entries whose key begins so: `token:` and 12 digits or more, or a whole claim's key."""
 
     def add(self, entries: Sequence[Entry], *, once: Entry | None = None) -> list[Added] | None:
         """Add the entries, all or none, each merged with a live one of its key (`Entry.merged`).

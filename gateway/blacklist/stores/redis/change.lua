@@ -40,8 +40,7 @@ for i = 7, #KEYS do
     redis.call('ZADD', KEYS[5], expires, new_name)
   end
 end
-if ends == '+inf' then redis.call('SET', KEYS[6], ends)
-elseif ends ~= '' then redis.call('SET', KEYS[6], ends, 'EXAT', string.format('%.0f', ends + grace)) end
+if ends ~= '' then redis.call('SET', KEYS[6], ends, 'EXAT', string.format('%.0f', ends + grace)) end
 
 -- Where changes without a mark came before this one, nobody knows what they changed.
 if number ~= changes then keys = '*' end

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from gateway.blacklist.stores.base import LATEST, Added, Entry, check_once, check_prefix, in_parts, merge
+from gateway.blacklist.stores.base import LATEST, Added, Entry, in_parts, merge
 from gateway.blacklist.stores.history import HistoryLost, changed_keys, number_of, read_head
 from gateway.blacklist.stores.outage import HISTORY, Probe
 from gateway.blacklist.stores.redis.keys import FORGET, GRACE_SECONDS, MATCH, read_row
@@ -92,7 +92,6 @@ class RedisStore:
         mark of a message that has been taken, one script takes all of them; None and no change if the mark is there.
         """
         if once:
-            check_once(once)
             return self._contest(partial(self._add_once, once), entries)[0]
         return [added for chunk in in_parts(entries, CHUNK) for added in self._contest(self._add, chunk)]
 
@@ -149,7 +148,7 @@ class RedisStore:
         for key, text in texts.items():
             args += [text or "", _name(self._decode(key, text)) if text else ""]
             args += _written(entries[key]) if key in entries else ["", "", ""]
-        message, ends = (once.key, "+inf" if once.expires_at is None else once.expires_at) if once else ("", "")
+        message, ends = (once.key, once.expires_at) if once else ("", "")
         swapped, _ = self._server.change(
             self._server.change_command(texts.keys(), args, message=message, ends=ends),
             ("EVAL", FORGET, 2, *self._lists, "", 100, GRACE_SECONDS),
@@ -161,7 +160,6 @@ class RedisStore:
 
         Part of a fingerprint is looked for in the whole list: about a second for a million entries.
         """
-        check_prefix(prefix)
         if len(prefix) == _WHOLE:
             return self.find([prefix])
         found: list[Entry] = []

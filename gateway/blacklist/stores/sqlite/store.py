@@ -18,7 +18,7 @@ from typing import Any
 from sqlitedict import SqliteDict
 
 from gateway.blacklist.stores import history
-from gateway.blacklist.stores.base import Added, Entry, StoreRefused, check_once, check_prefix, in_parts, merge
+from gateway.blacklist.stores.base import Added, Entry, StoreRefused, in_parts, merge
 from gateway.blacklist.stores.history import MOST_KEYS, ClockBehind, Head, HistoryLost, Known, read_head
 from gateway.blacklist.stores.outage import CHANGES, Probe
 from gateway.blacklist.stores.sqlite import statements as sql
@@ -165,8 +165,6 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def add(self, entries: Sequence[Entry], *, once: Entry | None = None) -> list[Added] | None:
         """Add the entries, all or none, as `Store.add` says; not those that have expired."""
-        if once:
-            check_once(once)
         with self._changing() as (conn, keys):
             now = self._now()
             if once:
@@ -194,7 +192,6 @@ class SqliteStore(SqliteDict):  # type: ignore[misc]
 
     def matching(self, prefix: str) -> list[Entry]:
         """Return up to two live entries whose key begins so, as `Store.matching` says."""
-        check_prefix(prefix)
         with self._asking() as conn:
             return [decode(key, text) for key, text in conn.execute(sql.MATCHING, (prefix, prefix, self._now()))]
 

@@ -24,15 +24,10 @@ class Action(NamedTuple):
     for senders that have its name set. `formats` are those that a subject must have, where the document says so.
     """
 
-    name: str
-    acts: Callable[[Event], bool]
+    acts: Callable[[Event], bool] = lambda _: True
     opaque: str = "user"
     is_optional: bool = False
     formats: frozenset[str] = frozenset()
-
-
-def _always(_: Event) -> bool:
-    return True
 
 
 def _credential(event: Event) -> bool:
@@ -73,23 +68,23 @@ def _text(event: Event, name: str, *allowed: str) -> str:
     return value
 
 
+_IDENTIFIERS = frozenset(("email", "phone_number"))
+
 ACTIONS = {
-    _CAEP + "session-revoked": Action("session-revoked", _always, opaque="session"),
-    _CAEP + "credential-change": Action("credential-change", _credential),
-    _CAEP + "token-claims-change": Action("token-claims-change", _claims),
-    _CAEP + "assurance-level-change": Action("assurance-level-change", _assurance, is_optional=True),
-    _CAEP + "device-compliance-change": Action("device-compliance-change", _compliance, "device", is_optional=True),
-    _CAEP + "risk-level-change": Action("risk-level-change", _risk, "", is_optional=True),
-    **{_RISC + name: Action(name, _always) for name in ("account-disabled", "account-purged", "sessions-revoked")},
-    _RISC + "credential-compromise": Action(
-        "credential-compromise", lambda event: bool(_text(event, "credential_type"))
-    ),
-    **{
-        _RISC + name: Action(name, _always, formats=frozenset(("email", "phone_number")))
-        for name in ("identifier-changed", "identifier-recycled")
-    },
+    _CAEP + "session-revoked": Action(opaque="session"),
+    _CAEP + "credential-change": Action(_credential),
+    _CAEP + "token-claims-change": Action(_claims),
+    _CAEP + "assurance-level-change": Action(_assurance, is_optional=True),
+    _CAEP + "device-compliance-change": Action(_compliance, "device", is_optional=True),
+    _CAEP + "risk-level-change": Action(_risk, "", is_optional=True),
+    _RISC + "account-disabled": Action(),
+    _RISC + "account-purged": Action(),
+    _RISC + "sessions-revoked": Action(),
+    _RISC + "credential-compromise": Action(lambda event: bool(_text(event, "credential_type"))),
+    _RISC + "identifier-changed": Action(formats=_IDENTIFIERS),
+    _RISC + "identifier-recycled": Action(formats=_IDENTIFIERS),
     # Google's, of a draft that never became a standard: all of a user's tokens.
-    _OAUTH + "tokens-revoked": Action("tokens-revoked", _always),
+    _OAUTH + "tokens-revoked": Action(),
 }
 
 

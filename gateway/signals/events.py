@@ -90,7 +90,7 @@ class Events:
             raise Refusal("invalid_state", "The state is not the expected one.")
         if uri == STREAM_UPDATED:
             log_update(sender.name, event)
-        if action is None or (action.is_optional and action.name not in sender.extra_events):
+        if action is None or (action.is_optional and uri.rpartition("/")[2] not in sender.extra_events):
             return []
         # Okta and Google have it in the event, as drafts did before SSF 1.0.
         subject = read_subject(message.claims.get("sub_id") or event.get("subject"))

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pycurl
 
 from gateway.proxy.failures import UpstreamFailed, failure, malformed
-from gateway.proxy.leftover import AT_ONCE, CAN_HOLD_BACK, Spare, held_back
+from gateway.proxy.leftover import AT_ONCE, CAN_HOLD_BACK, Spare, cork
 from gateway.proxy.options import IDLE_SECONDS, field_lines, options
 from gateway.proxy.outbound import Outbound, Peer, Take
 
@@ -123,9 +123,11 @@ class Handle:
 
     def _start_held_back(self, request: Outbound) -> None:
         """Begin where TLS may have read ahead, which no look at the socket shows: what it read is nobody's answer."""
-        with held_back(self._kept):
-            self._multi.add_handle(self._easy)
-            self._act(_TIME_OUT, 0)
+        cork(self._kept, 1)
+        self._multi.add_handle(self._easy)
+        self._act(_TIME_OUT, 0)
+        with suppress(OSError):  # it has been closed
+            cork(self._kept, 0)
         self._holds_back = False
         if not (self.head or self.is_done):
             if self.is_starved:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
 from gateway.http.grammar import read_length
@@ -20,16 +19,8 @@ CAN_HOLD_BACK: Final = sys.platform == "linux"
 AT_ONCE: Final = 16_384  # bytes of a body that are held back with its head: while more is sent, an answer may come
 
 
-@contextmanager
-def held_back(descriptor: int) -> Iterator[None]:
-    """Have the kernel keep the end of what is sent meanwhile, so that there can be no answer to it yet."""
-    _cork(descriptor, 1)
-    yield
-    with suppress(OSError):  # it has been closed
-        _cork(descriptor, 0)
-
-
-def _cork(descriptor: int, value: int) -> None:
+def cork(descriptor: int, value: int) -> None:
+    """Have the kernel keep the end of what is sent from now on (1), so that there is no answer yet, or send it (0)."""
     connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, value)

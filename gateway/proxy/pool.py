@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from threading import Lock
 from time import monotonic
@@ -16,6 +17,7 @@ from gateway.proxy.outbound import Outbound, Peer, Wait
 from gateway.proxy.resolve import Resolver
 
 KEPT = 100  # idle connections that anybody may use, and as many that serve a single user
+FILES_FOR_EACH = 12  # descriptors that the process may have, of which such a pair takes six at most
 OWN_SECONDS = 10.0  # how long one that serves a single user is kept idle
 
 
@@ -36,6 +38,7 @@ class Pool:
         self._peer: Peer | None = None
         # The one used last is taken first: it is the least likely to be stale. Lists need no lock to append and pop.
         self._shared: list[Handle] = []
+        self._kept = min(KEPT, os.sysconf("SC_OPEN_MAX") // FILES_FOR_EACH)
         self._lock = Lock()  # of those that serve a single user
         self._by_user: dict[str, list[Handle]] = {}
         self._oldest_first: dict[Handle, None] = {}  # all of these
@@ -87,7 +90,7 @@ class Pool:
         handle.is_doubtful = False
         if not user:
             self._shared.append(handle)
-            surplus = [self._shared.pop(0)] if len(self._shared) > KEPT else []
+            surplus = [self._shared.pop(0)] if len(self._shared) > self._kept else []
         else:
             with self._lock:
                 self._by_user.setdefault(user, []).append(handle)
@@ -135,7 +138,7 @@ class Pool:
         found = []
         while self._oldest_first:
             handle = next(iter(self._oldest_first))  # a list of all would cost 4 % of a request
-            if len(self._oldest_first) <= KEPT and now - handle.idle_since <= OWN_SECONDS:
+            if len(self._oldest_first) <= self._kept and now - handle.idle_since <= OWN_SECONDS:
                 break
             self._by_user[handle.user or ""].remove(handle)
             self._forget(handle)

@@ -243,6 +243,14 @@ def test_of_many_connections_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> N
             assert upstream.connections == opened
 
 
+def test_idle_connections_leave_descriptors_to_those_who_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda _: 60)  # as many as may be open: `ulimit -n`
+    with asking() as (upstream, app):
+        for user, opened in [*zip("abcdefgh", range(1, 9), strict=True), ("h", 8), ("a", 9)]:
+            assert ask(app, "POST", body=b"x", **of(user)).status == 200
+            assert upstream.connections == opened
+
+
 def test_of_many_kept_connections_to_an_upstream_that_has_gone_one_costs_a_request() -> None:
     """One that may not be sent twice: as where a container has moved, whose address answers with resets."""
     gone: set[int] = set()

@@ -159,6 +159,12 @@ def _must_match(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_upgrade(name: str) -> str:
+    if name.lower().startswith(("h2", "http/", "tls/")):
+        raise ValueError("must not carry requests of HTTP: nobody would see their tokens")
+    return name
+
+
 NotEmpty = Annotated[str, Field(min_length=1)]
 Listed = Annotated[tuple[NotEmpty, ...], NoDecode, BeforeValidator(split_list)]
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
@@ -177,7 +183,9 @@ Requirements = Annotated[Listed, AfterValidator(_check_requirements)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(check_secrets)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Upgrades = Annotated[
-    tuple[NotEmpty, ...], NoDecode, BeforeValidator(lambda value: () if value == "" else split_list(value))
+    tuple[Annotated[NotEmpty, AfterValidator(_check_upgrade)], ...],
+    NoDecode,
+    BeforeValidator(lambda value: () if value == "" else split_list(value)),
 ]
 Members = Annotated[tuple[NotEmpty, ...], BeforeValidator(split_list)]
 

@@ -463,6 +463,11 @@ def test_what_would_have_no_effect_beside_another_setting_is_refused(values: dic
     assert faults(**values) == {refused}
 
 
+@pytest.mark.parametrize("name", ["h2c", "H2C", "h2", "HTTP/2.0", "TLS/1.3"])
+def test_no_upgrade_hides_requests_from_the_gateway(name: str) -> None:
+    assert faults(upgrades=f"websocket,{name}") == {"upgrades"}
+
+
 def test_what_goes_together_is_taken() -> None:
     assert Settings(claims_field="None", subject_field="NONE").claims_field == "none"
     assert Settings(upgrades="").upgrades == ()

@@ -554,6 +554,21 @@ def test_what_replicas_do_not_have_is_not_answered_as_done(
     store.ping()
 
 
+def test_a_message_whose_answer_was_lost_is_taken_when_it_comes_again(relay: Relay, store: Store) -> None:
+    relay.loses = b"EVAL"
+    with pytest.raises(StoreUnavailable):
+        store.add([token(2)], once=MESSAGE)
+    assert until(lambda: answers(store), PATIENCE)
+    assert store.add([token(2)], once=MESSAGE) == [(token(2), False)]
+    assert store.add([token(2)], once=MESSAGE) is None
+
+
+def answers(store: Store) -> bool:
+    with contextlib.suppress(StoreUnavailable):
+        return bool(store.find([token(2).key]))
+    return False
+
+
 def test_a_full_server_takes_removals_that_replicas_have(
     server: RedisServer, replica: RedisServer, opened: Callable[..., Store]
 ) -> None:

@@ -21,8 +21,10 @@ class Relay:
         self.drip = 0.0  # seconds before each byte of an answer
         self.stalled = False  # swallow whatever comes, from either side
         self.says: bytes | None = None  # what is answered instead of asking the server
+        self.loses = b""  # the answer to the next request that has this word: the connection is cut in its place
         self.requests = 0  # parts of requests that have been carried
         self._connections: set[socket.socket] = set()
+        self._losing: socket.socket | None = None  # whose next answer is lost
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -98,12 +100,16 @@ class Relay:
 
     def _request(self, data: bytes, source: socket.socket, target: socket.socket) -> None:
         self.requests += 1
+        if self.loses and self.loses in data:
+            self.loses, self._losing = b"", source
         if self.says is None:
             target.sendall(data)
         else:
             source.sendall(self.says)
 
     def _answer(self, data: bytes, target: socket.socket) -> None:
+        if target is self._losing:
+            raise ConnectionResetError
         time.sleep(self.delay)
         if not self.drip:
             target.sendall(data)

@@ -81,7 +81,7 @@ class Server:
             self._refuse_lossy()
         except StoreUnavailable as error:
             if not create and isinstance(error.__cause__, NoBlacklist):
-                self._lossy = Lossy(self._ask_bare, now)
+                self._lossy = Lossy(self.ask_at_once, now)
                 self._refuse_lossy()
                 raise StoreMissing(f"There is no store: {error.__cause__}.") from error
             log.warning("Redis does not answer yet; until it does, everything is refused")
@@ -173,10 +173,11 @@ class Server:
             self.outage.end(LOOKUPS)
         return answers
 
-    def _ask_bare(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """Return the answers of a server that has no blacklist yet."""
+    def ask_at_once(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """Return the answers also of a server that has just failed, or has no blacklist."""
         try:
-            return self._connections.ask(b"".join(map(pack, commands)), len(commands), again=True)
+            with blocking():
+                return self._connections.ask(b"".join(map(pack, commands)), len(commands), again=True)
         except FAILURES as error:
             raise self._fail(error, lookup=True) from error
 

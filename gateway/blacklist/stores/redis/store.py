@@ -113,7 +113,7 @@ class RedisStore:
         except StoreUnavailable:
             # Its sender is not told that it was taken, so it must be taken when it comes again.
             with suppress(StoreUnavailable):
-                self._server.ask(("DEL", self._server.keys.tag + once.key), again=False)
+                self._server.ask_at_once(("DEL", self._server.keys.tag + once.key))
             raise
         return (added,) if added is not None else None
 

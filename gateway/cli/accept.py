@@ -89,7 +89,7 @@ def _read_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the key of each entry that an audit record is about, with the record; nothing of any other line."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if not isinstance(record, dict) or record.get("logger") != "gateway.audit":
         return

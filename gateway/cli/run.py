@@ -83,7 +83,7 @@ def demo(settings: Settings) -> None:
 
     On 127.0.0.1, unless HOST is set. The whole story is printed as lines to paste.
     """
-    if not next(iter(issuer_settings(settings))).secret:
+    if not issuer_settings(settings)[0].secret:
         raise Fault("demo signs its tokens with a shared secret, and none is set: `gateway serve` needs none")
     if "host" not in settings.model_fields_set:  # its secret is public
         settings = settings.model_copy(update={"host": "127.0.0.1"})

@@ -66,7 +66,7 @@ def mint(
     `key` is a private key in PEM; without one the first secret signs. Raises click's UsageError where neither can.
     """
     now = int(time.time())
-    issuer = next(iter(issuer_settings(settings)))
+    issuer = issuer_settings(settings)[0]
     payload = {"iss": issuer.issuer, "iat": now, "exp": now + lifetime, "jti": uuid.uuid4().hex}
     if issuer.audience:
         payload["aud"] = issuer.audience[0]

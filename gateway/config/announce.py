@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from gateway.auth.secrets import weak_secrets
 from gateway.config.files import MAY_BE_EMPTY, env_file, env_file_values
 from gateway.config.settings import OF_ONE_ISSUER, PREFIX, PUBLIC_SECRET, SECRETS_DIR, Settings, issuer_settings
 from gateway.config.tracing import traces_endpoint
-from gateway.config.values import IssuerSettings
+from gateway.config.values import IssuerSettings, nearest
 from gateway.http.build import BUILD, VERSION
 
 MASK = "**********"  # pydantic's own
@@ -170,11 +169,7 @@ def misspelled_names() -> list[str]:
     """Return a sentence for each `GATEWAY_*` name in any source that sets nothing, with the nearest right name."""
     known = [name.upper() for name in Settings.model_fields]
     known += [name + "_FILE" for name in known] + ["ENV_FILE"]
-    secrets = [path.name for path in SECRETS_DIR.iterdir()] if SECRETS_DIR.is_dir() else []
+    secrets = (path.name for path in SECRETS_DIR.glob("*"))
     given = {name.upper() for name in (*os.environ, *env_file_values(env_file()), *secrets)}
     named = sorted(name.removeprefix(PREFIX) for name in given if name.startswith(PREFIX))
-    return [_nearest(name, difflib.get_close_matches(name, known, 1)) for name in named if name not in known]
-
-
-def _nearest(name: str, nearest: list[str]) -> str:
-    return f"{PREFIX}{name} sets nothing" + "".join(f"; did you mean {PREFIX}{right}?" for right in nearest)
+    return [f"{PREFIX}{name} sets nothing{nearest(name, known, PREFIX + '{}')}" for name in named if name not in known]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from gateway.config.settings import PREFIX
 from gateway.config.signals import ClientSettings, SignalSettings
-from gateway.config.values import IssuerSettings
+from gateway.config.values import IssuerSettings, nearest
 
 _MEMBERS: dict[object, type[BaseModel]] = {
     "issuers": IssuerSettings,
@@ -55,8 +54,6 @@ def _place(loc: tuple[Any, ...]) -> str:
 
 def _what(kind: str, loc: tuple[Any, ...], message: str) -> str:
     if kind == "extra_forbidden":
-        known = _MEMBERS[loc[0]].model_fields
-        nearest = difflib.get_close_matches(str(loc[-1]).lower(), known, 1)
-        return "there is no such member" + "".join(f"; did you mean {name}?" for name in nearest)
+        return "there is no such member" + nearest(str(loc[-1]).lower(), _MEMBERS[loc[0]].model_fields)
     words = message.removeprefix("Value error, ").replace("Input should be", "must be")
     return _WORDS.get(kind) or re.sub(r"^(Value|String|Tuple) should", "must", words)

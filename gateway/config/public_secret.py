@@ -17,8 +17,7 @@ def refuse_public_secret(settings: Settings, *, in_process: bool = False) -> Non
     """
     uses_default = not (settings.issuers or settings.public_key or settings.jwks_url)
     has_issuer = settings.issuer != Settings.model_fields["issuer"].default or "issuers" in settings.model_fields_set
-    is_own = in_process or has_issuer
-    if uses_default and is_own and "secret" not in settings.model_fields_set:
+    if uses_default and (in_process or has_issuer) and "secret" not in settings.model_fields_set:
         raise KeysRefused(
             f"issuer {settings.issuer!r}: no secret is set, and the default one is public, so that anybody could sign "
             "tokens: set GATEWAY_SECRET, 32 random bytes, or the issuer's public keys" + _named_without_prefix()
@@ -27,7 +26,7 @@ def refuse_public_secret(settings: Settings, *, in_process: bool = False) -> Non
 
 def _named_without_prefix() -> str:
     """Return a hint at what stands in the env file, or among the Docker secrets, under half of its name."""
-    files = [path.name for path in SECRETS_DIR.iterdir()] if SECRETS_DIR.is_dir() else []
+    files = (path.name for path in SECRETS_DIR.glob("*"))
     given = {name.upper(): name for name in (*env_file_values(env_file()), *files)}
     meant = [given[name] for name in ("SECRET", "SECRET_FILE", "PUBLIC_KEY", "JWKS_URL", "ISSUERS") if name in given]
     return f" ({meant[0]} sets nothing; did you mean {PREFIX}{meant[0].upper()}?)" if meant else ""

@@ -7,8 +7,7 @@ an env file, Docker secrets (`/run/secrets/gateway_*`), the default.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from gateway.config.values import (
     Issuers,
     IssuerSettings,
     Listed,
+    MetricsHost,
     Origins,
     Paths,
     Requirements,
@@ -37,6 +37,7 @@ from gateway.config.values import (
     Secrets,
     Upgrades,
     count_cores,
+    nearest,
 )
 
 PREFIX = "GATEWAY_"
@@ -132,7 +133,7 @@ class Settings(BaseSettings):
 
     console: bool = Field(False, description="serve the console at /-/console")
     metrics_port: int | None = Field(None, ge=0, le=65535, description="port for Prometheus metrics")
-    metrics_host: str = Field("127.0.0.1", min_length=1, description="address to serve metrics on")
+    metrics_host: MetricsHost = Field("127.0.0.1", min_length=1, description="address to serve metrics on")
     log_format: Literal["json", "text"] = Field("json", description="json or text")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
@@ -142,9 +143,7 @@ class Settings(BaseSettings):
         # Ignored, a misspelt secret would leave the public one in force. Pydantic's own names begin with `_`.
         for name in values:
             if name not in Settings.model_fields and not name.startswith("_"):
-                nearest = difflib.get_close_matches(name, Settings.model_fields, 1)
-                hint = "".join(f"; did you mean {right!r}?" for right in nearest)
-                raise TypeError(f"there is no setting {name!r}{hint}")
+                raise TypeError(f"there is no setting {name!r}{nearest(name, Settings.model_fields, '{!r}')}")
         super().__init__(**{"_env_file": None if env_file_fault() else env_file(), **values})
         self._arguments = frozenset(values)
 
@@ -235,13 +234,6 @@ class Settings(BaseSettings):
             raise ValueError("must not be the port of the gateway")
         return value
 
-    @field_validator("metrics_host")
-    @classmethod
-    def _check_is_an_address(cls, value: str) -> str:
-        if value.startswith("unix:"):
-            raise ValueError("must be an address or a name: metrics are served on no Unix socket")
-        return value
-
     @classmethod
     def settings_customise_sources(
         cls,
@@ -259,7 +251,7 @@ class Settings(BaseSettings):
         return flags, named, environment, of_env_file, secrets
 
 
-def issuer_settings(settings: Settings) -> Iterable[IssuerSettings]:
+def issuer_settings(settings: Settings) -> Sequence[IssuerSettings]:
     """Return the settings of each issuer."""
     if settings.issuers:
         return settings.issuers

@@ -30,10 +30,6 @@ _NEED_AUDIENCE = frozenset({"logout", "events"})
 Claim = Annotated[str, Field(min_length=1), AfterValidator(check_claim_name)]
 
 
-def _to_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
 class SignalSettings(IssuerSettings):
     """One member of SIGNALS: who sends messages, signed with which keys, and about whose tokens."""
 
@@ -121,7 +117,10 @@ class ClientSettings(BaseModel):
 
     client_id: Annotated[str, Field(min_length=1)]
     secret: Annotated[
-        tuple[SecretStr, ...], BeforeValidator(_to_list), Field(max_length=16), AfterValidator(check_secrets)
+        tuple[SecretStr, ...],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        Field(max_length=16),
+        AfterValidator(check_secrets),
     ]
     may: Annotated[tuple[Literal["revoke", "introspect"], ...], BeforeValidator(split_list)] = ("revoke", "introspect")
     issuers: Members = ()

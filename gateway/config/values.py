@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -40,6 +42,11 @@ _TAKEN_FIELDS = (
 _ORIGIN = (
     r"\*|(?!(?i:http://.*:80|https://.*:443)\Z)[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?"
 )
+
+
+def nearest(name: str, known: Iterable[str], form: str = "{}") -> str:
+    """Return a hint at the known name that is most like this one, "" where none is."""
+    return "".join(f"; did you mean {form.format(right)}?" for right in difflib.get_close_matches(name, known, 1))
 
 
 def split_list(value: object) -> object:
@@ -82,7 +89,7 @@ def _check_http_url(value: str) -> str:
     parts = _split_http(value)
     if not parts or parts.query or parts.fragment or parts.username or not re.fullmatch("[!-~]+", value):
         raise ValueError("must be an http:// or https:// URL (http://127.0.0.1:8000) without user, query or fragment")
-    return value.rstrip("/")
+    return value
 
 
 def _split_http(value: str) -> SplitResult | None:
@@ -130,11 +137,6 @@ def check_secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     return value
 
 
-def _check_resource_url(value: str) -> str:
-    _check_http_url(value)
-    return value  # as it is: clients compare it with what they asked for (RFC 9728 section 3.3)
-
-
 def _check_claim_names(value: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(value)) < len(value):
         raise ValueError("no claim may be there twice")
@@ -167,8 +169,9 @@ def _check_upgrade(name: str) -> str:
 
 NotEmpty = Annotated[str, Field(min_length=1)]
 Listed = Annotated[tuple[NotEmpty, ...], NoDecode, BeforeValidator(split_list)]
-HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
-ResourceUrl = Annotated[str, AfterValidator(_check_resource_url)]
+# Left as it is: clients compare it with what they asked for (RFC 9728 section 3.3).
+ResourceUrl = Annotated[str, AfterValidator(_check_http_url)]
+HttpUrl = Annotated[ResourceUrl, AfterValidator(lambda url: url.rstrip("/"))]
 HttpProxy = Annotated[str, AfterValidator(_check_http_proxy)]
 Hosts = Annotated[
     Listed, _must_match(r"[A-Za-z0-9._-]+(:[0-9]+)?", "must be names of hosts, or host:port, and no URLs")
@@ -181,6 +184,9 @@ Origins = Annotated[
 ]
 Requirements = Annotated[Listed, AfterValidator(_check_requirements)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_secrets), AfterValidator(check_secrets)]
+MetricsHost = Annotated[
+    str, _must_match("(?s)(?!unix:).*", "must be an address or a name: metrics are served on no Unix socket")
+]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Upgrades = Annotated[
     tuple[Annotated[NotEmpty, AfterValidator(_check_upgrade)], ...],

@@ -7,6 +7,7 @@ import time
 from collections import Counter as Sum
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,32 +36,25 @@ class Metrics:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         own = registry or CollectorRegistry()  # not the global one: an app may be built twice
-        self._requests = Counter("gateway_requests", "Requests", ["route", "outcome"], registry=own)
+        counter, gauge = partial(Counter, registry=own), partial(Gauge, registry=own)
+        self._requests = counter("gateway_requests", "Requests", ["route", "outcome"])
         for route in ROUTES:  # no alert sees an increase in a counter that begins at 1
             self._requests.labels(route, "internal-error")
         self._seconds = Histogram("gateway_request_seconds", "Whole requests", buckets=BUCKETS, registry=own)
         parts = Histogram("gateway_part_seconds", "Parts of requests", ["part"], buckets=BUCKETS, registry=own)
         self._parts = {part: parts.labels(part) for part in ("auth", "store", "upstream")}
-        tokens = Counter("gateway_tokens", "Tokens, by whether verified before", ["remembered"], registry=own)
+        tokens = counter("gateway_tokens", "Tokens, by whether verified before", ["remembered"])
         self._tokens = {True: tokens.labels("yes"), False: tokens.labels("no")}
-        self._signals = Counter(
-            "gateway_signals",
-            "Messages and requests of identity providers and clients",
-            ["kind", "outcome"],
-            registry=own,
-        )
+        told = "Messages and requests of identity providers and clients"
+        self._signals = counter("gateway_signals", told, ["kind", "outcome"])
         for kind in ("events", "revocation"):
             self._signals.labels(kind, "unmatched")
-        self._errors = Counter("gateway_store_errors", "Requests refused as the store is unavailable", registry=own)
-        self._causes = Counter("gateway_store_unavailable", "The same, by cause", ["cause"], registry=own)
-        self._pruned = Counter("gateway_entries_pruned", "Expired entries deleted", registry=own)
-        self._age = Gauge(
-            "gateway_key_age_seconds", "Age of the oldest keys", multiprocess_mode="livemax", registry=own
-        )
-        self._in_flight = Gauge(
-            "gateway_requests_in_flight", "Requests in flight", multiprocess_mode="livesum", registry=own
-        )
-        self._dropped = Counter("gateway_log_lines_dropped", "Log lines that nobody read", registry=own)
+        self._errors = counter("gateway_store_errors", "Requests refused as the store is unavailable")
+        self._causes = counter("gateway_store_unavailable", "The same, by cause", ["cause"])
+        self._pruned = counter("gateway_entries_pruned", "Expired entries deleted")
+        self._dropped = counter("gateway_log_lines_dropped", "Log lines that nobody read")
+        self._age = gauge("gateway_key_age_seconds", "Age of the oldest keys", multiprocess_mode="livemax")
+        self._in_flight = gauge("gateway_requests_in_flight", "Requests in flight", multiprocess_mode="livesum")
         self._key_age = key_age
         self._totals = [(self._pruned, pruned), (self._dropped, dropped_lines)]
         self._before = [count() for _, count in self._totals]

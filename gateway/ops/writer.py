@@ -125,7 +125,10 @@ class LineWriter:
             try:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:  # whoever started us made it so
-                _await_writable(self._descriptor)
+                poller = select.poll()
+                poller.register(self._descriptor, select.POLLOUT)
+                poller.poll(1000)
+                time.sleep(0.001)  # an error is ready, too
             except OSError:  # nobody reads it any more, or its disk is full
                 with self._changed:
                     self.dropped += data.count(b"\n")
@@ -150,10 +153,3 @@ def _pieces(lines: list[str]) -> Iterator[bytes]:
 
 def _encode(lines: list[str]) -> bytes:
     return "\n".join([*lines, ""]).encode("utf-8", "backslashreplace")
-
-
-def _await_writable(descriptor: int) -> None:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLOUT)
-    poller.poll(1000)
-    time.sleep(0.001)  # an error is ready, too

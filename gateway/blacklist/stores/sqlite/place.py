@@ -43,11 +43,9 @@ def mounts() -> list[Mount]:
 
 def mount_of(path: Path) -> Mount:
     """Return the mount that has the file's folder."""
-    nearest = Mount("", "", "")
-    for mount in mounts():
-        if len(mount.place) >= len(nearest.place) and str(path).startswith(mount.place.rstrip("/") + "/"):
-            nearest = mount
-    return nearest
+    above = [mount for mount in mounts() if str(path).startswith(mount.place.rstrip("/") + "/")]
+    # The last of those at one place hides the others.
+    return max(reversed(above), key=lambda mount: len(mount.place), default=Mount("", "", ""))
 
 
 def check_mount(path: Path) -> None:

@@ -98,8 +98,8 @@ def _read_all(of: str, sources: list[Source], ignored: list[Ignored]) -> tuple[K
                 raise KeysRefused(f"is one of more than {MAX_TRIES} with this kid")
             keys.append(key)
         except KeysRefused as fault:
-            reason = f"key {number} (kid {str(kid)[:80]!r}) {of} {fault}"
-            ignored.append(Ignored(reason, isinstance(fault, NotForSignatures)))
+            named = "" if kid is None else f" (kid {str(kid)[:80]!r})"
+            ignored.append(Ignored(f"key {number}{named} {of} {fault}", isinstance(fault, NotForSignatures)))
     if not keys:
         raise NoUsableKey("; ".join(["there is no usable key", *(reason for reason, _ in ignored[:MAX_TRIES])]))
     return KeySet(_bind_to_tenants(keys)), ignored

@@ -15,7 +15,7 @@ from gateway.blacklist.named import Named
 from gateway.blacklist.permissions import Scopes
 from gateway.blacklist.rules import Actor, Blacklist
 from gateway.blacklist.stores.base import LATEST, Entry
-from gateway.blacklist.target import Target, read_target, with_query
+from gateway.blacklist.target import Target, read_target, read_text, with_query
 from gateway.http.body import body_length
 from gateway.http.problems import Problem
 from gateway.http.target import BLACKLIST, request_target
@@ -86,7 +86,7 @@ class Resource:
         if path in self._reports:
             return self._reports[path](environ)
         params = request_target(environ).params()
-        issuer = self._within(caller, str(params["issuer"]), asked=path) if "issuer" in params else None
+        issuer = self._within(caller, read_text(params, "issuer"), asked=path) if "issuer" in params else None
         entries, cursor = list_entries(self._blacklist, params, caller.token.issuer, issuer)
         return {"entries": [entry_to_json(entry) for entry in entries], "next_cursor": cursor or None}
 

@@ -177,7 +177,7 @@ def test_one_bad_key_is_ignored_by_name_and_the_others_serve(member: Any, fault:
     assert verifies(keys, other.token())
     assert len(ignored) == 1
     assert not ignored[0].expected
-    assert re.match(rf"key 2 \(kid .*\) of the JWKS .*{fault}", ignored[0].reason)
+    assert re.match(rf"key 2 (\(kid .*\) )?of the JWKS .*{fault}", ignored[0].reason)
     assert len(keys.keys) == 1
     with pytest.raises(KeysRefused, match=f"no usable key; key 1 .*{fault}"):
         read_keys(jwks(member), ALLOWED)
@@ -296,6 +296,11 @@ def test_a_thousand_keys_are_taken_and_no_more() -> None:
     assert reasons(ignored) == [f"the JWKS has more than {MAX_KEYS} keys: the rest"]
     assert MAX_KEYS == 1000
     assert verifies(keys, Signer("EdDSA", "999", C.key).token())
+
+
+def test_a_key_without_a_kid_is_named_by_its_number_alone() -> None:
+    _, ignored = read_keys(jwks(C, A.jwk(kid=None, use="enc")), ALLOWED)
+    assert reasons(ignored) == ["key 2 of the JWKS is not for verifying, but for encryption"]
 
 
 def test_a_long_kid_does_not_fill_the_log() -> None:

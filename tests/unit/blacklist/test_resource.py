@@ -848,6 +848,11 @@ def test_a_cursor_that_no_page_gave_is_refused(api: Api, cursor: str) -> None:
     assert_refused(api("GET", f"/blacklist/entries?cursor={cursor}", ADMIN), "invalid-request")
 
 
+@pytest.mark.parametrize("query", ["issuer=", "issuer=https://a.example/&issuer=https://b.example/"])
+def test_an_issuer_to_list_is_named_once_or_not_at_all(api: Api, query: str) -> None:
+    assert_refused(api("GET", f"/blacklist/entries?{query}", ADMIN), "invalid-request")
+
+
 def test_by_tells_who_it_was_even_without_a_subject(api: Api) -> None:
     nobody = mint(scope="blacklist:admin")
     done(api("POST", "/blacklist", nobody, json={"sub": "1002"}))

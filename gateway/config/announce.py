@@ -39,7 +39,9 @@ def announce(settings: Settings, more: Iterable[str] = ()) -> None:
 
 def warnings(settings: Settings) -> list[str]:
     """Return warnings about the settings, one sentence each."""
-    found = [*misspelled_names(), *_empty_warnings(settings), *_quote_warnings(settings), *_path_warnings(settings)]
+    found = [*misspelled_names(), *_empty_warnings(settings), *_quote_warnings(settings)]
+    patterns = [path for path in settings.public_paths if "*" in path.removesuffix("/*")]
+    found += [f"GATEWAY_PUBLIC_PATHS: {path} is one exact path; a prefix ends in /*" for path in patterns]
     for issuer in (*issuer_settings(settings), *settings.signals):
         secrets = [secret.get_secret_value() for secret in issuer.secret]
         if PUBLIC_SECRET in secrets:
@@ -68,13 +70,6 @@ def _quote_warnings(settings: Settings) -> Iterator[str]:
                 yield f"{PREFIX}{name.upper()} has quotes around it, which are taken as part of the value"
             elif text != text.strip():
                 yield f"{PREFIX}{name.upper()} has a blank or a line end around it, which is taken as part of the value"
-
-
-def _path_warnings(settings: Settings) -> Iterator[str]:
-    """Yield a sentence for each path that looks like a pattern and is none."""
-    for path in settings.public_paths:
-        if "*" in path.removesuffix("/*"):
-            yield f"GATEWAY_PUBLIC_PATHS: {path} is one exact path; a prefix ends in /*"
 
 
 def flag_warnings(settings: Settings) -> list[str]:

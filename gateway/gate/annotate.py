@@ -113,12 +113,8 @@ def _hold_back(body: Iterator[bytes], head: list[Any], pieces: list[bytes]) -> G
 def members_of(environ: Environ, claims: dict[str, Any] | None) -> dict[str, Any]:
     """Return what is added: the request, and the claims of its token where it has one."""
     target = request_target(environ)
-    members: dict[str, Any] = {
-        "request": {"method": environ["REQUEST_METHOD"], "path": target.path, "params": target.params()}
-    }
-    if claims is not None:
-        members["token"] = claims
-    return members
+    request = {"method": environ["REQUEST_METHOD"], "path": target.path, "params": target.params()}
+    return {"request": request} if claims is None else {"request": request, "token": claims}
 
 
 def with_members(data: bytes, members: dict[str, Any]) -> bytes | None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.http.protocols import Credential
 from gateway.http.wsgi import App, Context, Environ, Fields, StartResponse, call_of, context
 from gateway.ops.request import Request, is_good_probe
 
@@ -176,14 +175,10 @@ def _members(environ: Environ, request: Request) -> dict[str, Any]:
         members["trace"] = about.trace
     if about.refusal_log:
         members |= {name: value[:256] for name, value in about.refusal_log.items()}
-    if about.token is not None:
-        _add_token(members, about.token)
+    if (token := about.token) is not None:
+        members["token"] = token.fingerprint[:12]
+        members["fingerprint"] = token.fingerprint  # with the first digits alone nobody could blacklist it
+        subject = token.claims.get("sub")
+        if isinstance(subject, (str, int)):
+            members["subject"] = str(subject)[:128]
     return members
-
-
-def _add_token(members: dict[str, Any], token: Credential) -> None:
-    members["token"] = token.fingerprint[:12]
-    members["fingerprint"] = token.fingerprint  # with the first digits alone nobody could blacklist it
-    subject = token.claims.get("sub")
-    if isinstance(subject, (str, int)):
-        members["subject"] = str(subject)[:128]

@@ -300,7 +300,7 @@ def test_docs_operations_explains_every_member() -> None:
     functions = {
         each.name: each for each in trees()["gateway/ops/observe.py"].body if isinstance(each, ast.FunctionDef)
     }
-    places: list[ast.AST] = [functions[name] for name in ("_members", "_details", "_add_token")]
+    places: list[ast.AST] = [functions[name] for name in ("_members", "_details")]
     calls = [node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
     places += [each.value for call in calls for each in call.keywords if each.arg == "log"]
     section = (ROOT / "docs/operations.md").read_text().partition("\n## Logs")[2].partition("\n## ")[0]

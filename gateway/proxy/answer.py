@@ -66,6 +66,8 @@ class Answer:
                 raise handle.error or malformed("no head")
             return False
         self.status, self.status_line, self.fields = parse(lines)
+        if self.status == 204 or self.status == 304:  # noqa: PLR1714 - a set would be looked into at each request
+            handle.user = handle.taker
         if self._ends_with_head:
             self._end(handle)
         return True

@@ -51,6 +51,7 @@ class Handle:
 
     def __init__(self, peer: Peer, connect_seconds: float) -> None:
         self.user: str | None = ""  # who alone may use the connection (see `Pool`); None: nobody
+        self.taker: str | None = ""  # who uses it now
         self.is_doubtful = False  # whether others like it turned out to be dead while it was idle
         self.head: list[bytes] = []
         self.body: list[bytes] = []

@@ -25,8 +25,9 @@ class Pool:
     """Idle handles: those that anybody may use, and those that serve the user alone whose body they have carried.
 
     An upstream that leaves a body unread may take it for the next request, and give its answer to whoever comes next.
-    One that answers HEAD with a body may send that while the next request is on its way. Credentials that are neither a
-    token nor Basic count as a body does: some of them (NTLM, Negotiate) sign in all that follows on the connection.
+    One that has a body behind an answer without one (to HEAD, 204, 304) may send that while the next request is on its
+    way. Credentials that are neither a token nor Basic count as a body does: some of them (NTLM, Negotiate) sign in all
+    that follows on the connection.
     """
 
     def __init__(self, origin: str, connect_seconds: float, files: Files) -> None:
@@ -76,6 +77,7 @@ class Pool:
             except pycurl.error as error:  # libcurl takes some descriptors before it connects
                 cause = f"connection failed: {error}; maybe no descriptor is left (ulimit -n)"
                 raise UpstreamFailed("overloaded", cause, was_connected=False) from error
+        handle.taker = user
         if request.body is not None or request.method == "HEAD":
             handle.user = user
         return handle

@@ -177,6 +177,15 @@ def test_a_connection_with_a_head_request_serves_its_user_alone() -> None:
         assert connections(upstream) == [1, 2, 1]
 
 
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_a_connection_with_an_answer_that_has_no_body_serves_its_user_alone(status: str) -> None:
+    with asking([response(status=status), ok()]) as (upstream, app):  # a careless upstream sends one behind it
+        ask(app, **of("alice"))
+        ask(app, **of("bob"))
+        ask(app, **of("alice"))
+        assert connections(upstream) == [1, 2, 1]
+
+
 def test_without_a_token_a_body_binds_a_connection_to_the_clients_own() -> None:
     with asking() as (upstream, app):
         for port in ("1", "1", "2"):

@@ -144,8 +144,8 @@ class Gateway(_Pipeline):
 
         The members are those of `POST /blacklist`: `token="…"`, or `sub="1001"` (or `sid`, `jti`, …) with
         `issued_before`, `until` and, where there are several, `issuer`; and `reason`. `by` is for the audit log.
-        Raises `Problem`, and then nothing is sure to be blacklisted: of a token that does not verify, of members that say
-        nothing clear, and of a store that could not make it last (`store-unavailable`).
+        Raises `Problem`, and then nothing is sure to be blacklisted: of a token that does not verify, of members that
+        say nothing clear, and of a store that could not make it last (`store-unavailable`).
         """
         return self._direct.add(members, by)
 

@@ -69,9 +69,8 @@ class Issuers:
         """Return the issuer that the claims name. Raises `Problem` wrong-issuer where it is none of these."""
         issuer = self.of(claims)
         if issuer is None:
-            raise Problem(
-                "wrong-issuer", log={"found_issuer": str(claims.get("iss"))[:200], "expected_issuer": self._names}
-            )
+            told = {"found_issuer": str(claims.get("iss"))[:200], "expected_issuer": self._names}
+            raise Problem("wrong-issuer", log=told)
         return issuer
 
     def name_of(self, spelling: str) -> str | None:

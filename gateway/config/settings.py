@@ -59,7 +59,6 @@ class Settings(BaseSettings):
     upstream: HttpUrl = Field("http://127.0.0.1:35001", description="base URL of the service; its path is a prefix")
     host: str = Field(
         "0.0.0.0",  # noqa: S104 - it is a gateway
-        min_length=1,
         description="address to listen on, of demo 127.0.0.1; :: for IPv6 and IPv4; unix:/path for a Unix socket",
     )
     port: int = Field(35000, ge=0, le=65535, description="port to listen on")
@@ -71,7 +70,7 @@ class Settings(BaseSettings):
     drain_timeout: Seconds = Field(30, description="seconds in which requests in flight may finish at shutdown")
     keep_alive: Seconds = Field(75, description="seconds a client's connection may be idle between requests")
 
-    issuer: str = Field("https://www.discogs.com/", min_length=1, description="the iss a token must have")
+    issuer: str = Field("https://www.discogs.com/", description="the iss a token must have")
     secret: Secrets = Field((SecretStr(PUBLIC_SECRET),), description="HMAC secrets, newest first, comma-separated")
     algorithms: Listed = Field(("HS256",), min_length=1, description="allowed signature algorithms")
     public_key: str | None = Field(None, description="PEM public keys, or a file with them")
@@ -133,7 +132,7 @@ class Settings(BaseSettings):
 
     console: bool = Field(False, description="serve the console at /-/console")
     metrics_port: int | None = Field(None, ge=0, le=65535, description="port for Prometheus metrics")
-    metrics_host: MetricsHost = Field("127.0.0.1", min_length=1, description="address to serve metrics on")
+    metrics_host: MetricsHost = Field("127.0.0.1", description="address to serve metrics on")
     log_format: Literal["json", "text"] = Field("json", description="json or text")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 

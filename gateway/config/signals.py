@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import combinations
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,7 @@ from gateway.http.values import JOIN
 
 # Members of ISSUERS that a sender of signals has not.
 _OF_TOKENS = ("administers", "required_claims", "client_ids")
+_KINDS: Final = ("logout", "revocation", "events")
 _NEED_AUDIENCE = frozenset({"logout", "events"})
 
 Claim = Annotated[str, Field(min_length=1), AfterValidator(check_claim_name)]
@@ -34,11 +35,7 @@ class SignalSettings(IssuerSettings):
     """One member of SIGNALS: who sends messages, signed with which keys, and about whose tokens."""
 
     about: Members = ()
-    takes: Annotated[tuple[Literal["logout", "revocation", "events"], ...], BeforeValidator(split_list)] = (
-        "logout",
-        "revocation",
-        "events",
-    )
+    takes: Annotated[tuple[Literal["logout", "revocation", "events"], ...], BeforeValidator(split_list)] = _KINDS
     sessions: Literal["session", "subject"] = "session"
     subject_claim: Claim = "sub"
     session_claim: Claim = "sid"

@@ -42,7 +42,7 @@ class Metrics:
             self._requests.labels(route, "internal-error")
         self._seconds = Histogram("gateway_request_seconds", "Whole requests", buckets=BUCKETS, registry=own)
         parts = Histogram("gateway_part_seconds", "Parts of requests", ["part"], buckets=BUCKETS, registry=own)
-        self._parts = {part: parts.labels(part) for part in ("auth", "store", "upstream")}
+        self._parts = [parts.labels(part) for part in ("auth", "store", "upstream")]
         tokens = counter("gateway_tokens", "Tokens, by whether verified before", ["remembered"])
         self._tokens = {True: tokens.labels("yes"), False: tokens.labels("no")}
         told = "Messages and requests of identity providers and clients"
@@ -70,13 +70,10 @@ class Metrics:
         self._requests.labels(request.route, request.outcome).inc()
         self._seconds.observe(request.seconds)
         about = context(environ)
-        for part, seconds in (
-            ("auth", about.auth_seconds),
-            ("store", about.store_seconds),
-            ("upstream", about.upstream_seconds),
-        ):
+        took = about.auth_seconds, about.store_seconds, about.upstream_seconds
+        for part, seconds in zip(self._parts, took, strict=True):
             if seconds is not None:
-                self._parts[part].observe(seconds)
+                part.observe(seconds)
         for kind, outcome in about.signals:
             self._signals.labels(kind, outcome).inc()
         if about.is_cached is not None:

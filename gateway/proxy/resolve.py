@@ -7,6 +7,7 @@ import math
 import socket
 import threading
 from collections.abc import Generator
+from contextlib import suppress
 from time import monotonic
 
 from gateway.http.threads import start_thread
@@ -32,9 +33,10 @@ class Resolver:
         self._since = -math.inf  # when the last one that has ended began
         self._failed = ""
         self.addresses: tuple[str, ...] = ()
-        self.is_literal = _is_address(host)
-        if self.is_literal:
+        with suppress(ValueError):
+            ipaddress.ip_address(host)
             self.addresses = (host,)
+        self.is_literal = bool(self.addresses)
 
     def current(self) -> bool:
         """Return whether the addresses may be used, and have old ones looked up again."""
@@ -77,11 +79,3 @@ class Resolver:
         finally:
             with self._lock:  # `_start` notes the thread first
                 self._since, self._thread = self._asked, None
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

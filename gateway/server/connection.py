@@ -23,7 +23,7 @@ from gateway.http.wsgi import CONTEXT_KEY, App, Context
 from gateway.server.body import Body
 from gateway.server.head import HeadReader, Room
 from gateway.server.pause import NOTHING, Awaited, PauseNote
-from gateway.server.request import bad_request, base_environ, read_request
+from gateway.server.request import Request, base_environ, read_request
 from gateway.server.response import Response
 from gateway.server.states import ANSWER, CLOSED, HEAD, LINGER, PAUSE, QUIET_SECONDS, SEND, SKIP, UNREAD, State
 from gateway.server.wire import RECEIVES, Wire
@@ -92,7 +92,7 @@ class Connection:
         try:
             head, used = self._head.feed(wire.received)
         except Problem as problem:
-            request, wire.received = bad_request(problem), b""
+            request, wire.received = Request(problem=problem), b""
             self._head.clear()  # the connection lingers
         else:
             wire.received = wire.received[used:]

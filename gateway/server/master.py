@@ -141,7 +141,6 @@ class Master:
             pulse, beats = os.pipe()
         except OSError as error:  # no descriptor is left
             self._note_lack(error)
-            self._spawn_after = time.monotonic() + RESPAWN_PAUSE
             return
         for end in (pulse, beats):
             os.set_blocking(end, False)
@@ -152,7 +151,6 @@ class Master:
         os.close(beats)
         if pid is None:
             os.close(pulse)
-            self._spawn_after = time.monotonic() + RESPAWN_PAUSE
         else:
             self._workers[pid] = _Process(pulse, self._generation, must_load=not self._may_fail)
 
@@ -222,6 +220,7 @@ class Master:
         if not self._lacks_processes:
             log.error("no process can be started, until the system has room: %s", error.strerror)
         self._lacks_processes = True
+        self._spawn_after = time.monotonic() + RESPAWN_PAUSE
 
     def _reap(self) -> None:
         """Take note of processes that ended. Of a container's first process, orphans are children as well."""

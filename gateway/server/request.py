@@ -21,7 +21,9 @@ class Request:
 
     __slots__ = ("closes", "expects_continue", "fields", "framing", "is_head", "is_http_1_0", "line", "problem")
 
-    def __init__(self, line: Mapping[str, str], fields: Mapping[str, str], problem: Problem | None = None) -> None:
+    def __init__(
+        self, line: Mapping[str, str] = _NOTHING, fields: Mapping[str, str] = _NOTHING, problem: Problem | None = None
+    ) -> None:
         self.line = line
         self.fields = fields
         self.problem = problem
@@ -49,13 +51,8 @@ def read_request(head: bytes) -> Request:
         if "HTTP_TRANSFER_ENCODING" in fields or "CONTENT_LENGTH" in fields:
             request.framing = _framing(fields, request.is_http_1_0)
     except Problem as problem:
-        return bad_request(problem)
+        return Request(problem=problem)
     return request
-
-
-def bad_request(problem: Problem) -> Request:
-    """Return a request that cannot be understood."""
-    return Request(_NOTHING, _NOTHING, problem)
 
 
 def _framing(fields: Mapping[str, str], is_http_1_0: bool) -> Framing | None:

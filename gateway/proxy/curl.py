@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import select
-import socket
-import struct
 from contextlib import suppress
-from fcntl import ioctl
 from io import BytesIO
-from termios import TIOCOUTQ
 from time import monotonic
 from typing import Any, Final
 
 import pycurl
 
+from gateway.proxy.descriptors import AT_ONCE, CAN_HOLD_BACK, cork, reset_at_close
 from gateway.proxy.failures import UpstreamFailed, failure, malformed
-from gateway.proxy.leftover import AT_ONCE, CAN_HOLD_BACK, Spare, cork
+from gateway.proxy.leftover import Spare
 from gateway.proxy.options import IDLE_SECONDS, field_lines, options
 from gateway.proxy.outbound import Outbound, Peer, Take
 
@@ -237,13 +233,10 @@ class Handle:
         self._take = None
 
     def drop(self) -> None:
-        """Close an idle connection with a reset, so that its port is free at once and not after a minute (TIME_WAIT).
-
-        Not where the upstream's system has not confirmed all of the request: a reset could take that away.
-        """
-        with suppress(OSError), socket.socket(fileno=os.dup(self._kept)) as sock:
-            if ioctl(sock, TIOCOUTQ, bytes(4)) == bytes(4):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """Close an idle connection, with a reset where that takes nothing away."""
+        with suppress(OSError):
+            if self._kept >= 0:
+                reset_at_close(self._kept)
         self.close()
 
     def _read(self, size: int) -> Any:

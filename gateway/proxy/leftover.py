@@ -1,12 +1,9 @@
-"""Answers that come early: before the end of their upload, or before their request."""
+"""An answer that comes before the end of its upload."""
 
 from __future__ import annotations
 
 import os
-import socket
-import sys
 from contextlib import suppress
-from typing import Final
 
 from gateway.http.grammar import read_length
 from gateway.proxy.chunks import Chunks, Length
@@ -15,17 +12,6 @@ from gateway.proxy.failures import UpstreamFailed
 MOST = 65_536  # bytes of such an answer
 
 Lines = list[bytes]
-CAN_HOLD_BACK: Final = sys.platform == "linux"
-AT_ONCE: Final = 16_384  # bytes of a body that are held back with its head: while more is sent, an answer may come
-
-
-def cork(descriptor: int, value: int) -> None:
-    """Have the kernel keep the end of what is sent from now on (1), so that there is no answer yet, or send it (0)."""
-    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
-    try:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, value)
-    finally:
-        connection.detach()  # it stays libcurl's
 
 
 class Spare:

@@ -22,7 +22,7 @@ from certificates import Certificates
 from recorder import Recorder, Talk, chunked, ok, request, response, until
 
 from gateway.http.wsgi import Context
-from gateway.proxy import curl, files, leftover, link, options, pool, resolve
+from gateway.proxy import curl, descriptors, files, link, options, pool, resolve
 from gateway.proxy.exchange import Upstream
 from gateway.proxy.failures import UpstreamFailed, failure
 from gateway.proxy.outbound import Outbound, Peer
@@ -882,7 +882,7 @@ def test_what_came_before_a_reset_reaches_the_client_of_an_upgrade_although_it_s
                 opened.receive()
 
 
-@pytest.mark.skipif(not leftover.CAN_HOLD_BACK, reason="the system cannot hold back what is sent")
+@pytest.mark.skipif(not descriptors.CAN_HOLD_BACK, reason="the system cannot hold back what is sent")
 @pytest.mark.parametrize("rest", [ok(b"other"), response(b"other", ("Connection", "close")), "\xe4".encode()])
 def test_what_tls_has_read_beyond_an_answer_is_nobodys_answer(certificates: Certificates, rest: bytes) -> None:
     def script(talk: Talk) -> None:

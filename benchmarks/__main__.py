@@ -52,14 +52,13 @@ def _options() -> argparse.Namespace:
     names = ", ".join(row.name for row in ROWS)
     parser.add_argument("--only", metavar="NAME,…", type=lambda text: text.split(","), help=names)
     parser.add_argument("--quick", action="store_true", help="one short round, at 32 connections only")
-    parser.add_argument("--rounds", type=int, help="how often each cell is measured (3)")
-    parser.add_argument("--seconds", type=int, help="how long each measurement takes (2)")
+    parser.add_argument("--rounds", type=int, help="how often each cell is measured (6)")
+    parser.add_argument("--seconds", type=int, default=1, help="how long each measurement takes (1)")
     options = parser.parse_args()
     unknown = set(options.only or ()) - {row.name for row in ROWS}
     if unknown:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
-    options.rounds = options.rounds or (1 if options.quick else 3)
-    options.seconds = options.seconds or (1 if options.quick else 2)
+    options.rounds = options.rounds or (1 if options.quick else 6)
     return options
 
 

@@ -39,6 +39,9 @@ def main() -> int:
     costs = first_seen.measure()
     page = report.page(results, costs, machine.about(options.rounds, options.seconds, load))
     print(page)
+    if left_out := [row.name for row in rows if all(row not in column for column in results.values())]:
+        _say(f"Left out, so nothing is written: {', '.join(left_out)}")
+        return 1
     if not (options.only or options.quick):
         (HERE / "RESULTS.md").write_text(page)
         report.insert(HERE.parent / "README.md", report.readme_table(results))

@@ -10,13 +10,13 @@ from gateway.proxy.forwarded import client_address
 from gateway.server import listening, serve
 
 settings = Settings()
+
+
+def load() -> Observe:
+    """Return all but the gate."""
+    client = partial(client_address, trusted_proxies=settings.trusted_proxies)
+    return Observe(Annotate(build_upstream(settings), settings.annotate), client)
+
+
 with listening(settings.host, settings.port) as sock:
-    serve(
-        lambda: Observe(
-            Annotate(build_upstream(settings), settings.annotate),
-            partial(client_address, trusted_proxies=settings.trusted_proxies),
-        ),
-        sock=sock,
-        workers=settings.workers,
-        threads=settings.threads,
-    )
+    serve(load, sock=sock, workers=settings.workers, threads=settings.threads, renew=lambda: load)

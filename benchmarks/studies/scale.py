@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -159,9 +160,9 @@ def measure(server: Server, directory: str, count: int) -> None:
     loading = timed(server.start) / count
     print(f"loading the file: {loading * 1e6:.1f} µs an entry")
     keys = [[entry(count + 4 * number + part).key for part in range(4)] for number in range(LOOKUPS)]
-    print(f"a look-up by four keys: {cost(server, [lambda four=four: store.find(four) for four in keys])}")
+    print(f"a look-up by four keys: {cost(server, [partial(store.find, four) for four in keys])}")
     new = [[entry(-number)] for number in range(1, 1 + CHANGES)]
-    print(f"a blacklisting: {cost(server, [lambda one=one: add(store, one) for one in new])}")
+    print(f"a blacklisting: {cost(server, [partial(add, store, one) for one in new])}")
     store.close()
     print(f"\n{LIVE:.0e} live entries:")
     print(f"{memory * LIVE / 1e9:.0f} GB of memory, {disk * LIVE / 1e9:.0f} GB of file", end=", ")

@@ -96,7 +96,14 @@ def run(rows: Sequence[Row], cells: Sequence[Cell], *, rounds: int, seconds: int
     rows = list(rows)
     for number in range(rounds):
         with upstream() as bench:
-            running = {row: servers for row in rows if (servers := _started(row, bench, must=row is rows[0]))}
+            running = {}
+            for row in rows:
+                try:
+                    running[row] = started(row, bench)
+                except Failed as failure:
+                    if row is rows[0]:
+                        raise
+                    print(f"left out: {failure}", file=sys.stderr)
             rows = list(running)  # what did not start will not
             for cell in cells:
                 print(f"round {number + 1} of {rounds}: {cell.name}", file=sys.stderr, flush=True)
@@ -116,15 +123,10 @@ def _is_measured(row: Row, cell: Cell) -> bool:
     return (row.large or not cell.is_large) and (row.verifies or not cell.refused)
 
 
-def _started(row: Row, bench: Bench, *, must: bool) -> Running | None:
-    try:
-        running = row.start(bench)
-        check(row, running.port, bench.tokens)
-    except Failed as failure:
-        if must:
-            raise
-        print(f"left out: {failure}", file=sys.stderr)
-        return None
+def started(row: Row, bench: Bench) -> Running:
+    """Start a row, check that it does what it is measured for, and warm it up. Raises `Failed`."""
+    running = row.start(bench)
+    check(row, running.port, bench.tokens)
     measure(row, running, WARM_UP, row.warm_up, bench.work)  # compilers and caches
     return running
 

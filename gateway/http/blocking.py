@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
@@ -59,7 +60,7 @@ class Watchdog:
 
     def report(self, threads: Iterable[int]) -> None:
         """Log the stacks of the threads with these identifiers (`threading.get_ident`)."""
-        frames = sys._current_frames()
+        frames = _innermost_frames()
         for thread in threads:
             frame = frames.get(thread)
             if frame and not self._is_own(frame) and self._is_new(frame):
@@ -75,3 +76,18 @@ class Watchdog:
         is_new = now - self._logged.get(place, -INCIDENT_SECONDS) >= INCIDENT_SECONDS
         self._logged[place] = now
         return is_new
+
+
+def _innermost_frames() -> dict[int, FrameType]:
+    """Return them by thread, without a garbage collection meanwhile.
+
+    Python 3.11 holds a lock then which every thread takes when it starts or ends: where a finalizer let such a thread
+    run, the whole process would stop for ever (python/cpython#106883).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,6 +1,8 @@
 """Who waits says so; who does not is found."""
 
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -73,3 +75,38 @@ def test_a_thread_at_the_servers_own_work_or_gone_is_none(caplog: pytest.LogCapt
         Watchdog("threading").report([thread.ident])
     Watchdog("nowhere").report([thread.ident])
     assert caplog.records == []
+
+
+# Garbage whose finalizer lets others run, at every chance, while threads start and end.
+BUSY = """
+import gc, threading, time
+from gateway.http.blocking import Watchdog
+
+class Garbage:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        time.sleep(0.0001)
+
+def start_and_end():
+    while True:
+        threads = [threading.Thread(target=int) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+gc.set_threshold(1)
+for _ in range(4):
+    threading.Thread(target=start_and_end, daemon=True).start()
+for _ in range(1500):
+    Garbage()
+    Watchdog("nowhere").report([])
+print("done", gc.isenabled())
+"""
+
+
+def test_a_look_at_the_threads_never_stops_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "done True\n"

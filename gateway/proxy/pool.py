@@ -17,7 +17,7 @@ from gateway.proxy.outbound import Outbound, Peer, Wait
 from gateway.proxy.resolve import Resolver
 
 KEPT = 100  # idle connections that anybody may use, and as many that serve a single user
-FILES_FOR_EACH = 12  # descriptors that the process may have, of which such a pair takes six at most
+DESCRIPTORS_EACH = 12  # that the process may have, for each pair of these, which takes six at most
 OWN_SECONDS = 10.0  # how long one that serves a single user is kept idle
 
 
@@ -39,7 +39,8 @@ class Pool:
         self._peer: Peer | None = None
         # The one used last is taken first: it is the least likely to be stale. Lists need no lock to append and pop.
         self._shared: list[Handle] = []
-        self._kept = min(KEPT, os.sysconf("SC_OPEN_MAX") // FILES_FOR_EACH)
+        limit = os.sysconf("SC_OPEN_MAX")  # below 0 for none
+        self._kept = KEPT if limit < 0 else min(KEPT, limit // DESCRIPTORS_EACH)
         self._lock = Lock()  # of those that serve a single user
         self._by_user: dict[str, list[Handle]] = {}
         self._oldest_first: dict[Handle, None] = {}  # all of these

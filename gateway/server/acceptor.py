@@ -1,4 +1,4 @@
-"""Accepting connections: one at an event, none beyond the limit, the rest of the backlog at the end."""
+"""Accepting connections: at an event one, and all that have waited; none beyond the limit, the rest at the end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
-from gateway.server.poller import Poller
+from gateway.server.poller import EVENTS, Poller
 from gateway.server.sockets import BACKLOG
+from gateway.server.wire import seconds_since_data
 
 log = logging.getLogger("gateway.server")
 
@@ -19,13 +20,16 @@ LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # the syste
 
 
 class Acceptor:
-    """A listening socket. `take` is called with each connection's socket and address, as long as `has_room` says so."""
+    """A listening socket. `take` is called with each connection's socket and address, as long as `has_room` says so.
+
+    Its third argument is how long the connection has waited, in seconds.
+    """
 
     def __init__(
         self,
         sock: socket.socket,
         poller: Poller,
-        take: Callable[[socket.socket, Any], None],
+        take: Callable[[socket.socket, Any, float], None],
         has_room: Callable[[], bool],
     ) -> None:
         self.fd = sock.fileno()
@@ -40,9 +44,15 @@ class Acceptor:
             self._listen()
 
     def accept(self) -> None:
-        """Accept who has connected."""
+        """Accept one who has connected; if it has waited, no worker is idle: then the next, too.
+
+        By one at a time, each of them would wait for the requests of all who came before.
+        """
         with self._lock:
-            if self.fd >= 0 and self._accept_one() is not None:
+            for _ in range(EVENTS):
+                if self.fd < 0 or not self._accept_one() or not self._has_room():
+                    break
+            if not self._lacks:  # else until `listen` is called: at once would spin
                 self._listen()
 
     def stop(self) -> None:
@@ -56,7 +66,7 @@ class Acceptor:
             self._poller.disarm(self.fd)
             self.fd = -1
             for _ in range(BACKLOG):  # under load, others connect meanwhile
-                if not self._accept_one():
+                if self._accept_one() is None:
                     break
             self._socket.close()
 
@@ -64,23 +74,21 @@ class Acceptor:
         if self.fd >= 0 and self._has_room():
             self._poller.arm(self.fd, select.POLLIN)
 
-    def _accept_one(self) -> bool | None:
-        """Return False where no connection came about, None where there are no descriptors for one."""
+    def _accept_one(self) -> float | None:
+        """Return how long the connection had waited, in seconds; None where none came about."""
         try:
             sock, address = self._socket.accept()
         except OSError as error:  # mostly, another process was faster, or the client has left
-            if error.errno not in LACKING:
-                return False
-            # Until `listen` is called: at once would spin.
-            if not self._lacks:
+            if error.errno in LACKING and not self._lacks:
                 log.warning("new connections wait: %s", error.strerror)
-            self._lacks = True
+                self._lacks = True
             return None
         self._lacks = False
         try:
-            self._take(sock, address)
+            waited = seconds_since_data(sock)
+            self._take(sock, address, waited)
         except Exception:  # whatever it is, it must not keep the other events from being attended to
             log.exception("a connection could not be taken")
             sock.close()
-            return False
-        return True
+            return None
+        return waited

@@ -29,7 +29,6 @@ from gateway.server.pause import NOTHING, Awaited
 from gateway.server.poller import open_poller
 from gateway.server.states import CLOSED, HEAD, PAUSE, QUIET_SECONDS, STAGE, STAGES, WAITING
 from gateway.server.turns import Turns
-from gateway.server.wire import seconds_since_data
 
 log = logging.getLogger("gateway.server")
 
@@ -190,8 +189,8 @@ class Listener:
 
     # Who connects, and who goes
 
-    def _take(self, sock: socket.socket, address: Any) -> None:
-        self._delay.note(seconds_since_data(sock))
+    def _take(self, sock: socket.socket, address: Any, waited: float) -> None:
+        self._delay.note(waited)
         connection = Connection(
             sock, address, self._application, keep_alive=self._keep_alive, room=self._room, notify=self._notify
         )

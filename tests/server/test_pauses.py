@@ -5,6 +5,7 @@ import os
 import re
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +17,13 @@ from recorder import Client, exchange, request, served, until
 
 from gateway.http.blocking import blocking
 from gateway.http.wsgi import context
+from gateway.server import acceptor
 from gateway.server import listener as module
 from gateway.server.pause import WATCH_SECONDS
 from gateway.server.turns import Turns
 
 PATIENCE = 60.0  # seconds, more than a test has
+KEEP = ("Connection", "keep-alive")
 App = Callable[..., Iterable[bytes]]
 
 
@@ -36,6 +39,13 @@ def pause(environ: dict[str, Any], descriptor: int, seconds: float) -> None:
     wait = context(environ).pause
     assert wait
     wait(seconds, {descriptor: select.POLLIN})
+
+
+def answered(port: int) -> Client:
+    """Return a client whose first request has been answered."""
+    client = Client(port, request("GET /", KEEP))
+    client.read_until(b"done")
+    return client
 
 
 def is_readable(descriptor: int) -> bool:
@@ -75,7 +85,7 @@ def test_who_wants_to_pause_and_ends_holds_up_no_later_request(pipe: tuple[int, 
         yield b"done"
         pause(environ, pipe[0], PATIENCE)
 
-    requests = request("GET /", ("Connection", "keep-alive")) + request("GET /")
+    requests = request("GET /", KEEP) + request("GET /")
     with served(app, threads=1) as port, Client(port, requests) as client:
         assert client.read_all().count(b"done") == 2
 
@@ -99,12 +109,9 @@ def test_those_who_come_together_go_through_their_stages_together() -> None:
             assert over.wait(PATIENCE)
         yield b"late" if context(environ).overloaded else b"done"
 
-    keep = ("Connection", "keep-alive")
     with served(app, threads=1, queue_timeout=1) as port, ExitStack() as stack:
-        clients = [stack.enter_context(Client(port, request("GET /", keep))) for _ in range(4)]
-        for client in clients:
-            client.read_until(b"done")
-        clients[0].sock.sendall(request("GET /first", keep))
+        clients = [stack.enter_context(answered(port)) for _ in range(4)]
+        clients[0].sock.sendall(request("GET /first", KEEP))
         assert first.wait(PATIENCE)
         for client in clients[1:]:
             client.sock.sendall(request("GET /"))
@@ -123,7 +130,7 @@ def test_a_connection_that_cannot_be_taken_harms_no_other(
         monkeypatch.undo()
         raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr(module, "seconds_since_data", fails)
+    monkeypatch.setattr(acceptor, "seconds_since_data", fails)
     with served(until_readable(pipe[0]), threads=1) as port:
         with Client(port, request("GET /now")) as failed, suppress(ConnectionError):
             assert failed.read_all() == b""
@@ -156,15 +163,14 @@ def test_after_a_long_pause_a_client_has_no_more_time_than_else() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sock.setblocking(False)
         listener = module.Listener(app, sock, threads=1, connections=9, queue_timeout=60, keep_alive=0.5)
-        with Client(sock.getsockname()[1], request("GET /", ("Connection", "keep-alive"))) as client:
+        with Client(sock.getsockname()[1], request("GET /", KEEP)) as client:
             assert client.read_all().endswith(b"0\r\n\r\n")
         assert until(lambda: not listener.is_busy())
         listener.reset_remaining()
 
 
 def test_requests_that_came_with_the_one_that_pauses_are_answered_after_it(pipe: tuple[int, int]) -> None:
-    keep = ("Connection", "keep-alive")
-    requests = request("GET /", keep) + request("GET /now", keep) + request("GET /now")
+    requests = request("GET /", KEEP) + request("GET /now", KEEP) + request("GET /now")
     with served(until_readable(pipe[0]), threads=1) as port, Client(port, requests) as client:
         client.read_until(b"text/plain")
         os.write(pipe[1], b"!")
@@ -240,3 +246,31 @@ def test_the_turn_is_one_threads_and_only_its_own_to_release() -> None:
     turns.revoke()
     turns.acquire()
     assert turns.is_mine()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell how long a connection has waited")
+def test_who_connects_while_others_are_served_does_not_wait_for_many_of_their_requests() -> None:
+    """Three clients have a hundred requests each when sixty more connect: one a round, they would wait for ninety."""
+    seen: list[str] = []
+    first, others = threading.Event(), threading.Event()
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        seen.append(environ["PATH_INFO"])
+        start("200 OK", [("Content-Length", "4")])
+        if environ["PATH_INFO"] == "/first":
+            first.set()
+            assert others.wait(PATIENCE)
+        return [b"done"]
+
+    with served(app, threads=1) as port, ExitStack() as stack:
+        clients = [stack.enter_context(answered(port)) for _ in range(4)]
+        clients[0].sock.sendall(request("GET /first", KEEP))
+        assert first.wait(PATIENCE)
+        for client in clients[1:]:
+            client.sock.sendall(request("GET /old", KEEP) * 100)
+        new = [stack.enter_context(Client(port, request("GET /new"))) for _ in range(60)]
+        time.sleep(0.05)  # they wait, and the system tells so
+        others.set()
+        for client in new:
+            assert client.read_all().endswith(b"done")
+    assert seen[: max(at for at, path in enumerate(seen) if path == "/new")].count("/old") <= 30

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.bench import HERE, PEERS_BIN
 from benchmarks.processes import LOAD, TESTED
-from benchmarks.tokens import USERS
+from benchmarks.tokens import MANY, USERS
 
 OWN = ("werkzeug", "pycurl", "PyJWT", "cryptography", "requests", "redis")
 PEERS = ("Flask", "Flask-JWT-Extended", "gunicorn", "requests", "Werkzeug", "PyJWT")
@@ -44,7 +44,7 @@ def about(rounds: int, seconds: int, load: float) -> list[str]:
         "- browser heads: eleven fields as Chromium sends them, and a query, an id and a cookie unlike each time;",
         "  equal heads: nothing but Host and Authorization",
         "- each load ran for a second just before it is measured, so that its connections to the upstream are there",
-        "  (for a POST one of each user's own); with 10,000 tokens for five, so that most of them have been seen",
+        f"  (for a POST one of each user's own); with {MANY:,} tokens for five, so that most of them have been seen",
         "- this gateway asks its store at every request, SQLite unless another is named; the peers' lists are in RAM",
         "- CPU/request: user and system time of the processes under test, by completed requests; spread: the rounds'",
         "  range; beside: CPU of redis-server, which is not counted",

@@ -127,7 +127,7 @@ def started(row: Row, bench: Bench) -> Running:
     """Start a row, check that it does what it is measured for, and warm it up. Raises `Failed`."""
     running = row.start(bench)
     check(row, running.port, bench.tokens)
-    measure(row, running, WARM_UP, row.warm_up, bench.work)  # compilers and caches
+    _load(running, row, WARM_UP, row.warm_up, bench.work)  # compilers and caches
     return running
 
 

@@ -1,8 +1,8 @@
 """`python -m benchmarks.studies.goals [turns]`: the benchmark's goals, each in turns of a second.
 
-What is measured and what it is compared to take turns (12 each, after one for warming up), so that a machine whose
-speed changes within minutes disturbs both alike. Needs what `python -m benchmarks` has installed. Prints each goal, the
-median of the turns' ratios of CPU per request, and the middle half of them.
+What is measured and what it is compared to take turns (12 each), so that a machine whose speed changes within minutes
+disturbs both alike. Needs what `python -m benchmarks` has installed. Prints each goal, the median of the turns' ratios
+of CPU per request, and the middle half of them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def main() -> None:
         running = {name: started(row, bench) for name, row in rows.items()}
         for name, cell, other, its_cell, goal in PAIRS:
             ratios = []
-            for _ in range(turns + 1):
+            for _ in range(turns):
                 its, others = (
                     measure(rows[each], running[each], where, 1, bench.work).cpu_us
                     for each, where in ((name, cell), (other, its_cell))
                 )
                 ratios.append(its / others)
-            low, middle, high = statistics.quantiles(ratios[1:], n=4)
+            low, middle, high = statistics.quantiles(ratios, n=4)
             told = other if cell is its_cell else f"{other}, {its_cell.name}"
             print(f"{name}, {cell.name}, of {told}: {middle:.2f} ({low:.2f} to {high:.2f}); at most {goal}", flush=True)
 

@@ -20,9 +20,9 @@ LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # the syste
 
 
 class Acceptor:
-    """A listening socket. `take` is called with each connection's socket and address, as long as `has_room` says so.
+    """A listening socket. As long as `has_room` says so, each connection is accepted.
 
-    Its third argument is how long the connection has waited, in seconds.
+    `take` is called with its socket and address, and the seconds that it has waited.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Acceptor:
             self._listen()
 
     def accept(self) -> None:
-        """Accept one who has connected; if it has waited, no worker is idle: then the next, too.
+        """Accept one connection; if it has waited, no worker is idle: then the next, too.
 
-        By one at a time, each of them would wait for the requests of all who came before.
+        If it were one at a time, each would wait for the requests of all that came before it.
         """
         with self._lock:
             for _ in range(EVENTS):

@@ -80,7 +80,8 @@ class Revocation:
         except ValueError as error:
             raise Refusal("invalid_request", "The body is not one JSON object with unique members.") from error
         try:
-            return find_subjects(read_subject(members.get("sub_id")), sender, self._issuers)
+            # The draft has `sub_id`, Okta's and Auth0's own documents `subject`.
+            return find_subjects(read_subject(members.get("sub_id") or members.get("subject")), sender, self._issuers)
         except NotAbout as reason:
             raise Refusal("access_denied", reason.why, FORBIDDEN) from reason
         except Unmatched as reason:

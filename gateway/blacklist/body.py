@@ -67,7 +67,8 @@ def _json(body: bytes) -> Members:
 
 def _form(body: bytes) -> Members:
     try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True, errors="strict")
+        text = body.decode().rstrip("\r\n")  # a file's line end; one of a value's is encoded
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict")
         return unique_members([(name, Typed(value)) for name, value in pairs])
     except ValueError as error:
         hint = f" JSON needs Content-Type: {JSON}." if body.lstrip().startswith(b"{") else ""

@@ -33,7 +33,6 @@ from gateway.parties import name_issuers
 BATCH = 1000  # entries of an export that are read at once
 # Entries of an import in one change, and a rest before it: no other change to the store waits for more than that.
 AT_ONCE, REST_SECONDS = 125, 0.005
-
 TRIES, PAUSE_SECONDS = 10, 1.0
 SPOOLED = 16 << 20  # bytes of an export that are kept in memory; more are in a file
 

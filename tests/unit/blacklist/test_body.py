@@ -84,6 +84,13 @@ def test_a_form_is_read_like_json() -> None:
     }
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_line_end_of_a_file_is_no_part_of_a_form(end: str) -> None:
+    """`wget --post-file` sends it; it made another subject of the last value, and that one was blacklisted."""
+    assert members(f"reason=a%0A&sub=1001{end}", FORM) == {"reason": "a\n", "sub": "1001"}
+    assert members(f"sub=1001%0D%0A{end}", FORM) == {"sub": "1001\r\n"}
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 from redis_servers import RedisServer
 
-from gateway.blacklist.rules import Actor, Blacklist, ClaimTarget
+from gateway.blacklist.rules import NOW, Actor, Blacklist, ClaimTarget
 from gateway.blacklist.stores import Store, open_store
 from gateway.blacklist.stores.base import LATEST
+from gateway.cli.transfer import _batches, _export
 
 pytestmark = pytest.mark.slow
 TAG = "{jwt-gateway}:"
@@ -83,6 +85,14 @@ def test_an_older_gateways_cut_off_does_not_take_the_place_of_none(server: Redis
     assert entry.issued_before is None
     store.add([dataclasses.replace(entry, issued_before=1_800_000_000)])
     assert store.page(10)[0][0].issued_before is None
+
+
+def test_what_the_latest_cut_off_has_become_can_be_exported_and_imported(store: Store) -> None:
+    for cut_off in (NOW, LATEST):
+        Blacklist(store).add_targets([ClaimTarget("i", "sub", "1001", cut_off)], Actor())
+    exported = io.StringIO()
+    _export(store, exported)
+    assert [*_batches(io.BytesIO(exported.getvalue().encode()))] == [store.page(10)[0]]
 
 
 def test_what_is_lifted_is_lifted_for_older_gateways_too(server: RedisServer, store: Store) -> None:

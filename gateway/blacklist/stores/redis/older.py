@@ -40,4 +40,4 @@ def to_stored(entry: Entry) -> Entry:
 def from_stored(entry: Entry) -> Entry:
     """Return the entry that `to_stored` was given; older gateways took later cut-offs than the latest, too."""
     is_latest = entry.claim is not None and (entry.issued_before or 0) >= LATEST
-    return dataclasses.replace(entry, issued_before=None) if is_latest else entry
+    return dataclasses.replace(entry, issued_before=None, as_of=None) if is_latest else entry

@@ -387,6 +387,21 @@ def test_a_broken_file_leaves_the_last_good_keys_until_the_limit(
 
 
 @pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("text", [b"", b"\n"])
+def test_a_file_that_is_emptied_withdraws_its_keys(saved: Callable[[bytes], str], text: bytes) -> None:
+    """Whoever takes the only key out, as it has leaked, wants its tokens to end now, and not in a day."""
+    keys = keys_of(public_key=saved(GOOD))
+    assert keys.current()
+    saved(text)
+    assert until(lambda: keys.age() == float("inf"))
+    with pytest.raises(Problem, match="keys-unavailable"):
+        keys.current()
+    saved(GOOD)
+    assert until(lambda: keys.age() < float("inf"))
+    assert keys.current()
+
+
+@pytest.mark.usefixtures("soon")
 def test_a_clock_set_back_does_not_stop_the_looking(saved: Callable[[bytes], str]) -> None:
     clock = Clock()
     keys = keys_of(public_key=saved(GOOD), now=clock)

@@ -103,7 +103,8 @@ def _issuers_of(iss: str, sender: Sender, issuers: Issuers) -> tuple[str, ...]:
     about = sender.issuers_about()
     if iss in (sender.name, *sender.aliases):
         return (sender.name,) if sender.name in about else about
-    name = issuers.name_of(iss)
+    # By its Authorization field a sender is of no tenant: it means those of its own that are let in.
+    name = (Issuers([sender]) if any(TENANT in each for each in about) else issuers).name_of(iss)
     if name is None or not is_named(name, about):
         raise NotAbout("this sender does not speak about its issuer.")
     return (name,)

@@ -161,6 +161,17 @@ def test_a_sender_whose_clock_is_ahead_is_covered(gate_api: Api, clock: Clock) -
     assert passes(gate_api, iat=int(NOW) + 20)
 
 
+def test_known_by_its_authorization_a_sender_speaks_for_its_own_tenants_alone(make_api: Callable[..., Api]) -> None:
+    issuer = {"issuer": TENANTS, "secret": "of-all-the-tenants"}
+    sender = {"issuer": TENANTS, "authorization": "of-the-soc", "tenants": [TENANT]}
+    api = make_api(issuers=json.dumps([issuer]), signals=json.dumps([sender]))
+    for tenant, status in ((TENANT, 204), (TENANT.replace("1", "2"), 403)):
+        iss = TENANTS.replace("{tenantid}", tenant)
+        assert ask(api, "of-the-soc", {"format": "iss_sub", "iss": iss, "sub": "1001"}).status_code == status
+        token = mint(issuer["secret"], iss=iss, tid=tenant, sub="1001", iat=int(NOW) - 10)
+        assert (api("GET", "/", token).status_code == 401) == (status == 204)
+
+
 BAD_CREDENTIALS = {
     "garbage": "garbage",
     "the field of nobody": "of-the-soc ",

@@ -18,7 +18,7 @@ FAILURES_A_MINUTE = 10  # of one client from one address
 MOST_COUNTED = 10_000  # clients and addresses that are counted at a time
 
 _CHALLENGE = [("WWW-Authenticate", f'Basic realm="{REALM}", charset="UTF-8"')]
-UNAUTHORIZED, TOO_MANY = "401 Unauthorized", "429 Too Many Requests"
+UNAUTHORIZED = "401 Unauthorized"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,44 +59,44 @@ class Clients:
 
         Raises `Refusal` invalid_request, invalid_client, unauthorized_client, or, beyond a limit, slow_down.
         """
-        name, offered = _credentials(environ, form)
-        client = self._clients.get(name)
-        place = (name if client else "", context(environ).client or environ.get("REMOTE_ADDR", ""))
-        if self._count(*place) >= FAILURES_A_MINUTE:
-            raise _too_many()
+        names, offered = _credentials(environ, form)
+        client = next((self._clients[name] for name in names if name in self._clients), None)
+        place = (client.name if client else "", context(environ).client or environ.get("REMOTE_ADDR", ""))
+        self._check(FAILURES_A_MINUTE, *place)
         # Every secret is compared, and an unknown client takes as long: the time reveals nothing.
         secrets = client.secrets if client else ("",)
         is_right = sum(is_same_secret(each, secret) for each in secrets for secret in offered) > 0
         if client is None or not is_right:
             self._add(*place)
             raise Refusal("invalid_client", "No client has this name and secret.", UNAUTHORIZED, _CHALLENGE)
-        if self._count(name) >= client.per_minute:
-            raise _too_many()
-        self._add(name)
+        self._check(client.per_minute, client.name)
+        self._add(client.name)
         if what not in client.may:
             raise Refusal("unauthorized_client", "The client may not do this.")
         return client
 
-    def _count(self, *key: str) -> int:
+    def _check(self, most: int, *key: str) -> None:
+        """Raise `Refusal` slow_down once so many have been counted within this minute."""
         minute = int(time.monotonic() // 60)
         if minute != self._minute or len(self._counts) > MOST_COUNTED:
             self._minute, self._counts = minute, {}
-        return self._counts.get(key, 0)
+        if self._counts.get(key, 0) >= most:
+            raise Refusal("slow_down", "There are too many requests.", "429 Too Many Requests", [("Retry-After", "60")])
 
     def _add(self, *key: str) -> None:
         self._counts[key] = self._counts.get(key, 0) + 1
 
 
-def _credentials(environ: Environ, form: Form) -> tuple[str, tuple[str, ...]]:
+def _credentials(environ: Environ, form: Form) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return name and secret, which stand in the Authorization field or in the form, and in one of them alone.
 
-    In the field both are form-urlencoded; curl and others send the secret as it is: it may be either.
+    In the field both are form-urlencoded; curl and others send them as they are: each may be either.
     """
     field_value = environ.get("HTTP_AUTHORIZATION")
     if field_value is None:
         if "client_secret" not in form:
             raise Refusal("invalid_client", "The client must authenticate.", UNAUTHORIZED, _CHALLENGE)
-        return read_one(form, "client_id"), (read_one(form, "client_secret"),)
+        return (read_one(form, "client_id"),), (read_one(form, "client_secret"),)
     scheme, _, encoded = field_value.partition(" ")
     if scheme.lower() != "basic":
         raise Refusal("invalid_client", "The client must authenticate by Basic.", UNAUTHORIZED, _CHALLENGE)
@@ -106,11 +106,7 @@ def _credentials(environ: Environ, form: Form) -> tuple[str, tuple[str, ...]]:
         colon = ""
     if not colon:
         raise Refusal("invalid_client", "The credentials are malformed.", UNAUTHORIZED, _CHALLENGE)
-    name = unquote_plus(name)
-    if "client_secret" in form or form.get("client_id", name) != name:
+    names = (unquote_plus(name), name)
+    if "client_secret" in form or form.get("client_id", name) not in names:
         raise Refusal("invalid_request", "The client must authenticate in one way alone.")
-    return name, (unquote_plus(secret), secret)
-
-
-def _too_many() -> Refusal:
-    return Refusal("slow_down", "There are too many requests.", TOO_MANY, [("Retry-After", "60")])
+    return names, (unquote_plus(secret), secret)

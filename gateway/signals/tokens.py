@@ -59,7 +59,7 @@ class Tokens:
         """Return the claims of a token that would pass, and nothing about any other. Raises `Refusal` or `Problem`."""
         form = read_form(environ, body)
         client = self._clients.authenticate(environ, form, INTROSPECT)
-        token = self._passing(read_one(form, "token"), client)
+        token = self._passing(read_one(form, "token").strip(), client)
         context(environ).signals += ((INTROSPECT, "active" if token else "inactive"),)
         return Answer(members=_claims(token) if token else INACTIVE)
 

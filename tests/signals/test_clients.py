@@ -160,6 +160,9 @@ class TestIntrospecting:
             "exp": EXPIRES,
         }
 
+    def test_white_space_around_it_is_no_part_of_it(self, gate_api: Api) -> None:
+        assert ask(gate_api, "introspect", f" {TOKEN}\r\n").json["active"]
+
     @pytest.mark.parametrize(
         ("claims", "told"),
         [
@@ -220,6 +223,17 @@ class TestAuthenticating:
         assert ask(api, "introspect", headers=raw).status_code == 200
         assert ask(api, "introspect", headers=basic("shop", secret)).status_code == 200
         assert ask(api, "introspect", headers=basic("shop", quote_plus(secret))).status_code == 401
+
+    @pytest.mark.parametrize("name", ["svc+orders@example.com", "100%", "a%20b", "ü"])
+    def test_so_may_its_name(self, make_api: Make, name: str) -> None:
+        api = make_api(clients=json.dumps([{"client_id": name, "secret": "s"}]))
+        raw = {"Authorization": "Basic " + base64.b64encode(f"{name}:s".encode()).decode()}
+        for headers in (raw, basic(name, "s")):
+            assert ask(api, "introspect", headers=headers).json["active"]
+            assert ask(api, "introspect", headers=headers, client_id=name).json["active"]
+            assert ask(api, "introspect", headers=headers, client_id="shop").status_code == 400
+        guesses = [ask(api, "revoke", headers=basic(name, "guess")).status_code for _ in range(11)]
+        assert guesses == [401] * 10 + [429]
 
     def test_in_the_body(self, gate_api: Api) -> None:
         answer = ask(gate_api, "revoke", headers={}, client_id="shop", client_secret="s3cret of the shop")

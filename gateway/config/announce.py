@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from gateway.auth.keys import allowed_algorithms
-from gateway.auth.keyset import HMAC
+from gateway.auth.keyset import HMAC, TENANT
 from gateway.auth.keytext import is_key_text
 from gateway.auth.secrets import weak_secrets
 from gateway.config.files import MAY_BE_EMPTY, env_file, env_file_values
@@ -42,7 +42,14 @@ def warnings(settings: Settings) -> list[str]:
     found = [*misspelled_names(), *_empty_warnings(settings), *_quote_warnings(settings)]
     patterns = [path for path in settings.public_paths if "*" in path.removesuffix("/*")]
     found += [f"GATEWAY_PUBLIC_PATHS: {path} is one exact path; a prefix ends in /*" for path in patterns]
+    for sender in settings.signals:
+        if not sender.audience and (sender.has_keys or sender.extra_events or sender.state or sender.without_typ):
+            found.append(
+                f"GATEWAY_SIGNALS: {sender.issuer} has no audience, and nothing that it signs is taken: no event"
+            )
     for issuer in (*issuer_settings(settings), *settings.signals):
+        if "{" in issuer.issuer.replace(TENANT, ""):
+            found.append(f"{issuer.issuer} is taken as it is written: a tenant's id stands for {TENANT} alone")
         secrets = [secret.get_secret_value() for secret in issuer.secret]
         if PUBLIC_SECRET in secrets:
             found.append(f"the secret of {issuer.issuer} is the public example: set GATEWAY_SECRET, 32 random bytes")

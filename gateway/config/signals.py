@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import combinations
 from typing import Annotated, Final, Literal
@@ -31,6 +32,15 @@ _NEED_AUDIENCE = frozenset({"logout", "events"})
 Claim = Annotated[str, Field(min_length=1), AfterValidator(check_claim_name)]
 
 
+def _check_field_value(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch("[!-~]([ -~]*[!-~])?", secret.get_secret_value()):
+        raise ValueError("must be a field's value as it is sent: ASCII, no blank or line end around it")
+    return secret
+
+
+FieldValue = Annotated[SecretStr, AfterValidator(_check_field_value)]
+
+
 class SignalSettings(IssuerSettings):
     """One member of SIGNALS: who sends messages, signed with which keys, and about whose tokens."""
 
@@ -50,9 +60,9 @@ class SignalSettings(IssuerSettings):
         BeforeValidator(split_list),
     ] = ()
     state: str = ""
-    authorization: SecretStr | None = None
+    authorization: FieldValue | None = None
     poll_url: str | None = None
-    poll_authorization: SecretStr | None = None
+    poll_authorization: FieldValue | None = None
 
     @field_validator("poll_url")
     @classmethod
@@ -66,8 +76,6 @@ class SignalSettings(IssuerSettings):
     def _check_members(self) -> SignalSettings:
         if strange := sorted(self.model_fields_set.intersection(_OF_TOKENS)):
             raise ValueError(f"{strange[0]} is for ISSUERS alone")
-        if self.authorization is not None and not self.authorization.get_secret_value():
-            raise ValueError("authorization must not be empty")
         if not self.audience and self.authorization is None:
             raise ValueError("needs an audience: what the sender calls us, its client_id for one")
         if not self.audience and "takes" in self.model_fields_set and _NEED_AUDIENCE.intersection(self.takes):

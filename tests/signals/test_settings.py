@@ -37,6 +37,13 @@ BAD_SENDERS: dict[str, Any] = {
         {"issuer": OTHER, "about": ISSUER, "authorization": "x"},
     ],
     "an empty field": [{"issuer": ISSUER, "authorization": ""}],
+    "a field with the end of its file's line": [{"issuer": ISSUER, "authorization": "Bearer x\n"}],
+    "a field with a blank before it": [{"issuer": ISSUER, "authorization": " Bearer x"}],
+    "a scheme alone": [{"issuer": ISSUER, "authorization": "Bearer "}],
+    "a field that is not ASCII": [{"issuer": ISSUER, "authorization": "Bearer ü"}],
+    "a field of two lines for polling": [
+        {"issuer": ISSUER, "audience": "a", "poll_url": "https://idp.test/", "poll_authorization": "Bearer x\nBearer y"}
+    ],
     "sessions that are neither": [{"issuer": ISSUER, "audience": "api", "sessions": "none"}],
     "an event that is always on": [{"issuer": ISSUER, "audience": "api", "extra_events": ["session-revoked"]}],
     "polling in clear": [{"issuer": ISSUER, "audience": "api", "poll_url": "http://idp.test/poll"}],

@@ -594,6 +594,20 @@ def test_a_path_that_looks_like_a_pattern_and_is_none_is_warned_of() -> None:
     assert warnings(Settings(secret="x" * 32, public_paths=paths)) == told
 
 
+@pytest.mark.parametrize("more", [{"secret": "x" * 32}, {"extra_events": "risk-level-change"}, {"without_typ": True}])
+def test_what_a_sender_without_an_audience_has_in_vain_is_warned_of(more: dict[str, Any]) -> None:
+    sender = {"issuer": "https://idp.test/", "authorization": "Bearer x", "about": "https://www.discogs.com/"}
+    for members, told in ((sender, []), ({**sender, **more}, ["https://idp.test/ has no audience"])):
+        found = warnings(Settings(secret="x" * 32, signals=json.dumps([members])))
+        assert [each.removeprefix("GATEWAY_SIGNALS: ").partition(",")[0] for each in found] == told
+
+
+def test_braces_that_no_tenants_id_stands_for_are_warned_of() -> None:
+    for name, told in (("{tenantid}", []), ("{tenantId}", ["{tenantId}"])):
+        found = warnings(Settings(issuer=f"https://login.test/{name}/v2.0", secret="x" * 32))
+        assert [each.split("/")[3] for each in found] == told
+
+
 def test_the_public_secret_and_weak_ones_are_warned_of() -> None:
     assert ["public example" in warning for warning in warnings(Settings())] == [True]
     assert ["shorter than its hash" in warning for warning in warnings(Settings(secret="x" * 31))] == [True]

@@ -44,12 +44,10 @@ def warnings(settings: Settings) -> list[str]:
     found += [f"GATEWAY_PUBLIC_PATHS: {path} is one exact path; a prefix ends in /*" for path in patterns]
     for sender in settings.signals:
         if not sender.audience and (sender.has_keys or sender.extra_events or sender.state or sender.without_typ):
-            found.append(
-                f"GATEWAY_SIGNALS: {sender.issuer} has no audience, and nothing that it signs is taken: no event"
-            )
+            found.append(f"GATEWAY_SIGNALS: {sender.issuer} has no audience, so no event that it signs is taken")
     for issuer in (*issuer_settings(settings), *settings.signals):
         if "{" in issuer.issuer.replace(TENANT, ""):
-            found.append(f"{issuer.issuer} is taken as it is written: a tenant's id stands for {TENANT} alone")
+            found.append(f"{issuer.issuer} is taken as it is written: {TENANT} alone stands for a tenant's id")
         secrets = [secret.get_secret_value() for secret in issuer.secret]
         if PUBLIC_SECRET in secrets:
             found.append(f"the secret of {issuer.issuer} is the public example: set GATEWAY_SECRET, 32 random bytes")

@@ -16,7 +16,7 @@ from gateway.blacklist.entries import fingerprint_of
 from gateway.blacklist.named import Named
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.target import read_fingerprint, read_values
-from gateway.cli.options import open_blacklist, with_settings
+from gateway.cli.options import fetch_keys, open_blacklist, with_settings
 from gateway.cli.output import printable
 from gateway.cli.tokens import split_claim
 from gateway.config.settings import Settings, issuer_settings
@@ -79,7 +79,8 @@ def open_named(
 
 
 def _by_token(settings: Settings, text: str, wanted: str | None) -> Named:
-    verifier = build_verifier(settings, build_issuers(settings))
+    fetch_keys(issuers := build_issuers(settings))
+    verifier = build_verifier(settings, issuers)
     text = sys.stdin.read().strip() if text == "-" else text
     if len(text.split()) > 1:
         raise click.UsageError("name the token alone, without Authorization or Bearer before it")

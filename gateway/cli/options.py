@@ -6,7 +6,7 @@ import contextlib
 import os
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any
 
@@ -14,6 +14,7 @@ import click
 from pydantic import ValidationError
 
 from gateway.app import build_blacklist, claims_of
+from gateway.auth.issuers import Issuer
 from gateway.blacklist.listing import LARGEST_PAGE
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.stores import Store, StoreMissing, StoreOutdated
@@ -35,6 +36,13 @@ def open_blacklist(settings: Settings) -> Blacklist:
     except StoreMissing as fault:
         told = f"{fault} Looked in {store_name(settings)}: --store or {PREFIX}STORE names the gateway's own."
         raise StoreMissing(told, can_be_made=fault.can_be_made) from fault
+
+
+def fetch_keys(parties: Iterable[Issuer]) -> None:
+    """Fetch keys, however long it takes: who asks for them waits a second, and a command that is run anew has none."""
+    for party in parties:
+        with contextlib.suppress(Exception):  # whoever needs them is told that there are none
+            party.keys.ask()
 
 
 class Fault(click.ClickException):

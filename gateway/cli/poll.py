@@ -10,7 +10,7 @@ import time
 import click
 
 from gateway.auth.issuers import Issuers
-from gateway.cli.options import Fault, open_blacklist, with_settings
+from gateway.cli.options import Fault, fetch_keys, open_blacklist, with_settings
 from gateway.cli.output import printable, store_name
 from gateway.config.settings import Settings
 from gateway.http.problems import Problem
@@ -40,8 +40,9 @@ def poll_events(settings: Settings, once: bool) -> None:
     for poller in pollers:
         log.info("events of %s go to %s", poller.place, store_name(settings))
     if once:
-        for poller in pollers:
-            _drain(poller)
+        fetch_keys(senders.all)
+        for failure in [failure for poller in pollers if (failure := _drain(poller))]:
+            raise failure
         return
     # Without a handler, the first process of a container ignores it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -52,12 +53,15 @@ def poll_events(settings: Settings, once: bool) -> None:
         thread.join()
 
 
-def _drain(poller: Poller) -> None:
+def _drain(poller: Poller) -> Exception | None:
+    """Fetch all that there is; return what failed, and log it: the other senders' events are to come all the same."""
     try:
         while poller.fetch(wait=False):
             pass
-    except PollFailed as failure:
-        raise Fault(printable(f"{poller.place}: {failure}")) from failure
+    except (PollFailed, Problem) as failure:
+        log.warning("events of %s: %s", poller.place, failure)
+        return failure if isinstance(failure, Problem) else Fault(printable(f"{poller.place}: {failure}"))
+    return None
 
 
 def _follow(poller: Poller) -> None:

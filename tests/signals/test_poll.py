@@ -17,7 +17,7 @@ import jwt
 import pytest
 from helpers import ABSENT, ISSUER, sign
 from processes import ROOT
-from provider import Provider, signer, status
+from provider import Provider, jwks, send, signer, status
 from recorder import until
 from transmitter import Transmitter
 
@@ -194,6 +194,44 @@ def test_a_transmitter_that_refuses_is_told_of(tmp_path: Path, store: Any, statu
     assert str(status) in done.stderr
     assert "Traceback" not in done.stderr
     assert sessions(store) == set()
+
+
+@pytest.mark.slow
+def test_a_transmitter_that_is_down_keeps_nobody_elses_events_back(tmp_path: Path, store: Any) -> None:
+    down = {"issuer": "https://down.test/", "audience": "us", "about": ISSUER, "secret": "x", "poll_url": ""}
+    with Transmitter({}) as gone:
+        down["poll_url"] = gone.url
+    with Transmitter({"e-1": event("e-1", "s-1")}) as transmitter:
+        variables = environ(tmp_path, transmitter.url)
+        variables["GATEWAY_SIGNALS"] = json.dumps([down, *json.loads(variables["GATEWAY_SIGNALS"])])
+        done = subprocess.run(
+            command("--once"), env=variables, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, transmitter.sets, sessions(store)) == (2, {}, {"s-1"})
+    assert f"{gone.url.partition('?')[0]}: no usable answer" in done.stderr
+
+
+@pytest.mark.slow
+def test_keys_that_take_longer_than_a_request_waits_are_waited_for(tmp_path: Path, store: Any) -> None:
+    """Each run is a process of its own, which has no keys yet: else none would ever have any."""
+    key = signer("RS256", "a")
+
+    def answer_late(handler: Any) -> None:
+        time.sleep(1.2)
+        send(handler, jwks(key))
+
+    claims = {"iss": IDP, "aud": "us", "iat": int(time.time()), "jti": "e-1", "events": {REVOKED: {}}}
+    claims["sub_id"] = {"format": "opaque", "id": "s-1"}
+    text = jwt.encode(claims, key.key, "RS256", headers={"typ": "secevent+jwt", "kid": "a"})
+    with Provider([key], plain=True) as provider, Transmitter({"e-1": text}) as transmitter:
+        provider.answer = answer_late
+        done = poll(tmp_path, transmitter.url, secret=None, jwks_url=provider.jwks_url)
+        assert (done.returncode, sessions(store)) == (0, {"s-1"}), done.stderr
+        token = key.token(iss=ISSUER, exp=int(time.time()) + 600)
+        variables = environ(tmp_path, transmitter.url) | {"GATEWAY_JWKS_URL": provider.jwks_url}
+        revoke = [sys.executable, "-m", "gateway", "revoke", token]
+        done = subprocess.run(revoke, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -247,8 +247,15 @@ def test_a_gateways_clock_that_is_ahead_takes_no_entry_off_the_lists_that_the_se
     store, ahead = opened(server.url), opened(server.url, now=lambda: time.time() + 4 * HOUR)
     store.add([token(2)])
     ahead.add([token(3, START + 9 * HOUR)])
+    assert ahead.purge() == 0
     assert store.count() == 2
     assert {entry.key for entry in store.page(10)[0]} == {token(2).key, token(3).key}
+
+
+def test_a_purge_takes_what_has_ended_off_the_lists(server: RedisServer, opened: Callable[..., Store]) -> None:
+    behind = opened(server.url, now=lambda: time.time() - 100)
+    behind.add([token(2, int(time.time()) - 50), token(3)])
+    assert [behind.purge(), opened(server.url).purge(), server.ask("ZCARD", TAG + "created")] == [0, 1, 1]
 
 
 def test_a_cut_off_never_falls_while_eight_processes_raise_it(

@@ -151,7 +151,7 @@ class RedisStore:
         message, ends = (once.key, once.expires_at) if once else ("", "")
         swapped, _ = self._server.change(
             self._server.change_command(texts.keys(), args, message=message, ends=ends),
-            ("EVAL", FORGET, 2, *self._lists, "", 100, GRACE_SECONDS),
+            ("EVAL", FORGET, 2, *self._lists, int(self._now()), 100, GRACE_SECONDS),
         )
         return bool(swapped)
 
@@ -212,7 +212,7 @@ class RedisStore:
     def purge(self) -> int:
         """Take expired entries off the lists; return how many. The server deletes the entries themselves."""
         deleted = 0
-        while count := self._server.change(("EVAL", FORGET, 2, *self._lists, int(self._now()), CHUNK))[0]:
+        while count := self._server.change(("EVAL", FORGET, 2, *self._lists, int(self._now()), CHUNK, 0))[0]:
             deleted += count
         return deleted
 

@@ -87,7 +87,6 @@ class _Pipeline:
             streams=Streams(verifier, blacklist, settings.stream_check) if settings.stream_check else None,
             resource_metadata=metadata_url(settings.resource) if settings.resource else "",
         )
-        self.streams = self.gate.streams
         self.client_of: Callable[[Environ], str] = (
             partial(client_address, trusted_proxies=settings.trusted_proxies)
             if settings.trusted_proxies

@@ -23,8 +23,8 @@ def gateway() -> None:
     """Make stateless JWTs revocable.
 
     Every setting is an environment variable GATEWAY_<NAME>, or a flag of the same name.
-    Exit codes: 0 done, 1 "it is blacklisted" (status), 2 wrong usage or settings, 3 the
-    blacklist store is unavailable.
+    Exit codes: 0 done, 1 "it is blacklisted" (status) or "No" (accept-store), 2 wrong usage or
+    settings, 3 the blacklist store, or an issuer's keys, are unavailable.
     """
 
 

@@ -34,7 +34,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="print JSON, for 
     help="only tokens issued before: epoch seconds, an ISO date, or 2h (ago) [default: now, for CUT_OFF_CLAIMS]",
 )
 @click.option("--all", "whenever", is_flag=True, help="every token with the claim, whenever issued: no cut-off")
-@click.option("--until", type=Moment(1), metavar="WHEN", help="when the entry ends [default: when it is lifted]")
+@click.option("--until", type=Moment(1), metavar="WHEN", help="when it ends: a date, or 30d from now [default: never]")
 @click.option("--reason", default="", help="why: kept with the entry, and in the audit log")
 @as_json
 def revoke(
@@ -156,7 +156,7 @@ def _print_state(settings: Settings, target: Named, changed: bool | None, as_jso
         return bool(entries)
     sentence = "blacklisted" if entries else "not blacklisted"
     if not entries and target.token is None and target.claim is None:
-        sentence += " by an entry of its own; one for a claim of it still may"
+        sentence += " by an entry of its own; one for a claim of it may still blacklist it"
     sentence += ": the token has expired" if target.has_expired else ""
     echo(sentence + ("" if changed is None else " (changed)" if changed else " (nothing to change)"))
     what = f"{target.claim[0]} {target.claim[1][0]}" if target.claim else f"token {target.fingerprint}"

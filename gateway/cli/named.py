@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from gateway.app import claims_of
-from gateway.auth.issuers import Issuers
 from gateway.blacklist.body import Typed
 from gateway.blacklist.entries import fingerprint_of
 from gateway.blacklist.named import Named
@@ -68,7 +67,7 @@ def open_named(
         return _by_token(settings, token, issuer and whose)
     if fingerprint is not None:
         digits = read_fingerprint(fingerprint)
-        return _by_fingerprint(open_blacklist(settings), issuers, digits, issuer and whose, whose)
+        return _by_fingerprint(open_blacklist(settings), digits, issuer and whose, whose)
     name, value = named[0]
     if name not in (known := claims_of(settings)):
         raise click.UsageError(
@@ -93,11 +92,9 @@ def _by_token(settings: Settings, text: str, wanted: str | None) -> Named:
     return Named(blacklist, token.issuer.name, token.fingerprint, token, has_expired=has_expired)
 
 
-def _by_fingerprint(
-    blacklist: Blacklist, issuers: Issuers, digits: str, wanted: str | None, whose: str | None
-) -> Named:
+def _by_fingerprint(blacklist: Blacklist, digits: str, wanted: str | None, whose: str | None) -> Named:
     if entry := blacklist.find_fingerprint(digits):
-        name = issuers.name_of(entry.issuer) or entry.issuer  # it may have become an alias
+        name = blacklist.issuer_of(entry)
         if wanted not in (None, name):
             raise click.UsageError(f"the entry is of the issuer {printable(name)}")
         return Named(blacklist, name, fingerprint_of(entry), made_by=entry.issuer)

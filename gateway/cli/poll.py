@@ -41,7 +41,7 @@ def poll_events(settings: Settings, once: bool) -> None:
         log.info("events of %s go to %s", poller.place, store_name(settings))
     if once:
         fetch_keys(senders.all)
-        for failure in [failure for poller in pollers if (failure := _drain(poller))]:
+        for failure in [failure for poller in pollers if (failure := _fetch_all(poller))]:
             raise failure
         return
     # Without a handler, the first process of a container ignores it.
@@ -53,7 +53,7 @@ def poll_events(settings: Settings, once: bool) -> None:
         thread.join()
 
 
-def _drain(poller: Poller) -> Exception | None:
+def _fetch_all(poller: Poller) -> Exception | None:
     """Fetch all that there is; return what failed, and log it: the other senders' events are to come all the same."""
     try:
         while poller.fetch(wait=False):

@@ -81,7 +81,7 @@ def serve(settings: Settings) -> None:
 def demo(settings: Settings) -> None:
     """Run the gateway in front of a sample API.
 
-    On 127.0.0.1, unless HOST is set. The whole story is printed as lines to paste.
+    On 127.0.0.1, unless HOST is set. It prints lines to paste, and what comes of each.
     """
     if not issuer_settings(settings)[0].secret:
         raise Fault("demo signs its tokens with a shared secret, and none is set: `gateway serve` needs none")

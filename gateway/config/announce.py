@@ -53,7 +53,7 @@ def warnings(settings: Settings) -> list[str]:
             found.append(f"the secret of {issuer.issuer} is the public example: set GATEWAY_SECRET, 32 random bytes")
         elif weak_secrets(secrets, names := HMAC.intersection(issuer.algorithms or ("HS256",))):
             size = max(int(name.removeprefix("HS")) for name in names) // 8
-            found.append(f"a secret of {issuer.issuer} is shorter than its hash (RFC 7518, 3.2): {size} random bytes")
+            found.append(f"a secret of {issuer.issuer} is shorter than its hash (RFC 7518): set {size} random bytes")
     return found
 
 

@@ -16,7 +16,7 @@ from gateway.proxy.outbound import Wait
 
 STALE_SECONDS = 15.0  # age at which addresses are looked up again, while they still serve
 MAX_AGE = 30.0  # seconds after which nobody goes to an address that was not looked up again
-LOOK_SECONDS = 0.01  # how often a request that waits for the first addresses checks whether they are there
+POLL_SECONDS = 0.01  # how often a request that waits for the first addresses checks whether they are there
 
 
 class Resolver:
@@ -55,7 +55,7 @@ class Resolver:
         """
         self._start()
         while self._thread and monotonic() - self._asked < self._timeout:
-            yield LOOK_SECONDS, {}
+            yield POLL_SECONDS, {}
         if not self.addresses:
             raise UpstreamFailed(
                 "upstream-unreachable", self._failed or "name does not resolve in time", was_connected=False

@@ -34,7 +34,7 @@ def serve(  # noqa: PLR0913 - each is a setting of its own
     a second at most. What an attribute `streams` of the app is for, the module `streams` says. `beside` is called in a
     process of its own, which is started anew when it ends, and ended after the workers.
     """
-    from gateway.server.master import Master
+    from gateway.server.master import Master  # late: most commands serve nothing
     from gateway.server.worker import Options
 
     options = Options(threads, queue_timeout, drain_timeout, keep_alive)

@@ -24,7 +24,7 @@ Members = Mapping[str, Any]
 _PARTS = ("user", "session", "device", "tenant")
 # Keycloak names all sessions of a user so, when an administrator ends them.
 _ALL_SESSIONS = "ALL"
-MOST_JOINED = 1000  # entries for the aliases of one subject's parts, of one issuer: each goes with each of the others
+MOST_ENTRIES = 1000  # entries for the aliases of one subject's parts, of one issuer: each goes with each of the others
 
 
 class Subject(NamedTuple):
@@ -155,7 +155,7 @@ def _join(parts: list[list[Subject]], sender: Sender) -> list[Subject]:
     found = []
     for issuer in dict.fromkeys(part.issuer for part in parts[0]):
         choices = [[part for part in each if part.issuer == issuer] for each in parts]
-        if math.prod(map(len, choices)) > MOST_JOINED:
+        if math.prod(map(len, choices)) > MOST_ENTRIES:
             raise Unmatched("its parts have too many aliases.")
         for each in product(*choices):
             claim = JOIN.join(part.claim for part in each)

@@ -66,12 +66,12 @@ class Tokens:
     def _passing(self, text: str, client: Client) -> Token | None:
         try:
             token = self._verifier.verify(text)
-            is_open = client.knows(token.issuer.name) and not self._blacklist.has(token)
+            if client.knows(token.issuer.name) and not self._blacklist.has(token):
+                return token
         except Problem as problem:
             if problem.status == 503:
                 raise
-            return None
-        return token if is_open else None
+        return None
 
 
 def _decode(text: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -104,7 +104,7 @@ def test_the_context_has_the_members_of_the_page() -> None:
 
 
 def test_whoever_may_block_is_named_on_the_page() -> None:
-    blocking = {file for file, tree in trees().items() if calls(tree, "blocking", "about_to_wait")}
+    blocking = {file for file, tree in trees().items() if calls(tree, "blocking")}
     (sentence,) = re.findall(r"`blocking` stands in (.*?)\. Look-ups", section("Who may block"), re.DOTALL)
     assert code(sentence) == blocking - {"gateway/http/blocking.py"}
 

@@ -390,7 +390,7 @@ def test_of_a_fingerprint_nothing_is_said_that_its_claims_may_belie(command: Com
     command("revoke", "--sub", "1001")
     told = command("status", "--fingerprint", fingerprint(TOKEN))
     assert told.code == DONE
-    assert told.out.startswith("not blacklisted by an entry of its own; one for a claim of it still may")
+    assert told.out.startswith("not blacklisted by an entry of its own; one for a claim of it may still blacklist it")
 
 
 def test_a_cut_off_goes_with_a_claim(command: Command) -> None:

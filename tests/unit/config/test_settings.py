@@ -612,7 +612,7 @@ def test_the_public_secret_and_weak_ones_are_warned_of() -> None:
     assert ["public example" in warning for warning in warnings(Settings())] == [True]
     assert ["shorter than its hash" in warning for warning in warnings(Settings(secret="x" * 31))] == [True]
     [told] = warnings(Settings(secret="x" * 32, algorithms="HS256,HS512"))
-    assert told.endswith(": 64 random bytes")
+    assert told.endswith(": set 64 random bytes")
     sender = {"issuer": "https://idp.test/", "audience": "a", "about": ISSUER, "secret": "short"}
     [warning] = warnings(Settings(secret="x" * 32, signals=json.dumps([sender])))
     assert "a secret of https://idp.test/ is shorter than its hash" in warning

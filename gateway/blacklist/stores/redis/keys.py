@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from gateway.blacklist.stores.history import read_head
 from gateway.http.cache import bounded_cache
@@ -77,7 +77,6 @@ def read_prefix(url: str) -> tuple[str, Keys]:
     prefixes = [value for name, value in members if name == "prefix"] or [PREFIX]
     if len(prefixes) > 1 or not re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", prefixes[0]):
         raise ValueError("the prefix is not 1 to 64 letters, digits, dots, colons, lines or underscores")
-    urlsplit(url)
     rest = urlencode([(name, value) for name, value in members if name != "prefix"])
     return (before + mark + rest if rest else before), Keys.of(prefixes[0])
 

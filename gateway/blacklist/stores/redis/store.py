@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 CONTEST_SECONDS = 0.3  # to get a change in while others change the same entry
 CHUNK = 100  # entries in one script, 34 µs each: the server does nothing else meanwhile
-
 LOOKED_AT = 100  # parts of the list that are read, 2.5 ms each, for a page: others' or expired entries may be many
 
 _WHOLE = len("token:") + 64
@@ -151,7 +150,7 @@ class RedisStore:
         message, ends = (once.key, once.expires_at) if once else ("", "")
         swapped, _ = self._server.change(
             self._server.change_command(texts.keys(), args, message=message, ends=ends),
-            ("EVAL", FORGET, 2, *self._lists, int(self._now()), 100, GRACE_SECONDS),
+            ("EVAL", FORGET, 2, *self._lists, int(self._now()), CHUNK, GRACE_SECONDS),
         )
         return bool(swapped)
 

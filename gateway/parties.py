@@ -118,7 +118,9 @@ def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer
 def _poll(signal: SignalSettings, settings: Settings) -> Poll | None:
     if signal.poll_url is None:
         return None
-    ca_file, proxy = signal.jwks_ca or settings.jwks_ca, signal.jwks_proxy or settings.jwks_proxy
+    # Where its keys are those of ISSUERS, so is the way to it.
+    known = next((each for each in settings.issuers if each.issuer == signal.issuer and not signal.has_keys), signal)
+    ca_file, proxy = known.jwks_ca or settings.jwks_ca, known.jwks_proxy or settings.jwks_proxy
     return Poll(signal.poll_url, _text(signal.poll_authorization), ca_file, proxy)
 
 

@@ -127,6 +127,22 @@ def test_a_senders_metadata_may_name_it_by_an_alias_that_issuers_gives() -> None
         assert len(found.keys.ask().keys) == 1
 
 
+def test_events_are_fetched_by_the_way_that_the_keys_are() -> None:
+    way = {"jwks_url": "https://idp.test/", "jwks_ca": "/ca.pem", "jwks_proxy": "http://proxy.test:3128"}
+    sender = {"issuer": OTHER, "audience": "api", "poll_url": "https://idp.test/poll"}
+    elsewhere = {**sender, "jwks_url": "https://another.test/"}
+    for issuer, signal, ca_file in (
+        ({"issuer": OTHER, **way}, sender, "/ca.pem"),
+        ({"issuer": OTHER, "secret": "s"}, {**sender, **way}, "/ca.pem"),
+        ({"issuer": OTHER, **way}, elsewhere, None),
+        ({"issuer": OTHER, "secret": "s"}, sender, None),
+    ):
+        settings = Settings(issuers=json.dumps([issuer]), signals=json.dumps([signal]))
+        [found] = build_senders(settings, build_issuers(settings)).all
+        assert found.poll
+        assert (found.poll.ca_file, found.poll.proxy) == (ca_file, ca_file and way["jwks_proxy"])
+
+
 def test_keys_that_cannot_be_used_are_told_of_with_their_sender() -> None:
     sender = {"issuer": OTHER, "audience": "api", "about": ISSUER, "public_key": "/nowhere.pem"}
     settings = Settings(signals=json.dumps([sender]))

@@ -40,7 +40,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # not generic before c
 
     def _seconds(self, text: str) -> float:
         if text.isascii() and text.isdigit():
-            if len(text) == len("20260131"):  # a date as well, and hardly a second of the year 1970
+            if len(text) in (8, 12):  # 20260131 and 202601311200 are dates as well, and no seconds that anybody means
                 raise ValueError
             return int(text)
         if found := _SPAN.fullmatch(text):

@@ -495,7 +495,7 @@ def test_a_cut_off_now_covers_what_passes_with_more_leeway(
 @pytest.mark.parametrize(
     "when",
     ["", "yesterday", "2h3", "-5", "1e9", "2026-13-01", "99999999999999", "2months", "3 mo", "1M", "5ms", "2 hairs",
-     "1y", "20260131", "0001-01-01"],
+     "1y", "20260131", "202601311200", "0001-01-01"],
 )  # fmt: skip
 def test_what_is_no_moment_is_wrong_usage(command: Command, when: str) -> None:
     ended = command("revoke", "--sub", "1001", "--issued-before", when)

@@ -125,8 +125,9 @@ def _public_keys(
     keys = snapshot.take(load)  # what is bad at the start ends the start
     if is_key_text(source):
         return StaticKeys(allowed, keys)
-    often = replace(policy, refresh=LOOK_SECONDS, retry=LOOK_SECONDS, max_retry=LOOK_SECONDS)
-    return WatchedKeys(allowed, snapshot, load, replace(often, cool_down=LOOK_SECONDS, wait=FILE_WAIT_SECONDS), now)
+    soon = replace(policy, refresh=LOOK_SECONDS, max_retry=LOOK_SECONDS, cool_down=LOOK_SECONDS, wait=FILE_WAIT_SECONDS)
+    # Who empties the file takes the keys away; at the start that was a mistake.
+    return WatchedKeys(allowed, snapshot, lambda: text if (text := load()).strip() else b'{"keys": []}', soon, now)
 
 
 def _load(source: str) -> bytes:
@@ -138,4 +139,4 @@ def _load(source: str) -> bytes:
         text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
         raise KeysRefused(f"the file of keys has more than {MAX_BYTES} bytes")
-    return text.strip() or b'{"keys": []}'  # who empties the file takes the keys away
+    return text

@@ -396,6 +396,8 @@ def test_a_file_that_is_emptied_withdraws_its_keys(saved: Callable[[bytes], str]
     assert until(lambda: keys.age() == float("inf"))
     with pytest.raises(Problem, match="keys-unavailable"):
         keys.current()
+    with pytest.raises(KeysRefused, match="the key set is empty"):  # at the start it is a mistake, also beside a secret
+        keys_of(LONG, public_key=saved(text), algorithms=("HS256", "ES256"))
     saved(GOOD)
     assert until(lambda: keys.age() < float("inf"))
     assert keys.current()

@@ -22,8 +22,10 @@ _ALONE = re.compile(r"(?:^|,)[^!-~]*(?:bearer|[\w-]+\.[\w-]+\.[\w-]+)[^!-~]*(?:,
 
 # Nobody is authorized for another path than this one: an upstream must not take one from a field (CVE-2018-14773), in
 # whose name some fold any punctuation; nor do these methods of WebDAV, whose second path is in `Destination`.
-_ANOTHER_PATH = re.compile(r"HTTP_(X[^A-Z0-9](ORIGINAL|REWRITE)[^A-Z0-9].*|(X[^A-Z0-9])?SCRIPT[^A-Z0-9]NAME)").fullmatch
-_OF_TWO_PATHS = ("COPY", "MOVE")
+_ANOTHER_PATH = re.compile(
+    r"HTTP_(X[^A-Z0-9](ORIGINAL|REWRITE)[^A-Z0-9].*|(X[^A-Z0-9])?SCRIPT[^A-Z0-9]NAME|DESTINATION)"
+).fullmatch
+_is_of_two_paths = re.compile(r"\b(COPY|MOVE)\b", re.IGNORECASE).search
 # Fields by which servers and middlewares around an app in this process let a client say where it is mounted: gunicorn
 # by default takes the first from whoever connects from its own machine.
 _MOUNTS = ("HTTP_SCRIPT_NAME", "HTTP_X_SCRIPT_NAME")
@@ -65,7 +67,7 @@ class Public:
             method, path = asked_about(environ, path)
         if is_own(path):
             return False
-        if self._has(path) and method.upper() not in _OF_TWO_PATHS and (is_asked or not _is_moved(environ)):
+        if self._has(path) and not _is_of_two_paths(method) and (is_asked or not _is_moved(environ)):
             if not is_asked:
                 _drop(environ, _ANOTHER_PATH)
             return True

@@ -98,7 +98,8 @@ class Connection:
             wire.received = wire.received[used:]
             if head is None:
                 wire.deadlines.since = wire.deadlines.since or wire.deadlines.heard
-                return self._readable
+                # `is_expired` ends no client that sends all the time, and empty lines add up to no head.
+                return self._readable if wire.deadlines.heard < wire.deadlines.end(HEAD) else None
             request = read_request(head)
         wire.deadlines.since = None
         body = Body(wire, request.framing, self._invite if request.expects_continue else None)

@@ -86,6 +86,13 @@ def test_a_head_that_trickles_has_no_more_time() -> None:
         assert talk.is_expired(HEAD_SECONDS + 5)
 
 
+def test_who_sends_empty_lines_all_the_time_has_no_more_time() -> None:
+    with Talk() as talk:
+        assert talk.send(b"\r\n" * 1000)
+        talk.connection.wire.deadlines.since = talk.began - HEAD_SECONDS
+        assert not talk.send(b"\r\n" * 1000)
+
+
 @pytest.mark.parametrize("sent", [request("GET /", KEEP), request("POST /", ("Content-Length", "9")) + b"1234"])
 def test_a_pause_between_requests_or_within_a_body_ends(sent: bytes) -> None:
     with Talk(reads) as talk:

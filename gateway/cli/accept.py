@@ -79,8 +79,8 @@ def _find_missing(blacklist: Blacklist, added: dict[str, dict[str, Any]]) -> Ite
 
 
 def _as_logged(entry: Entry, record: dict[str, Any]) -> Entry:
-    """Return the entry as a record says it was; the record of a token says no end."""
-    cut_off, end = record.get("issued_before"), record.get("until", entry.expires_at)
+    """Return the entry as a record says it was; that of a token says no end, which is not one given by fingerprint."""
+    cut_off, end = record.get("issued_before"), record.get("until", None if entry.by_fingerprint else entry.expires_at)
     issuer = str(record.get("issuer", entry.issuer))
     return dataclasses.replace(entry, issuer=issuer, issued_before=cut_off, expires_at=end, as_of=None)
 

@@ -89,3 +89,21 @@ def test_another_issuers_entry_for_a_fingerprint_does_not_stand_for_that_of_the_
     assert done.exit_code == 0, done.output
     assert lines[1] in done.output
     assert "It lacks 1 of the log's 2 entries" in done.output
+
+
+def test_an_end_that_was_given_with_a_fingerprint_is_not_that_of_the_tokens_own_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cli.entries.configure_logging", lambda *_: None)
+    url, named = f"sqlite:///{tmp_path}/blacklist.sqlite3", {"logger": "gateway.audit", "action": "add", "issuer": "i"}
+    with closing(open_store(url)) as store:
+        for digits, is_named in (("a" * 64, True), ("b" * 64, False)):
+            store.add([Entry(token_key(digits), "i", 0, int(time.time()) + 600, by_fingerprint=is_named)])
+    records = [
+        {**named, "fingerprint": "a" * 64, "until": int(time.time()) + 600}
+    ]  # lifted; then its holder blacklisted it
+    records += [{**named, "fingerprint": digits * 64} for digits in "ab"]
+    (tmp_path / "log").write_text("\n".join(map(json.dumps, records)))
+    done = CliRunner().invoke(accept_store, ["--store", url, "--audit", str(tmp_path / "log"), "--yes"])
+    assert "It lacks 1 of the log's 2 entries" in done.output
+    assert json.loads(done.stdout.splitlines()[0])["fingerprint"] == "a" * 64

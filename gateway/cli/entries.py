@@ -54,11 +54,10 @@ def revoke(
             raise click.UsageError("--issued-before and --all go with a claim")
         if until is not None and named["fingerprint"] is None:
             raise click.UsageError("--until goes with a claim or a fingerprint")
-    if until is not None and until <= time.time():
-        raise click.UsageError("--until must lie in the future")
     if len(reason) > LONGEST_REASON:
         raise click.UsageError(f"--reason may have at most {LONGEST_REASON} characters")
     target = open_named(settings, **named)
+    target.blacklist.check_end(until)
     if named["fingerprint"] and not named["issuer"] and named["fingerprint"].lower() == target.fingerprint:
         _check_whose(settings, target)
     audit_here(settings)

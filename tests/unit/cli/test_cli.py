@@ -29,6 +29,7 @@ from gateway.app import build_blacklist
 from gateway.blacklist.keys import claim_key, legacy_claim_keys
 from gateway.blacklist.rules import Actor, ClaimTarget
 from gateway.blacklist.stores import Entry, open_store
+from gateway.blacklist.stores.history import MOST_KEYS
 from gateway.blacklist.stores.sqlite.store import SqliteStore
 from gateway.cli import gateway as commands
 from gateway.cli import main
@@ -308,6 +309,21 @@ def test_an_expired_token_needs_no_revoking(command: Command) -> None:
     assert ended.out.startswith("not blacklisted: the token has expired (nothing to change)\n")
 
 
+def test_what_has_just_expired_here_is_blacklisted_for_gateways_that_tolerate_more(
+    command: Command, store_url: str, upstream: Any
+) -> None:
+    tolerant = Api(Gateway(upstream, Settings(store=store_url, secret="discogs", leeway=60)))
+    token = mint(exp=int(time.time()) - 5)
+    assert tolerant("GET", "/", token).status_code == 200
+    assert command("revoke", token).out.startswith("not blacklisted: the token has expired (changed)\n")
+    assert_refused(tolerant("GET", "/", token), "token-blacklisted")
+
+
+def test_an_end_that_is_past_is_wrong_usage(command: Command) -> None:
+    assert command("revoke", "--sub", "1001", "--until", "1000").code == USAGE
+    assert json.loads(command("list", "--json").out) == []
+
+
 @pytest.mark.parametrize("token", ["garbage", mint("wrong"), mint(iss="https://evil.test/"), mint(exp="soon"), ""])
 @pytest.mark.parametrize("name", ["revoke", "restore", "status"])
 def test_a_token_that_does_not_verify_is_wrong_usage(command: Command, name: str, token: str) -> None:
@@ -333,6 +349,8 @@ def test_a_token_that_does_not_verify_is_wrong_usage(command: Command, name: str
         ["--claim", "=a"],
         ["--claim", "iss=a"],
         ["--sub", "a", "--issuer", "https://evil.test/"],
+        [TOKEN, "--issuer", "https://evil.test/"],
+        ["--fingerprint", fingerprint(TOKEN), "--issuer", "https://evil.test/"],
     ],
 )
 @pytest.mark.parametrize("name", ["revoke", "restore", "status"])
@@ -583,6 +601,15 @@ def test_list_shows_entries_newest_first(command: Command) -> None:
     assert token["fingerprint"] == fingerprint(TOKEN)
 
 
+def test_a_list_goes_on_over_pages_that_have_fewer_than_were_asked_for(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.blacklist.stores.sqlite.store.LOOKED_AT", 1)
+    for claim in ("--sub", "--sid", "--jti", "--sid", "--sub"):
+        command("revoke", claim, "a" if claim != "--sub" else str(time.time()))
+    assert len(json.loads(command("list", "--json", "--claim", "sub", "--limit", "2").out)) == 2
+
+
 def test_purge_deletes_what_has_expired(command: Command, store_url: str) -> None:
     command("revoke", TOKEN)
     assert command("purge").out == "0 expired entries deleted\n"
@@ -812,27 +839,28 @@ def test_a_large_import_and_export_goes_in_batches(
     assert sorted(command("export").out.splitlines()) == sorted(lines)
 
 
+@pytest.mark.parametrize("changed", [1, MOST_KEYS + 1])
 def test_an_export_has_what_is_changed_while_it_is_written(
-    command: Command, monkeypatch: pytest.MonkeyPatch, store_url: str
+    command: Command, monkeypatch: pytest.MonkeyPatch, store_url: str, changed: int
 ) -> None:
     """An entry that is changed moves to the first page, which was read before."""
     monkeypatch.setattr("gateway.cli.transfer.BATCH", 2)
     for number in range(5):
         command("revoke", "--sub", str(number), "--issued-before", "1000")
     blacklist = build_blacklist(Settings(store=store_url))
-    page, oldest = SqliteStore.page, ClaimTarget(ISSUER, "sub", "0", 2000)
+    page, targets = SqliteStore.page, [ClaimTarget(ISSUER, "sub", str(number), 2000) for number in range(changed)]
 
     def changing(store: SqliteStore, limit: int, cursor: str = "", **only: Any) -> Any:
         found = page(store, limit, cursor, **only)
         if not cursor:
-            blacklist.add_targets([oldest], Actor())
+            blacklist.add_targets(targets, Actor())
         return found
 
     monkeypatch.setattr(SqliteStore, "page", changing)
     lines = [json.loads(line) for line in command("export").out.splitlines()]
     assert {line["claim"]["sub"]: line["issued_before"] for line in lines} == {
-        "0": 2000, "1": 1000, "2": 1000, "3": 1000, "4": 1000
-    }  # fmt: skip
+        str(number): 2000 if number < changed else 1000 for number in range(max(5, changed))
+    }
 
 
 def test_an_export_that_fails_leaves_the_older_one_as_it_is(
@@ -1093,7 +1121,7 @@ def test_a_short_secret_that_a_comma_cut_out_is_refused_at_the_start(
     monkeypatch.delenv("GATEWAY_SECRET")
     assert "issuer 'a': secret 1 has 5 characters" in command("check-config").err
     monkeypatch.delenv("GATEWAY_ISSUERS")
-    for value in (f"{'x' * 32},{'y' * 32}", json.dumps([whole, "short"]), "short", "x\ny"):
+    for value in (f"{'x' * 32},{'y' * 32}", f"{'x' * 32},discogs", json.dumps([whole, "short"]), "short", "x\ny"):
         monkeypatch.setenv("GATEWAY_SECRET", value)
         assert command("check-config").code == DONE, value
     (tmp_path / "secret").write_text(whole)

@@ -85,6 +85,7 @@ def _build_all(makers: Iterable[Callable[[], T]]) -> list[T]:
 def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer], now: Clock) -> Sender:
     known = next((issuer for issuer in issuers if issuer.name == signal.issuer), None)
     aliases = (*(known.aliases if known else ()), *signal.aliases)
+    tenants = frozenset(signal.tenants or (known.tenants if known else ()))
     if signal.has_keys or known is None:
         spelled = signal.model_copy(update={"aliases": aliases})  # its metadata may name it by any of them
         known = _with_keys(spelled, settings, now) if signal.has_keys else _issuer(signal, settings, _NO_KEYS)
@@ -98,7 +99,7 @@ def _sender(signal: SignalSettings, settings: Settings, issuers: Sequence[Issuer
         frozenset(signal.audience),
         known.keys,
         aliases=aliases,
-        tenants=frozenset(signal.tenants) or known.tenants,
+        tenants=tenants,
         about=signal.about,
         takes=signal.kinds,
         claims=signal.claims,

@@ -15,7 +15,7 @@ from gateway.blacklist.entries import fingerprint_of
 from gateway.blacklist.named import Named
 from gateway.blacklist.rules import Blacklist
 from gateway.blacklist.target import read_fingerprint, read_values
-from gateway.cli.options import fetch_keys, open_blacklist, with_settings
+from gateway.cli.options import await_keys, open_blacklist, with_settings
 from gateway.cli.output import printable
 from gateway.cli.tokens import split_claim
 from gateway.config.settings import Settings, issuer_settings
@@ -78,7 +78,7 @@ def open_named(
 
 
 def _by_token(settings: Settings, text: str, wanted: str | None) -> Named:
-    fetch_keys(issuers := build_issuers(settings))
+    await_keys(issuers := build_issuers(settings))
     verifier = build_verifier(settings, issuers)
     text = sys.stdin.read().strip() if text == "-" else text
     if len(text.split()) > 1:

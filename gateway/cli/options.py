@@ -38,7 +38,7 @@ def open_blacklist(settings: Settings) -> Blacklist:
         raise StoreMissing(told, can_be_made=fault.can_be_made) from fault
 
 
-def fetch_keys(parties: Iterable[Issuer]) -> None:
+def await_keys(parties: Iterable[Issuer]) -> None:
     """Fetch keys, however long it takes: who asks for them waits a second, and a command that is run anew has none."""
     for party in parties:
         with contextlib.suppress(Exception):  # whoever needs them is told that there are none

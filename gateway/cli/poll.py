@@ -10,7 +10,7 @@ import time
 import click
 
 from gateway.auth.issuers import Issuers
-from gateway.cli.options import Fault, fetch_keys, open_blacklist, with_settings
+from gateway.cli.options import Fault, await_keys, open_blacklist, with_settings
 from gateway.cli.output import printable, store_name
 from gateway.config.settings import Settings
 from gateway.http.problems import Problem
@@ -40,7 +40,7 @@ def poll_events(settings: Settings, once: bool) -> None:
     for poller in pollers:
         log.info("events of %s go to %s", poller.place, store_name(settings))
     if once:
-        fetch_keys(senders.all)
+        await_keys(senders.all)
         for failure in [failure for poller in pollers if (failure := _fetch_all(poller))]:
             raise failure
         return

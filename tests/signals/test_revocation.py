@@ -161,15 +161,28 @@ def test_a_sender_whose_clock_is_ahead_is_covered(gate_api: Api, clock: Clock) -
     assert passes(gate_api, iat=int(NOW) + 20)
 
 
-def test_known_by_its_authorization_a_sender_speaks_for_its_own_tenants_alone(make_api: Callable[..., Api]) -> None:
-    issuer = {"issuer": TENANTS, "secret": "of-all-the-tenants"}
-    sender = {"issuer": TENANTS, "authorization": "of-the-soc", "tenants": [TENANT]}
+@pytest.mark.parametrize(
+    ("of_issuer", "of_sender"),
+    [
+        ({}, {"tenants": [TENANT]}),
+        ({"tenants": [TENANT]}, {}),
+        ({"tenants": [TENANT]}, {"secret": "x", "audience": "a"}),
+    ],
+)
+def test_known_by_its_authorization_a_sender_speaks_for_its_tenants_alone(
+    make_api: Callable[..., Api], of_issuer: dict[str, Any], of_sender: dict[str, Any]
+) -> None:
+    issuer = {"issuer": TENANTS, "secret": "of-all-the-tenants", **of_issuer}
+    sender = {"issuer": TENANTS, "authorization": "of-the-soc", **of_sender}
     api = make_api(issuers=json.dumps([issuer]), signals=json.dumps([sender]))
-    for tenant, status in ((TENANT, 204), (TENANT.replace("1", "2"), 403)):
+    for tenant, status, refusal in ((TENANT, 204, "token-blacklisted"), (TENANT.replace("1", "2"), 403, None)):
         iss = TENANTS.replace("{tenantid}", tenant)
         assert ask(api, "of-the-soc", {"format": "iss_sub", "iss": iss, "sub": "1001"}).status_code == status
-        token = mint(issuer["secret"], iss=iss, tid=tenant, sub="1001", iat=int(NOW) - 10)
-        assert (api("GET", "/", token).status_code == 401) == (status == 204)
+        answer = api("GET", "/", mint(issuer["secret"], iss=iss, tid=tenant, sub="1001", iat=int(NOW) - 10))
+        if refusal:
+            assert_refused(answer, refusal)
+        else:
+            assert answer.status_code == (401 if of_issuer else 200)
 
 
 BAD_CREDENTIALS = {

@@ -17,17 +17,14 @@ _MEMBERS: dict[object, type[BaseModel]] = {
     "signals": SignalSettings,
     "clients": ClientSettings,
 }
-# In place of pydantic's own words, by its name of the fault.
+# In place of pydantic's own words, by its name of the fault, or that name's first part.
 _WORDS = {
-    "int_parsing": "must be a whole number",
-    "int_type": "must be a whole number",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "bool_parsing": "must be true or false",
-    "model_type": "must be a JSON object",
-    "model_attributes_type": "must be a JSON object",
-    "tuple_type": "must be a list",
-    "string_type": "must be text",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "model": "must be a JSON object",
+    "tuple": "must be a list",
+    "string": "must be text",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
     "missing": "is missing",
@@ -56,4 +53,4 @@ def _what(kind: str, loc: tuple[Any, ...], message: str) -> str:
     if kind == "extra_forbidden":
         return "there is no such member" + nearest(str(loc[-1]).lower(), _MEMBERS[loc[0]].model_fields)
     words = message.removeprefix("Value error, ").replace("Input should be", "must be")
-    return _WORDS.get(kind) or re.sub(r"^(Value|String|Tuple) should", "must", words)
+    return _WORDS.get(kind) or _WORDS.get(kind.partition("_")[0]) or re.sub("^(Value|Tuple) should", "must", words)

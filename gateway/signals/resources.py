@@ -20,12 +20,13 @@ def signal_resources(
 ) -> dict[str, App]:
     """Return what senders and clients may ask of the resource with this URL; what nobody may ask is not there."""
     issuers, tokens = verifier.issuers, Tokens(clients, verifier, blacklist)
+    taken = {kind for sender in recorder.senders.all for kind in sender.takes}
     found: dict[str, App] = {}
-    if recorder.senders.any_takes(LOGOUT):
+    if LOGOUT in taken:
         found["/-/logout"] = Resource(LOGOUT, Logout(recorder))
-    if recorder.senders.any_takes(REVOCATION):
+    if REVOCATION in taken:
         found[PATH] = Resource(REVOCATION, Revocation(recorder, issuers, resource))
-    if recorder.senders.any_takes(EVENTS):
+    if EVENTS in taken:
         found["/-/events"] = Resource(EVENTS, Events(recorder, issuers), names=("err", "description"), errors=ERRORS)
     if clients.any_may(REVOKE):
         found["/-/revoke"] = Resource(REVOKE, tokens.revoke)

@@ -68,10 +68,6 @@ class Senders:
         self.all = tuple(senders)
         self._issuers = Issuers(self.all)
 
-    def any_takes(self, kind: str) -> bool:
-        """Return whether messages of the kind are taken from anybody."""
-        return any(kind in sender.takes for sender in self.all)
-
     def read(self, text: str, types: Collection[str], kind: str, about: Context) -> tuple[Sender, Message]:
         """Return the message and its sender, whom the log names if the message is refused further on.
 

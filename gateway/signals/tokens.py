@@ -19,15 +19,18 @@ INACTIVE = {"active": False}
 
 
 class Tokens:
-    """Blacklists clients' tokens, and tells protected resources whether a token would pass, and its claims."""
+    """Blacklists clients' tokens, and tells protected resources whether a token would pass, and its claims.
 
-    def __init__(self, clients: Clients, verifier: Verifier, blacklist: Blacklist) -> None:
-        self._clients, self._verifier, self._blacklist = clients, verifier, blacklist
+    `revocable` verifies what may be blacklisted: also what `verifier` would not let pass, for whom another gateway may.
+    """
+
+    def __init__(self, clients: Clients, verifier: Verifier, revocable: Verifier, blacklist: Blacklist) -> None:
+        self.clients, self._verifier, self._revocable, self._blacklist = clients, verifier, revocable, blacklist
 
     def revoke(self, environ: Environ, body: bytes) -> Answer:
         """Return 200 once the entry lasts, or where none is needed. Raises `Refusal` or `Problem`."""
         form = read_form(environ, body)
-        client = self._clients.authenticate(environ, form, REVOKE)
+        client = self.clients.authenticate(environ, form, REVOKE)
         # A line feed of the file that it was read from would make it another text, of which 200 says nothing.
         text = read_one(form, "token").strip()
         token = self._genuine(text, form.get("token_type_hint") == "refresh_token")
@@ -43,11 +46,13 @@ class Tokens:
 
     def _genuine(self, text: str, is_refresh: bool) -> Token | None:
         came = time.monotonic()
+        # One that would not pass may be a refresh token, if its client says so.
+        verifier = self._verifier if is_refresh else self._revocable
         try:
-            return self._verifier.genuine(text)
+            return verifier.genuine(text)
         except Problem as problem:
             header, claims = _decode(text)
-            refuse_if_stale(problem, self._verifier.issuers.of(claims), came)
+            refuse_if_stale(problem, verifier.issuers.of(claims), came)
             if problem.status == 503:  # RFC 7009 section 2.2.1: the token still exists
                 raise
             if is_refresh or other_kind(claims) or is_other_type(str(header.get("typ", ""))):
@@ -58,7 +63,7 @@ class Tokens:
     def introspect(self, environ: Environ, body: bytes) -> Answer:
         """Return the claims of a token that would pass, and nothing about any other. Raises `Refusal` or `Problem`."""
         form = read_form(environ, body)
-        client = self._clients.authenticate(environ, form, INTROSPECT)
+        client = self.clients.authenticate(environ, form, INTROSPECT)
         token = self._passing(read_one(form, "token").strip(), client)
         context(environ).signals += ((INTROSPECT, "active" if token else "inactive"),)
         return Answer(members=_claims(token) if token else INACTIVE)

@@ -88,6 +88,29 @@ class TestRevoking:
             assert ask(make_api(max_token_age=50, clients=CLIENTS_OF_ONE), "revoke", token).status_code == 200
             assert not passes(tolerant, token)
 
+    @pytest.mark.parametrize(
+        "here",
+        [
+            {"audience": "urn:another"},
+            {"required_claims": "token_use=access"},
+            {"issuers": json.dumps([{"issuer": ISSUER, "secret": "discogs", "client_ids": ["another"]}])},
+            {"max_token_bytes": 100},
+        ],
+        ids=str,
+    )
+    def test_a_token_for_an_api_of_another_gateway_on_the_same_store_is_refused_there(
+        self, make_api: Make, here: dict[str, Any]
+    ) -> None:
+        """An authorization server names one address for all its clients."""
+        there, api = make_api(audience="urn:api"), make_api(clients=CLIENTS_OF_ONE, **here)
+        assert (passes(there), passes(api)) == (True, False)
+        assert ask(api, "introspect").json == {"active": False}
+        answer = ask(api, "revoke", token_type_hint="refresh_token")
+        assert (answer.status_code, answer.json["error"]) == (400, "unsupported_token_type")
+        assert ask(api, "revoke").status_code == 200
+        assert not passes(there)
+        assert passes(there, mint(sub="1001", aud="urn:api", jti="another"))
+
     def test_an_opaque_refresh_token_is_not_called_revoked(self, gate_api: Api) -> None:
         answer = ask(gate_api, "revoke", "opaque", token_type_hint="refresh_token")
         assert (answer.status_code, answer.json["error"]) == (400, "unsupported_token_type")

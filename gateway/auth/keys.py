@@ -21,6 +21,7 @@ _BARE_KEY = re.compile(r"M[A-Za-z0-9+/\s]{50,}={0,2}")  # the base64 of DER, as 
 
 LOOK_SECONDS = 1  # how often a file of keys is looked at
 FILE_WAIT_SECONDS = 0.25  # how long a request waits for a disk, once per look
+REWRITE_SECONDS = 0.1  # in which a file that was found empty is written
 
 
 class StaticKeys:
@@ -126,8 +127,7 @@ def _public_keys(
     if is_key_text(source):
         return StaticKeys(allowed, keys)
     soon = replace(policy, refresh=LOOK_SECONDS, max_retry=LOOK_SECONDS, cool_down=LOOK_SECONDS, wait=FILE_WAIT_SECONDS)
-    # Who empties the file takes the keys away; at the start that was a mistake.
-    return WatchedKeys(allowed, snapshot, lambda: text if (text := load()).strip() else b'{"keys": []}', soon, now)
+    return WatchedKeys(allowed, snapshot, partial(_load_again, source), soon, now)
 
 
 def _load(source: str) -> bytes:
@@ -140,3 +140,12 @@ def _load(source: str) -> bytes:
     if len(text) > MAX_BYTES:
         raise KeysRefused(f"the file of keys has more than {MAX_BYTES} bytes")
     return text
+
+
+def _load_again(source: str) -> bytes:
+    """Return the text in a file of keys: who empties it takes them away, but who writes in its place needs a moment."""
+    text = _load(source)
+    if not text.strip():
+        time.sleep(REWRITE_SECONDS)
+        text = _load(source)
+    return text if text.strip() else b'{"keys": []}'

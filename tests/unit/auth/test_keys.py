@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -401,6 +402,18 @@ def test_a_file_that_is_emptied_withdraws_its_keys(saved: Callable[[bytes], str]
     saved(GOOD)
     assert until(lambda: keys.age() < float("inf"))
     assert keys.current()
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_file_that_is_empty_while_it_is_written_keeps_its_keys(
+    saved: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = keys_of(public_key=saved(GOOD))
+    good, found = keys.current(), []
+    monkeypatch.setattr("gateway.auth.keys.time", SimpleNamespace(sleep=lambda _: found.append(saved(GOOD))))
+    saved(b"")
+    assert until(lambda: found)
+    assert keys.current() is keys.renew() is good
 
 
 @pytest.mark.usefixtures("soon")

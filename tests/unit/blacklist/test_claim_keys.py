@@ -92,6 +92,16 @@ def test_text_that_is_no_numbers_has_no_legacy_keys(text: str) -> None:
     assert legacy_claim_keys("i", "sub", text) == ()
 
 
+@pytest.mark.parametrize("text", [str(2**53 + 1), "9" * 400])
+def test_a_number_that_no_float_is_has_only_its_own_key_besides(text: str) -> None:
+    """The nearest float's is another subject's."""
+    assert legacy_claim_keys("i", "sub", text) == (key_of_today("i", "sub", int(text)),)
+
+
+def test_a_number_longer_than_python_reads_has_no_legacy_keys() -> None:
+    assert legacy_claim_keys("i", "sub", "9" * 5000) == ()
+
+
 @pytest.mark.parametrize("value", [7001, 7001.0, "7001"])
 def test_an_entry_that_an_older_gateway_kept_has_the_values_text(value: Any) -> None:
     entry = Entry.from_json("claim:x", {"issuer": "i", "created_at": 1, "claim": {"sub": value}})

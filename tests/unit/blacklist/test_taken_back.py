@@ -591,6 +591,21 @@ def test_an_entry_of_another_issuers_admin_shows_whoever_does_not_administer_tha
     assert shown[0]["entries"] == [{"kind": "token"}]
 
 
+def test_under_restore_admin_an_admin_lifts_no_token_of_an_issuer_that_its_own_does_not_administer(make: Make) -> None:
+    issuers = [{"issuer": ISSUER, "secret": "discogs"}, {"issuer": OTHER, "secret": "other"}]
+    api, victim = make(issuers=json.dumps(issuers), restore="admin"), other(jti="x")
+    done(api("POST", "/blacklist", victim))
+    assert_refused(api("DELETE", "/blacklist", ADMIN, json={"token": victim}), "insufficient-scope")
+    assert not passes(api, victim)
+    assert done(api("DELETE", "/blacklist", OTHERS_ADMIN, json={"token": victim}))["changed"]
+
+
+def test_a_blacklisted_admin_is_told_no_more_than_a_holder(make: Make) -> None:
+    api = make()
+    done(api("POST", "/blacklist", ADMIN, json={"reason": "stolen"}))
+    assert done(api("GET", "/blacklist", ADMIN))["entries"] == [{"kind": "token"}]
+
+
 def test_an_entry_of_a_fingerprint_for_another_issuer_is_not_confirmed(several: Api) -> None:
     victim = other(jti="x", iat=int(NOW))
     named = {"fingerprint": fingerprint(victim)}

@@ -42,8 +42,15 @@ class TestWhatIsTakenBack:
         assert [gate.restore(**named), gate.restore(**named)] == [True, False]
         assert status(gate, TOKEN) == 200
 
-    def test_a_token_that_has_expired_is_success_with_nothing_to_do(self, gate: Gateway) -> None:
-        assert gate.blacklist(token=mint(exp=1)) is False
+    @pytest.mark.parametrize("ago", [1, 10**9])
+    def test_a_token_that_has_expired_is_success_with_nothing_to_do(
+        self, gate: Gateway, clock: Clock, ago: int
+    ) -> None:
+        assert gate.blacklist(token=mint(exp=int(clock()) - ago)) is False
+
+    def test_an_end_that_is_past_is_refused(self, gate: Gateway, clock: Clock) -> None:
+        with pytest.raises(Problem, match="invalid-request"):
+            gate.blacklist(sub="1001", until=int(clock()) - 1)
 
     def test_the_audit_log_says_who_and_why(self, gate: Gateway, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO, "gateway.audit"):

@@ -35,20 +35,12 @@ from gateway.ops.logs import line_writer
 from gateway.ops.metrics import Metrics, are_shared, decisions
 from gateway.ops.observe import PLAIN, Observe
 from gateway.ops.openapi import description
-from gateway.parties import (
-    build_clients,
-    build_issuers,
-    build_revocable,
-    build_senders,
-    build_verifier,
-    name_issuers,
-)
+from gateway.parties import build_clients, build_issuers, build_senders, build_verifier, name_issuers
 from gateway.proxy.exchange import Upstream
 from gateway.proxy.forwarded import client_address, peer_address
 from gateway.signals.metadata import metadata_pages, metadata_url
 from gateway.signals.record import Recorder
 from gateway.signals.resources import signal_resources
-from gateway.signals.tokens import Tokens
 
 log = logging.getLogger("gateway")
 
@@ -86,8 +78,9 @@ class _Pipeline:
                 **_operators_pages(settings, blacklist, issuers),
                 **signal_resources(
                     Recorder(blacklist, self._senders, settings.leeway, now),
-                    verifier.issuers,
-                    Tokens(build_clients(settings), verifier, build_revocable(issuers, now), blacklist),
+                    build_clients(settings),
+                    verifier,
+                    blacklist,
                     settings.resource,
                 ),
             },

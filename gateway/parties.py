@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -20,7 +19,6 @@ from gateway.config.public_secret import refuse_public_secret, refuse_weak_parts
 from gateway.config.settings import Settings, issuer_settings
 from gateway.config.signals import SignalSettings
 from gateway.config.values import IssuerSettings
-from gateway.signals.answers import LARGEST_BODY
 from gateway.signals.clients import Client, Clients
 from gateway.signals.senders import Poll, Sender, Senders
 
@@ -46,12 +44,6 @@ def build_verifier(settings: Settings, issuers: Sequence[Issuer], now: Clock = t
         by_auth_time=settings.auth_time,
         now=now,
     )
-
-
-def build_revocable(issuers: Sequence[Issuer], now: Clock = time.time) -> Verifier:
-    """Return what verifies the issuers' tokens for any API: another gateway on the same store may let them pass."""
-    whosever = [replace(each, audience=frozenset(), client_ids=frozenset(), required=()) for each in issuers]
-    return Verifier(whosever, max_bytes=LARGEST_BODY, cache_size=0, now=now)
 
 
 def name_issuers(settings: Settings) -> Issuers:

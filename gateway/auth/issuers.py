@@ -51,9 +51,9 @@ class Issuers:
     """Finds the issuer that a token, or an admin, names."""
 
     def __init__(self, issuers: Iterable[Issuer]) -> None:
-        issuers = tuple(issuers)
-        self._names = ", ".join(issuer.name for issuer in issuers)  # for the log
-        found = [(spelling, issuer) for issuer in issuers for spelling in (issuer.name, *issuer.aliases)]
+        self.all = tuple(issuers)
+        self._names = ", ".join(issuer.name for issuer in self.all)  # for the log
+        found = [(spelling, issuer) for issuer in self.all for spelling in (issuer.name, *issuer.aliases)]
         self._whole = {spelling: issuer for spelling, issuer in found if TENANT not in spelling}
         self._of_tenants = [(_pattern(spelling), issuer) for spelling, issuer in found if TENANT in spelling]
 

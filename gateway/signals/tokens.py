@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from gateway.auth.kinds import is_other_type, other_kind
@@ -11,7 +12,7 @@ from gateway.auth.tokens import Token, Verifier, clients_of, decode_object
 from gateway.blacklist.rules import LARGEST_LEEWAY, Actor, Blacklist
 from gateway.http.problems import Problem
 from gateway.http.wsgi import Environ, context
-from gateway.signals.answers import Answer, Refusal, read_form, read_one
+from gateway.signals.answers import LARGEST_BODY, Answer, Refusal, read_form, read_one
 from gateway.signals.clients import Client, Clients
 
 REVOKE, INTROSPECT = "revoke", "introspect"
@@ -19,18 +20,20 @@ INACTIVE = {"active": False}
 
 
 class Tokens:
-    """Blacklists clients' tokens, and tells protected resources whether a token would pass, and its claims.
+    """Blacklists clients' tokens, and tells protected resources whether a token would pass, and its claims."""
 
-    `revocable` verifies what may be blacklisted: also what `verifier` would not let pass, for whom another gateway may.
-    """
-
-    def __init__(self, clients: Clients, verifier: Verifier, revocable: Verifier, blacklist: Blacklist) -> None:
-        self.clients, self._verifier, self._revocable, self._blacklist = clients, verifier, revocable, blacklist
+    def __init__(self, clients: Clients, verifier: Verifier, blacklist: Blacklist) -> None:
+        self._clients, self._verifier, self._blacklist = clients, verifier, blacklist
+        # What would not pass here may pass at a gateway on the same store that serves another API.
+        of_any = [
+            replace(each, audience=frozenset(), client_ids=frozenset(), required=()) for each in verifier.issuers.all
+        ]
+        self._revocable = Verifier(of_any, max_bytes=LARGEST_BODY, cache_size=0, now=verifier.now)
 
     def revoke(self, environ: Environ, body: bytes) -> Answer:
         """Return 200 once the entry lasts, or where none is needed. Raises `Refusal` or `Problem`."""
         form = read_form(environ, body)
-        client = self.clients.authenticate(environ, form, REVOKE)
+        client = self._clients.authenticate(environ, form, REVOKE)
         # A line feed of the file that it was read from would make it another text, of which 200 says nothing.
         text = read_one(form, "token").strip()
         token = self._genuine(text, form.get("token_type_hint") == "refresh_token")
@@ -63,7 +66,7 @@ class Tokens:
     def introspect(self, environ: Environ, body: bytes) -> Answer:
         """Return the claims of a token that would pass, and nothing about any other. Raises `Refusal` or `Problem`."""
         form = read_form(environ, body)
-        client = self.clients.authenticate(environ, form, INTROSPECT)
+        client = self._clients.authenticate(environ, form, INTROSPECT)
         token = self._passing(read_one(form, "token").strip(), client)
         context(environ).signals += ((INTROSPECT, "active" if token else "inactive"),)
         return Answer(members=_claims(token) if token else INACTIVE)

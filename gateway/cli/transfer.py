@@ -179,8 +179,7 @@ def _batches(file: IO[bytes]) -> Iterator[list[Entry]]:
 def _entry(line: bytes) -> Entry:
     members = json_object(line)
     entry = Entry.from_json(members.pop("key"), members)
-    times = [entry.created_at]
-    times += [time for time in (entry.expires_at, entry.issued_before, entry.as_of) if time is not None]
+    times = (entry.created_at, entry.expires_at, entry.issued_before, entry.as_of)
     texts = (entry.issuer, entry.by, entry.reason)
     # A store takes an entry that it cannot read for damage, and then nothing passes any more.
     if (
@@ -189,7 +188,7 @@ def _entry(line: bytes) -> Entry:
         or entry.key.startswith("claim:") != (entry.claim is not None)
         or (entry.claim is None and entry.issued_before is not None)
         or (entry.as_of or 0) > (entry.issued_before or 0)
-        or not all(type(time) is int and 0 <= time <= LATEST for time in times)
+        or not all(each is None or (type(each) is int and 0 <= each <= LATEST) for each in times)
         or not all(isinstance(text, str) for text in texts)
     ):
         raise ValueError("not an entry")

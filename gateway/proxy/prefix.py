@@ -19,9 +19,10 @@ _LONG = r"(?:\x{0}|\xe0\x{1}|\xf0\x80\x{1}|\xf8\x80\x80\x{1}|\xfc\x80\x80\x80\x{
 _DOTS = re.compile(_LONG.format("c0", "80") + r"[\xae.]")
 _SLASHES = re.compile(_LONG.format("c0", "80") + r"[\xaf/]|" + _LONG.format("c1", "81") + r"[\x9c\x1c]")
 _WIDE = re.compile(r"%u([0-9a-fA-F]{4})", re.IGNORECASE)  # IIS's own escapes
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _LIKE_SLASHES = re.compile(r"[\\\u2044\u2215\u2216]")  # Windows' own, and what it takes for slashes
-_END_OF_NAME = re.compile(r"[;?#\0]")  # parameters are no part of a name for Java's servers, nor is what follows a NUL
-_UNSEEN = re.compile(r"[\x00-\x20\x7f]")
+# Parameters are no part of a name for Java's servers, nor is what follows a NUL.
+_DOT_SEGMENT = re.compile(r"(?:^|/){0}\.{0}(?:\.{0})?(?:[/;?#\x00]|\Z)".format(r"[\x01-\x20\x7f]*"))
 MOST_DECODINGS = 4
 
 # Some frameworks take the path to serve from these (CVE-2018-14773).
@@ -122,7 +123,7 @@ def has_dot_segments(path: str) -> bool:
     if not _MAY_HAVE_DOTS.search(path):
         return False
     for _ in range(MOST_DECODINGS):
-        if any(_UNSEEN.sub("", _END_OF_NAME.split(name, 1)[0]) in (".", "..") for name in _flat(path).split("/")):
+        if _DOT_SEGMENT.search(_flat(path)):
             return True
         decoded = unquote(path, "latin-1")
         if decoded == path:
@@ -136,4 +137,5 @@ def _flat(path: str) -> str:
     flat = _SLASHES.sub("/", _DOTS.sub(".", path))
     text = flat.encode("latin-1").decode("utf-8", "replace")
     text = _WIDE.sub(lambda match: chr(int(match[1], 16)), text)
-    return _LIKE_SLASHES.sub("/", normalize("NFKC", text))
+    # One by one: to put a long run of accents in order takes time by the square of its length.
+    return _LIKE_SLASHES.sub("/", _NOT_ASCII.sub(lambda match: normalize("NFKC", match[0]), text))

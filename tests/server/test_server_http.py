@@ -42,6 +42,10 @@ def test_the_target_is_given_as_sent(port: int, target: str) -> None:
     assert ask(port, f"GET {target}")["REQUEST_URI"] == target
 
 
+def test_a_long_target_of_no_form_holds_nobody_up(port: int) -> None:
+    assert exchange(port, request("GET " + "a" * 200_000)).startswith(b"HTTP/1.1 ")
+
+
 def test_the_path_is_given_decoded(port: int) -> None:
     told = ask(port, "GET /a%2Fb%C3%A9?x=%20")
     assert (told["PATH_INFO"], told["QUERY_STRING"]) == ("/a/b\xc3\xa9", "x=%20")

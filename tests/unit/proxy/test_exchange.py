@@ -111,6 +111,14 @@ def test_the_upstreams_path_is_a_boundary(path: str) -> None:
         assert upstream.connections == 0
 
 
+def test_a_target_of_nothing_but_accents_holds_nobody_up() -> None:
+    """Unicode puts a run of them in order; all at once these would take longer than the client waits."""
+    path = "/" + ("\u0315" * 62_000 + "\u0316" * 62_000).encode().decode("latin-1")
+    with proxied(path="/base") as (upstream, port):
+        assert exchange(port, request(f"GET {path}")).endswith(b"\r\n\r\nok")
+        assert upstream.last.target == "/base" + path
+
+
 def test_answers_from_behind_the_prefix_lead_back_to_the_client() -> None:
     with Recorder() as upstream, closing(Upstream(upstream.url + "/base")) as app:
         cases = {

@@ -468,6 +468,15 @@ def test_a_token_is_valid_from_its_nbf_and_iat_on(clock: Clock, name: str, leewa
     assert verifier.verify(text)
 
 
+def test_with_a_greatest_age_a_token_must_say_when_it_was_issued(clock: Clock) -> None:
+    verifier, text = hmac_verifier(clock, max_age=60, leeway=5), mint(iat=int(NOW))
+    assert refusal(verifier, mint()) == "missing-claim"
+    clock.seconds = NOW + 64.999
+    assert verifier.verify(text)
+    clock.seconds = NOW + 65
+    assert refusal(verifier, text) == "token-expired"
+
+
 def test_a_clock_that_steps_back_and_forth_is_followed(verifier: Verifier, clock: Clock) -> None:
     text = mint(nbf=int(NOW), exp=int(NOW) + 100)
     assert verifier.verify(text)

@@ -78,6 +78,15 @@ def test_a_request_that_passes_is_told_with_all_its_parts(observed: Api, record:
     }
 
 
+def test_what_a_client_may_make_long_is_cut(gate: Any, records: Records) -> None:
+    long = "x" * 2000
+    api = Api(Observe(gate, lambda environ: long, write=lambda _, members: records.append(members), in_detail=True))
+    for token in (mint(sub=long), mint("another secret", iss=long), None):
+        api(long.upper(), f"/{long}", token, headers={"X-Request-ID": long})
+    assert len(records) == 3
+    assert not [members for members in records if any(len(str(value)) > 256 for value in members.values())]
+
+
 def test_a_refusal_is_told_by_its_code(observed: Api, record: Any) -> None:
     observed("GET", "/", mint("another secret"))
     told = record()

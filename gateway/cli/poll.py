@@ -71,10 +71,8 @@ def _follow(poller: Poller) -> None:
         before, began, has_more = fault, time.monotonic(), False
         try:
             has_more, fault = poller.fetch(wait=True), ""
-        except PollFailed as failure:
-            fault = str(failure)
-        except Problem as problem:
-            fault = problem.detail
+        except (PollFailed, Problem) as failure:
+            fault = failure.detail if isinstance(failure, Problem) else str(failure)
         except Exception as error:  # noqa: BLE001 - nobody would notice that the thread has ended
             log.exception("events of %s", poller.place)
             fault = type(error).__name__

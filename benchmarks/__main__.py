@@ -32,12 +32,12 @@ def main() -> int:
         _require(rows)
         _install(rows)
         cells = QUICK if options.quick else CELLS
-        results = run(rows, cells, rounds=options.rounds, seconds=options.seconds)
+        results, tails = run(rows, cells, rounds=options.rounds, seconds=options.seconds)
     except Failed as failure:
         print(failure, file=sys.stderr)
         return 1
     costs = first_seen.measure()
-    page = report.page(results, costs, machine.about(options.rounds, options.seconds, load))
+    page = report.page(results, tails, costs, machine.about(options.rounds, options.seconds, load))
     print(page)
     if left_out := [row.name for row in rows if all(row not in column for column in results.values())]:
         _say(f"Left out, so nothing is written: {', '.join(left_out)}")

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.bench import HERE, PEERS_BIN
-from benchmarks.processes import LOAD, TESTED
+from benchmarks.processes import LOAD, TESTED, pinned
 from benchmarks.tokens import MANY, USERS
 
 OWN = ("werkzeug", "pycurl", "PyJWT", "cryptography", "requests", "redis")
@@ -50,10 +51,29 @@ def about(rounds: int, seconds: int, load: float) -> list[str]:
         "  range; beside: CPU of redis-server, which is not counted",
         "- ratios are to the first row: CPU and latency below 1 are better than this gateway, requests/s above 1",
         "- core busy: below about 90 % at 32 connections, requests/s and latency say more about the other core",
+        "- this machine's p99: of a fixed piece of work, a millisecond or two, done again and again on the tested core",
+        "  while the other one is busy; a second of it before each cell in each round, and the median of their shares",
         "",
         f"Python {platform.python_version()}; " + ", ".join(f"{name} {version(name)}" for name in OWN) + ".",
         f"Peers: {', '.join([*_peers(), *map(_version, PROGRAMS, PROGRAMS.values())])}.",
     ]
+
+
+def tail(seconds: float = 1) -> float:
+    """Return p99 as a share of p50 of one piece of work, a millisecond or two, done again and again: the machine's own.
+
+    The work runs on the tested core, while the other core is busy.
+    """
+    times, end = [], time.monotonic() + seconds
+    with subprocess.Popen(["taskset", "--cpu-list", str(LOAD), sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            with pinned(TESTED):
+                while (began := time.monotonic()) < end:
+                    sum(range(50_000))
+                    times.append(time.monotonic() - began)
+        finally:
+            other.kill()
+    return statistics.quantiles(times, n=100)[98] / statistics.median(times)
 
 
 def _peers() -> list[str]:

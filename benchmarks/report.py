@@ -17,6 +17,7 @@ from benchmarks.runner import (
     Result,
     Results,
     Sample,
+    Tails,
 )
 from benchmarks.studies.first_seen import Cost
 
@@ -45,15 +46,15 @@ GOALS: tuple[tuple[str, Cell, str, Cell, float], ...] = (
     ("auth-request", BROWSER, "envoy", BROWSER, 0.90),
     ("auth-request-compiled", BROWSER, "envoy", BROWSER, 0.90),
 )
-# The p99 of each row but the peers' (by how their names begin), as a share of its p50, to be kept at 32 connections.
+# The p99 of each row but the peers' (by how their names begin), as a share of its p50, to be kept.
 TAIL, PEER_ROWS = 2.00, ("flask", "fastify", "envoy", "haproxy", "nginx")
 README_ROWS = ("compiled", "gateway", "redis", "envoy", "haproxy", "fastify", "flask")
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
 
-def page(results: Results, costs: list[Cost], about: list[str]) -> str:
+def page(results: Results, tails: Tails, costs: list[Cost], about: list[str]) -> str:
     """Return RESULTS.md."""
-    parts = (about, tables(results), goal_table(results), token_table(costs))
+    parts = (about, tables(results), goal_table(results, tails), token_table(costs))
     return "# Measured\n" + "".join("\n" + "\n".join(part) + "\n" for part in parts)
 
 
@@ -89,7 +90,7 @@ def _line(row: Row, result: Result, own: Sample) -> list[str]:
     ]
 
 
-def goal_table(results: Results) -> list[str]:
+def goal_table(results: Results, tails: Tails) -> list[str]:
     """Return what is aimed at, and what was reached."""
     found = {(row.name, cell): result for cell, column in results.items() for row, result in column.items()}
     lines = [
@@ -102,18 +103,19 @@ def goal_table(results: Results) -> list[str]:
         for name, cell, other, its_cell, goal in GOALS
         if {(name, cell), (other, its_cell)} <= found.keys()
     ]
-    tails = [_tail(cell, column) for cell, column in results.items() if cell.connections > 1]
+    shares = [_tail(cell, column, tails[cell]) for cell, column in results.items()]
+    head = ["p99, as a share of p50", "at most", "of this gateway's rows", "of the peers'", "of this machine"]
     return [
         *("## Goals", "", *_markdown(["CPU/request of", "as a share of", "at most", "measured"], lines)),
-        *("", *_markdown(["p99, as a share of p50", "at most", "of this gateway's rows", "of the peers'"], tails)),
+        *("", *_markdown(head, shares)),
     ]
 
 
-def _tail(cell: Cell, column: dict[Row, Result]) -> list[str]:
+def _tail(cell: Cell, column: dict[Row, Result], machine: float) -> list[str]:
     shares = {row.name: f"{it.median.p99_ms / it.median.p50_ms:.2f}" for row, it in column.items()}
     own = [f"{name} {share}" for name, share in shares.items() if not name.startswith(PEER_ROWS)]
     peers = [f"{name} {share}" for name, share in shares.items() if name.startswith(PEER_ROWS)]
-    return [cell.name, f"{TAIL:.2f}", ", ".join(own), ", ".join(peers)]
+    return [cell.name, f"{TAIL:.2f}", ", ".join(own), ", ".join(peers), f"{machine:.2f}"]
 
 
 def token_table(costs: list[Cost]) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import machine
 from benchmarks.bench import BODIES, HERE, LARGE, Bench, Row, Running, upstream
 from benchmarks.processes import LOAD, Failed, Server
 from benchmarks.tokens import MANY, MORE_THAN_CACHED, USERS, Tokens, expired, good
@@ -84,15 +85,17 @@ class Result:
 
 
 Results = dict[Cell, dict[Row, Result]]
+Tails = dict[Cell, float]  # the machine's own p99 / p50 while the cell was measured
 
 
-def run(rows: Sequence[Row], cells: Sequence[Cell], *, rounds: int, seconds: int) -> Results:
+def run(rows: Sequence[Row], cells: Sequence[Cell], *, rounds: int, seconds: int) -> tuple[Results, Tails]:
     """Start and check all rows, measure them in all cells, round by round, and return the medians.
 
     Each round has servers of its own, for how one happens to lie in memory costs or saves it up to 5 %.
     Raises `Failed` if the first row does not work, or if any stops working; others that do not start are left out.
     """
     samples: dict[tuple[Cell, Row], list[Sample]] = defaultdict(list)
+    tails: dict[Cell, list[float]] = defaultdict(list)
     rows = list(rows)
     for number in range(rounds):
         with upstream() as bench:
@@ -107,12 +110,14 @@ def run(rows: Sequence[Row], cells: Sequence[Cell], *, rounds: int, seconds: int
             rows = list(running)  # what did not start will not
             for cell in cells:
                 print(f"round {number + 1} of {rounds}: {cell.name}", file=sys.stderr, flush=True)
+                tails[cell].append(machine.tail())
                 # Each time another row begins: the first after a change of cells pays for it.
                 for row in rows[number % len(rows) :] + rows[: number % len(rows)]:
                     if _is_measured(row, cell):
                         samples[cell, row].append(measure(row, running[row], cell, seconds, bench.work))
     measured = {cell: [row for row in rows if (cell, row) in samples] for cell in cells}
-    return {cell: {row: _result(samples[cell, row]) for row in column} for cell, column in measured.items() if column}
+    results = {cell: {row: _result(samples[cell, row]) for row in rows} for cell, rows in measured.items() if rows}
+    return results, {cell: statistics.median(tails[cell]) for cell in results}
 
 
 def _is_measured(row: Row, cell: Cell) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from gateway.app import claims_of
+from gateway.auth.tokens import decode_object
 from gateway.blacklist.body import Typed
 from gateway.blacklist.entries import fingerprint_of
 from gateway.blacklist.named import Named
@@ -19,6 +21,7 @@ from gateway.cli.options import await_keys, open_blacklist, with_settings
 from gateway.cli.output import printable
 from gateway.cli.tokens import split_claim
 from gateway.config.settings import Settings, issuer_settings
+from gateway.http.problems import Problem
 from gateway.http.values import JOIN, value_text
 from gateway.parties import build_issuers, build_verifier, name_issuers
 
@@ -78,11 +81,12 @@ def open_named(
 
 
 def _by_token(settings: Settings, text: str, wanted: str | None) -> Named:
-    await_keys(issuers := build_issuers(settings))
-    verifier = build_verifier(settings, issuers)
+    verifier = build_verifier(settings, build_issuers(settings))
     text = sys.stdin.read().strip() if text == "-" else text
     if len(text.split()) > 1:
         raise click.UsageError("name the token alone, without Authorization or Bearer before it")
+    with suppress(Problem, IndexError):  # what cannot be read is refused below
+        await_keys(filter(None, [verifier.issuers.of(decode_object(text.split(".")[1]))]))
     token = verifier.genuine(text)
     if wanted not in (None, token.issuer.name):
         raise click.UsageError("the token is of another issuer")

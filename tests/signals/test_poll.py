@@ -234,6 +234,20 @@ def test_keys_that_take_longer_than_a_request_waits_are_waited_for(tmp_path: Pat
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("store")
+def test_who_revokes_a_token_waits_for_its_own_issuers_keys_alone(tmp_path: Path) -> None:
+    key = signer("RS256", "a")
+    with Provider([key], plain=True) as provider, Provider([key], plain=True) as other:
+        issuers = [{"issuer": f"https://{n}.test/", "jwks_url": p.jwks_url} for n, p in enumerate((other, provider))]
+        variables = environ(tmp_path, "") | {"GATEWAY_ISSUERS": json.dumps(issuers), "GATEWAY_SIGNALS": ""}
+        for whose, returncode in (("https://1.test/", 0), ("https://nobody.test/", 2)):
+            token = key.token(iss=whose, exp=int(time.time()) + 600)
+            revoke = [sys.executable, "-m", "gateway", "revoke", token]
+            done = subprocess.run(revoke, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == returncode, done.stderr
+        assert provider.fetches > other.fetches == 0
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_transmitter_whose_answer_breaks_off_is_told_of(tmp_path: Path) -> None:

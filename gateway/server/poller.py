@@ -25,7 +25,8 @@ class EpollPoller:
         self._epoll = select.epoll()
         self._once = select.EPOLLONESHOT
         self.wake_up = os.eventfd(1, os.EFD_CLOEXEC)  # ready to be read whenever it is armed
-        weakref.finalize(self, os.close, self.wake_up)
+        # Not at the end of the process, where threads still wait.
+        weakref.finalize(self, os.close, self.wake_up).atexit = False
         self._epoll.register(self.wake_up, 0)
         self._is_woken = False  # and nobody has been told yet
 
@@ -65,7 +66,7 @@ class PollPoller:
         self._is_woken = self._is_interrupted = False
         self.wake_up, self._writer = os.pipe()
         for end in (self.wake_up, self._writer):
-            weakref.finalize(self, os.close, end)
+            weakref.finalize(self, os.close, end).atexit = False
             os.set_blocking(end, False)
 
     def arm(self, fd: int, events: int) -> None:

@@ -3,11 +3,14 @@
 import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
+from processes import ROOT
 from recorder import Client, exchange, request, served, until
 
 from gateway.server.alarms import Alarms
@@ -113,6 +116,20 @@ def test_a_descriptor_that_was_closed_does_no_harm(poller: Poller) -> None:
 
 
 @pytest.mark.interpreted
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_can_be_woken_until_the_process_has_ended(kind: type[Poller]) -> None:
+    """Threads wait, and are woken, while the interpreter ends: callbacks run in the order opposite to registration."""
+    program = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: (poller.wake(), print(poller.wait(0))))\n"
+        "sys.path += sys.argv[1:]\n"
+        f"from gateway.server.poller import {kind.__name__}\n"
+        f"poller = {kind.__name__}()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(ROOT)], capture_output=True, text=True, check=False)
+    assert (done.stdout.count("("), done.stderr) == (1, "")
+
+
 def test_events_that_came_together_are_attended_to_though_one_of_them_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = threading.Event()
     work_on = Listener._work_on

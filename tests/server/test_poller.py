@@ -115,7 +115,6 @@ def test_a_descriptor_that_was_closed_does_no_harm(poller: Poller) -> None:
     assert told(poller) == []
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_can_be_woken_until_the_process_has_ended(kind: type[Poller]) -> None:
     """Threads wait, and are woken, while the interpreter ends: callbacks run in the order opposite to registration."""
@@ -130,6 +129,7 @@ def test_it_can_be_woken_until_the_process_has_ended(kind: type[Poller]) -> None
     assert (done.stdout.count("("), done.stderr) == (1, "")
 
 
+@pytest.mark.interpreted
 def test_events_that_came_together_are_attended_to_though_one_of_them_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = threading.Event()
     work_on = Listener._work_on

@@ -59,12 +59,12 @@ def about(rounds: int, seconds: int, load: float) -> list[str]:
     ]
 
 
-def tail(seconds: float = 1) -> float:
+def tail() -> float:
     """Return p99 as a share of p50 of one piece of work, a millisecond or two, done again and again: the machine's own.
 
-    The work runs on the tested core, while the other core is busy.
+    The work runs for a second on the tested core, while the other core is busy.
     """
-    times, end = [], time.monotonic() + seconds
+    times, end = [], time.monotonic() + 1
     with subprocess.Popen(["taskset", "--cpu-list", str(LOAD), sys.executable, "-c", "while True: pass"]) as other:
         try:
             with pinned(TESTED):

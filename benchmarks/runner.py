@@ -116,7 +116,9 @@ def run(rows: Sequence[Row], cells: Sequence[Cell], *, rounds: int, seconds: int
                     if _is_measured(row, cell):
                         samples[cell, row].append(measure(row, running[row], cell, seconds, bench.work))
     measured = {cell: [row for row in rows if (cell, row) in samples] for cell in cells}
-    results = {cell: {row: _result(samples[cell, row]) for row in rows} for cell, rows in measured.items() if rows}
+    results = {
+        cell: {row: _result(samples[cell, row]) for row in column} for cell, column in measured.items() if column
+    }
     return results, {cell: statistics.median(tails[cell]) for cell in results}
 
 

@@ -86,7 +86,8 @@ def _by_token(settings: Settings, text: str, wanted: str | None) -> Named:
     if len(text.split()) > 1:
         raise click.UsageError("name the token alone, without Authorization or Bearer before it")
     with suppress(Problem, IndexError):  # what cannot be read is refused below
-        await_keys(filter(None, [verifier.issuers.of(decode_object(text.split(".")[1]))]))
+        if issuer := verifier.issuers.of(decode_object(text.split(".")[1])):
+            await_keys([issuer])
     token = verifier.genuine(text)
     if wanted not in (None, token.issuer.name):
         raise click.UsageError("the token is of another issuer")

@@ -119,7 +119,7 @@ class Known:
         self._accept_lossy = accept_lossy
         self._memory = mmap.mmap(-1, _MARKS + WINDOW * _MARK_BYTES)
         self._file = _open_nameless_file()  # for its lock, which ends with its holder
-        weakref.finalize(self, os.close, self._file)
+        weakref.finalize(self, os.close, self._file).atexit = False  # threads may still ask at the process's end
         self._read = bytes(_VERSION.size), ""
         self._free_lock()
         at_fork(after_in_child=self._free_lock)

@@ -1,7 +1,7 @@
 """Where a request's processor time goes, by part: the kernel by kind of call, and each library.
 
-Run as `python -m benchmarks.studies.parts [SECONDS]`: a browser's heads over 32 connections, GET beside a POST
-of 1 KiB, interpreted and compiled.
+Run as `python -m benchmarks.studies.parts [SECONDS]`: a browser's heads over 32 connections, GET beside POSTs of
+1 KiB and of 1 MiB, interpreted and compiled.
 Needs perf, wrk and nginx, and the right to sample (`kernel.perf_event_paranoid` at most 1).
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.bench import Row, upstream
 from benchmarks.rows import ROWS
-from benchmarks.runner import BROWSER, POST, Cell, measure
+from benchmarks.runner import BROWSER, POST, POST_LARGE, Cell, measure
 
 # The first that a frame's name or file has tells the part; of the kernel's frames the innermost known call counts.
 CALLS = {
@@ -63,8 +63,9 @@ def profile(row: Row, cell: Cell, seconds: int) -> tuple[float, Counter[str]]:
 def main(seconds: int) -> None:
     """Print a table."""
     rows = [row for row in ROWS if row.name in ("gateway", "compiled")]
-    found = [profile(row, cell, seconds) for row in rows for cell in (BROWSER, POST)]
-    print("| µs per request | interpreted: GET | POST | compiled: GET | POST |\n| --- | ---: | ---: | ---: | ---: |")
+    found = [profile(row, cell, seconds) for row in rows for cell in (BROWSER, POST, POST_LARGE)]
+    kinds = "GET | POST of 1 KiB | POST of 1 MiB"
+    print(f"| µs per request | interpreted: {kinds} | compiled: {kinds} |\n|", "--- |" + " ---: |" * len(found))
     print("| all | " + " | ".join(f"{cpu_us:.0f}" for cpu_us, _ in found) + " |")
     for name in sorted({name for _, counts in found for name in counts}):
         shares = (cpu_us * counts[name] / counts.total() for cpu_us, counts in found)

@@ -45,7 +45,7 @@ def about(rounds: int, seconds: int, load: float) -> list[str]:
         "- browser heads: eleven fields as Chromium sends them, and a query, an id and a cookie unlike each time;",
         "  equal heads: nothing but Host and Authorization",
         "- each load ran for a second just before it is measured, so that its connections to the upstream are there",
-        f"  (for a POST one of each user's own); with {MANY:,} tokens for five, so that most of them have been seen",
+        f"  (for a POST one of each user's own); with {MANY:,} tokens until all of them have been seen",
         "- this gateway asks its store at every request, SQLite unless another is named; the peers' lists are in RAM",
         "- CPU/request: user and system time of the processes under test, by completed requests; spread: the rounds'",
         "  range; beside: CPU of redis-server, which is not counted",

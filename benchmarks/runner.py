@@ -34,7 +34,6 @@ class Cell:
     body: int = 0  # bytes of the request's
     tokens: int = USERS
     refused: bool = False  # asked with expired tokens
-    warm_up: int = 1  # seconds of the same just before: its connections to the upstream are made
 
     @property
     def is_large(self) -> bool:
@@ -49,7 +48,7 @@ POST = Cell("POST of 1 KiB, 32 connections", method="POST", body=1024)
 POST_LARGE = Cell("POST of 1 MiB, 32 connections", method="POST", body=1 << 20)
 MEDIUM = Cell("10 KiB answers, 32 connections", path="/medium")
 LARGE_ANSWERS = Cell("1 MiB answers, 32 connections", path="/large")
-MANY_TOKENS = Cell(f"{MANY:,} tokens in turn, 32 connections", tokens=MANY, warm_up=5)
+MANY_TOKENS = Cell(f"{MANY:,} tokens in turn, 32 connections", tokens=MANY)
 REFUSED = Cell("refused with 401, 32 connections", refused=True)
 CELLS = (
     BROWSER_ALONE, BROWSER, EQUAL_ALONE, EQUAL, POST, POST_LARGE, MEDIUM, LARGE_ANSWERS, MANY_TOKENS, REFUSED,
@@ -155,7 +154,9 @@ def check(row: Row, port: int, tokens: Tokens) -> None:
 
 def measure(row: Row, running: Running, cell: Cell, seconds: int, work: Path) -> Sample:
     """Put load on a row and return what it cost. Raises `Failed` if any answer was not good."""
-    _load(running, row, cell, cell.warm_up, work)
+    begun = running.asked
+    while running.asked - begun < cell.tokens:  # a second at least: its connections to the upstream are made
+        _load(running, row, cell, 1, work)
     before, before_beside = _cpu(running.tested), _cpu(running.beside)
     figures = _load(running, row, cell, seconds, work)
     cpu, beside = _cpu(running.tested) - before, _cpu(running.beside) - before_beside

@@ -24,6 +24,9 @@ def list_entries(
     where others' entries stand between them. A claim's name leaves only its entries, and with a value that value's.
     Raises `Problem` invalid-request.
     """
+    known = ("limit", "cursor", "issuer", "claim", *blacklist.claims)
+    if params.keys() - known:  # all entries are no answer to who asks for some
+        raise Problem("invalid-request", f"Only {', '.join(known)} can be named.")
     limit, cursor = _limit(params.get("limit", str(DEFAULT_PAGE))), str(params.get("cursor", ""))
     named = [name for name in blacklist.claims if name in params]
     if len(named) > 1 or (named and "claim" in params):

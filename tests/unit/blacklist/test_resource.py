@@ -848,6 +848,11 @@ def test_a_cursor_that_no_page_gave_is_refused(api: Api, cursor: str) -> None:
     assert_refused(api("GET", f"/blacklist/entries?cursor={cursor}", ADMIN), "invalid-request")
 
 
+@pytest.mark.parametrize("query", ["email=ann@example.com", "fingerprint=" + "0" * 64, "Sub=1001", "sub=1001&user=1"])
+def test_a_filter_that_is_not_known_is_refused_for_all_entries_would_be_no_answer(api: Api, query: str) -> None:
+    assert_refused(api("GET", f"/blacklist/entries?{query}", ADMIN), "invalid-request")
+
+
 @pytest.mark.parametrize("query", ["issuer=", "issuer=https://a.example/&issuer=https://b.example/"])
 def test_an_issuer_to_list_is_named_once_or_not_at_all(api: Api, query: str) -> None:
     assert_refused(api("GET", f"/blacklist/entries?{query}", ADMIN), "invalid-request")

@@ -31,6 +31,7 @@ from gateway.server.wire import RECEIVES, Wire
 log = logging.getLogger("gateway.server")
 
 NEVER: Final = math.inf
+LONG: Final = 65_536  # bytes: sent before the others' are made, while the processor's caches have them
 LOOK_SECONDS: Final = 5.0  # at most, between two looks at a connection, whether its time is over
 
 
@@ -157,7 +158,9 @@ class Connection:
     def _proceed(self, response: Response) -> Awaited | None:
         """Set the state that follows, and return what has to happen before it; None where all is over."""
         # What was made while the response was cut is not sent.
-        if self.wire.unsent and not (self.about.is_alone and not response.cut_code and self.wire.flush()):
+        unsent = self.wire.unsent
+        at_once = self.about.is_alone or len(unsent) > LONG
+        if unsent and not (at_once and not response.cut_code and self.wire.flush()):
             self.state = SEND
             return NOTHING
         if response.is_over:

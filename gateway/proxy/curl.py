@@ -252,7 +252,7 @@ class Handle:
         if data is None:
             self.is_starved = True
             return pycurl.READFUNC_PAUSE
-        self._has_more = len(data) == size  # perhaps: to send two parts in a step saves a fifth of the CPU
+        self._has_more = len(data) == size  # maybe; two parts in a step save a fifth of the CPU
         return data
 
     def _write(self, data: bytes) -> int | None:

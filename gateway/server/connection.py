@@ -31,7 +31,7 @@ from gateway.server.wire import RECEIVES, Wire
 log = logging.getLogger("gateway.server")
 
 NEVER: Final = math.inf
-LONG: Final = 65_536  # bytes: sent before the others' are made, while the processor's caches have them
+LONG: Final = 65_536  # bytes: such a part is sent before others' are made, while the processor's caches have it
 LOOK_SECONDS: Final = 5.0  # at most, between two looks at a connection, whether its time is over
 
 

@@ -522,9 +522,8 @@ def test_an_answer_is_whole_although_its_client_reads_the_last_of_it_late(is_clo
 
 @pytest.mark.slow
 def test_an_upload_holds_no_other_connection_where_a_slower_address_is_given_up() -> None:
-    def hang_up_on(*_: Any) -> None:  # room for who waits: the first address is then the faster one
-        first.setblocking(False)
-        with suppress(BlockingIOError):
+    def let_all_in() -> None:  # the first address is then the faster one
+        with suppress(OSError):  # until it is shut down
             while True:
                 stack.enter_context(first.accept()[0])
 
@@ -547,7 +546,10 @@ def test_an_upload_holds_no_other_connection_where_a_slower_address_is_given_up(
         request.body, request.length, request.is_repeatable = take, 1000, False
         handle = stack.enter_context(closing(curl.Handle(peer, 5.0)))
         handle.start(request)
-        threading.Timer(0.4, hang_up_on).start()
+        thread = threading.Timer(0.4, let_all_in)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(first.shutdown, socket.SHUT_RDWR)
         assert until(lambda: handle.work(0.1) and handle.is_starved)
         sockets = [os.fstat(each.fileno()).st_ino for each in taken]
         assert [inodes().count(each) for each in sockets] == [1] * 6

@@ -29,7 +29,7 @@ FILES = {
     "_pycurl|libcurl": "libcurl and pycurl",
     "native__mypyc|gateway": "this gateway, compiled",
     "sqlite": "SQLite",
-    "libcrypto|libssl": "cryptography",
+    "libcrypto|libssl|_rust": "cryptography",
     "libc\\.|libm\\.|ld-": "libc",
     "vdso": "clock",
     "python": "CPython: interpreter, dicts, texts, memory",
